@@ -1,0 +1,117 @@
+"""Every file name of a run folder, in one class, and the one way files are written: beside the target, then renamed.
+
+Knows nothing of what the files contain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """File names under one run folder `<out_dir>/<exp_name>/hf_base/<eval_dir_name>`; the reference's names, section by section."""
+
+    run_dir: Path
+
+    def pipeline_log(self, group: int) -> Path:
+        """Everything job `group` printed, appended over resumes."""
+        return self.run_dir / f"pipeline_group{group}.log"
+
+    def server_info(self, group: int) -> Path:
+        """KEY=value lines on the server of a job; mode 0600."""
+        return self.run_dir / f"server_info_group{group}.env"
+
+    def completed(self, group: int) -> Path:
+        """Marker: every task of the job has its metrics."""
+        return self.run_dir / f"COMPLETED_group{group}"
+
+    def failed(self, group: int) -> Path:
+        """Marker: why the job ended early, with the log's tail."""
+        return self.run_dir / f"FAILED_group{group}"
+
+    def nfe_log(self, group: int) -> Path:
+        """One line per scored sample of the job."""
+        return self.run_dir / f"nfe_group{group}" / "nfe_log.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        """What ran: resolved config, versions, hashes, devices."""
+        return self.run_dir / "manifest.json"
+
+    @property
+    def plan(self) -> Path:
+        """The jobs of the last submission into this folder."""
+        return self.run_dir / "plan.json"
+
+    @property
+    def owner(self) -> Path:
+        """Who may write here now."""
+        return self.run_dir / "owner.json"
+
+    @property
+    def results(self) -> Path:
+        """The NeMo-Skills output folder."""
+        return self.run_dir / "results"
+
+    @property
+    def eval_results(self) -> Path:
+        """One folder per benchmark."""
+        return self.results / "eval-results"
+
+    def task_dir(self, benchmark: str) -> Path:
+        """Outputs of one benchmark."""
+        return self.eval_results / benchmark
+
+    def output(self, benchmark: str, seed: int) -> Path:
+        """Finished, ordered, scored rows of one seed."""
+        return self.task_dir(benchmark) / f"output-rs{seed}.jsonl"
+
+    def output_async(self, benchmark: str, seed: int) -> Path:
+        """Rows in order of arrival while a seed runs (NeMo-Skills' `-async` file)."""
+        return self.task_dir(benchmark) / f"output-rs{seed}.jsonl-async"
+
+    def output_done(self, benchmark: str, seed: int) -> Path:
+        """Marker beside a finished seed."""
+        return self.task_dir(benchmark) / f"output-rs{seed}.jsonl.done"
+
+    def metrics(self, benchmark: str) -> Path:
+        """NeMo-Skills' metrics plus ours."""
+        return self.task_dir(benchmark) / "metrics.json"
+
+    def worker_log(self, group: int, worker: int) -> Path:
+        """What one worker printed."""
+        return self.results / "worker_logs" / f"group{group}_worker_{worker}.log"
+
+    def balancer_log(self, group: int) -> Path:
+        """What the balancer printed."""
+        return self.results / "worker_logs" / f"group{group}_load_balancer.log"
+
+    def submitit_dir(self, group: int) -> Path:
+        """submitit's own pickles and logs."""
+        return self.run_dir / ".submitit" / f"group{group}"
+
+
+def write_text_atomic(path: Path, text: str, mode: int = 0o644) -> None:
+    """Writes `text` beside `path`, flushes it to disk and renames it, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json_atomic(path: Path, value: object) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,125 @@
+"""The plan's words: frozen descriptions of models, tasks, resources and jobs, built once by `plan` and only read below it.
+
+Knows no Hydra, no files and no network. A JobSpec is plain data: it can be pickled by submitit, printed as JSON and compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trimode.workers.protocol import Mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """Which weights answer."""
+
+    path: str
+    """Absolute checkpoint folder, or a hub id."""
+    tokenizer: str | None
+    """Tokenizer folder; None = the model's own."""
+    dtype: str
+    """bfloat16 | float32."""
+    max_position_embeddings: int | None
+    """Context limit override; None = config.json's."""
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeSpec:
+    """How every sample of one job is decoded; the fields the client sends with each request."""
+
+    mode: Mode
+    lora: bool
+    lora_path: str | None
+    """Adapter folder when `lora`; else None."""
+    block_length: int
+    threshold: float | None
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    enable_thinking: bool
+    max_thinking_tokens: int | None
+    """Sent only with thinking on; None otherwise."""
+    eos_early_stop: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """One benchmark inside a job."""
+
+    benchmark: str
+    """Registry name (pipeline.benchmarks)."""
+    repeats: int
+    """1 = one run (seed 0, output-rs0.jsonl); N = seeds starting_seed .. starting_seed+N-1."""
+    seeds: tuple[int, ...]
+    num_samples: int
+    """Rows of the full split."""
+    limit: int | None
+    """First rows only; None = all."""
+
+    @property
+    def num_requests(self) -> int:
+        """Requests this task sends when nothing is done yet."""
+        rows = self.num_samples if self.limit is None else min(self.limit, self.num_samples)
+        return rows * self.repeats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceSpec:
+    """What the job runs on."""
+
+    cluster: str
+    """`local` or the name of a conf/cluster file."""
+    device: str
+    """auto | cpu | cuda. A job that asked for GPUs and sees none fails; it never falls back by itself."""
+    num_gpus: int
+    """GPUs of the allocation (0 on a CPU job)."""
+    num_workers: int | None
+    """Workers to start; None = one per visible GPU, else 1."""
+    time_limit_min: int
+    partition: str | None = None
+    account: str | None = None
+    cpus_per_task: int | None = None
+    mem_gb: int | None = None
+    container_image: str | None = None
+    container_mounts: tuple[str, ...] = ()
+    sbatch: tuple[tuple[str, str], ...] = ()
+    """Further sbatch options, name and value, in order."""
+    setup: tuple[str, ...] = ()
+    """Shell lines run in the batch script before the job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSpec:
+    """How the prompts are sent and scored."""
+
+    kind: str
+    """embedded | nemo_skills."""
+    max_concurrent_requests: int
+    max_num_seqs: int
+    """Slots per worker."""
+    request_timeout_s: float
+    num_scorers: int
+    """Scoring processes."""
+    kv_cache_gb: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """One job: one mode, its benchmarks, one run folder."""
+
+    index: int
+    """N of `_group<N>` file names inside the run folder."""
+    name: str
+    exp_name: str
+    run_dir: str
+    """$OUT_DIR/<exp_name>/hf_base/<eval_dir_name>, absolute."""
+    decode: DecodeSpec
+    model: ModelSpec
+    tasks: tuple[TaskSpec, ...]
+    resources: ResourceSpec
+    client: ClientSpec
+    data_dir: str | None
+    identity: dict[str, object] = field(default_factory=dict)
+    """What eval_dir_name was derived from; goes into the manifest."""
