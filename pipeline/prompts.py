@@ -12,7 +12,7 @@ from trimode.workers.protocol import ConfigError
 
 
 def user_message(benchmark: Benchmark, row: Mapping[str, object]) -> str:
-    """The text of the user turn: the benchmark's prompt with the row's fields filled in once (braces in a row stay as they are).
+    """The text of the user turn: the benchmark's prompt with the row's fields filled in once (a row's braces stay).
 
     Raises ConfigError when the row lacks a field that the prompt names.
     """
@@ -20,7 +20,7 @@ def user_message(benchmark: Benchmark, row: Mapping[str, object]) -> str:
         return benchmark.prompt.format_map(row)
     except KeyError as error:
         raise ConfigError(
-            f"prompt of {benchmark.name} names the field {error}, which the row lacks; the row has: {', '.join(sorted(row))}"
+            f"the prompt of {benchmark.name} names {error}, which the row lacks; the row has: {', '.join(sorted(row))}"
         ) from error
 
 

@@ -1,0 +1,8 @@
+"""Benchmark rows in NeMo-Skills' prepared form: found on disk, converted from raw files, or downloaded by `prepare`.
+
+Knows no prompts, no scoring and no models.
+"""
+
+from trimode.pipeline.data.load import data_root, load_rows
+
+__all__ = ["data_root", "load_rows"]

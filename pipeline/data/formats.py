@@ -1,0 +1,78 @@
+"""Readers of the file formats that benchmarks come in: JSON lines (plain or gzip), csv, parquet, MMLU's tar.
+
+Knows no benchmark's fields. A file that ends early is a ConfigError that names it and the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from trimode.workers.protocol import ConfigError
+
+Row = dict[str, object]
+
+
+def iter_jsonl(path: Path) -> Iterator[Row]:
+    """One object per line; empty lines are skipped. Raises ConfigError with the line number of a broken one."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for line in file:
+                number += 1
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ConfigError(f"{path}: line {number} is not a JSON object")
+                yield row
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(f"{path}: damaged or cut short near line {number} ({error})") from error
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """All of `iter_jsonl`."""
+    return list(iter_jsonl(path))
+
+
+def read_csv(path: Path) -> list[Row]:
+    """One row per record, by the header's names."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [dict(record) for record in csv.DictReader(file)]
+
+
+def read_parquet(path: Path) -> list[Row]:
+    """All rows. Raises ConfigError when pyarrow is not installed."""
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ConfigError(f"{path} is parquet: reading it needs pyarrow (pip install 'trimode[data]')") from error
+    rows: list[Row] = parquet.read_table(path).to_pylist()
+    return rows
+
+
+def read_mmlu_tar(path: Path) -> list[Row]:
+    """The test questions of MMLU's data.tar, in the order of its members: {subject, question, A, B, C, D, answer}."""
+    try:
+        with tarfile.open(path) as tar:
+            return [row for member in tar for row in _mmlu_member(tar, member)]
+    except (tarfile.TarError, EOFError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); the file is damaged or cut short") from error
+
+
+def _mmlu_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[Row]:
+    if not (member.name.startswith("data/test/") and member.name.endswith(".csv")):
+        return
+    file = tar.extractfile(member)
+    assert file is not None
+    subject = Path(member.name).name.rsplit("_", 1)[0]
+    for record in csv.reader(io.TextIOWrapper(file, encoding="utf-8")):
+        if len(record) == 6:
+            yield {"subject": subject, **dict(zip(("question", "A", "B", "C", "D", "answer"), record, strict=True))}

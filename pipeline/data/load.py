@@ -1,0 +1,135 @@
+"""Finds a benchmark's rows on disk: prepared (NeMo-Skills' form), raw as published, or bundled with this repository.
+
+Knows no network; `prepare` fetches what is missing here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimode.pipeline.benchmarks import Benchmark
+from trimode.pipeline.data import convert_choices, convert_code, convert_instructions, convert_math
+from trimode.pipeline.data.formats import iter_jsonl, read_csv, read_jsonl, read_mmlu_tar, read_parquet
+from trimode.pipeline.data.sources import SOURCES
+from trimode.workers.protocol import ConfigError
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, object]
+BUNDLED_DIR = Path(__file__).resolve().parents[2] / "assets" / "benchmarks"
+
+
+@dataclass(frozen=True, slots=True)
+class RawForm:
+    """One raw form of a benchmark: which files (a glob), how they are read, how their rows become prepared ones."""
+
+    pattern: str
+    read: Callable[[Path], list[Row]]
+    convert: Callable[[Sequence[Row]], list[Row]]
+
+
+def _each(convert: Callable[[Row], Row]) -> Callable[[Sequence[Row]], list[Row]]:
+    return lambda raws: [convert(raw) for raw in raws]
+
+
+def read_livecodebench(path: Path) -> list[Row]:
+    """The problems of one release file that belong to the split; the rest of the gigabyte is let go while reading."""
+    return [row for row in iter_jsonl(path) if convert_code.in_window(row)]
+
+
+RAW_FORMS: dict[str, tuple[RawForm, ...]] = {
+    "gsm8k": (RawForm("test_original.jsonl", read_jsonl, _each(convert_math.gsm8k)),),
+    "math-500": (RawForm("test_original.jsonl", read_jsonl, _each(convert_math.math_500)),),
+    "aime24": (RawForm("test_ns.jsonl", read_jsonl, _each(convert_math.aime)),),
+    "aime25": (RawForm("test_ns.jsonl", read_jsonl, _each(convert_math.aime)),),
+    "gpqa": (RawForm("gpqa_diamond.csv", read_csv, convert_choices.gpqa),),
+    "mmlu": (
+        RawForm("test_original.jsonl", read_jsonl, _each(convert_choices.mmlu)),
+        RawForm("data.tar", read_mmlu_tar, _each(convert_choices.mmlu)),
+    ),
+    "mmlu-pro": (RawForm("test-*.parquet", read_parquet, _each(convert_choices.mmlu_pro)),),
+    "human-eval": (RawForm("HumanEvalPlus-*.jsonl.gz", read_jsonl, _each(convert_code.evalplus)),),
+    "mbpp": (RawForm("MbppPlus-*.jsonl.gz", read_jsonl, _each(convert_code.evalplus)),),
+    "ifeval": (RawForm("input_data.jsonl", read_jsonl, _each(convert_instructions.ifeval)),),
+    "livecodebench": (
+        RawForm("code_generation_lite/test*.jsonl", read_livecodebench, _each(convert_code.livecodebench)),
+    ),
+}
+
+
+def data_root(data_dir: Path | None) -> Path:
+    """The data folder: the one given, else $TRIMODE_DATA_DIR, else `trimode/data` in the user's cache."""
+    if data_dir is not None:
+        return data_dir.expanduser()
+    if named := os.environ.get("TRIMODE_DATA_DIR"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trimode" / "data"
+
+
+def load_rows(benchmark: Benchmark, data_dir: Path | None) -> list[Row]:
+    """All rows of the split, in order, with NeMo-Skills' fields. Warns when their number is not that of the full split.
+
+    Raises ConfigError when there is no file (naming both ways to get one), or a damaged or foreign one.
+    """
+    path, rows = _find(benchmark, data_dir)
+    fields = {name for _, name, _, _ in string.Formatter().parse(benchmark.prompt) if name}
+    for index, row in enumerate(rows):
+        if missing := fields - row.keys():
+            raise ConfigError(
+                f"{path}: row {index + 1} has no field {', '.join(sorted(missing))}; it has: {', '.join(row)}. "
+                f"A prepared file has NeMo-Skills' fields; a raw file must be named {_raw_names(benchmark)}"
+            )
+    if not rows:
+        raise ConfigError(f"{path} holds no rows; {benchmark.name} has {benchmark.num_samples}")
+    if len(rows) != benchmark.num_samples:
+        log.warning(
+            "%s holds %d rows; the full split of %s: %d", path, len(rows), benchmark.name, benchmark.num_samples
+        )
+    return rows
+
+
+def prepared_path(benchmark: Benchmark, data_dir: Path | None) -> Path:
+    """Where the prepared rows of a downloaded benchmark are kept."""
+    return data_root(data_dir) / benchmark.name / f"{benchmark.split}.jsonl"
+
+
+def raw_form(benchmark: Benchmark, folder: Path) -> tuple[RawForm, list[Path]] | None:
+    """The first raw form whose files lie in `folder`, with the files to read in order; None when there is none."""
+    pinned = [file.name for file in SOURCES.get(benchmark.name, ())]
+    for form in RAW_FORMS.get(benchmark.name, ()):
+        files = sorted(folder.glob(form.pattern))
+        if known := [folder / name for name in pinned if folder / name in files]:
+            return form, known
+        if files:
+            return form, files[-1:]
+    return None
+
+
+def _find(benchmark: Benchmark, data_dir: Path | None) -> tuple[Path, list[Row]]:
+    if benchmark.source == "bundled":
+        path = BUNDLED_DIR / benchmark.name / f"{benchmark.split}.jsonl"
+        if not path.is_file():
+            raise ConfigError(f"{benchmark.name} comes with the repository, but {path} is missing: restore it from git")
+        return path, read_jsonl(path)
+    prepared = prepared_path(benchmark, data_dir)
+    for path in (prepared, prepared.with_name("test.jsonl")):
+        if path.is_file():
+            return path, read_jsonl(path)
+    if found := raw_form(benchmark, prepared.parent):
+        form, files = found
+        return files[0], form.convert([row for file in files for row in form.read(file)])
+    raise ConfigError(
+        f"no data for {benchmark.name}: nothing in {prepared.parent}. Either download it with "
+        f"`python -m trimode.pipeline.data prepare {benchmark.name} --data-dir {data_root(data_dir)}`, or give a "
+        f"folder with --data-dir (or TRIMODE_DATA_DIR) that holds {benchmark.name}/{prepared.name} (prepared) or "
+        f"{benchmark.name}/ with {_raw_names(benchmark)}"
+    )
+
+
+def _raw_names(benchmark: Benchmark) -> str:
+    return " or ".join(form.pattern for form in RAW_FORMS.get(benchmark.name, ())) or f"{benchmark.split}.jsonl"
