@@ -23,6 +23,8 @@ class ModelSpec:
     max_position_embeddings: int | None
     """Context limit override; None = config.json's."""
     revision: str | None = None
+    max_model_len: int | None = None
+    """Longest prompt plus answer that is served, below the context limit; None = no cap of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +84,15 @@ class ResourceSpec:
     account: str | None = None
     cpus_per_task: int | None = None
     mem_gb: int | None = None
+    executor: str = "slurm"
+    """slurm | local."""
+    container: str = "none"
+    """none | pyxis."""
     container_image: str | None = None
     container_mounts: tuple[str, ...] = ()
+    """SRC:DST[:FLAGS] each."""
+    container_python: str = "python3"
+    """Interpreter inside the image."""
     sbatch: tuple[tuple[str, str], ...] = ()
     """Further sbatch options, name and value, in order."""
     setup: tuple[str, ...] = ()

@@ -1,0 +1,68 @@
+"""Ties a process to those it lives for, so that nothing is left behind when one of them is killed (Linux only).
+
+Knows nothing of jobs, Slurm or Ray.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+"""From Linux's prctl.h; the setting survives exec and is dropped by fork."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process for good: a pid alone may be handed out again."""
+
+    pid: int
+    started: int
+    """Clock ticks after boot at which it started."""
+
+    def alive(self) -> bool:
+        """False once the process is gone or a zombie, also when its pid belongs to another one now."""
+        return process_id(self.pid) == self
+
+
+def process_id(pid: int) -> ProcessId | None:
+    """The living process behind `pid` on this machine; None for a dead or zombie one."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else ProcessId(pid, int(fields[19]))
+
+
+def die_with_parent(sig: int = signal.SIGKILL) -> None:
+    """The kernel sends `sig` to this process when the thread that started it ends. Fit for `Popen(preexec_fn=...)`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, int(sig), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def live_with(owners: list[ProcessId], grace_s: float) -> None:
+    """Starts a thread: once one of `owners` is gone this process gets SIGTERM, and SIGKILL `grace_s` seconds later."""
+    threading.Thread(target=_watch, args=(owners, grace_s), name="lifeline", daemon=True).start()
+
+
+def _watch(owners: list[ProcessId], grace_s: float) -> None:
+    poll = select.poll()
+    for owner in owners:
+        try:
+            poll.register(os.pidfd_open(owner.pid), select.POLLIN)
+        except ProcessLookupError:
+            break
+        if not owner.alive():
+            break
+    else:
+        poll.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace_s)
+    os.kill(os.getpid(), signal.SIGKILL)
