@@ -1,0 +1,77 @@
+"""`python -m trimode.pipeline.report DIR`: the figures of every run at or below DIR, as a table, markdown, csv or json.
+
+Knows no model and no cluster; it reads what jobs have left, finished or not. Figures go to stdout, remarks to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from trimode.pipeline.report_formats import as_csv, as_json, as_markdown, as_table
+from trimode.pipeline.results import Run, read_sweep
+from trimode.pipeline.summary import ReportRow, disagreement, summarize_runs
+from trimode.workers.protocol import ConfigError
+
+PIPED_WIDTH = 160
+"""Columns of the table when stdout is a file or a pipe."""
+
+
+def remarks(runs: list[Run], rows: list[ReportRow]) -> list[str]:
+    """What a reader of the table must know: damage, unfinished parts, several runs in one cell."""
+    lines = [note for run in runs for note in run.notes]
+    by_cell: dict[tuple[str, str], list[ReportRow]] = {}
+    for row in rows:
+        by_cell.setdefault((row.label, row.benchmark), []).append(row)
+        if not row.finished:
+            lines.append(f"{row.label} {row.benchmark}: {row.done}/{row.total or '?'} answers scored so far")
+    for (label, benchmark), several in by_cell.items():
+        if len(several) > 1:
+            places = ", ".join(str(row.run_path) for row in several)
+            lines.append(
+                f"{label} {benchmark}: {len(several)} runs below this folder, in the order of the rows: {places}"
+            )
+    for run in runs:
+        for name, task in run.tasks.items():
+            lines += [f"{run.path}: {name}: {line}" for line in disagreement(task)]
+    return lines
+
+
+def print_rows(rows: list[ReportRow], style: str) -> None:
+    """Writes the rows to stdout in the given format."""
+    if style == "table":
+        console = Console()
+        if not console.is_terminal:
+            console.width = PIPED_WIDTH
+        console.print(as_table(rows))
+        return
+    sys.stdout.write({"markdown": as_markdown, "csv": as_csv, "json": as_json}[style](rows))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0, or 2 when DIR holds no run."""
+    parser = argparse.ArgumentParser(prog="python -m trimode.pipeline.report", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "folder", metavar="DIR", type=Path, help="any folder at or above run folders; searched recursively"
+    )
+    parser.add_argument(
+        "--format", choices=("table", "markdown", "csv", "json"), default="table", help="default: table"
+    )
+    options = parser.parse_args(argv)
+    try:
+        runs = read_sweep(options.folder)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = summarize_runs(runs, intervals=options.format == "table")
+    print_rows(rows, options.format)
+    for line in remarks(runs, rows):
+        print(f"note: {line}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
