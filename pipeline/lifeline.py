@@ -16,6 +16,8 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h; the setting survives exec and is dropped by fork."""
+PR_SET_CHILD_SUBREAPER = 36
+"""From Linux's prctl.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,24 @@ def process_id(pid: int) -> ProcessId | None:
     return None if fields[0] in "ZX" else ProcessId(pid, int(fields[19]))
 
 
-def die_with_parent(sig: int = signal.SIGKILL) -> None:
-    """The kernel sends `sig` to this process when the thread that started it ends. Fit for `Popen(preexec_fn=...)`."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, int(sig), 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+def die_with_parent(sig: int = signal.SIGKILL, parent_pid: int | None = None) -> None:
+    """The kernel sends `sig` to this process when the thread that started it ends. Fit for `Popen(preexec_fn=...)`.
+
+    With `parent_pid`, a parent that is already gone counts too.
+    """
+    _prctl(PR_SET_PDEATHSIG, int(sig))
+    if parent_pid is not None and os.getppid() != parent_pid:
+        os.kill(os.getpid(), sig)
+
+
+def adopt_orphans() -> None:
+    """Processes below this one whose parent ends become its children instead of init's."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
 def live_with(owners: list[ProcessId], grace_s: float) -> None:
