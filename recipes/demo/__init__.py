@@ -1,0 +1,1 @@
+"""The demo recipe: tasks, tokenizer, training and export of the bundled tri-mode checkpoint."""

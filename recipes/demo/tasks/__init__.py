@@ -1,0 +1,1 @@
+"""The four demo tasks; each module draws one example from a random generator."""

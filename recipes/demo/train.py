@@ -1,0 +1,161 @@
+"""`python -m trimode.recipes.demo.train`: the demo checkpoint from nothing, in one command; resumes when killed."""
+
+import argparse
+import json
+import random
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from trimode.recipes.demo import dataset, objective, optimizer, probe, tokenizer
+from trimode.recipes.demo.batches import NoisePlan, Row, assemble
+from trimode.recipes.demo.network import Geometry, Network
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what is trained."""
+
+    steps: int = 3200
+    rows_per_step: int = 64
+    parts_per_step: int = 2  # short rows and long rows go through the network apart, to save padding
+    warmup: int = 60
+    muon_lr: float = 0.02
+    adam_lr: float = 4e-3
+    alpha: float = 1.0
+    smoothing: float = 0.02
+    noise: NoisePlan = NoisePlan()
+    seed: int = 0
+    probe_every: int = 200
+    save_every: int = 100
+
+
+class RowMaker:
+    """Turns (user message, answer) pairs into tokenised rows."""
+
+    def __init__(self, words: Tokenizer) -> None:
+        self.words = words
+        self.sampler = dataset.Sampler()
+
+    def row(self, message: str, answer: str) -> Row:
+        """One row with its tail."""
+        prompt = self.words.encode(tokenizer.render(message), add_special_tokens=False).ids
+        content = self.words.encode(f"{answer}<|im_end|>\n", add_special_tokens=False).ids
+        return Row(prompt, content)
+
+    def train_rows(self, count: int, seed: str) -> list[Row]:
+        """Training rows, shortest first."""
+        rows = [self.row(message, answer) for message, answer in self.sampler.train_pairs(count, seed)]
+        return sorted(rows, key=lambda row: len(row.prompt_ids) + len(row.answer_ids))
+
+    def test_rows(self, count: int) -> dict[str, list[Row]]:
+        """The first test problems of each benchmark."""
+        return {name: [self.row(message, example.answer)
+                       for message, example in self.sampler.test_examples(name, count)] for name in dataset.TASKS}
+
+
+class Trainer:
+    """The base training: its state lives in one checkpoint file, its story in one log."""
+
+    def __init__(self, plan: Plan, words: Tokenizer, geometry: Geometry, folder: Path) -> None:
+        self.plan, self.folder = plan, folder
+        self.maker = RowMaker(words)
+        self.network = Network(geometry)
+        self.network.initialise(plan.seed)
+        self.optimizers = optimizer.build(self.network, plan.muon_lr, plan.adam_lr)
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that training resumes from."""
+        return self.folder / "training.pt"
+
+    def _resume(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        for one, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            one.load_state_dict(saved)
+        self.step = state["step"]
+
+    def save(self) -> None:
+        """Write the checkpoint beside its place, then rename it."""
+        state = {
+            "network": self.network.state_dict(), "step": self.step,
+            "optimizers": [one.state_dict() for one in self.optimizers],
+        }
+        beside = self.checkpoint.with_suffix(".new")
+        torch.save(state, beside)
+        beside.replace(self.checkpoint)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """One line in the written log."""
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def train_step(self) -> dict[str, float]:
+        """One update; a function of the weights, the optimizer state and the step number alone."""
+        plan = self.plan
+        rng = random.Random(f"noise-{plan.seed}-{self.step}")  # noqa: S311 - training noise, not a secret
+        rows = self.maker.train_rows(plan.rows_per_step, f"train-{plan.seed}-{self.step}")
+        size = len(rows) // plan.parts_per_step
+        batches = [assemble(rows[first:first + size], plan.noise, rng) for first in range(0, len(rows), size)]
+        num_ar, num_masked = sum(len(b.ar_index) for b in batches), sum(len(b.noisy_index) for b in batches)
+        ar_sum = diffusion_sum = 0.0
+        for batch in batches:
+            parts = objective.losses(self.network, batch, plan.smoothing)
+            (parts.joint_sum(plan.alpha) / (num_ar + num_masked)).backward()
+            ar_sum += parts.ar_sum.item()
+            diffusion_sum += parts.diffusion_sum.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        share = optimizer.schedule(self.step, plan.steps, plan.warmup)
+        for one, peak in zip(self.optimizers, (plan.muon_lr, plan.adam_lr), strict=True):
+            for group in one.param_groups:
+                group["lr"] = peak * share
+            one.step()
+            one.zero_grad(set_to_none=True)
+        self.step += 1
+        weight = sum(batch.noisy_weight.sum().item() for batch in batches)
+        return {"ar_loss": ar_sum / num_ar, "diffusion_loss": diffusion_sum / weight, "gradient_norm": float(norm)}
+
+    def run(self) -> None:
+        """Train to the last step, with a bar, a log, probes and checkpoints."""
+        held_out = self.maker.test_rows(16)
+        started = time.monotonic()
+        bar = tqdm(range(self.step, self.plan.steps), initial=self.step, total=self.plan.steps, mininterval=10)
+        for _ in bar:
+            figures = self.train_step()
+            if self.step % 20 == 0:
+                bar.set_postfix(ar=f"{figures['ar_loss']:.3f}", diffusion=f"{figures['diffusion_loss']:.3f}")
+                seconds = round(time.monotonic() - started, 1)
+                self.log({"step": self.step, "seconds": seconds,
+                          **{name: round(value, 4) for name, value in figures.items()}})
+            if self.step % self.plan.save_every == 0 or self.step == self.plan.steps:
+                self.save()
+            if self.step % self.plan.probe_every == 0 or self.step == self.plan.steps:
+                self.log({"step": self.step, "held_out": probe.measure(self.network.logits, held_out)})
+
+
+def main() -> None:
+    """Tokenizer, benchmarks, base model, drafter adapter, export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=dataset.ROOT / "build" / "demo", help="checkpoints and log")
+    parser.add_argument("--steps", type=int, default=Plan.steps)
+    arguments = parser.parse_args()
+    words = tokenizer.build()
+    dataset.write_benchmarks()
+    tokenizer.save(words, arguments.work / "tokenizer")
+    trainer = Trainer(replace(Plan(), steps=arguments.steps), words, Geometry(words.get_vocab_size()), arguments.work)
+    trainer.run()
+
+
+if __name__ == "__main__":
+    main()
