@@ -1,0 +1,76 @@
+"""IFEval: whether a reply follows each of its instructions, strictly and with allowances; our own checks.
+
+The 25 instructions and the eight allowances are those of Google's instruction_following_eval; knows no benchmark by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trimode.pipeline.benchmarks import Benchmark
+from trimode.pipeline.scoring.ifeval import keywords, language, layout, length
+from trimode.pipeline.scoring.ifeval.arguments import Arguments, Check
+from trimode.pipeline.scoring.ifeval.punkt import require_punkt, use_data_dir
+from trimode.pipeline.scoring.scorer import Row, answer_text
+
+VERDICT_KEYS = ("loose_eval", "strict_eval")
+ROW_LIMIT_S = 60.0
+
+CHECKS: dict[str, Check] = {**keywords.CHECKS, **length.CHECKS, **layout.CHECKS, **language.CHECKS}
+"""The published instruction ids."""
+
+
+def follows(instruction: str, arguments: Arguments, response: str) -> bool:
+    """Whether a response follows one instruction; an empty one follows none. Raises ValueError for an unknown id."""
+    if instruction not in CHECKS:
+        raise ValueError(f"unknown instruction: got {instruction!r}; valid: {', '.join(sorted(CHECKS))}")
+    return bool(response.strip()) and CHECKS[instruction](response, arguments)
+
+
+def variants(response: str) -> list[str]:
+    """The response and its seven allowances: without its first, last or both lines, each also without asterisks."""
+    lines = response.split("\n")
+    cuts = [response, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
+    return cuts + [cut.replace("*", "") for cut in cuts]
+
+
+def evaluation(row: Row, response: str, followed: list[bool]) -> Row:
+    """One of the two verdicts, in the original's form."""
+    return {
+        "follow_all_instructions": all(followed),
+        "follow_instruction_list": followed,
+        "instruction_id_list": row["instruction_id_list"],
+        "prompt": row["prompt"],
+        "response": response,
+    }
+
+
+def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
+    """`loose_eval` and `strict_eval` of one row with `prompt`, `instruction_id_list` and `kwargs`."""
+    response = answer_text(benchmark, row)
+    if response is None:
+        return no_answer(benchmark, row)
+    use_data_dir(data_dir)
+    instructions = [
+        (instruction, {name: value for name, value in arguments.items() if value is not None})
+        for instruction, arguments in zip(row["instruction_id_list"], row["kwargs"], strict=True)
+    ]
+    strict = [follows(name, arguments, response) for name, arguments in instructions]
+    loose = [any(follows(name, arguments, text) for text in variants(response)) for name, arguments in instructions]
+    return {"loose_eval": evaluation(row, response, loose), "strict_eval": evaluation(row, response, strict)}
+
+
+def no_answer(benchmark: Benchmark, row: Row) -> Row:
+    """No instruction followed."""
+    response = answer_text(benchmark, row) or ""
+    followed = [False] * len(row["instruction_id_list"])
+    return {
+        "loose_eval": evaluation(row, response, list(followed)),
+        "strict_eval": evaluation(row, response, list(followed)),
+    }
+
+
+def check(benchmark: Benchmark, data_dir: Path | None) -> None:
+    """Raises ConfigError when the benchmark needs punkt and there is none; bundled benchmarks do without."""
+    if benchmark.source != "bundled":
+        require_punkt(data_dir)

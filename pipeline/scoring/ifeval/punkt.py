@@ -1,0 +1,59 @@
+"""NLTK's English punkt data: where it may lie, and the two tokenizers made from it.
+
+Knows no instruction. Looks in the data folder, then where NLTK looks itself ($NLTK_DATA among others), then in the cache.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nltk
+from nltk.tokenize import NLTKWordTokenizer
+from nltk.tokenize.punkt import PunktTokenizer
+
+from trimode.pipeline.scoring.cache import cache_dir
+from trimode.workers.protocol import ConfigError
+
+FOLDER = "nltk_punkt"
+RESOURCE = "tokenizers/punkt_tab/english/"
+URL = "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/tokenizers/punkt_tab.zip"
+NEEDS_PUNKT = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
+"""Instructions that cannot be judged without the data."""
+
+
+def use_data_dir(data_dir: Path | None) -> None:
+    """Adds the data folder's and the cache's punkt folder to NLTK's search path."""
+    folders = [cache_dir() / FOLDER] if data_dir is None else [data_dir / FOLDER, cache_dir() / FOLDER]
+    for folder in reversed(folders):
+        if str(folder) not in nltk.data.path:
+            nltk.data.path.insert(0, str(folder))
+
+
+def require_punkt(data_dir: Path | None) -> None:
+    """Returns when the data are there; raises ConfigError with URL and target path otherwise."""
+    use_data_dir(data_dir)
+    try:
+        nltk.data.find(RESOURCE)
+    except LookupError:
+        target = (cache_dir() if data_dir is None else data_dir) / FOLDER / "tokenizers"
+        raise ConfigError(
+            "IFEval needs NLTK's punkt_tab data and found none; "
+            f"unpack {URL} into {target} (which then holds punkt_tab/english/), or set NLTK_DATA to a folder that has it"
+        ) from None
+
+
+@functools.cache
+def sentence_tokenizer() -> Any:  # noqa: ANN401 - nltk has no types
+    """NLTK's English sentence splitter. Raises ConfigError without its data."""
+    require_punkt(None)
+    return PunktTokenizer("english")
+
+
+def words(text: str) -> Iterator[str]:
+    """Tokens of `text` as nltk.word_tokenize gives them, sentence by sentence."""
+    tokenizer = NLTKWordTokenizer()
+    for sentence in sentence_tokenizer().tokenize(text):
+        yield from tokenizer.tokenize(sentence)
