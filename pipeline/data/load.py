@@ -87,9 +87,7 @@ def load_rows(benchmark: Benchmark, data_dir: Path | None) -> list[Row]:
     if not rows:
         raise ConfigError(f"{path} holds no rows; {benchmark.name} has {benchmark.num_samples}")
     if len(rows) != benchmark.num_samples:
-        log.warning(
-            "%s holds %d rows; the full split of %s: %d", path, len(rows), benchmark.name, benchmark.num_samples
-        )
+        log.warning("%s: %d rows; the full %s has %d", path, len(rows), benchmark.name, benchmark.num_samples)
     return rows
 
 
