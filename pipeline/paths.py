@@ -38,6 +38,10 @@ class RunPaths:
         """One line per scored sample of the job."""
         return self.run_dir / f"nfe_group{group}" / "nfe_log.jsonl"
 
+    def progress(self, group: int) -> Path:
+        """Counts of a running job, for whoever wants to draw them."""
+        return self.run_dir / f"nfe_group{group}" / "progress.json"
+
     @property
     def manifest(self) -> Path:
         """What ran: resolved config, versions, hashes, devices."""

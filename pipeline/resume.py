@@ -1,0 +1,96 @@
+"""Reads from the files of a run folder alone which samples are finished and which a repeated command still has to run.
+
+Needs no benchmark data, no model and no network. A sample that failed for want of infrastructure (`error_kind`
+"infrastructure") counts as unfinished: the same command tries it again. One that the server refused (4xx) is finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.spec import JobSpec, TaskSpec
+
+Row = dict[str, object]
+
+POSITION = "_async_position"
+"""Key of an -async row: its index in the split."""
+LEDGER = "_nfe"
+"""Key of an -async row: its whole nfe_log record, from which the log is rebuilt after a kill."""
+ERROR_KIND = "error_kind"
+"""Key of a failed row: `infrastructure` (tried again by a repeated command) or `request` (final)."""
+INFRASTRUCTURE = "infrastructure"
+
+
+def whole_lines(path: Path) -> Iterator[str]:
+    """The lines of a file that end in a newline; a torn last line is left out, a missing file has none."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            if line.endswith("\n") and line.strip():
+                yield line
+
+
+def read_output(paths: RunPaths, benchmark: str, seed: int) -> list[Row]:
+    """The finished, ordered rows of a seed; position = index."""
+    return [json.loads(line) for line in whole_lines(paths.output(benchmark, seed))]
+
+
+def read_async(paths: RunPaths, benchmark: str, seed: int) -> dict[int, Row]:
+    """Rows of an unfinished seed by position, `_nfe` kept; the last row of a position wins."""
+    rows: dict[int, Row] = {}
+    for line in whole_lines(paths.output_async(benchmark, seed)):
+        row: Row = json.loads(line)
+        position = row.pop(POSITION)
+        assert isinstance(position, int)
+        rows[position] = row
+    return rows
+
+
+def read_rows(paths: RunPaths, benchmark: str, seed: int) -> dict[int, Row]:
+    """Every scored row of a seed by position, from both files; the -async file holds the newer ones."""
+    return dict(enumerate(read_output(paths, benchmark, seed))) | read_async(paths, benchmark, seed)
+
+
+def finished_positions(paths: RunPaths, benchmark: str, seed: int) -> set[int]:
+    """Positions of a seed that need not be asked again."""
+    retry = f'"{ERROR_KIND}": "{INFRASTRUCTURE}"'
+    finished = {
+        index for index, line in enumerate(whole_lines(paths.output(benchmark, seed))) if retry not in line
+    }  # the marker can stand in an answer only with its quotes escaped
+    for position, row in read_async(paths, benchmark, seed).items():
+        if row.get(ERROR_KIND) == INFRASTRUCTURE:
+            finished.discard(position)
+        else:
+            finished.add(position)
+    return finished
+
+
+def num_rows(paths: RunPaths, task: TaskSpec) -> int:
+    """Rows this task asks for: the limit, or the split, as far as the data reached in an earlier run (manifest)."""
+    known = task.num_samples
+    if paths.manifest.exists():
+        data = json.loads(paths.manifest.read_text(encoding="utf-8")).get("data", {})
+        known = data.get(task.benchmark, {}).get("num_rows", known)
+    return known if task.limit is None else min(task.limit, known)
+
+
+def remaining(spec: JobSpec) -> dict[tuple[str, int], int]:
+    """Samples still to run per (benchmark, seed) of the job; 0 = that seed is finished and its metrics can stand."""
+    paths = RunPaths(Path(spec.run_dir))
+    left: dict[tuple[str, int], int] = {}
+    for task in spec.tasks:
+        rows = num_rows(paths, task)
+        for seed in task.seeds:
+            finished = finished_positions(paths, task.benchmark, seed)
+            left[task.benchmark, seed] = sum(position not in finished for position in range(rows))
+    return left
+
+
+def is_finished(spec: JobSpec) -> bool:
+    """True when the job completed and asks for nothing more: no sample is left and every benchmark has its metrics."""
+    paths = RunPaths(Path(spec.run_dir))
+    return not any(remaining(spec).values()) and all(paths.metrics(task.benchmark).exists() for task in spec.tasks)

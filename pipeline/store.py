@@ -1,0 +1,185 @@
+"""Writes scored rows and their ledger lines so that a kill at any instant loses and doubles nothing.
+
+Order of writing: the row goes to `output-rsN.jsonl-async` first and carries its whole ledger record; only then the line
+goes to nfe_log.jsonl. So after a kill the log can lack lines, never rows, and `Ledger.reconcile` makes it one line per row.
+At the end of a seed the ordered rows are renamed into place before the -async file goes: what is in both is the same.
+Knows nothing of HTTP, scoring or which rows are asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from trimode.pipeline.nfe import NfeRecord, read_nfe_log
+from trimode.pipeline.paths import RunPaths, write_text_atomic
+from trimode.pipeline.resume import LEDGER, POSITION, Row, read_async, read_rows, whole_lines
+from trimode.pipeline.spec import JobSpec
+
+Arrange = Callable[[list[Row]], list[Row]]
+
+
+class AppendFile:
+    """A file of lines opened for appending, unbuffered; a torn last line is cut off when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cut_torn_line(path)
+        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def append(self, line: str) -> None:
+        """Adds one line (newline included). Raises OSError when the disk refuses."""
+        data = line.encode()
+        while data:
+            data = data[os.write(self._handle, data) :]
+
+    def sync(self) -> None:
+        """Waits until the file is on the disk."""
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Closes the file; it can not be used again."""
+        os.close(self._handle)
+
+
+def cut_torn_line(path: Path) -> None:
+    """Removes what follows the last newline of a file: a line whose writer was killed in the middle."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        keep = end
+        while keep > 0:
+            start = max(0, keep - 65536)
+            file.seek(start)
+            newline = file.read(keep - start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
+        if keep != end:
+            file.truncate(keep)
+
+
+class Ledger:
+    """The nfe_log.jsonl of one job, held at one line per scored sample of its tasks."""
+
+    def __init__(self, spec: JobSpec, paths: RunPaths) -> None:
+        self._spec = spec
+        self._paths = paths
+        self.path = paths.nfe_log(spec.index)
+        self._file: AppendFile | None = None
+
+    def open(self) -> None:
+        """Reconciles the log with the rows and opens it for appending."""
+        self.reconcile()
+        self._file = AppendFile(self.path)
+
+    def append(self, record: NfeRecord) -> None:
+        """Adds the line of a row that has just been written."""
+        assert self._file is not None
+        self._file.append(record.to_line())
+
+    def sync(self) -> None:
+        """Waits until every line is on the disk."""
+        if self._file is not None:
+            self._file.sync()
+
+    def close(self) -> None:
+        """Closes the log and removes lines of samples that were run again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self.reconcile()
+
+    def reconcile(self) -> None:
+        """Makes the log one line per row of this job's tasks; lines of other benchmarks and other jobs' logs stay."""
+        cut_torn_line(self.path)
+        own_log = read_nfe_log(self.path)
+        own = {record.key: record for record in own_log}
+        others = self._records_of_other_jobs()
+        benchmarks = {task.benchmark for task in self._spec.tasks}
+        wanted = [record for record in own_log if record.benchmark not in benchmarks]
+        for task in self._spec.tasks:
+            for seed in task.seeds:
+                rows = read_rows(self._paths, task.benchmark, seed)
+                for position in sorted(rows):
+                    key = (task.benchmark, seed, position)
+                    record = _record_of(rows[position]) or own.get(key)
+                    if record is not None and others.get(key) != record:
+                        wanted.append(record)
+        if sorted(wanted, key=_line_order) != sorted(own_log, key=_line_order):
+            write_text_atomic(self.path, "".join(record.to_line() for record in wanted))
+
+    def _records_of_other_jobs(self) -> dict[tuple[str, int, int], NfeRecord]:
+        logs = self._paths.run_dir.glob("nfe_group*/nfe_log.jsonl")
+        return {record.key: record for log in logs if log != self.path for record in read_nfe_log(log)}
+
+
+class SeedStore:
+    """The rows of one benchmark and seed while they arrive, and their finished file at the end."""
+
+    def __init__(self, paths: RunPaths, benchmark: str, seed: int) -> None:
+        self._paths = paths
+        self._benchmark = benchmark
+        self._seed = seed
+        self._file: AppendFile | None = None
+
+    def append(self, position: int, row: Row, record: NfeRecord) -> None:
+        """Adds a scored row in order of arrival; the ledger line must follow."""
+        if self._file is None:
+            self._paths.output_done(self._benchmark, self._seed).unlink(missing_ok=True)
+            self._file = AppendFile(self._paths.output_async(self._benchmark, self._seed))
+        self._file.append(_async_line(position, row | {LEDGER: json.loads(record.to_line())}))
+
+    def finish(self, rows_asked: int, arrange: Arrange) -> None:
+        """Writes the ordered rows, touches `.done` and removes the -async file.
+
+        Every position below `rows_asked` must be there. Rows of a larger earlier limit stay: in the finished file when it already held them, else in the -async file.
+        """
+        self.close()
+        output = self._paths.output(self._benchmark, self._seed)
+        newer = read_async(self._paths, self._benchmark, self._seed)
+        count = max(rows_asked, sum(1 for _ in whole_lines(output)))
+        if any(position < count for position in newer) or not output.exists():
+            rows = read_rows(self._paths, self._benchmark, self._seed)
+            ordered = [_plain(rows[position]) for position in range(count)]
+            write_text_atomic(output, "".join(_line(row) for row in arrange(ordered)))
+        self._paths.output_done(self._benchmark, self._seed).touch()
+        self._leave_async({position: row for position, row in newer.items() if position >= count})
+
+    def close(self) -> None:
+        """Closes the -async file; what is in it stays."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _leave_async(self, rows: dict[int, Row]) -> None:
+        path = self._paths.output_async(self._benchmark, self._seed)
+        if rows:
+            write_text_atomic(path, "".join(_async_line(position, rows[position]) for position in sorted(rows)))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _record_of(row: Row) -> NfeRecord | None:
+    record = row.get(LEDGER)
+    return NfeRecord.from_json(record) if isinstance(record, dict) else None
+
+
+def _line_order(record: NfeRecord) -> tuple[str, int, int, str]:
+    return (*record.key, record.to_line())
+
+
+def _plain(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key != LEDGER}
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _async_line(position: int, row: Row) -> str:
+    return _line(row | {POSITION: position})
