@@ -1,0 +1,114 @@
+"""The names a request body may hold: those handed to the worker, those that do nothing here, and those refused with a reason.
+
+Knows no shapes of bodies, only single fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+
+DECODING_FIELDS = frozenset(
+    "mode block_length threshold temperature top_p top_k min_p repetition_penalty seed stop stop_token_ids ignore_eos "
+    "max_thinking_tokens end_think_token_id lora acceptance enable_thinking".split()
+)
+"""Handed to the worker under the same name."""
+
+OWN_FIELDS = frozenset(
+    "model messages prompt max_tokens max_completion_tokens n logprobs request_id chat_template_kwargs return_token_ids".split()
+)
+"""Read here."""
+
+NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": ([],),
+    "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "presence_penalty": (0,),
+    "prompt_logprobs": (0, False),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "stream": (False,),
+    "stream_options": ({},),
+    "structured_outputs": ({},),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "truncate_prompt_tokens": (-1,),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
+}
+"""Fields of OpenAI or vLLM that would change the reply and are not offered: only values that ask for nothing are let through."""
+
+WITHOUT_EFFECT = frozenset(
+    "user metadata store service_tier parallel_tool_calls safety_identifier prompt_cache_key cache_salt priority "
+    "spaces_between_special_tokens skip_special_tokens top_logprobs return_tokens_as_token_ids steps".split()
+)
+"""Known and accepted; they do not change which tokens are generated."""
+
+_KNOWN = DECODING_FIELDS | OWN_FIELDS | frozenset(NEUTRAL_VALUES) | WITHOUT_EFFECT
+
+
+class InvalidRequestError(Exception):
+    """The body cannot be served as it is. `param` names the field, or is None."""
+
+    def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.status = status
+        self.code = code
+
+
+def check_names(body: Mapping[str, object]) -> list[str]:
+    """Names without effect, sorted; refuses fields that would change the reply and near misses of known names."""
+    ignored = []
+    for name, value in body.items():
+        if name in NEUTRAL_VALUES:
+            neutral = NEUTRAL_VALUES[name]
+            if value is not None and value not in neutral:
+                raise InvalidRequestError(_not_offered(name, value, neutral), name)
+        elif name in WITHOUT_EFFECT:
+            if value not in (None, False):
+                ignored.append(name)
+        elif name not in _KNOWN:
+            near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.8)
+            if near:
+                raise InvalidRequestError(f"{name[:80]}: unknown field; did you mean {near[0]}?", name[:80])
+            ignored.append(name)
+    return sorted(ignored)
+
+
+def _not_offered(name: str, value: object, neutral: tuple[object, ...]) -> str:
+    valid = " or ".join(json.dumps(ok) for ok in neutral) or "leave it out"
+    hint = ""
+    if name == "presence_penalty":
+        hint = " (NeMo-Skills' server_type=openai puts its repetition_penalty here; use server_type=vllm)"
+    return f"{name}: got {show(value)}, which this server does not offer; valid: {valid}{hint}"
+
+
+def show(value: object) -> str:
+    """A value short enough for an error message: long text is told by its size, so that no prompt is echoed."""
+    if isinstance(value, str):
+        return json.dumps(value) if len(value) <= 40 else f"a string of {len(value)}"
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    return "null" if value is None else json.dumps(value)

@@ -1,0 +1,64 @@
+"""Waits for the balancer to end, however it ends, then ends what it left behind and removes its temporary folder.
+
+Knows nothing of Ray: every process of one balancer has the temporary folder as its current folder, and is found by that.
+Run as a script of its own with the standard library alone: `python -I reaper.py FOLDER`, standard input held by the balancer.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+GRACE_S = 1.0
+"""Time that what is left gets to end by itself (Ray's processes follow their driver) before it is killed."""
+KILL_S = 5.0
+"""Longest wait for killed processes to be gone."""
+
+
+def processes_in(folder: str) -> list[int]:
+    """Ids of living processes whose current folder is `folder`; this process is left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if str((entry / "cwd").readlink()).removesuffix(" (deleted)") == folder:
+                found.append(int(entry.name))
+        except OSError:
+            continue  # gone, a zombie, or another user's
+    return found
+
+
+def reap(folder: str) -> None:
+    """Ends every process in `folder` and removes it."""
+    deadline = time.monotonic() + GRACE_S
+    while processes_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    deadline = time.monotonic() + KILL_S
+    while (left := processes_in(folder)) and time.monotonic() < deadline:
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.02)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    """Blocks until standard input closes, which the kernel does when the balancer is gone, then reaps."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    folder = os.path.realpath(sys.argv[1])
+    os.chdir("/")
+    while os.read(0, 4096):
+        pass
+    reap(folder)
+
+
+if __name__ == "__main__":
+    main()

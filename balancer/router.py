@@ -1,0 +1,249 @@
+"""Decides which worker answers which request: least outstanding work first, a bounded queue, and another try after a death.
+
+Knows nothing of Ray, HTTP or models; a worker is anything with `generate` and `cancel`. Lives on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from trimode.workers.protocol import GenerationError, WorkerError
+
+MAX_ATTEMPTS = 3
+"""The first, one more elsewhere, and a last one away from other requests that saw two workers die."""
+PROMPT_TOKENS_PER_OUTPUT_TOKEN = 16
+"""A prompt is read in a few wide forwards, so its tokens weigh less than generated ones."""
+FIRST_GUESS_TOKENS = 256
+"""Expected length of a reply before any has been seen."""
+
+
+class WorkerHandle(Protocol):
+    """What the router asks of a worker."""
+
+    async def generate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The generation; GenerationError for this request's failure, WorkerError when the worker is gone."""
+
+    async def cancel(self, request_id: str) -> None:
+        """Ends a running generation."""
+
+
+@dataclass(slots=True, eq=False)
+class WorkItem:
+    """One request on its way."""
+
+    request_id: str
+    """Unlike that of any other request in the balancer."""
+    fields: dict[str, Any]
+    prompt_tokens: int
+    """Estimate, for weighing only."""
+    done: asyncio.Future[dict[str, Any]]
+    arrived: float = field(default_factory=time.monotonic)
+    attempts: int = 0
+    last_slot: WorkerSlot | None = None
+    """The worker that died with it, or that works on it now."""
+    cost: float = 0.0
+    waited_s: float = 0.0
+    """Seconds between arrival and the hand-over to the worker that answered."""
+
+
+@dataclass(slots=True, eq=False)
+class WorkerSlot:
+    """One worker's place in the balancer; the process behind it may be replaced."""
+
+    index: int
+    handle: WorkerHandle | None = None
+    """None while no worker is ready here."""
+    running: dict[str, WorkItem] = field(default_factory=dict)
+    outstanding: float = 0.0
+    """Estimated tokens still to be generated here."""
+    finished: int = 0
+    failed: int = 0
+    deaths: int = 0
+    deaths_in_a_row: int = 0
+    """Deaths since the last finished request."""
+
+
+class QueueFullError(GenerationError):
+    """The bounded queue is full; `retry_after_s` is a guess of when it will not be."""
+
+    def __init__(self, limit: int, retry_after_s: int) -> None:
+        super().__init__(f"{limit} requests are waiting already, which is the limit; try again later", 429)
+        self.retry_after_s = retry_after_s
+
+
+class Router:
+    """Hands requests to worker slots. `on_death(slot, cause)` is called once for each handle that turns out dead."""
+
+    def __init__(
+        self, slots: list[WorkerSlot], *, in_flight_limit: int, max_queue: int, on_death: Callable[[WorkerSlot, str], None]
+    ) -> None:
+        self.slots = slots
+        self.in_flight_limit = in_flight_limit
+        self.max_queue = max_queue
+        self.queue: deque[WorkItem] = deque()
+        self.retried = 0
+        self.cancelled = 0
+        self.rejected = 0
+        self._on_death = on_death
+        self._expected_tokens = float(FIRST_GUESS_TOKENS)
+        self._expected_s = 1.0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def num_ready(self) -> int:
+        """Workers that can take a request."""
+        return sum(slot.handle is not None for slot in self.slots)
+
+    @property
+    def num_running(self) -> int:
+        """Requests inside workers."""
+        return sum(len(slot.running) for slot in self.slots)
+
+    async def submit(self, request_id: str, fields: dict[str, Any], prompt_tokens: int) -> WorkItem:
+        """Waits for the generation and returns the finished item (`item.done.result()`).
+
+        Raises GenerationError (this request's own fault or end), QueueFullError, WorkerError (its workers died). Cancelling
+        the call cancels the generation.
+        """
+        item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future())
+        # those that the free slots take at once do not count as waiting
+        if len(self.queue) >= self.max_queue:
+            self.rejected += 1
+            raise QueueFullError(self.max_queue, self._retry_after_s())
+        self.queue.append(item)
+        self.dispatch()
+        try:
+            await item.done
+        except asyncio.CancelledError:
+            self._cancel(item)
+            raise
+        return item
+
+    def dispatch(self) -> None:
+        """Gives waiting requests to workers with room, oldest first. Called whenever either may have changed."""
+        blocked: list[WorkItem] = []
+        while self.queue and self._free_slots():
+            item = self.queue.popleft()
+            if item.done.done():
+                continue
+            slot = self._pick(item)
+            if slot is None:
+                blocked.append(item)
+                continue
+            self._run_on(slot, item)
+        self.queue.extendleft(reversed(blocked))
+
+    def slot_died(self, slot: WorkerSlot, handle: WorkerHandle, cause: str) -> None:
+        """Takes a dead handle out of service, once; its requests come back by themselves as their calls fail."""
+        if slot.handle is not handle:
+            return
+        slot.handle = None
+        slot.deaths += 1
+        slot.deaths_in_a_row += 1
+        self._on_death(slot, cause)
+
+    def fail_all(self, error: Exception) -> None:
+        """Ends every waiting and running request with `error`; for the end of the process."""
+        items = [*self.queue, *(item for slot in self.slots for item in slot.running.values())]
+        self.queue.clear()
+        for item in items:
+            if not item.done.done():
+                item.done.set_exception(error)
+
+    def _free_slots(self) -> list[WorkerSlot]:
+        return [slot for slot in self.slots if slot.handle is not None and len(slot.running) < self.in_flight_limit]
+
+    def _pick(self, item: WorkItem) -> WorkerSlot | None:
+        """The slot with the least outstanding work; after a death another one where there is a choice."""
+        free = self._free_slots()
+        if item.attempts == MAX_ATTEMPTS - 1:
+            # two workers died with it: if it is the cause, it may not take a fellow suspect's last attempt with it
+            free = [slot for slot in free if all(other.attempts < MAX_ATTEMPTS for other in slot.running.values())]
+        return min(free, key=lambda slot: (slot is item.last_slot, slot.outstanding, slot.index), default=None)
+
+    def _run_on(self, slot: WorkerSlot, item: WorkItem) -> None:
+        limit = item.fields.get("max_new_tokens")
+        expected = self._expected_tokens
+        if isinstance(limit, int) and not isinstance(limit, bool):
+            expected = min(expected, limit)
+        item.cost = expected + item.prompt_tokens / PROMPT_TOKENS_PER_OUTPUT_TOKEN
+        item.attempts += 1
+        item.last_slot = slot
+        slot.running[item.request_id] = item
+        slot.outstanding += item.cost
+        task = asyncio.get_running_loop().create_task(self._call(slot, item))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _call(self, slot: WorkerSlot, item: WorkItem) -> None:
+        """One attempt on one worker; the slot stays taken until the worker has really let go."""
+        handle = slot.handle
+        if handle is None:  # died between the decision and this task's first step
+            self._leave(slot, item)
+            self._again(item, "the worker was gone")
+            return
+        started = time.monotonic()
+        item.waited_s = started - item.arrived
+        try:
+            generation = await handle.generate(item.fields)
+        except WorkerError as error:
+            self._leave(slot, item)
+            self.slot_died(slot, handle, str(error))
+            self._again(item, str(error))
+            return
+        except GenerationError as error:
+            slot.failed += 1
+            slot.deaths_in_a_row = 0
+            if not item.done.done():
+                item.done.set_exception(error)
+        else:
+            slot.finished += 1
+            slot.deaths_in_a_row = 0
+            self._learn(generation, time.monotonic() - started)
+            if not item.done.done():
+                item.done.set_result(generation)
+        self._leave(slot, item)
+
+    def _leave(self, slot: WorkerSlot, item: WorkItem) -> None:
+        del slot.running[item.request_id]
+        slot.outstanding = slot.outstanding - item.cost if slot.running else 0.0
+        self.dispatch()
+
+    def _again(self, item: WorkItem, cause: str) -> None:
+        if item.done.done():
+            return
+        if item.attempts >= MAX_ATTEMPTS:
+            message = f"every worker that took this request died ({item.attempts} attempts); the last: {cause}"
+            item.done.set_exception(WorkerError(message))
+            return
+        self.retried += 1
+        self.queue.appendleft(item)
+        self.dispatch()
+
+    def _cancel(self, item: WorkItem) -> None:
+        """The client left: forget a waiting request, tell the worker about a running one."""
+        self.cancelled += 1
+        if item in self.queue:
+            self.queue.remove(item)
+        slot = item.last_slot
+        if slot is None or slot.handle is None or item.request_id not in slot.running:
+            return
+        task = asyncio.get_running_loop().create_task(slot.handle.cancel(item.request_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _learn(self, generation: dict[str, Any], seconds: float) -> None:
+        """Moving means of reply length and duration, for weighing and for Retry-After."""
+        tokens = generation.get("token_ids")
+        if isinstance(tokens, list):
+            self._expected_tokens += 0.05 * (len(tokens) - self._expected_tokens)
+        self._expected_s += 0.05 * (seconds - self._expected_s)
+
+    def _retry_after_s(self) -> int:
+        room = max(1, self.num_ready * self.in_flight_limit)
+        return max(1, min(60, round(self._expected_s * len(self.queue) / room)))

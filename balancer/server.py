@@ -1,0 +1,189 @@
+"""The life of one balancer process: socket, Ray, workers, HTTP, ready file, and an end that leaves nothing behind.
+
+Knows no request; it only puts the other rooms of this package together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from ray.exceptions import RayError
+
+from trimode.balancer.app import Service, build_app
+from trimode.balancer.devices import Placement, place_workers
+from trimode.balancer.pool import WorkerPool
+from trimode.balancer.runtime import PrivateRay
+from trimode.balancer.settings import BalancerSettings
+from trimode.workers.protocol import ConfigError, GenerationError, WorkerError
+
+log = logging.getLogger("trimode.balancer")
+
+CLOSE_S = 2
+"""Time that open connections get at the end."""
+PARENT_POLL_S = 0.25
+STUCK_S = 20.0
+"""An orderly end that takes longer than this is cut short."""
+
+
+class _StopRequest(BaseException):
+    """A signal arrived before the event loop ran; not an error."""
+
+
+class _QuietServer(uvicorn.Server):
+    """uvicorn without its own signal handling, which this module does."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals alone."""
+        yield
+
+
+def run_balancer(settings: BalancerSettings) -> None:
+    """Serves until SIGTERM or SIGINT; raises ConfigError or WorkerError when it cannot start or go on."""
+    if settings.die_with_parent:
+        threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    placement = place_workers(settings)
+    listener = _listen(settings.host, settings.port)
+    private_ray: PrivateRay | None = None
+    try:
+        _on_signals(_raise_stop)
+        private_ray = PrivateRay()
+        try:
+            private_ray.start(num_cpus=placement.num_cpus, num_gpus=placement.num_workers * placement.gpus_per_worker)
+        except (RuntimeError, OSError, ValueError, RayError) as error:
+            raise WorkerError(f"Ray cannot start: {type(error).__name__}: {error}") from None
+        _on_signals(_raise_stop)  # Ray has put its own in place
+        log_dir = settings.log_dir or private_ray.folder / "workers"
+        service = _Balancer(settings, listener, log_dir)
+        asyncio.run(service.serve(placement))
+    except (_StopRequest, SystemExit):
+        log.info("stopped before it was ready")
+    finally:
+        _on_signals(signal.SIG_IGN)
+        threading.Thread(target=_cut_short, daemon=True).start()
+        listener.close()
+        if private_ray is not None:
+            private_ray.stop()
+        if settings.ready_file is not None:
+            settings.ready_file.unlink(missing_ok=True)
+
+
+class _Balancer:
+    """The part that lives on the event loop."""
+
+    def __init__(self, settings: BalancerSettings, listener: socket.socket, log_dir: Path) -> None:
+        self.settings = settings
+        self.listener = listener
+        self.log_dir = log_dir
+        self.stop = asyncio.Event()
+        self.fatal: str | None = None
+
+    async def serve(self, placement: Placement) -> None:
+        """From the first worker's start to the last reply; WorkerError with the cause of an early end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        pool = WorkerPool(self.settings, placement, self.log_dir, self._end)
+        server = _QuietServer(self._uvicorn_config(pool))
+        serving = asyncio.ensure_future(server.serve(sockets=[self.listener]))
+        starting = asyncio.ensure_future(pool.start())
+        stopping = asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()  # raises the WorkerError that says why
+                self._write_ready(pool)
+                await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if self.fatal is not None:
+                raise WorkerError(self.fatal)
+        finally:
+            starting.cancel()
+            stopping.cancel()
+            pool.router.fail_all(GenerationError("the server is stopping", 503))
+            server.should_exit = True
+            await asyncio.wait({serving})
+
+    def _end(self, cause: str) -> None:
+        self.fatal = cause
+        self.stop.set()
+
+    def _uvicorn_config(self, pool: WorkerPool) -> uvicorn.Config:
+        service = Service(
+            router=pool.router,
+            default_mode=self.settings.default_mode,
+            max_body_bytes=self.settings.max_body_bytes,
+            api_key=self.settings.api_key,
+            request_log=self.settings.request_log,
+            infos=lambda: pool.infos,
+            figures=pool.figures,
+        )
+        return uvicorn.Config(
+            build_app(service),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=CLOSE_S,
+        )
+
+    def _write_ready(self, pool: WorkerPool) -> None:
+        host, port = self.listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{port}"
+        log.info("serving %s with %d workers", url, len(pool.infos))
+        if self.settings.ready_file is None:
+            return
+        text = json.dumps({"url": url, "pid": os.getpid(), "workers": pool.infos}, indent=2) + "\n"
+        beside = self.settings.ready_file.with_name(f".{self.settings.ready_file.name}.{os.getpid()}")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(self.settings.ready_file)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The port is taken before anything slow starts, and kept: nobody else can get it in between."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"--port: got {host}:{port}, which cannot be used ({error.strerror}); valid: a free port, or 0") from None
+    return listener
+
+
+def _on_signals(handler: Any) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _raise_stop(_number: int, _frame: FrameType | None) -> None:
+    raise _StopRequest
+
+
+def _watch_parent(parent: int) -> None:
+    """Asks for an orderly end once this process has been handed to another parent."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _cut_short() -> None:
+    """Last resort against a hang at the end; the reaper then ends what is left."""
+    time.sleep(STUCK_S)
+    os._exit(1)

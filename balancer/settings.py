@@ -1,0 +1,173 @@
+"""What one balancer process is told on its command line, checked before anything starts.
+
+Knows no Ray, no HTTP and no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trimode.workers.protocol import ConfigError, Mode, WorkerSettings
+
+DEFAULT_WORKER_CLASS = "trimode.workers.worker:Worker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalancerSettings:
+    """Everything the balancer needs besides what it hands to its workers."""
+
+    worker: WorkerSettings
+    """The same for every worker; device and num_threads are filled in when the devices are known."""
+    worker_class: str = DEFAULT_WORKER_CLASS
+    """`package.module:Class` with the surface of `workers.worker.Worker`."""
+    num_workers: int | None = None
+    """None = one per visible GPU, else 1."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 = a free port chosen by the kernel."""
+    ready_file: Path | None = None
+    """Written once every worker is ready and the server listens."""
+    log_dir: Path | None = None
+    """Worker logs go here; None = a folder that is removed at the end."""
+    log_prefix: str = ""
+    """Put before `worker_<i>.log`."""
+    default_mode: Mode = Mode.AR
+    """Mode of a request that names none."""
+    max_in_flight: int = 0
+    """Requests given to one worker at a time; 0 = its slots and a quarter more, so that a free slot finds work waiting."""
+    max_queue: int = 4096
+    """Requests that may wait for a worker; the next one is answered 429."""
+    max_worker_deaths: int = 5
+    """Deaths of one worker with no finished request between them that end the balancer."""
+    max_body_bytes: int = 16 * 2**20
+    api_key: str | None = field(default=None, repr=False)
+    """Bearer key that every request but /health must carry."""
+    request_log: Path | None = None
+    """One JSON line per answered request is appended here."""
+    die_with_parent: bool = False
+    """End when the process that started this one is gone."""
+
+    @property
+    def in_flight_limit(self) -> int:
+        """Requests given to one worker at a time, resolved."""
+        slots = self.worker.max_num_seqs
+        return self.max_in_flight or slots + max(1, slots // 4)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `python -m trimode.balancer`."""
+    show = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m trimode.balancer",
+        description="OpenAI-compatible HTTP server in front of one worker per device.",
+        formatter_class=show,
+        allow_abbrev=False,
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", required=True, help="checkpoint folder or cached hub id")
+    model.add_argument("--lora", help="adapter folder for linear_spec")
+    model.add_argument("--tokenizer", help="tokenizer folder; the checkpoint's own when absent")
+    model.add_argument("--served-model-name", help="name in /v1/models; the folder's name when absent")
+    model.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    model.add_argument("--max-position-embeddings", type=int, help="overrides the checkpoint's context limit")
+    workers = parser.add_argument_group("workers")
+    workers.add_argument("--num-workers", type=int, help="one per visible GPU, else 1, when absent")
+    workers.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    workers.add_argument("--max-num-seqs", type=int, default=32, help="requests decoded together by one worker")
+    workers.add_argument("--kv-cache-gb", type=float, help="KV cache of one worker in GiB")
+    workers.add_argument("--num-threads", type=int, help="CPU threads of one worker; a fair share when absent")
+    workers.add_argument("--worker-class", default=DEFAULT_WORKER_CLASS, metavar="MODULE:CLASS")
+    workers.add_argument("--max-worker-deaths", type=int, default=5, help="deaths in a row of one worker that end it all")
+    server = parser.add_argument_group("server")
+    server.add_argument("--host", default="127.0.0.1")
+    server.add_argument("--port", type=int, default=0, help="0 picks a free one")
+    server.add_argument("--default-mode", default="ar", choices=[mode.value for mode in Mode])
+    server.add_argument("--max-in-flight", type=int, default=0, help="per worker; 0 = max-num-seqs and a quarter more")
+    server.add_argument("--max-queue", type=int, default=4096, help="waiting requests; one more is answered 429")
+    server.add_argument("--api-key-file", type=Path, help="file with the bearer key; needed beyond loopback")
+    server.add_argument("--request-log", type=Path, help="append one JSON line per answered request")
+    process = parser.add_argument_group("process")
+    process.add_argument("--ready-file", type=Path, help="written as JSON {url, pid, workers} when serving")
+    process.add_argument("--log-dir", type=Path, help="folder of the worker logs")
+    process.add_argument("--log-prefix", default="", help="put before worker_<i>.log")
+    process.add_argument("--die-with-parent", action="store_true", help="end when the starting process is gone")
+    return parser
+
+
+def parse_settings(argv: Sequence[str]) -> BalancerSettings:
+    """Settings from the command line, paths made absolute; ConfigError names the flag, what came and what is valid."""
+    args = build_parser().parse_args(argv)
+    for flag in ("num_workers", "max_num_seqs", "max_queue", "max_worker_deaths", "num_threads", "kv_cache_gb"):
+        value = getattr(args, flag)
+        if value is not None and value <= 0:
+            raise ConfigError(f"--{flag.replace('_', '-')}: got {value}; valid: a number above 0")
+    if args.max_in_flight < 0:
+        raise ConfigError(f"--max-in-flight: got {args.max_in_flight}; valid: 0 or more")
+    if not 0 <= args.port <= 65535:
+        raise ConfigError(f"--port: got {args.port}; valid: 0 to 65535")
+    api_key = _read_api_key(args.api_key_file)
+    if api_key is None and not is_loopback(args.host):
+        raise ConfigError(f"--host: got {args.host}, which others can reach; valid without --api-key-file: 127.0.0.1")
+    worker = WorkerSettings(
+        model=_absolute_if_path(args.model),
+        lora=args.lora and _absolute_if_path(args.lora),
+        tokenizer=args.tokenizer and _absolute_if_path(args.tokenizer),
+        device=args.device,
+        dtype=args.dtype,
+        max_num_seqs=args.max_num_seqs,
+        kv_cache_gb=args.kv_cache_gb,
+        max_position_embeddings=args.max_position_embeddings,
+        num_threads=args.num_threads,
+        served_model_name=args.served_model_name or Path(args.model).name,
+    )
+    return BalancerSettings(
+        worker=worker,
+        worker_class=args.worker_class,
+        num_workers=args.num_workers,
+        host=args.host,
+        port=args.port,
+        ready_file=_absolute(args.ready_file),
+        log_dir=_absolute(args.log_dir),
+        log_prefix=args.log_prefix,
+        default_mode=Mode(args.default_mode),
+        max_in_flight=args.max_in_flight,
+        max_queue=args.max_queue,
+        max_worker_deaths=args.max_worker_deaths,
+        api_key=api_key,
+        request_log=_absolute(args.request_log),
+        die_with_parent=args.die_with_parent,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """True when only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
+
+
+def _absolute_if_path(name: str) -> str:
+    """The process leaves its folder later, so an existing path is made absolute now; anything else is a hub id."""
+    path = Path(name)
+    return str(path.absolute()) if path.exists() else name
+
+
+def _read_api_key(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"--api-key-file: got {path}, which cannot be read ({error.strerror})") from error
+    if not key:
+        raise ConfigError(f"--api-key-file: got {path}, which is empty; valid: a file holding one key")
+    return key
