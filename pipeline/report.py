@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from trimode.pipeline.comparable import differences
 from trimode.pipeline.report_formats import as_csv, as_json, as_markdown, as_table
 from trimode.pipeline.results import Run, read_sweep
 from trimode.pipeline.summary import ReportRow, disagreement, summarize_runs
@@ -21,8 +22,8 @@ PIPED_WIDTH = 160
 
 
 def remarks(runs: list[Run], rows: list[ReportRow]) -> list[str]:
-    """What a reader of the table must know: damage, unfinished parts, several runs in one cell."""
-    lines = [note for run in runs for note in run.notes]
+    """What a reader of the table must know: unfinished parts, several runs in one cell, what is not comparable."""
+    lines: list[str] = []
     by_cell: dict[tuple[str, str], list[ReportRow]] = {}
     for row in rows:
         by_cell.setdefault((row.label, row.benchmark), []).append(row)
@@ -37,7 +38,7 @@ def remarks(runs: list[Run], rows: list[ReportRow]) -> list[str]:
     for run in runs:
         for name, task in run.tasks.items():
             lines += [f"{run.path}: {name}: {line}" for line in disagreement(task)]
-    return lines
+    return lines + differences(runs)
 
 
 def print_rows(rows: list[ReportRow], style: str) -> None:
@@ -62,13 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     try:
-        runs = read_sweep(options.folder)
+        runs, notes = read_sweep(options.folder)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rows = summarize_runs(runs, intervals=options.format == "table")
     print_rows(rows, options.format)
-    for line in remarks(runs, rows):
+    for line in notes + remarks(runs, rows):
         print(f"note: {line}", file=sys.stderr)
     return 0
 

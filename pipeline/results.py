@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
+from trimode.pipeline.metrics import Row
 from trimode.pipeline.nfe import ERROR, NfeRecord
 from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.resume import LEDGER, POSITION
+from trimode.pipeline.verdicts import is_scored
 from trimode.workers.protocol import ConfigError, Mode
 
 _OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?\.jsonl(?P<unfinished>-async)?")
@@ -30,7 +33,7 @@ class TaskResult:
     """One benchmark of one run."""
 
     benchmark: Benchmark
-    rows: dict[Key, dict[str, object]] = field(default_factory=dict)
+    rows: dict[Key, Row] = field(default_factory=dict)
     """Scored rows by (sample id, seed)."""
     records: dict[Key, NfeRecord] = field(default_factory=dict)
     """Ledgers of those rows; a row whose ledger is lost has none."""
@@ -68,9 +71,9 @@ class Run:
     path: Path
     mode: Mode
     lora: bool
-    manifest: dict[str, object]
-    plan: list[dict[str, object]]
-    """The jobs of plan.json."""
+    manifest: Row
+    jobs: list[Row]
+    """Job specs: of plan.json (the last submission), then of manifest.json (what ran)."""
     tasks: dict[str, TaskResult]
     state: str
     """completed | failed | unfinished."""
@@ -102,20 +105,32 @@ def find_run_folders(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def read_sweep(root: Path) -> list[Run]:
-    """Every run at or below `root`, ordered by mode, adapter and path. Raises ConfigError when there is none."""
-    runs = [read_run(folder) for folder in find_run_folders(root)]
+def read_sweep(root: Path) -> tuple[list[Run], list[str]]:
+    """Every run at or below `root`, ordered by mode, adapter and path, and what was torn, missing or doubtful.
+
+    Raises ConfigError when no folder holds a run.
+    """
+    runs: list[Run] = []
+    notes: list[str] = []
+    for folder in find_run_folders(root):
+        try:
+            runs.append(read_run(folder))
+        except ConfigError as error:
+            notes.append(str(error))
+    if not runs:
+        raise ConfigError("; ".join(notes))
     order = list(Mode)
-    return sorted(runs, key=lambda run: (order.index(run.mode), run.lora, str(run.path)))
+    runs.sort(key=lambda run: (order.index(run.mode), run.lora, str(run.path)))
+    return runs, notes + [note for run in runs for note in run.notes]
 
 
 def read_run(folder: Path) -> Run:
     """One run folder. Raises ConfigError only when nothing in it tells the mode."""
     paths, notes = RunPaths(folder), list[str]()
     manifest = _read_object(paths.manifest, notes)
-    plan = _jobs(_read_object(paths.plan, notes) if paths.plan.exists() else {})
+    jobs = _jobs(_read_object(paths.plan, notes) if paths.plan.exists() else {}) + _jobs(manifest)
     ledger = _read_ledgers(folder, notes)
-    mode, lora = _mode_of(folder, plan, manifest, ledger)
+    mode, lora = _mode_of(folder, jobs, ledger)
     tasks: dict[str, TaskResult] = {}
     for task_dir in sorted(paths.eval_results.glob("*/")):
         task = _read_task(task_dir, notes)
@@ -123,9 +138,9 @@ def read_run(folder: Path) -> Run:
             continue
         wanted = [record for record in ledger if record.benchmark == task.benchmark.name]
         _attach(task, wanted, notes)
-        task.num_expected = _num_expected(plan, task)
+        task.num_expected = _num_expected(jobs, task)
         tasks[task.benchmark.name] = task
-    return Run(folder, mode, lora, manifest, plan, tasks, _state(folder), notes)
+    return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder), notes)
 
 
 def _is_run_folder(folder: Path) -> bool:
@@ -139,7 +154,7 @@ def _state(folder: Path) -> str:
     return "completed" if any(folder.glob("COMPLETED_group*")) else "unfinished"
 
 
-def _read_object(path: Path, notes: list[str]) -> dict[str, object]:
+def _read_object(path: Path, notes: list[str]) -> Row:
     """A JSON object; {} and a note when it is absent or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -152,7 +167,7 @@ def _read_object(path: Path, notes: list[str]) -> dict[str, object]:
     return value if isinstance(value, dict) else {"jobs": value}
 
 
-def _read_lines(path: Path, notes: list[str]) -> Iterator[dict[str, object]]:
+def _read_lines(path: Path, notes: list[str]) -> Iterator[Row]:
     """Objects of a jsonl file; a torn or foreign line is left out with a note."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -182,21 +197,20 @@ def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
     return records
 
 
-def _jobs(plan: dict[str, object]) -> list[dict[str, object]]:
-    """The job specs in a plan.json, whether it is the list itself or holds it."""
-    jobs = plan.get("jobs", [])
-    return [job for job in jobs if isinstance(job, dict)] if isinstance(jobs, list) else []
+def _jobs(source: Row) -> list[Row]:
+    """Job specs in a plan (a list) or a manifest (by index, under `config`)."""
+    jobs = source.get("jobs", [])
+    found = jobs.values() if isinstance(jobs, dict) else jobs if isinstance(jobs, list) else []
+    specs = [job.get("config", job) for job in found if isinstance(job, dict)]
+    return [spec for spec in specs if isinstance(spec, dict)]
 
 
-def _mode_of(
-    folder: Path, plan: list[dict[str, object]], manifest: dict[str, object], ledger: list[NfeRecord]
-) -> tuple[Mode, bool]:
-    """Mode and adapter of a run: from the ledger, else the plan, else the manifest."""
+def _mode_of(folder: Path, jobs: list[Row], ledger: list[NfeRecord]) -> tuple[Mode, bool]:
+    """Mode and adapter of a run: from the ledger, else from its job specs."""
     for record in ledger:
-        return Mode(record.mode), bool(record.lora)
-    job = manifest.get("job")
-    for source in [*plan, *([job] if isinstance(job, dict) else []), manifest]:
-        decode = source.get("decode")
+        return Mode(record.mode), record.lora
+    for job in jobs:
+        decode = job.get("decode")
         if isinstance(decode, dict) and decode.get("mode") in list(Mode):
             return Mode(decode["mode"]), bool(decode.get("lora"))
     raise ConfigError(f"{folder}: neither nfe_log.jsonl, plan.json nor manifest.json tells the mode of this run")
@@ -209,26 +223,31 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
     except ConfigError as error:
         notes.append(f"{task_dir}: {error}")
         return None
+    unscored = 0
     for path in sorted(task_dir.iterdir()):
         match = _OUTPUT.fullmatch(path.name)
-        if match is None or (match["unfinished"] and _superseded(path)):
+        if match is None:
             continue
         seed = int(match["seed"] or 0)
         for position, row in enumerate(_read_lines(path, notes)):
             for name in _BULKY:
                 row.pop(name, None)
-            sample_id = row.pop("_async_position", position)
-            task.rows[int(str(sample_id)), seed] = row
+            key = (int(row.pop(POSITION, position)), seed)
+            carried = row.pop(LEDGER, None)
+            if not is_scored(task.benchmark, row):
+                unscored += 1
+                continue
+            # -async sorts behind the finished file and holds the newer rows
+            task.rows[key] = row
+            if isinstance(carried, dict):
+                task.records[key] = NfeRecord.from_json(carried)
+    if unscored:
+        notes.append(f"{task_dir}: {unscored} rows carry no verdict of {task.benchmark.metric} and are left out")
     metrics_path = task_dir / "metrics.json"
     if metrics_path.exists():
         metrics = _read_object(metrics_path, notes).get(task.benchmark.name)
         task.metrics = metrics if isinstance(metrics, dict) else None
     return task
-
-
-def _superseded(path: Path) -> bool:
-    """Whether the finished file stands beside an `-async` leftover."""
-    return path.with_name(path.name.removesuffix("-async")).exists()
 
 
 def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> None:
@@ -239,11 +258,12 @@ def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> Non
         if key not in task.rows:
             continue
         earlier = task.records.get(key)
-        repeated += earlier is not None
         if earlier is None or earlier.error is not None:
             task.records[key] = record
+        elif earlier != record:
+            repeated += 1
     if repeated:
-        notes.append(f"{name}: {repeated} samples have more than one line in nfe_log.jsonl; one with an answer counts")
+        notes.append(f"{name}: {repeated} samples have more than one line in nfe_log.jsonl; the first answer counts")
     if missing := len(task.rows) - len(task.records):
         notes.append(f"{name}: {missing} of {len(task.rows)} scored samples have no line in nfe_log.jsonl")
     if failed := task.failed_keys:
@@ -253,9 +273,9 @@ def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> Non
         )
 
 
-def _num_expected(plan: list[dict[str, object]], task: TaskResult) -> int | None:
+def _num_expected(jobs: list[Row], task: TaskResult) -> int | None:
     """Rows x seeds that the last submission asked for."""
-    for job in plan:
+    for job in jobs:
         specs = job.get("tasks")
         for spec in specs if isinstance(specs, list | tuple) else ():
             if isinstance(spec, dict) and spec.get("benchmark") == task.benchmark.name:

@@ -46,18 +46,19 @@ def write_run(root: Path, fake: FakeRun) -> Path:
     paths = RunPaths(run_dir)
     lines: list[str] = []
     for name in fake.benchmarks:
-        seeds = [[make_row(fake, name, i, seed) for i in range(fake.samples)] for seed in range(fake.seeds)]
-        for seed, rows in enumerate(seeds):
+        task_seeds = [[make_row(fake, name, i, seed) for i in range(fake.samples)] for seed in range(fake.seeds)]
+        for seed, rows in enumerate(task_seeds):
             kept = rows if fake.finished else rows[: fake.samples // 2]
             target = paths.output(name, seed) if fake.finished else paths.output_async(name, seed)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("w", encoding="utf-8") as file:
                 for i, row in enumerate(kept):
-                    row = row if fake.finished else {**row, "_async_position": i}
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    ledger = dataclasses.asdict(make_record(fake, name, i, seed, row))
+                    line = row if fake.finished else {**row, "_nfe": ledger, "_async_position": i}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
             lines += [make_record(fake, name, i, seed, row).to_line() for i, row in enumerate(kept)]
         if fake.finished:
-            write_json_atomic(paths.metrics(name), make_metrics(name, seeds))
+            write_json_atomic(paths.metrics(name), make_metrics(name, task_seeds))
     log = paths.nfe_log(0)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("".join(lines), encoding="utf-8")
@@ -71,10 +72,10 @@ def write_run(root: Path, fake: FakeRun) -> Path:
 def demo_sweep(root: Path, samples: int = 40) -> Path:
     """Four runs over four benchmarks, like the demo's."""
     names = ("demo-math", "demo-mcq", "demo-code", "demo-if")
-    write_run(root, FakeRun(mode="ar", benchmarks=names, samples=samples, accuracy=0.95))
-    write_run(root, FakeRun(mode="dlm", benchmarks=names, samples=samples, accuracy=0.9))
-    write_run(root, FakeRun(mode="linear_spec", benchmarks=names, samples=samples, accuracy=0.95))
-    write_run(root, FakeRun(mode="linear_spec", lora=True, benchmarks=names, samples=samples, accuracy=0.95))
+    write_run(root, FakeRun(mode="ar", benchmarks=names, samples=samples, accuracy=0.8))
+    write_run(root, FakeRun(mode="dlm", benchmarks=names, samples=samples, accuracy=0.75))
+    write_run(root, FakeRun(mode="linear_spec", benchmarks=names, samples=samples, accuracy=0.8))
+    write_run(root, FakeRun(mode="linear_spec", lora=True, benchmarks=names, samples=samples, accuracy=0.8))
     return root
 
 
@@ -83,8 +84,10 @@ def make_row(fake: FakeRun, name: str, sample_id: int, seed: int) -> dict[str, o
     benchmark = load_benchmark(name)
     group = "dlm" if fake.mode == "dlm" else "causal"
     draw = random.Random(f"{group}{name}{sample_id}{seed}{fake.salt}")
-    right = draw.random() < fake.accuracy
-    expected = draw.randrange(100)
+    shared = random.Random(f"{name}{sample_id}")
+    expected, ask = shared.randrange(100), " ".join(shared.choices(WORDS, k=12))
+    # what is hard for one mode is mostly hard for the others
+    right = 0.7 * shared.random() + 0.3 * draw.random() < fake.accuracy
     predicted = expected if right else expected + 1
     story = " ".join(draw.choices(WORDS, k=draw.randrange(8, 40)))
     reply: dict[str, object] = {
@@ -96,7 +99,7 @@ def make_row(fake: FakeRun, name: str, sample_id: int, seed: int) -> dict[str, o
         "generation_end_time": 1001.0 + sample_id,
         "generation_time": 1.0,
     }
-    question = f"{fake.hostile}Problem {sample_id}: {' '.join(draw.choices(WORDS, k=12))}?"
+    question = f"{fake.hostile}Problem {sample_id}: {ask}?"
     if benchmark.scorer == "ifeval":
         verdict = {"follow_all_instructions": right, "follow_instruction_list": [right, True]}
         verdict |= {"instruction_id_list": ["length:words", "case:lower"], "prompt": question, "response": story}
@@ -201,4 +204,12 @@ def make_job(fake: FakeRun) -> dict[str, object]:
 
 def make_manifest(fake: FakeRun) -> dict[str, object]:
     """manifest.json, as far as a reader needs it."""
-    return {"job": make_job(fake), "weights_sha256": "0" * 64, "fake": dataclasses.asdict(fake)}
+    versions = {"python": "3.11.7", "torch": "2.13.0"}
+    return {
+        "prompts": {name: load_benchmark(name).prompt_sha256 for name in fake.benchmarks},
+        "data": {name: {"sha256": "d" * 64, "num_rows": fake.samples} for name in fake.benchmarks},
+        "weights_sha256": "a" * 64,
+        "lora_sha256": "b" * 64 if fake.lora else None,
+        "exp_name": f"exp_{fake.label}",
+        "jobs": {"0": {"config": make_job(fake), "versions": versions, "dtype": "bfloat16", "git_commit": "c" * 40}},
+    }
