@@ -1,42 +1,57 @@
 """`python -m trimode.balancer`: serves one model on every device of this machine.
 
-Knows only the way from the command line to an exit status: 0 stopped, 1 could not start or go on, 2 the user's error.
+Checks the command line, prepares folder and environment, and becomes the server. Knows no Ray, which reads its
+environment when it is imported: that comes after.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
-from trimode.balancer.server import run_balancer
+import trimode
+from trimode.balancer.devices import place_workers
+from trimode.balancer.private_folder import PrivateFolder
 from trimode.balancer.settings import parse_settings
-from trimode.workers.protocol import ConfigError, WorkerError
+from trimode.workers.protocol import ConfigError
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the balancer; errors become one line on stderr."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("trimode").setLevel(logging.INFO)
+def main(argv: Sequence[str]) -> NoReturn:
+    """Becomes the server; exits with status 2 and one line on stderr for the user's error."""
     try:
-        run_balancer(parse_settings(argv))
+        place_workers(parse_settings(argv))
     except ConfigError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except WorkerError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 1
-    return 0
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    folder = PrivateFolder.create()
+    environment = {
+        **os.environ,
+        **folder.environment(),
+        "PYTHONPATH": _import_path(),
+        "PYTHONSAFEPATH": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder.write_token()),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):  # another Ray on this machine is not ours
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "trimode.balancer.server", *argv]
+    os.execve(sys.executable, command, environment)  # noqa: S606 (the arguments are a list; no shell is wanted)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _import_path() -> str:
+    """PYTHONPATH with which `import trimode` works from any folder: absolute, and with this package's own place."""
+    entries = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    for package_dir in trimode.__path__:
+        parent = Path(package_dir).absolute().parent
+        if (parent / "trimode").exists() and str(parent) not in entries:
+            entries.append(str(parent))
+    return os.pathsep.join(entries)
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # everything is closed; Ray's exit handlers would only wait
+    main(sys.argv[1:])

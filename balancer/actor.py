@@ -1,7 +1,7 @@
 """The Ray actor around one worker: one process, one device, the worker class handed in by name.
 
-Knows nothing of HTTP or of other workers. Errors that the project raises on purpose travel back as data, so that their words
-and status arrive unchanged; anything else reaches the caller as Ray's own exception.
+Knows nothing of HTTP or of other workers. Errors that the project raises on purpose travel back as data, so that their
+words and status arrive unchanged; anything else reaches the caller as Ray's own exception.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-
 from trimode.balancer.fields import DECODING_FIELDS, InvalidRequestError
 from trimode.balancer.replies import chat_body, completion_body, error_body, json_safe
 from trimode.balancer.router import QueueFullError, Router, WorkItem

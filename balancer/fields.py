@@ -1,4 +1,4 @@
-"""The names a request body may hold: those handed to the worker, those that do nothing here, and those refused with a reason.
+"""The names a request body may hold: handed to the worker, without effect here, or refused with a reason.
 
 Knows no shapes of bodies, only single fields.
 """
@@ -10,13 +10,41 @@ import json
 from collections.abc import Mapping
 
 DECODING_FIELDS = frozenset(
-    "mode block_length threshold temperature top_p top_k min_p repetition_penalty seed stop stop_token_ids ignore_eos "
-    "max_thinking_tokens end_think_token_id lora acceptance enable_thinking".split()
+    {
+        "mode",
+        "block_length",
+        "threshold",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "seed",
+        "stop",
+        "stop_token_ids",
+        "ignore_eos",
+        "max_thinking_tokens",
+        "end_think_token_id",
+        "lora",
+        "acceptance",
+        "enable_thinking",
+    }
 )
 """Handed to the worker under the same name."""
 
 OWN_FIELDS = frozenset(
-    "model messages prompt max_tokens max_completion_tokens n logprobs request_id chat_template_kwargs return_token_ids".split()
+    {
+        "model",
+        "messages",
+        "prompt",
+        "max_tokens",
+        "max_completion_tokens",
+        "n",
+        "logprobs",
+        "request_id",
+        "chat_template_kwargs",
+        "return_token_ids",
+    }
 )
 """Read here."""
 
@@ -56,11 +84,25 @@ NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "use_beam_search": (False,),
     "verbosity": ("medium",),
 }
-"""Fields of OpenAI or vLLM that would change the reply and are not offered: only values that ask for nothing are let through."""
+"""Fields of OpenAI or vLLM that would change the reply and are not offered: only values that ask for nothing pass."""
 
 WITHOUT_EFFECT = frozenset(
-    "user metadata store service_tier parallel_tool_calls safety_identifier prompt_cache_key cache_salt priority "
-    "spaces_between_special_tokens skip_special_tokens top_logprobs return_tokens_as_token_ids steps".split()
+    {
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "parallel_tool_calls",
+        "safety_identifier",
+        "prompt_cache_key",
+        "cache_salt",
+        "priority",
+        "spaces_between_special_tokens",
+        "skip_special_tokens",
+        "top_logprobs",
+        "return_tokens_as_token_ids",
+        "steps",
+    }
 )
 """Known and accepted; they do not change which tokens are generated."""
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-
 from trimode.balancer.actor import WorkerActor
 from trimode.balancer.devices import Placement
 from trimode.balancer.router import Router, WorkerSlot
@@ -29,7 +28,7 @@ STATS_TIMEOUT_S = 2.0
 class RayWorker:
     """A worker behind a Ray actor; Ray's exceptions become the project's."""
 
-    def __init__(self, actor: Any, name: str) -> None:
+    def __init__(self, actor: ray.actor.ActorHandle, name: str) -> None:
         self.actor = actor
         self.name = name
         self.info: dict[str, Any] = {}
@@ -37,7 +36,7 @@ class RayWorker:
 
     async def start(self, worker_class: str, placement: Placement) -> None:
         """Loads the model; WorkerError with the reason when it cannot."""
-        reply = await self._ask(self.actor.start.remote(worker_class, placement.worker))
+        reply = await self._start(worker_class, placement)
         if "error" in reply:
             raise WorkerError(f"{self.name} cannot start: {reply['error']}")
         self.info = reply["ok"]["info"]
@@ -68,7 +67,8 @@ class RayWorker:
     async def stats(self) -> dict[str, Any] | None:
         """The worker's counters, or None when it does not answer in time."""
         try:
-            stats: dict[str, Any] = await asyncio.wait_for(_result(self.actor.stats.remote()), STATS_TIMEOUT_S)
+            async with asyncio.timeout(STATS_TIMEOUT_S):
+                stats: dict[str, Any] = await self.actor.stats.remote()
         except (RayError, TimeoutError):
             return None
         return stats
@@ -85,18 +85,14 @@ class RayWorker:
         """Ends the process now."""
         ray.kill(self.actor)
 
-    async def _ask(self, ref: Any) -> dict[str, Any]:
+    async def _start(self, worker_class: str, placement: Placement) -> dict[str, Any]:
         try:
-            reply: dict[str, Any] = await ref
+            reply: dict[str, Any] = await self.actor.start.remote(worker_class, placement.worker)
         except RayTaskError as error:
             raise WorkerError(f"{self.name} cannot start: {type(error.cause).__name__}: {error.cause}") from None
         except RayError as error:
             raise WorkerError(f"{self.name} died while it started ({type(error).__name__})") from None
         return reply
-
-
-async def _result(ref: Any) -> Any:
-    return await ref
 
 
 async def _stats_of(worker: RayWorker | None) -> dict[str, Any] | None:
@@ -217,7 +213,7 @@ class WorkerPool:
             self._put_in_service(slot, worker)
             return
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

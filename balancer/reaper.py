@@ -1,7 +1,7 @@
 """Waits for the balancer to end, however it ends, then ends what it left behind and removes its temporary folder.
 
-Knows nothing of Ray: every process of one balancer has the temporary folder as its current folder, and is found by that.
-Run as a script of its own with the standard library alone: `python -I reaper.py FOLDER`, standard input held by the balancer.
+Knows nothing of Ray: every process of one balancer has the temporary folder as its current folder, and is found by it.
+Run as a script with the standard library alone: `python -I reaper.py FOLDER`, standard input held by the balancer.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def completion_body(head: Json, parsed: ParsedRequest, items: Sequence[WorkItem]
 
 
 def usage(items: Sequence[WorkItem]) -> Json:
-    """Tokens, forwards and seconds. Over several replies counts add up (the prompt counts once) and seconds are the longest."""
+    """Tokens, forwards, seconds. Over several replies counts add up (the prompt counts once); seconds the longest."""
     generations = [item.done.result() for item in items]
     prompt_tokens = generations[0]["prompt_tokens"]
     completion_tokens = sum(len(generation["token_ids"]) for generation in generations)
@@ -66,7 +66,8 @@ def usage(items: Sequence[WorkItem]) -> Json:
 
     def longest(name: str) -> float:
         # the wait for a worker comes before the worker's own clock starts
-        return round(max(item.waited_s + item.done.result()[name] for item in items), 6)
+        seconds: float = max(item.waited_s + item.done.result()[name] for item in items)
+        return round(seconds, 6)
 
     return {
         "prompt_tokens": prompt_tokens,
@@ -82,7 +83,7 @@ def usage(items: Sequence[WorkItem]) -> Json:
     }
 
 
-def json_safe(value: Any) -> Any:
+def json_safe(value: object) -> object:
     """The same with NaN and infinities, which JSON lacks, as null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None

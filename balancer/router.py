@@ -1,4 +1,4 @@
-"""Decides which worker answers which request: least outstanding work first, a bounded queue, and another try after a death.
+"""Decides which worker answers which request: least outstanding work first, a bounded queue, new tries after a death.
 
 Knows nothing of Ray, HTTP or models; a worker is anything with `generate` and `cancel`. Lives on one event loop.
 """
@@ -80,7 +80,12 @@ class Router:
     """Hands requests to worker slots. `on_death(slot, cause)` is called once for each handle that turns out dead."""
 
     def __init__(
-        self, slots: list[WorkerSlot], *, in_flight_limit: int, max_queue: int, on_death: Callable[[WorkerSlot, str], None]
+        self,
+        slots: list[WorkerSlot],
+        *,
+        in_flight_limit: int,
+        max_queue: int,
+        on_death: Callable[[WorkerSlot, str], None],
     ) -> None:
         self.slots = slots
         self.in_flight_limit = in_flight_limit
@@ -107,8 +112,8 @@ class Router:
     async def submit(self, request_id: str, fields: dict[str, Any], prompt_tokens: int) -> WorkItem:
         """Waits for the generation and returns the finished item (`item.done.result()`).
 
-        Raises GenerationError (this request's own fault or end), QueueFullError, WorkerError (its workers died). Cancelling
-        the call cancels the generation.
+        Raises GenerationError (this request's own fault or end), QueueFullError, WorkerError (its workers died).
+        Cancelling the call cancels the generation.
         """
         item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future())
         # those that the free slots take at once do not count as waiting

@@ -12,21 +12,20 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import uvicorn
-from ray.exceptions import RayError
-
 from trimode.balancer.app import Service, build_app
 from trimode.balancer.devices import Placement, place_workers
 from trimode.balancer.pool import WorkerPool
-from trimode.balancer.runtime import PrivateRay
-from trimode.balancer.settings import BalancerSettings
+from trimode.balancer.private_folder import PrivateFolder
+from trimode.balancer.runtime import start_ray, stop_ray
+from trimode.balancer.settings import BalancerSettings, parse_settings
 from trimode.workers.protocol import ConfigError, GenerationError, WorkerError
 
 log = logging.getLogger("trimode.balancer")
@@ -51,34 +50,42 @@ class _QuietServer(uvicorn.Server):
         yield
 
 
-def run_balancer(settings: BalancerSettings) -> None:
+def main(argv: Sequence[str]) -> int:
+    """Runs the server; 0 = stopped, 1 = could not start or go on, 2 = the user's error. Errors are one line on stderr."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    try:
+        run_server(parse_settings(argv), PrivateFolder.from_environment())
+    except (ConfigError, WorkerError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
     """Serves until SIGTERM or SIGINT; raises ConfigError or WorkerError when it cannot start or go on."""
-    if settings.die_with_parent:
-        threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
-    placement = place_workers(settings)
-    listener = _listen(settings.host, settings.port)
-    private_ray: PrivateRay | None = None
+    listener: socket.socket | None = None
     try:
         _on_signals(_raise_stop)
-        private_ray = PrivateRay()
-        try:
-            private_ray.start(num_cpus=placement.num_cpus, num_gpus=placement.num_workers * placement.gpus_per_worker)
-        except (RuntimeError, OSError, ValueError, RayError) as error:
-            raise WorkerError(f"Ray cannot start: {type(error).__name__}: {error}") from None
+        if settings.die_with_parent:
+            threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+        placement = place_workers(settings)
+        listener = _listen(settings.host, settings.port)
+        start_ray(folder, num_cpus=placement.num_cpus, num_gpus=placement.num_workers * placement.gpus_per_worker)
         _on_signals(_raise_stop)  # Ray has put its own in place
-        log_dir = settings.log_dir or private_ray.folder / "workers"
-        service = _Balancer(settings, listener, log_dir)
-        asyncio.run(service.serve(placement))
+        balancer = _Balancer(settings, listener, settings.log_dir or folder.path / "workers")
+        asyncio.run(balancer.serve(placement))
     except (_StopRequest, SystemExit):
         log.info("stopped before it was ready")
     finally:
         _on_signals(signal.SIG_IGN)
         threading.Thread(target=_cut_short, daemon=True).start()
-        listener.close()
-        if private_ray is not None:
-            private_ray.stop()
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
+        if listener is not None:
+            listener.close()
+        stop_ray()
+        folder.remove()
 
 
 class _Balancer:
@@ -163,11 +170,12 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(f"--port: got {host}:{port}, which cannot be used ({error.strerror}); valid: a free port, or 0") from None
+        shown = f"{host}:{port}"
+        raise ConfigError(f"--port: got {shown}, which cannot be used ({error.strerror}); valid: a free port") from None
     return listener
 
 
-def _on_signals(handler: Any) -> None:
+def _on_signals(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
 
@@ -187,3 +195,11 @@ def _cut_short() -> None:
     """Last resort against a hang at the end; the reaper then ends what is left."""
     time.sleep(STUCK_S)
     os._exit(1)
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # everything is closed; Ray's exit handlers would only wait

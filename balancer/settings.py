@@ -38,7 +38,7 @@ class BalancerSettings:
     default_mode: Mode = Mode.AR
     """Mode of a request that names none."""
     max_in_flight: int = 0
-    """Requests given to one worker at a time; 0 = its slots and a quarter more, so that a free slot finds work waiting."""
+    """Requests given to one worker at a time; 0 = its slots and a quarter more: a free slot then finds work waiting."""
     max_queue: int = 4096
     """Requests that may wait for a worker; the next one is answered 429."""
     max_worker_deaths: int = 5
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument("--kv-cache-gb", type=float, help="KV cache of one worker in GiB")
     workers.add_argument("--num-threads", type=int, help="CPU threads of one worker; a fair share when absent")
     workers.add_argument("--worker-class", default=DEFAULT_WORKER_CLASS, metavar="MODULE:CLASS")
-    workers.add_argument("--max-worker-deaths", type=int, default=5, help="deaths in a row of one worker that end it all")
+    workers.add_argument("--max-worker-deaths", type=int, default=5, help="deaths in a row that end it all")
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1")
     server.add_argument("--port", type=int, default=0, help="0 picks a free one")

@@ -1,7 +1,7 @@
 """Reads OpenAI request bodies into the fields a worker takes; refuses what it could only get wrong in silence.
 
-Knows no HTTP server and no worker. Values of decoding fields are checked by the worker; shapes, and fields of other servers that
-would change the text, are checked here.
+Knows no HTTP server and no worker. Values of decoding fields are checked by the worker; shapes, and fields of other
+servers that would change the text, are checked here.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def parse_completion(body: Json, default_mode: Mode) -> ParsedRequest:
 
 
 def prompt_sha256(prompt: object) -> str:
-    """Hash of messages (a list of {"role", "content"}, content as one string) or of a prompt, as compact JSON in UTF-8."""
+    """Hash of messages (a list of {"role", "content"}, each one string) or of a prompt, as compact sorted JSON."""
     text = json.dumps(prompt, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -180,7 +180,7 @@ def _template_kwargs(value: object, fields: Json) -> None:
 
 
 def _seed(fields: Json) -> None:
-    """Without a seed, sampling differs from call to call, as clients expect; the drawn seed is told in the request log."""
+    """Without a seed, sampling differs from call to call, as clients expect; the request log tells the drawn seed."""
     temperature = fields.get("temperature")
     if "seed" not in fields and isinstance(temperature, int | float) and temperature > 0:
         fields["seed"] = secrets.randbits(31)
