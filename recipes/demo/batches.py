@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
 from trimode.recipes.demo.tokenizer import EOS_ID, MASK_ID
 
 BLOCK = 32

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
-
 from trimode.recipes.demo.tasks import arithmetic, choice, function, instruction
 from trimode.recipes.demo.tasks.example import Example
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-
 from trimode.recipes.demo.batches import BLOCK, attention_mask
 from trimode.recipes.demo.tokenizer import EOS_ID, MASK_ID
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the usual name
-
 from trimode.recipes.demo.batches import Batch
 from trimode.recipes.demo.network import Network
 

@@ -19,7 +19,8 @@ def orthogonalise(update_sab: Tensor) -> Tensor:
     for _ in range(ITERATIONS):
         gram = x @ x.transpose(1, 2)
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.transpose(1, 2) if tall else x
+    result: Tensor = x.transpose(1, 2) if tall else x
+    return result
 
 
 class Muon(Optimizer):
@@ -29,7 +30,7 @@ class Muon(Optimizer):
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override] # no caller passes a closure
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # noqa: ARG002 - no caller passes one
         """One update of every matrix."""
         for group in self.param_groups:
             stacks: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
@@ -50,7 +51,8 @@ class Muon(Optimizer):
 
 def build(network: nn.Module, muon_lr: float, adam_lr: float) -> list[Optimizer]:
     """Both optimizers over all parameters."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         (matrices if parameter.dim() == 2 and ".layers." in name else others).append(parameter)
     return [

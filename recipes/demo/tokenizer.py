@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
 from trimode.recipes.demo.dataset import Sampler
 
 NUM_SPECIAL = 101

@@ -3,25 +3,26 @@
 import argparse
 import json
 import random
+import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import Progress
 from tokenizers import Tokenizer
-from tqdm import tqdm
-
-from trimode.recipes.demo import dataset, objective, optimizer, probe, tokenizer
+from trimode.recipes.demo import dataset, export, objective, optimizer, probe, tokenizer
 from trimode.recipes.demo.batches import NoisePlan, Row, assemble
-from trimode.recipes.demo.network import Geometry, Network
+from trimode.recipes.demo.drafter import Drafter, DrafterPlan, train_drafter, write_adapter
+from trimode.recipes.demo.network import Geometry, Network, load
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides what is trained."""
 
-    steps: int = 3200
+    steps: int = 2600
     rows_per_step: int = 64
     parts_per_step: int = 2  # short rows and long rows go through the network apart, to save padding
     warmup: int = 60
@@ -29,7 +30,7 @@ class Plan:
     adam_lr: float = 4e-3
     alpha: float = 1.0
     smoothing: float = 0.02
-    noise: NoisePlan = NoisePlan()
+    noise: NoisePlan = field(default_factory=NoisePlan)
     seed: int = 0
     probe_every: int = 200
     save_every: int = 100
@@ -97,7 +98,9 @@ class Trainer:
         beside.replace(self.checkpoint)
 
     def log(self, record: dict[str, Any]) -> None:
-        """One line in the written log."""
+        """One line in the written log, also on the screen where there is no bar."""
+        if not sys.stdout.isatty():
+            print(json.dumps(record), flush=True)
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -112,7 +115,7 @@ class Trainer:
         ar_sum = diffusion_sum = 0.0
         for batch in batches:
             parts = objective.losses(self.network, batch, plan.smoothing)
-            (parts.joint_sum(plan.alpha) / (num_ar + num_masked)).backward()
+            torch.autograd.backward(parts.joint_sum(plan.alpha) / (num_ar + num_masked))
             ar_sum += parts.ar_sum.item()
             diffusion_sum += parts.diffusion_sum.item()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -130,31 +133,49 @@ class Trainer:
         """Train to the last step, with a bar, a log, probes and checkpoints."""
         held_out = self.maker.test_rows(16)
         started = time.monotonic()
-        bar = tqdm(range(self.step, self.plan.steps), initial=self.step, total=self.plan.steps, mininterval=10)
-        for _ in bar:
-            figures = self.train_step()
-            if self.step % 20 == 0:
-                bar.set_postfix(ar=f"{figures['ar_loss']:.3f}", diffusion=f"{figures['diffusion_loss']:.3f}")
-                seconds = round(time.monotonic() - started, 1)
-                self.log({"step": self.step, "seconds": seconds,
-                          **{name: round(value, 4) for name, value in figures.items()}})
-            if self.step % self.plan.save_every == 0 or self.step == self.plan.steps:
-                self.save()
-            if self.step % self.plan.probe_every == 0 or self.step == self.plan.steps:
-                self.log({"step": self.step, "held_out": probe.measure(self.network.logits, held_out)})
+        with Progress() as progress:
+            bar = progress.add_task("training", total=self.plan.steps, completed=self.step)
+            while self.step < self.plan.steps:
+                figures = self.train_step()
+                progress.update(bar, completed=self.step, description=f"ar {figures['ar_loss']:.3f} "
+                                f"diffusion {figures['diffusion_loss']:.3f}")
+                self._record(figures, time.monotonic() - started, held_out)
+
+    def _record(self, figures: dict[str, float], seconds: float, held_out: dict[str, list[Row]]) -> None:
+        last = self.step == self.plan.steps
+        if self.step % 20 == 0:
+            self.log({"step": self.step, "seconds": round(seconds, 1),
+                      **{name: round(value, 4) for name, value in figures.items()}})
+        if last or self.step % self.plan.save_every == 0:
+            self.save()
+        if last or self.step % self.plan.probe_every == 0:
+            self.log({"step": self.step, "held_out": probe.measure(self.network.logits, held_out)})
+
+
+def finish(trainer: Trainer, words: Tokenizer, target: Path) -> None:
+    """Export the base, train the adapter against what was exported, export it, log the figures of both."""
+    export.write_checkpoint(trainer.network, words, target)
+    network = load(target)
+    drafter = Drafter(network, DrafterPlan())
+    train_drafter(drafter, trainer.maker.train_rows, trainer.log)
+    write_adapter(drafter, target / "linear_spec_lora")
+    held_out = trainer.maker.test_rows(48)
+    trainer.log({"adapter": False, "held_out": probe.measure(drafter.verifier_logits, held_out)})
+    trainer.log({"adapter": True, "held_out": probe.measure(drafter.verifier_logits, held_out, drafter.logits)})
 
 
 def main() -> None:
     """Tokenizer, benchmarks, base model, drafter adapter, export."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=dataset.ROOT / "build" / "demo", help="checkpoints and log")
+    parser.add_argument("--target", type=Path, default=dataset.ROOT / "assets" / "demo_model", help="export folder")
     parser.add_argument("--steps", type=int, default=Plan.steps)
     arguments = parser.parse_args()
     words = tokenizer.build()
     dataset.write_benchmarks()
-    tokenizer.save(words, arguments.work / "tokenizer")
     trainer = Trainer(replace(Plan(), steps=arguments.steps), words, Geometry(words.get_vocab_size()), arguments.work)
     trainer.run()
+    finish(trainer, words, arguments.target)
 
 
 if __name__ == "__main__":

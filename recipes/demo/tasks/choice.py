@@ -43,7 +43,7 @@ def parity(rng: random.Random) -> Question:
     word, remainder = rng.choice((("even", 0), ("odd", 1)))
     right = rng.randrange(4)
     others = rng.sample(range(10 + (1 - remainder), 100, 2), 3)
-    values = others[:right] + [rng.randrange(10 + remainder, 100, 2)] + others[right:]
+    values = [*others[:right], rng.randrange(10 + remainder, 100, 2), *others[right:]]
     options = [str(value) for value in values]
     reason = f"{_listing(options)}. The {word} one is {values[right]}, option {LETTERS[right]}."
     return f"Which number is {word}?", options, right, reason

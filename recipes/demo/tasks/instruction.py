@@ -94,7 +94,8 @@ def bullets(rng: random.Random, draft: Draft) -> Instruction:
     draft.bullets = True
     count = rng.choice((2, 3))
     draft.traits = draft.traits[:count]
-    return f"Use exactly {COUNTS[count]} bullet points.", "detectable_format:number_bullet_lists", {"num_bullets": count}
+    words = f"Use exactly {COUNTS[count]} bullet points."
+    return words, "detectable_format:number_bullet_lists", {"num_bullets": count}
 
 
 def title(_: random.Random, draft: Draft) -> Instruction:
