@@ -51,7 +51,7 @@ class _QuietServer(uvicorn.Server):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the server; 0 = stopped, 1 = could not start or go on, 2 = the user's error. Errors are one line on stderr."""
+    """Runs the server; 0 = stopped, 1 = could not start or go on, 2 = the user's error. Errors are one line."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
     try:

@@ -1,0 +1,63 @@
+"""The command line of the balancer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trimode.balancer.settings import is_loopback, parse_settings
+from trimode.workers.protocol import ConfigError, Mode
+
+
+def test_served_name_is_the_folders() -> None:
+    assert parse_settings(["--model", "/models/tri-8b"]).worker.served_model_name == "tri-8b"
+
+
+def test_paths_are_absolute_and_hub_ids_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parse_settings(["--model", "model"]).worker.model == str(tmp_path / "model")
+    assert parse_settings(["--model", "org/model"]).worker.model == "org/model"
+
+
+def test_a_quarter_more_than_the_slots_is_in_flight() -> None:
+    assert parse_settings(["--model", "m", "--max-num-seqs", "8"]).in_flight_limit == 10
+    assert parse_settings(["--model", "m", "--max-num-seqs", "1"]).in_flight_limit == 2
+    assert parse_settings(["--model", "m", "--max-in-flight", "3"]).in_flight_limit == 3
+
+
+def test_default_mode() -> None:
+    assert parse_settings(["--model", "m"]).default_mode is Mode.AR
+    assert parse_settings(["--model", "m", "--default-mode", "dlm"]).default_mode is Mode.DLM
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--num-workers", "0"), ("--max-num-seqs", "-1"), ("--max-queue", "0"), ("--port", "70000"), ("--max-in-flight", "-2")],
+)
+def test_bad_numbers_name_the_flag(flag: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{flag}: got {value}; valid"):
+        parse_settings(["--model", "m", flag, value])
+
+
+def test_beyond_loopback_needs_a_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--host"):
+        parse_settings(["--model", "m", "--host", "0.0.0.0"])
+    key = tmp_path / "key"
+    key.write_text("abc\n")
+    settings = parse_settings(["--model", "m", "--host", "0.0.0.0", "--api-key-file", str(key)])
+    assert settings.api_key == "abc"
+    assert "abc" not in repr(settings)
+
+
+def test_an_empty_or_missing_key_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for name in ("empty", "missing"):
+        with pytest.raises(ConfigError, match="--api-key-file"):
+            parse_settings(["--model", "m", "--api-key-file", str(tmp_path / name)])
+
+
+@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)])
+def test_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
