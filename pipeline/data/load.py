@@ -33,7 +33,8 @@ class RawForm:
     convert: Callable[[Sequence[Row]], list[Row]]
 
 
-def _each(convert: Callable[[Row], Row]) -> Callable[[Sequence[Row]], list[Row]]:
+def each(convert: Callable[[Row], Row]) -> Callable[[Sequence[Row]], list[Row]]:
+    """A conversion of rows from that of one row."""
     return lambda raws: [convert(raw) for raw in raws]
 
 
@@ -43,21 +44,21 @@ def read_livecodebench(path: Path) -> list[Row]:
 
 
 RAW_FORMS: dict[str, tuple[RawForm, ...]] = {
-    "gsm8k": (RawForm("test_original.jsonl", read_jsonl, _each(convert_math.gsm8k)),),
-    "math-500": (RawForm("test_original.jsonl", read_jsonl, _each(convert_math.math_500)),),
-    "aime24": (RawForm("test_ns.jsonl", read_jsonl, _each(convert_math.aime)),),
-    "aime25": (RawForm("test_ns.jsonl", read_jsonl, _each(convert_math.aime)),),
+    "gsm8k": (RawForm("test_original.jsonl", read_jsonl, each(convert_math.gsm8k)),),
+    "math-500": (RawForm("test_original.jsonl", read_jsonl, each(convert_math.math_500)),),
+    "aime24": (RawForm("test_ns.jsonl", read_jsonl, each(convert_math.aime)),),
+    "aime25": (RawForm("test_ns.jsonl", read_jsonl, each(convert_math.aime)),),
     "gpqa": (RawForm("gpqa_diamond.csv", read_csv, convert_choices.gpqa),),
     "mmlu": (
-        RawForm("test_original.jsonl", read_jsonl, _each(convert_choices.mmlu)),
-        RawForm("data.tar", read_mmlu_tar, _each(convert_choices.mmlu)),
+        RawForm("test_original.jsonl", read_jsonl, each(convert_choices.mmlu)),
+        RawForm("data.tar", read_mmlu_tar, each(convert_choices.mmlu)),
     ),
-    "mmlu-pro": (RawForm("test-*.parquet", read_parquet, _each(convert_choices.mmlu_pro)),),
-    "human-eval": (RawForm("HumanEvalPlus-*.jsonl.gz", read_jsonl, _each(convert_code.evalplus)),),
-    "mbpp": (RawForm("MbppPlus-*.jsonl.gz", read_jsonl, _each(convert_code.evalplus)),),
-    "ifeval": (RawForm("input_data.jsonl", read_jsonl, _each(convert_instructions.ifeval)),),
+    "mmlu-pro": (RawForm("test-*.parquet", read_parquet, each(convert_choices.mmlu_pro)),),
+    "human-eval": (RawForm("HumanEvalPlus-*.jsonl.gz", read_jsonl, each(convert_code.evalplus)),),
+    "mbpp": (RawForm("MbppPlus-*.jsonl.gz", read_jsonl, each(convert_code.evalplus)),),
+    "ifeval": (RawForm("input_data.jsonl", read_jsonl, each(convert_instructions.ifeval)),),
     "livecodebench": (
-        RawForm("code_generation_lite/test*.jsonl", read_livecodebench, _each(convert_code.livecodebench)),
+        RawForm("code_generation_lite/test*.jsonl", read_livecodebench, each(convert_code.livecodebench)),
     ),
 }
 
@@ -94,6 +95,13 @@ def load_rows(benchmark: Benchmark, data_dir: Path | None) -> list[Row]:
 def prepared_path(benchmark: Benchmark, data_dir: Path | None) -> Path:
     """Where the prepared rows of a downloaded benchmark are kept."""
     return data_root(data_dir) / benchmark.name / f"{benchmark.split}.jsonl"
+
+
+def has_rows(benchmark: Benchmark, data_dir: Path | None) -> bool:
+    """Whether `load_rows` would find a file for a benchmark that is not bundled."""
+    ready = prepared_path(benchmark, data_dir)
+    prepared = ready.is_file() or ready.with_name("test.jsonl").is_file()
+    return prepared or raw_form(benchmark, ready.parent) is not None
 
 
 def raw_form(benchmark: Benchmark, folder: Path) -> tuple[RawForm, list[Path]] | None:
