@@ -1,6 +1,6 @@
 """NLTK's English punkt data: where it may lie, and the two tokenizers made from it.
 
-Knows no instruction. Looks in the data folder, then where NLTK looks itself ($NLTK_DATA among others), then in the cache.
+Knows no instruction. Looks in the data folder, then where NLTK itself looks ($NLTK_DATA among others).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import nltk
 from nltk.tokenize import NLTKWordTokenizer
 from nltk.tokenize.punkt import PunktTokenizer
 
-from trimode.pipeline.scoring.cache import cache_dir
+from trimode.pipeline.data.load import data_root
 from trimode.workers.protocol import ConfigError
 
 FOLDER = "nltk_punkt"
@@ -25,11 +25,10 @@ NEEDS_PUNKT = frozenset({"length_constraints:number_sentences", "change_case:cap
 
 
 def use_data_dir(data_dir: Path | None) -> None:
-    """Adds the data folder's and the cache's punkt folder to NLTK's search path."""
-    folders = [cache_dir() / FOLDER] if data_dir is None else [data_dir / FOLDER, cache_dir() / FOLDER]
-    for folder in reversed(folders):
-        if str(folder) not in nltk.data.path:
-            nltk.data.path.insert(0, str(folder))
+    """Puts the data folder's punkt folder first on NLTK's search path."""
+    folder = str(data_root(data_dir) / FOLDER)
+    if folder not in nltk.data.path:
+        nltk.data.path.insert(0, folder)
 
 
 def require_punkt(data_dir: Path | None) -> None:
@@ -38,10 +37,10 @@ def require_punkt(data_dir: Path | None) -> None:
     try:
         nltk.data.find(RESOURCE)
     except LookupError:
-        target = (cache_dir() if data_dir is None else data_dir) / FOLDER / "tokenizers"
+        target = data_root(data_dir) / FOLDER / "tokenizers"
         raise ConfigError(
-            "IFEval needs NLTK's punkt_tab data and found none; "
-            f"unpack {URL} into {target} (which then holds punkt_tab/english/), or set NLTK_DATA to a folder that has it"
+            "IFEval needs NLTK's punkt_tab data and none were found; run `python -m trimode.pipeline.data prepare "
+            f"{FOLDER}`, or unpack {URL} into {target} (which then holds punkt_tab/english), or set NLTK_DATA"
         ) from None
 
 

@@ -1,0 +1,197 @@
+"""Runs one LiveCodeBench answer against its tests inside the sandbox; reads a JSON task on stdin, prints a JSON verdict.
+
+A script of its own with the standard library only. Follows the rules of the harness NeMo-Skills 0.7.0 uses, its quirks
+included: stdin answers run inside a function with `sys.stdin` replaced, so that `sys.stdin.buffer`, `open(0)`,
+module-level `global` and `class Solution` fail there.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from types import FrameType, ModuleType
+from typing import Any
+from unittest import mock
+
+STAR_MODULES = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools"),
+    *("functools", "operator", "io", "sys", "json", "builtins", "typing"),
+)
+"""Every name of these is there for an answer, the later module's winning."""
+NO_NAME_MODULES = ("builtins", "typing")
+"""Of those, the ones that are not there under their own name."""
+RECURSION_LIMIT = 50_000
+INT_DIGITS = 50_000
+DISABLED_OS = (
+    *("kill", "system", "putenv", "remove", "removedirs", "rmdir", "fchdir", "setuid", "fork", "forkpty", "killpg"),
+    *("rename", "renames", "truncate", "replace", "unlink", "fchmod", "fchown", "chmod", "chown", "chroot", "lchown"),
+    *("lchflags", "lchmod", "getcwd", "chdir"),
+)
+BLOCKED_MODULES = ("ipdb", "joblib", "resource", "psutil", "tkinter")
+
+
+class TimeoutException(Exception):  # noqa: N818 - an answer may catch it by this name's absence from OSError
+    """One test took too long."""
+
+
+def prelude() -> str:
+    """The imports put in front of every answer."""
+    stars = [f"from {name} import *" for name in STAR_MODULES]
+    names = [f"import {name}" for name in STAR_MODULES if name not in NO_NAME_MODULES]
+    return "\n".join([*stars, *names, f"sys.setrecursionlimit({RECURSION_LIMIT})\n"])
+
+
+def disable_harm() -> None:
+    """Takes away what the harness takes away; an answer that uses it fails there and must fail here."""
+    sys.set_int_max_str_digits(INT_DIGITS)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for owner, names in (
+        (os, DISABLED_OS),
+        (builtins, ("quit", "help")),
+        (shutil, ("rmtree", "move", "chown")),
+        (subprocess, ("Popen",)),
+    ):
+        for name in names:
+            setattr(owner, name, None)
+    sys.modules.update(dict.fromkeys(BLOCKED_MODULES))  # type: ignore[arg-type]
+
+
+def ring(number: int, frame: FrameType | None) -> None:
+    """The alarm's handler."""
+    raise TimeoutException
+
+
+def without_main_guard(code: str) -> str:
+    """`code` with a last `if __name__ == '__main__'` opened; unchanged when it does not parse or has none."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return code
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.If) and ast.unparse(last.test).strip() == "__name__ == '__main__'":
+        tree.body[-1:] = last.body
+        return ast.unparse(tree)
+    return code
+
+
+def as_function(code: str) -> str:
+    """`code` as the function `wrapped_function`, its imports above it; unchanged when it does not parse."""
+    try:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return code
+    imports = [line for line in body if isinstance(line, ast.Import | ast.ImportFrom)]
+    rest = [line for line in body if not isinstance(line, ast.Import | ast.ImportFrom)]
+    function = ast.parse("def wrapped_function():\n    pass").body[0]
+    function.body = rest  # type: ignore[attr-defined]
+    return "\n".join([prelude(), ast.unparse(ast.Module(imports, [])), ast.unparse(function)])
+
+
+def load(code: str, timeout: int) -> Any:  # noqa: ANN401 - an answer's module or its Solution
+    """The answer's `Solution()` when its text names that class, else its module."""
+    signal.alarm(timeout)
+    try:
+        module = ModuleType("tmp_sol")
+        exec(code, module.__dict__)  # noqa: S102 - running the answer is this script's purpose
+        return module.Solution() if "class Solution" in code else module
+    finally:
+        signal.alarm(0)
+
+
+def call_with_input(function: Callable[[], object], text: str) -> None:
+    """Calls an answer with `text` as its standard input; leaving by SystemExit is fine."""
+    stdin, lines = sys.stdin, iter(text.split("\n"))
+    with (
+        mock.patch.object(stdin, "read", lambda *_: text),
+        mock.patch.object(stdin, "readlines", lambda *_: text.split("\n")),
+        mock.patch.object(stdin, "readline", lambda *_: next(lines)),
+        mock.patch("sys.stdin", io.StringIO(text)),
+        mock.patch("builtins.open", mock.mock_open(read_data=text)),
+    ):
+        try:
+            function()
+        except SystemExit:
+            return
+
+
+def same_output(found: str, wanted: str) -> bool:
+    """Equal line by line after stripping, or equal as decimal numbers token by token."""
+    found_lines, wanted_lines = ([line.strip() for line in text.strip().split("\n")] for text in (found, wanted))
+    if len(found_lines) != len(wanted_lines):
+        return False
+    return all(a == b or same_numbers(a, b) for a, b in zip(found_lines, wanted_lines, strict=True))
+
+
+def same_numbers(found: str, wanted: str) -> bool:
+    """Whether both lines hold the same decimal numbers."""
+    try:
+        return [Decimal(token) for token in found.split()] == [Decimal(token) for token in wanted.split()]
+    except InvalidOperation:
+        return False
+
+
+def passes_stdin(task: dict[str, Any]) -> bool:
+    """Runs a whole-program answer on every input, up to the first failure."""
+    function = load(as_function(without_main_guard(task["code"])), task["timeout"]).wrapped_function
+    for text, wanted in zip(task["inputs"], task["outputs"], strict=False):
+        out = io.StringIO()
+        out.close = lambda: None  # type: ignore[method-assign]
+        signal.alarm(task["timeout"])
+        with mock.patch("sys.stdout", out):
+            try:
+                call_with_input(function, text)
+            finally:
+                signal.alarm(0)
+        if not same_output(out.getvalue(), wanted):
+            return False
+    return True
+
+
+def passes_calls(task: dict[str, Any]) -> bool:
+    """Calls an answer's method on every input (one JSON argument a line), up to the first failure."""
+    method = getattr(load(prelude() + "\n\n" + task["code"], task["timeout"]), task["fn_name"])
+    inputs = [[json.loads(line) for line in text.split("\n")] for text in task["inputs"]]
+    outputs = [json.loads(text) for text in task["outputs"]]
+    for arguments, wanted in zip(inputs, outputs, strict=False):
+        signal.alarm(task["timeout"])
+        try:
+            result = method(*arguments)
+        finally:
+            signal.alarm(0)
+        if not (list(result) if isinstance(result, tuple) else result) == wanted:
+            return False
+    return True
+
+
+def main() -> None:
+    """Judges the task on stdin and prints `{"nonce": ..., "passed": ...}` where the answer's own output cannot come."""
+    task = json.load(sys.stdin)
+    verdict = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+    sys.stdin = os.fdopen(os.dup(nothing), "r", encoding="utf-8")
+    signal.signal(signal.SIGALRM, ring)
+    disable_harm()
+    signal.alarm(task["timeout"])
+    try:
+        passed = passes_stdin(task) if task["fn_name"] is None else passes_calls(task)
+    except Exception:  # noqa: BLE001 - whatever an answer raises, it is wrong
+        passed = False
+    signal.alarm(0)
+    verdict.write(json.dumps({"nonce": task["nonce"], "passed": bool(passed)}) + "\n")
+    verdict.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
