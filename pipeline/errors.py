@@ -18,7 +18,7 @@ class SubmissionError(TrimodeError):
         self.script = script
 
 
-class JobFailed(TrimodeError):
+class JobFailed(TrimodeError):  # noqa: N818 - what happened, not a mistake of somebody
     """A job ended early: carries the path of its failure record, when the job lived to write one."""
 
     def __init__(self, message: str, record: Path | None = None) -> None:

@@ -63,7 +63,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def live_with(owners: list[ProcessId], grace_s: float) -> None:
-    """Starts a thread: once one of `owners` is gone this process gets SIGTERM, and SIGKILL `grace_s` seconds later."""
+    """Starts a thread: once one of `owners` is gone this process gets SIGTERM every second, SIGKILL after `grace_s`."""
     threading.Thread(target=_watch, args=(owners, grace_s), name="lifeline", daemon=True).start()
 
 
@@ -78,6 +78,8 @@ def _watch(owners: list[ProcessId], grace_s: float) -> None:
             break
     else:
         poll.poll()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(grace_s)
+    end = time.monotonic() + grace_s
+    while time.monotonic() < end:  # repeated: the first may come before anybody listens
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGKILL)
