@@ -23,8 +23,6 @@ class ModelSpec:
     max_position_embeddings: int | None
     """Context limit override; None = config.json's."""
     revision: str | None = None
-    max_model_len: int | None = None
-    """Longest prompt plus answer that is served, below the context limit; None = no cap of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
