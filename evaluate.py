@@ -106,7 +106,7 @@ def run_jobs(
     claim(paths.run_dir, owner)
     worker: DirectWorker | None = None
     try:
-        work = [(job, *load_tasks(job, paths)) for job in jobs]
+        work = [(job, load_tasks(job, paths)[0]) for job in jobs]
         if any(loaded.num_left for _, loaded in work):
             worker = make_worker(worker_settings(args, config, jobs[0]))
         return asyncio.run(run_all(args, work, paths, worker))
@@ -144,8 +144,12 @@ async def run_all(
     return results
 
 
-if __name__ == "__main__":
-    # here and not above: scoring processes import this file too, and have no use for torch
+def load_worker(settings: WorkerSettings) -> DirectWorker:
+    """The real worker. torch comes in here and no earlier: help, mistakes and scoring processes do without it."""
     from trimode.workers.worker import Worker
 
-    sys.exit(main(sys.argv[1:], Worker))
+    return Worker(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], load_worker))

@@ -43,7 +43,7 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
     add("--block-length", type=int, help="default: ar 1, dlm 8, linear_spec 32")
     add("--threshold", type=float, help="commit confidence (default: dlm 0.9, linear_spec 0; ar has none)")
     add("--enable-thinking", action="store_true")
-    add("--max-thinking-tokens", type=int, help="thinking budget (default: 6000); needs --enable-thinking")
+    add("--max-thinking-tokens", type=int, default=6000, help="thinking budget; acts with --enable-thinking only")
     add("--temperature", type=float, default=0.0, help="default: 0 (greedy)")
     add("--seed", type=int, default=0, help="default: 0")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: cuda where there is one, else cpu")
@@ -66,8 +66,6 @@ def plan_jobs(args: argparse.Namespace, tasks: Tasks) -> tuple[Config, list[JobS
         raise ConfigError("dtype: got fp16; valid: bf16, fp32 (the weights are bf16, whose range fp16 lacks)")
     if args.lora_path is not None and not args.lora:
         raise ConfigError(f"--lora-path acts with --lora: got {args.lora_path} alone")
-    if args.max_thinking_tokens is not None and not args.enable_thinking:
-        raise ConfigError(f"--max-thinking-tokens acts with --enable-thinking: got {args.max_thinking_tokens} alone")
     if args.print_every < 1:
         raise ConfigError(f"--print-every: got {args.print_every}; valid: a whole number from 1")
     config = compose(overrides(args, names))
