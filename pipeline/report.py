@@ -1,4 +1,4 @@
-"""`python -m trimode.pipeline.report DIR`: the figures of every run at or below DIR, as a table, markdown, csv or json.
+"""`python -m trimode.pipeline.report DIR`: the figures of every run at or below DIR, and report.html.
 
 Knows no model and no cluster; it reads what jobs have left, finished or not. Figures go to stdout, remarks to stderr.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 from trimode.pipeline.comparable import differences
+from trimode.pipeline.html_report.page import FILE_NAME, write_page
 from trimode.pipeline.report_formats import as_csv, as_json, as_markdown, as_table
 from trimode.pipeline.results import Run, read_sweep
 from trimode.pipeline.summary import ReportRow, disagreement, summarize_runs
@@ -61,17 +62,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--format", choices=("table", "markdown", "csv", "json"), default="table", help="default: table"
     )
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help=f"where the page goes (default: DIR/{FILE_NAME} with the table)"
+    )
+    parser.add_argument("--no-html", action="store_true", help="no page")
     options = parser.parse_args(argv)
     try:
         runs, notes = read_sweep(options.folder)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows = summarize_runs(runs, intervals=options.format == "table")
+    page = page_target(options)
+    rows = summarize_runs(runs, intervals=page is not None)
+    notes += remarks(runs, rows)
     print_rows(rows, options.format)
-    for line in notes + remarks(runs, rows):
+    for line in notes:
         print(f"note: {line}", file=sys.stderr)
+    if page is not None:
+        try:
+            write_page(page, options.folder.resolve().name, runs, rows, notes)
+        except OSError as error:
+            print(f"error: the report cannot be written: {error}; name another place with --html", file=sys.stderr)
+            return 1
+        print(f"report: {page}", file=sys.stdout if options.format == "table" else sys.stderr)
     return 0
+
+
+def page_target(options: argparse.Namespace) -> Path | None:
+    """Where report.html goes: the place named, DIR beside a table, nowhere for the other formats."""
+    if options.html is not None:
+        return Path(options.html)
+    return Path(options.folder) / FILE_NAME if options.format == "table" and not options.no_html else None
 
 
 if __name__ == "__main__":
