@@ -6,7 +6,10 @@ import torch
 from trimode.recipes.demo.batches import BLOCK, NoisePlan, Row, assemble, attention_mask
 from trimode.recipes.demo.tokenizer import EOS_ID, MASK_ID
 
-ROWS = [Row(list(range(200, 207)), [*range(300, 340), EOS_ID, 150]), Row(list(range(200, 205)), [301, 302, EOS_ID, 150])]
+ROWS = [
+    Row(list(range(200, 207)), [*range(300, 340), EOS_ID, 150]),
+    Row(list(range(200, 205)), [301, 302, EOS_ID, 150]),
+]
 
 
 def test_mask_is_the_block_diffusion_rule() -> None:

@@ -1,6 +1,7 @@
 """The demo data: disjoint sides, deterministic rows, rows that the scorers of the benchmarks understand."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_instruction_answers_follow_the_plain_instructions() -> None:
 
 
 def follows(identifier: str, kwargs: dict[str, Any], text: str) -> bool:
-    checks = {
+    checks: dict[str, Callable[[], bool]] = {
         "punctuation:no_comma": lambda: "," not in text,
         "keywords:existence": lambda: all(word in text for word in kwargs["keywords"]),
         "keywords:frequency": lambda: text.count(kwargs["keyword"]) >= kwargs["frequency"],

@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 from trimode.recipes.demo import dataset, tokenizer
 
@@ -34,11 +34,12 @@ def test_fixed_ids(words: Tokenizer) -> None:
 
 def test_every_byte_and_any_language_round_trips(words: Tokenizer) -> None:
     rng = random.Random(0)
-    texts = ["Žluťoučký kůň", "日本語のテキスト", "héllo\tworld\r\n  x", "🙂👍🏽", "a_b __c  12345 1,000.5", " \\frac{1}{2}"]
+    texts = ["Žluťoučký kůň", "日本語のテキスト", "héllo\tworld\r\n  x", "🙂👍🏽", "a_b __c  12345 1,000.5"]
+    texts.append(" \\frac{1}{2}")
     texts.append("".join(chr(rng.randrange(32, 0x2FFF)) for _ in range(500)))
     for text in texts:
         assert words.decode(words.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
-    assert len({words.token_to_id(letter) for letter in tokenizer.pre_tokenizers.ByteLevel.alphabet()}) == 256
+    assert len({words.token_to_id(letter) for letter in pre_tokenizers.ByteLevel.alphabet()}) == 256
 
 
 def test_digits_are_single_tokens_and_task_words_too(words: Tokenizer) -> None:
