@@ -137,10 +137,10 @@ class Router:
             if item.done.done():
                 continue
             slot = self._pick(item)
-            if slot is None:
+            if slot is None or slot.handle is None:
                 blocked.append(item)
-                continue
-            self._run_on(slot, item)
+            else:
+                self._run_on(slot, slot.handle, item)
         self.queue.extendleft(reversed(blocked))
 
     def slot_died(self, slot: WorkerSlot, handle: WorkerHandle, cause: str) -> None:
@@ -171,7 +171,7 @@ class Router:
             free = [slot for slot in free if all(other.attempts < MAX_ATTEMPTS for other in slot.running.values())]
         return min(free, key=lambda slot: (slot is item.last_slot, slot.outstanding, slot.index), default=None)
 
-    def _run_on(self, slot: WorkerSlot, item: WorkItem) -> None:
+    def _run_on(self, slot: WorkerSlot, handle: WorkerHandle, item: WorkItem) -> None:
         limit = item.fields.get("max_new_tokens")
         expected = self._expected_tokens
         if isinstance(limit, int) and not isinstance(limit, bool):
@@ -181,24 +181,19 @@ class Router:
         item.last_slot = slot
         slot.running[item.request_id] = item
         slot.outstanding += item.cost
-        task = asyncio.get_running_loop().create_task(self._call(slot, item))
+        task = asyncio.get_running_loop().create_task(self._call(slot, handle, item))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _call(self, slot: WorkerSlot, item: WorkItem) -> None:
+    async def _call(self, slot: WorkerSlot, handle: WorkerHandle, item: WorkItem) -> None:
         """One attempt on one worker; the slot stays taken until the worker has really let go."""
-        handle = slot.handle
-        if handle is None:  # died between the decision and this task's first step
-            self._leave(slot, item)
-            self._again(item, "the worker was gone")
-            return
         started = time.monotonic()
         item.waited_s = started - item.arrived
         try:
             generation = await handle.generate(item.fields)
         except WorkerError as error:
-            self._leave(slot, item)
             self.slot_died(slot, handle, str(error))
+            self._leave(slot, item)
             self._again(item, str(error))
             return
         except GenerationError as error:

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import openai
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0
 
 

@@ -18,7 +18,8 @@ def test_what_is_not_offered_passes_only_when_it_asks_for_nothing(name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("typo", "meant"), [("blocklength", "block_length"), ("tresholds", "threshold"), ("modes", "mode"), ("max_token", "max_tokens")]
+    ("typo", "meant"),
+    [("blocklength", "block_length"), ("tresholds", "threshold"), ("modes", "mode"), ("max_token", "max_tokens")],
 )
 def test_near_misses_are_refused(typo: str, meant: str) -> None:
     with pytest.raises(InvalidRequestError, match=f"did you mean {meant}"):

@@ -34,7 +34,13 @@ def test_default_mode() -> None:
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--num-workers", "0"), ("--max-num-seqs", "-1"), ("--max-queue", "0"), ("--port", "70000"), ("--max-in-flight", "-2")],
+    [
+        ("--num-workers", "0"),
+        ("--max-num-seqs", "-1"),
+        ("--max-queue", "0"),
+        ("--port", "70000"),
+        ("--max-in-flight", "-2"),
+    ],
 )
 def test_bad_numbers_name_the_flag(flag: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{flag}: got {value}; valid"):
@@ -58,6 +64,8 @@ def test_an_empty_or_missing_key_file_is_refused(tmp_path: Path) -> None:
             parse_settings(["--model", "m", "--api-key-file", str(tmp_path / name)])
 
 
-@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)])
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)]
+)
 def test_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected

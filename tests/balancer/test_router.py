@@ -1,0 +1,278 @@
+"""Which worker gets which request, with hand-held workers in place of processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from trimode.balancer.router import MAX_ATTEMPTS, QueueFullError, Router, WorkerSlot
+from trimode.workers.protocol import GenerationError, WorkerError
+
+Fields = dict[str, Any]
+
+
+class HeldWorker:
+    """Holds every request until the test lets it go or fails it."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, asyncio.Future[Fields]] = {}
+        self.cancelled: list[str] = []
+
+    async def generate(self, fields: Fields) -> Fields:
+        future: asyncio.Future[Fields] = asyncio.get_running_loop().create_future()
+        self.held[fields["request_id"]] = future
+        try:
+            return await future
+        finally:
+            del self.held[fields["request_id"]]
+
+    async def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+        self.held[request_id].set_exception(GenerationError("cancelled", 499))
+
+    def finish(self, request_id: str) -> None:
+        self.held[request_id].set_result({"token_ids": [1, 2], "text": request_id})
+
+    def die(self) -> None:
+        for future in list(self.held.values()):
+            future.set_exception(WorkerError("it died"))
+
+
+class Bench:
+    """A router over held workers; a death is noted, and the slot stays empty until the test refills it."""
+
+    def __init__(self, num_workers: int, in_flight_limit: int = 4, max_queue: int = 8) -> None:
+        self.workers = [HeldWorker() for _ in range(num_workers)]
+        slots = [WorkerSlot(index, handle=worker) for index, worker in enumerate(self.workers)]
+        self.deaths: list[int] = []
+        self.router = Router(
+            slots,
+            in_flight_limit=in_flight_limit,
+            max_queue=max_queue,
+            on_death=lambda slot, _: self.deaths.append(slot.index),
+        )
+
+    def submit(self, name: str, **fields: Any) -> asyncio.Task[Any]:
+        prompt_tokens = fields.pop("prompt_tokens", 0)
+        work = self.router.submit(name, {"request_id": name, **fields}, prompt_tokens)
+        return asyncio.get_running_loop().create_task(work)
+
+    def refill(self, index: int) -> None:
+        self.workers[index] = HeldWorker()
+        self.router.slots[index].handle = self.workers[index]
+        self.router.dispatch()
+
+    def where(self) -> list[list[str]]:
+        return [sorted(worker.held) for worker in self.workers]
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(test)
+
+
+def test_requests_spread_over_workers() -> None:
+    async def test() -> None:
+        bench = Bench(3)
+        tasks = [bench.submit(f"r{index}") for index in range(6)]
+        await settle()
+        assert [len(names) for names in bench.where()] == [2, 2, 2]
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_least_outstanding_work_counts_tokens_not_requests() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        tasks = [bench.submit("long", max_new_tokens=250)]
+        await settle()
+        tasks += [bench.submit(f"short{index}", max_new_tokens=10) for index in range(4)]
+        await settle()
+        assert bench.where() == [["long"], ["short0", "short1", "short2", "short3"]]
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_a_long_prompt_weighs_too() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        tasks = [bench.submit("a", max_new_tokens=10, prompt_tokens=1600), bench.submit("b", max_new_tokens=10)]
+        tasks.append(bench.submit("c", max_new_tokens=10))
+        await settle()
+        assert bench.where() == [["a"], ["b", "c"]]
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_what_does_not_fit_waits_in_order_of_arrival() -> None:
+    async def test() -> None:
+        bench = Bench(1, in_flight_limit=1)
+        tasks = [bench.submit(name) for name in ("a", "b", "c")]
+        for name in ("a", "b", "c"):
+            await settle()
+            assert bench.where() == [[name]]
+            bench.workers[0].finish(name)
+        items = await asyncio.gather(*tasks)
+        assert [item.done.result()["text"] for item in items] == ["a", "b", "c"]
+        assert bench.router.slots[0].outstanding == 0
+
+    run(test())
+
+
+def test_a_full_queue_refuses() -> None:
+    async def test() -> None:
+        bench = Bench(1, in_flight_limit=1, max_queue=2)
+        tasks = [bench.submit(name) for name in ("a", "b", "c")]
+        await settle()
+        with pytest.raises(QueueFullError) as caught:
+            await bench.submit("d")
+        assert caught.value.status == 429
+        assert caught.value.retry_after_s >= 1
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_requests_of_a_dead_worker_are_answered_by_another() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        tasks = [bench.submit(name) for name in ("a", "b")]
+        await settle()
+        bench.workers[0].die()
+        await settle()
+        assert bench.where() == [[], ["a", "b"]]
+        assert bench.deaths == [0]
+        for name in ("a", "b"):
+            bench.workers[1].finish(name)
+        await asyncio.gather(*tasks)
+        assert bench.router.retried == 1
+
+    run(test())
+
+
+def test_one_death_with_many_requests_is_one_death() -> None:
+    async def test() -> None:
+        bench = Bench(1)
+        tasks = [bench.submit(name) for name in ("a", "b", "c")]
+        await settle()
+        bench.workers[0].die()
+        await settle()
+        assert bench.deaths == [0]
+        assert len(bench.router.queue) == 3
+        bench.refill(0)
+        await settle()
+        assert bench.where() == [["a", "b", "c"]]
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_attempts_end_with_a_worker_error() -> None:
+    async def test() -> None:
+        bench = Bench(1)
+        task = bench.submit("poison")
+        for _ in range(MAX_ATTEMPTS):
+            await settle()
+            bench.workers[0].die()
+            await settle()
+            bench.refill(0)
+        with pytest.raises(WorkerError, match="3 attempts"):
+            await task
+
+    run(test())
+
+
+def test_the_last_attempt_is_made_away_from_other_suspects() -> None:
+    async def test() -> None:
+        bench = Bench(1)
+        tasks = [bench.submit(name) for name in ("poison", "innocent")]
+        for _ in range(MAX_ATTEMPTS - 1):
+            await settle()
+            bench.workers[0].die()
+            await settle()
+            bench.refill(0)
+        await settle()
+        assert [len(names) for names in bench.where()] == [1]
+        alone = bench.where()[0][0]
+        bench.workers[0].die() if alone == "poison" else bench.workers[0].finish(alone)
+        await settle()
+        if alone == "poison":
+            bench.refill(0)
+            await settle()
+        other = bench.where()[0][0]
+        bench.workers[0].die() if other == "poison" else bench.workers[0].finish(other)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[0], WorkerError)
+        assert results[1].done.result()["text"] == "innocent"
+
+    run(test())
+
+
+def test_a_request_error_is_not_retried_and_kills_nobody() -> None:
+    async def test() -> None:
+        bench = Bench(1)
+        task = bench.submit("bad")
+        await settle()
+        bench.workers[0].held["bad"].set_exception(GenerationError("top_p: got 3", 400))
+        with pytest.raises(GenerationError, match="top_p"):
+            await task
+        assert bench.deaths == []
+        assert bench.router.retried == 0
+
+    run(test())
+
+
+def test_cancelling_a_running_request_tells_its_worker() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        task = bench.submit("a")
+        await settle()
+        task.cancel()
+        await settle()
+        assert bench.workers[0].cancelled == ["a"]
+        assert bench.router.num_running == 0
+
+    run(test())
+
+
+def test_cancelling_a_waiting_request_forgets_it() -> None:
+    async def test() -> None:
+        bench = Bench(1, in_flight_limit=1)
+        first, second = bench.submit("a"), bench.submit("b")
+        await settle()
+        second.cancel()
+        await settle()
+        assert not bench.router.queue
+        bench.workers[0].finish("a")
+        await first
+        await settle()
+        assert bench.where() == [[]]
+
+    run(test())
+
+
+def test_the_end_of_the_process_fails_what_is_left() -> None:
+    async def test() -> None:
+        bench = Bench(1, in_flight_limit=1)
+        tasks = [bench.submit(name) for name in ("a", "b")]
+        await settle()
+        bench.router.fail_all(GenerationError("stopping", 503))
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [str(result) for result in results] == ["stopping", "stopping"]
+
+    run(test())

@@ -1,0 +1,179 @@
+"""Life and death of whole balancer processes: workers killed, two side by side, and nothing left at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from trimode.tests.balancer.balancer_process import (
+    RunningBalancer,
+    alive,
+    command,
+    environment,
+    private_folder,
+    start_balancer,
+    wait_for,
+)
+
+
+def all_gone(pids: list[int], folder: Path) -> bool:
+    return not any(alive(pid) for pid in pids) and not folder.exists()
+
+
+def worker_pids(balancer: RunningBalancer) -> list[int]:
+    return [worker["pid"] for worker in balancer.stats()["workers"] if worker["pid"]]
+
+
+def test_a_killed_worker_costs_no_request_and_comes_back(balancer: RunningBalancer, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    before = balancer.stats()
+    first = len(balancer.begun())
+    with ThreadPoolExecutor(4) as threads:
+        held = [threads.submit(balancer.ask, f"wait:{gate}") for _ in range(4)]
+        wait_for(lambda: balancer.stats()["balancer"]["running"] == 4)
+        os.kill(worker_pids(balancer)[0], signal.SIGKILL)
+        wait_for(lambda: balancer.stats()["balancer"]["retried"] - before["balancer"]["retried"] == 2)
+        gate.touch()
+        assert {future.result().status_code for future in held} == {200}
+    ids = [line.split()[1] for line in balancer.begun()[first:] if line.startswith("begin")]
+    assert len(ids) == 6
+    assert len(set(ids)) == 4
+    wait_for(lambda: all(worker["ready"] for worker in balancer.stats()["workers"]))
+    assert balancer.ask("hello").status_code == 200
+
+
+def test_a_crash_that_happens_once_is_not_seen_by_the_client(balancer: RunningBalancer, tmp_path: Path) -> None:
+    response = balancer.ask(f"crash-once:{tmp_path / 'crashed'}")
+    assert response.status_code == 200
+    assert response.json()["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_request_that_kills_every_worker_is_given_up(balancer: RunningBalancer) -> None:
+    response = balancer.ask("crash")
+    assert response.status_code == 500
+    assert response.headers["x-should-retry"] == "false"
+    assert "3 attempts" in response.json()["error"]["message"]
+    wait_for(lambda: all(worker["ready"] for worker in balancer.stats()["workers"]))
+    assert balancer.ask("hello").status_code == 200
+
+
+def test_two_balancers_do_not_meet(balancer: RunningBalancer, tmp_path: Path) -> None:
+    other = start_balancer(tmp_path)
+    folder = private_folder(other.process.pid)
+    pids = other.tree()
+    assert folder != private_folder(balancer.process.pid)
+    assert not set(worker_pids(other)) & set(worker_pids(balancer))
+    assert other.ask("from the other").json()["choices"][0]["message"]["content"] == "ar from the other"
+    assert other.terminate() == 0
+    assert all_gone(pids, folder)
+    assert not (tmp_path / "ready.json").exists()
+    assert balancer.ask("hello").status_code == 200
+    assert httpx.get(balancer.url + "/health").json()["workers_ready"] == 2
+
+
+def test_sigkill_leaves_nothing(tmp_path: Path) -> None:
+    balancer = start_balancer(tmp_path)
+    folder = private_folder(balancer.process.pid)
+    pids = balancer.tree()
+    assert len(pids) > 4
+    balancer.process.kill()
+    balancer.process.wait()
+    wait_for(lambda: all_gone(pids, folder))
+
+
+def test_sigterm_answers_what_runs_and_ends(tmp_path: Path) -> None:
+    balancer = start_balancer(tmp_path)
+    with ThreadPoolExecutor(1) as threads:
+        held = threads.submit(balancer.ask, f"wait:{tmp_path / 'never'}")
+        wait_for(lambda: balancer.stats()["balancer"]["running"] == 1)
+        assert balancer.terminate() == 0
+        assert held.result().status_code == 503
+
+
+def test_the_balancer_ends_with_its_parent(tmp_path: Path) -> None:
+    line = [*command(tmp_path), "--die-with-parent"]
+    script = f"import subprocess, time; p = subprocess.Popen({line!r}); print(p.pid, flush=True); time.sleep(600)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    wait_for((tmp_path / "ready.json").exists, 120)
+    folder = private_folder(pid)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_for(lambda: all_gone([pid], folder))
+
+
+def test_sigterm_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(command(tmp_path), env=environment(), stderr=subprocess.DEVNULL)
+    started: list[Path] = []
+
+    def ray_is_coming_up() -> bool:
+        folder = private_folder(process.pid)
+        started[:] = [folder]
+        return folder.name.startswith("trimode-")
+
+    wait_for(ray_is_coming_up)
+    process.terminate()
+    assert process.wait(60) == 0
+    assert not started[0].exists()
+
+
+def test_repeated_deaths_end_the_balancer_with_the_cause(tmp_path: Path) -> None:
+    balancer = start_balancer(tmp_path, "--max-worker-deaths", "1")
+    assert balancer.ask("crash").status_code == 503
+    assert balancer.process.wait(60) == 1
+    assert "error: worker 0 died" in (tmp_path / "balancer.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (
+            ["--model", "/nowhere/unloadable"],
+            1,
+            "error: worker 0 cannot start: the checkpoint lacks model.safetensors\n",
+        ),
+        (["--worker-class", "trimode.tests.fakes:Nobody"], 1, "error: worker 0 cannot start: AttributeError: module"),
+        (["--device", "cuda"], 2, "error: --device: got cuda, but this process sees no GPU; valid here: cpu\n"),
+        (["--host", "0.0.0.0"], 2, "error: --host: got 0.0.0.0"),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line(tmp_path: Path, flags: list[str], status: int, message: str) -> None:
+    env = {**environment(), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command(tmp_path), *flags], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == status
+    errors = [line for line in done.stderr.splitlines(keepends=True) if line.startswith("error")]
+    assert len(errors) == 1
+    assert errors[0].startswith(message)
+
+
+def test_a_taken_port_is_refused_before_anything_starts(balancer: RunningBalancer, tmp_path: Path) -> None:
+    port = balancer.url.rpartition(":")[2]
+    done = subprocess.run(
+        [*command(tmp_path), "--port", port], env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert f"--port: got 127.0.0.1:{port}" in done.stderr
+
+
+def test_the_key_is_asked_for_everywhere_but_health(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("open-sesame\n")
+    balancer = start_balancer(tmp_path, "--api-key-file", str(tmp_path / "key"))
+    assert balancer.ask("hello").status_code == 401
+    assert httpx.get(balancer.url + "/stats").status_code == 401
+    assert httpx.get(balancer.url + "/health").status_code == 200
+    allowed = httpx.get(balancer.url + "/v1/models", headers={"Authorization": "Bearer open-sesame"})
+    assert allowed.status_code == 200
+    balancer.terminate()
