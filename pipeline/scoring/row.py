@@ -19,7 +19,7 @@ SCORER_MODULES = {
     "multichoice": "multichoice",
     "ifeval": "ifeval",
     "code_tests": "code_tests",
-    "evalplus": "plus_tests",
+    "evalplus": "plus",
     "livecodebench": "livecodebench",
 }
 """A benchmark's `scorer` -> the module of this package that is it."""

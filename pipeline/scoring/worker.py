@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from trimode.pipeline.benchmarks import Benchmark
+from trimode.pipeline.lifeline import die_with_parent
 from trimode.pipeline.scoring.row import score_row, scorer_of, unscored
 from trimode.pipeline.scoring.scorer import Row
 
@@ -45,6 +46,7 @@ def main() -> None:
     facts = json.loads(sys.argv[1])
     benchmark = Benchmark(**{**facts, "clients": tuple(facts["clients"])})
     data_dir = Path(sys.argv[2]) if sys.argv[2] else None
+    die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     bound = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
