@@ -9,7 +9,8 @@ import asyncio
 import io
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -27,11 +28,16 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Turns the first ending signal into Interrupted, also inside asyncio; later ones do nothing. A context manager."""
+    """Turns the first ending signal into Interrupted at a safe place; later ones do nothing. A context manager.
+
+    The handler itself only takes a note: an exception out of it can be lost (in a finaliser, a fork hook) or leave
+    a process half started. It is raised by `check`, by `run`, and at once inside `at_once`.
+    """
 
     def __init__(self) -> None:
         self._received: int | None = None
         self._ignore = False
+        self._raise = False
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
         self._earlier: dict[int, object] = {}
 
@@ -48,6 +54,22 @@ class Signals:
         """From now on signals do nothing: the job is ending anyway and must write its record."""
         self._ignore = True
 
+    def check(self) -> None:
+        """Raises Interrupted when a signal came."""
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For code that blocks without asking `check`, like waiting for another program: a signal interrupts it."""
+        self.check()
+        self._raise = True
+        try:
+            yield
+        finally:
+            self._raise = False
+        self.check()
+
     def run(self, work: Coroutine[object, object, None]) -> None:
         """Runs a coroutine to its end. Raises Interrupted, after its cleanup, when a signal came."""
         try:
@@ -63,16 +85,19 @@ class Signals:
         task = asyncio.current_task()
         assert task is not None
         self._running = (asyncio.get_running_loop(), task)
+        if self._received is not None:
+            task.cancel()
         await work
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
         if self._received is not None or self._ignore:
             return
         self._received = signum
-        if self._running is None:
+        if self._raise:
             raise Interrupted(signum)
-        loop, task = self._running
-        loop.call_soon_threadsafe(task.cancel)
+        if self._running is not None:
+            loop, task = self._running
+            loop.call_soon_threadsafe(task.cancel)
 
 
 class Tee(io.TextIOBase):

@@ -1,14 +1,13 @@
 """What happens inside one allocation: starts the balancer, runs the job's benchmarks and leaves exactly one marker.
 
-Whatever ends the job early becomes FAILED_group<N> and a JobFailed. Knows nothing of Hydra, submission or how prompts are
-decoded.
+Whatever ends the job early becomes FAILED_group<N> and a JobFailed. Knows nothing of Hydra, submission or how prompts
+are decoded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 import traceback
@@ -20,7 +19,6 @@ from trimode.pipeline.client import Answer, ChatClient
 from trimode.pipeline.console import Interrupted, JobLog, Signals
 from trimode.pipeline.devices import choose_devices
 from trimode.pipeline.errors import JobFailed
-from trimode.pipeline.lifeline import die_with_parent
 from trimode.pipeline.manifest import Manifest, data_sha256, now
 from trimode.pipeline.nfe import read_run_ledger
 from trimode.pipeline.paths import RunPaths, write_text_atomic
@@ -41,8 +39,6 @@ def run_job(spec: JobSpec) -> None:
     """
     paths = RunPaths(Path(spec.run_dir).absolute())
     paths.run_dir.mkdir(parents=True, exist_ok=True)
-    if spec.resources.executor == "local":
-        die_with_parent(signal.SIGTERM)
     _enter(paths.run_dir)
     with JobLog(paths.pipeline_log(spec.index)) as log, Signals() as signals:
         try:
@@ -50,6 +46,7 @@ def run_job(spec: JobSpec) -> None:
             paths.failed(spec.index).unlink(missing_ok=True)
             print(f"=== {now()} {spec.name}: job {spec.index} on {socket.gethostname()}, pid {os.getpid()}", flush=True)
             _run(spec, paths, log, signals)
+            signals.check()
             signals.ignore()
             write_text_atomic(paths.completed(spec.index), now() + "\n")
             print(f"=== {now()} {spec.name}: completed", flush=True)
@@ -61,6 +58,7 @@ def run_job(spec: JobSpec) -> None:
 def _run(spec: JobSpec, paths: RunPaths, log: JobLog, signals: Signals) -> None:
     """Everything between the two markers."""
     loaded = load_tasks(spec, paths)
+    signals.check()
     manifest = Manifest(spec, paths)
     manifest.open(
         prompts={item.benchmark.name: item.benchmark.prompt_sha256 for item in loaded},
@@ -72,7 +70,7 @@ def _run(spec: JobSpec, paths: RunPaths, log: JobLog, signals: Signals) -> None:
             devices = choose_devices(spec.resources)
             print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
             with Server(spec, paths, devices) as server:
-                ready = server.wait_ready()
+                ready = server.wait_ready(signals.check)
                 manifest.add_workers(ready.workers)
                 print(f"serving at {ready.url}", flush=True)
                 _run_client(spec, paths, (server, ready), loaded, (log, signals))
@@ -100,7 +98,8 @@ def _run_client(
     log, signals = console
     if spec.client.kind == "nemo_skills":
         for task in spec.tasks:
-            nemo_skills_client.run_task(spec, task, ready.url, paths)
+            with signals.at_once():
+                nemo_skills_client.run_task(spec, task, ready.url, paths)
         return
     with _progress(spec, paths, log, loaded) as progress:
         signals.run(_run_embedded(spec, paths, served, loaded, progress))
@@ -185,7 +184,7 @@ def _record_failure(spec: JobSpec, paths: RunPaths, error: BaseException) -> Job
 
 
 def _enter(run_dir: Path) -> None:
-    """Makes the run folder the current one: Ray puts the driver's folder on every worker's path, and this has no modules.
+    """Makes the run folder the current one: Ray puts the driver's folder on every worker's path, and it has no code.
 
     Relative entries of PYTHONPATH are made absolute first, for the processes started from here.
     """

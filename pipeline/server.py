@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -66,6 +66,7 @@ class Server:
         self._ready_file = paths.balancer_log(spec.index).with_suffix(".ready.json")
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
+        self._url: str | None = None
 
     def command(self) -> list[str]:
         """The balancer's command line."""
@@ -116,13 +117,19 @@ class Server:
             if self._log is not None:
                 self._log.close()
             self._ready_file.unlink(missing_ok=True)
-            write_server_info(self._spec, self._paths, "stopped" if kind is None else "failed", None, self._devices)
+            write_server_info(
+                self._spec, self._paths, "stopped" if kind is None else "failed", self._url, self._devices
+            )
 
-    def wait_ready(self) -> Ready:
-        """Blocks until the balancer serves. Raises WorkerError with its last words when it ends or takes too long."""
+    def wait_ready(self, interrupt: Callable[[], None]) -> Ready:
+        """Blocks until the balancer serves; calls `interrupt` often, which may raise.
+
+        Raises WorkerError with the balancer's last words when it ends or takes too long.
+        """
         began = noted = time.monotonic()
         while not self._ready_file.exists():
             self.check()
+            interrupt()
             time.sleep(POLL_S)
             if time.monotonic() - noted > NOTE_EVERY_S:
                 noted = time.monotonic()
@@ -131,7 +138,8 @@ class Server:
                 raise WorkerError(f"the workers were not ready after {READY_TIMEOUT_S:.0f} s; {self._last_words()}")
         told = json.loads(self._ready_file.read_text(encoding="utf-8"))
         ready = Ready(url=told["url"], workers=told["workers"])
-        write_server_info(self._spec, self._paths, "running", ready.url, self._devices)
+        self._url = ready.url
+        write_server_info(self._spec, self._paths, "running", self._url, self._devices)
         return ready
 
     def check(self) -> None:

@@ -1,7 +1,7 @@
 """Writes scored rows and their ledger lines so that a kill at any instant loses and doubles nothing.
 
 Order of writing: the row goes to `output-rsN.jsonl-async` first and carries its whole ledger record; only then the line
-goes to nfe_log.jsonl. So after a kill the log can lack lines, never rows, and `Ledger.reconcile` makes it one line per row.
+goes to nfe_log.jsonl. So after a kill the log can lack lines, never rows; `Ledger.reconcile` makes it one line per row.
 At the end of a seed the ordered rows are renamed into place before the -async file goes: what is in both is the same.
 Knows nothing of HTTP, scoring or which rows are asked.
 """
@@ -137,7 +137,8 @@ class SeedStore:
     def finish(self, rows_asked: int, arrange: Arrange) -> None:
         """Writes the ordered rows, touches `.done` and removes the -async file.
 
-        Every position below `rows_asked` must be there. Rows of a larger earlier limit stay: in the finished file when it already held them, else in the -async file.
+        Every position below `rows_asked` must be there. Rows of a larger earlier limit stay: in the finished file when
+        it already held them, else in the -async file.
         """
         self.close()
         output = self._paths.output(self._benchmark, self._seed)

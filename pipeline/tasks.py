@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,14 +115,20 @@ class _TaskRun:
         self.stores[seed].finish(self.loaded.rows_asked, lambda rows: finish_rows(self.loaded.benchmark, rows))
 
     def finish(self) -> None:
-        self.close()
-        write_metrics(self._paths, self.loaded.task, self.loaded.rows_asked)
-
-    def close(self) -> None:
         for store in self.stores.values():
             store.close()
         if self._pool is not None:
             self._pool.__exit__(None, None, None)
+            self._pool = None
+        write_metrics(self._paths, self.loaded.task, self.loaded.rows_asked)
+
+    def abandon(self) -> None:
+        """Lets go of files and scorers without waiting for rows that are still being scored: nobody will read them."""
+        for store in self.stores.values():
+            store.close()
+        if self._pool is not None:
+            reason = WorkerError("the job ends early")
+            threading.Thread(target=self._pool.__exit__, args=(WorkerError, reason, None), daemon=True).start()
             self._pool = None
 
 
@@ -139,7 +146,7 @@ async def run_tasks(spec: JobSpec, paths: RunPaths, loaded: list[LoadedTask], as
         raise _first(group) from group
     finally:
         for run in runs:
-            run.close()
+            run.abandon()
         ledger.close()
 
 
