@@ -117,7 +117,9 @@
       element("button", { type: "button", class: "s" + run(m).slot, "aria-pressed": String(m === n), onclick: () => choose(m, false) },
         chip(run(m)), " ", element("span", { class: verdict(m) === "right" ? "right" : "wrong" }, verdict(m)))));
     const title = `${index.benchmarks[index.b[n]]} #${index.i[n]}, seed ${index.s[n]}`;
+    const back = element("button", { type: "button", class: "back", onclick: () => $("filters").scrollIntoView() }, "Back to the list");
     return [
+      back,
       element("h3", {}, title, " ", element("span", { class: word === "right" ? "right" : "wrong" }, word)),
       others,
       ...block("Prompt", element("pre", { tabindex: "0" }, problem.prompt)),

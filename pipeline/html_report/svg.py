@@ -10,10 +10,12 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Each colour stands for a CSS variable: the page swaps them, so one drawing serves light and dark.
@@ -59,7 +61,7 @@ STYLE: dict[Any, Any] = {
 class Drawing:
     """A figure and the hover titles of its parts."""
 
-    def __init__(self, width: float = 5.6, height: float = 3.5) -> None:
+    def __init__(self, width: float = 4.9, height: float = 3.4) -> None:
         self.figure = Figure(figsize=(width, height), layout="constrained")
         self._titles: dict[str, str] = {}
 
@@ -97,3 +99,25 @@ def house_style() -> Iterator[None]:
     """Matplotlib settings of every figure of the page."""
     with mpl.rc_context(STYLE):
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One figure with its words."""
+
+    name: str
+    title: str
+    svg: str
+    note: str
+    """What is drawn and how to read it."""
+
+
+def legend_below(axes: Axes, columns: int = 2) -> None:
+    """A legend under the plot, where it never covers data."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        figure = axes.figure
+        figure.legend(
+            handles, labels, loc="outside lower left", ncols=columns, fontsize=9, labelcolor=INK, edgecolor=GRID,
+            handlelength=1.4, columnspacing=1.2,
+        )  # fmt: skip

@@ -9,6 +9,7 @@ import html
 from collections.abc import Sequence
 
 from trimode.pipeline.comparable import facts
+from trimode.pipeline.compare_formats import signed_interval
 from trimode.pipeline.html_report.series import Mean, Series, benchmarks_of, model_path, shared_benchmarks
 from trimode.pipeline.html_report.svg import MARKERS
 from trimode.pipeline.pairing import Pairing, pair, pool
@@ -73,7 +74,7 @@ def _against(s: Series, reference: Series) -> str:
         return "No problem in common with ar."
     total = pool(pairings)
     text = (
-        f"<b>{total.difference:+.2f}</b> points against ar ({interval(total.interval, 2)}), "
+        f"<b>{total.difference:+.2f}</b> points against ar ({signed_interval(total.interval)}), "
         f"{_flips(total)} over {total.num_answers} answers"
     )
     if s.run.mode is Mode.LINEAR_SPEC:
@@ -97,7 +98,7 @@ def accuracy_table(series: Sequence[Series]) -> str:
         row = "".join(f"<td>{_accuracy(s.rows.get(name))}</td>" for name in names)
         if with_mean:
             row += f'<td class="mean">{_mean(s.mean("accuracy", shared), 2, "")}</td>'
-        lines.append(f'<tr><th scope="row">{chip(s)}</th>{row}</tr>')
+        lines.append(f'<tr class="s{s.slot}"><th scope="row">{chip(s)}</th>{row}</tr>')
         if s.quoted is not None:
             row = "".join(f"<td>{number(s.quoted.accuracy.get(name), 2)}</td>" for name in names)
             row += f"<td>{s.quoted.mean_accuracy:.2f} <small>(mean of its 10)</small></td>" if with_mean else ""
