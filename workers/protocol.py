@@ -71,13 +71,14 @@ DEFAULT_MAX_NEW_TOKENS = 8192
 class DecodeParams:
     """What one request asks of the decoder. Built by `workers.params.parse_params`, which checks every field."""
 
-    mode: Mode
+    mode: str
+    """A name in workers.decode.registry; the shipped ones are in Mode."""
     max_new_tokens: int
     """Upper bound on generated tokens; the output never exceeds it."""
     block_length: int
     """Tokens per diffusion or draft block (>= 1; 1 for ar)."""
     threshold: float | None
-    """Commit confidence in (0, 1]; None = fixed quota in dlm; 0 = one draft pass in linear_spec; ignored in ar."""
+    """Commit confidence in [0, 1]; None = fixed quota in dlm; 0 = one draft pass in linear_spec; ignored in ar."""
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -115,7 +116,7 @@ class Generation:
     forwards: dict[str, int]
     """Model calls by kind, keys = FORWARD_KINDS."""
     nfe: int
-    """The reference's number, derived from `forwards` by one rule per mode (workers.ledger)."""
+    """The reference's number, derived from `forwards` by one rule per mode (DecodeState.nfe)."""
     trace: list[object] | None
     """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
     acceptance_lengths: list[int]

@@ -1,0 +1,5 @@
+"""Root-mean-square normalisation."""
+
+from trimode.kernels.rms_norm.reference import rms_norm
+
+__all__ = ["rms_norm"]

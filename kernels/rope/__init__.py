@@ -1,0 +1,5 @@
+"""Rotary position embedding with static YaRN frequencies."""
+
+from trimode.kernels.rope.reference import apply_rope, query_scale, rope_cos_sin, yarn_inv_freq
+
+__all__ = ["apply_rope", "query_scale", "rope_cos_sin", "yarn_inv_freq"]

@@ -1,0 +1,29 @@
+"""A loaded micro model for the worker tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from trimode.tests.workers.goldens import MICRO
+from trimode.workers.protocol import WorkerSettings
+from trimode.workers.runtime import Runtime
+
+
+@pytest.fixture(scope="session")
+def micro() -> Runtime:
+    """The micro model with its adapter, float32, eight slots. Tests must leave its engine empty."""
+    torch.set_num_threads(1)
+    return Runtime(micro_settings())
+
+
+def micro_settings(**changes: object) -> WorkerSettings:
+    """Settings of the micro model."""
+    fields: dict[str, object] = {
+        "model": str(MICRO),
+        "lora": str(MICRO / "linear_spec_lora"),
+        "dtype": "float32",
+        "device": "cpu",
+        "max_num_seqs": 8,
+        "kv_cache_gb": 0.05,
+    }
+    return WorkerSettings(**(fields | changes))  # type: ignore[arg-type]

@@ -1,0 +1,50 @@
+"""`ar`: left to right, one token per forward.
+
+Source: released remote code, `ar_generate`. Knows nothing of other modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trimode.workers.decode.chunk import Chunk, Sampled
+from trimode.workers.decode.state import DecodeState
+from trimode.workers.protocol import MODE_DEFAULTS, Mode
+
+
+class ArState(DecodeState):
+    """Emits the next token of the causal pass until an end."""
+
+    defaults = MODE_DEFAULTS[Mode.AR]
+
+    @staticmethod
+    def nfe(forwards: Mapping[str, int]) -> int:
+        """One per generated token: the prompt's logit gives the first, and prefill is not counted beside it."""
+        return forwards["decode"] + min(forwards["prefill"], 1)
+
+    def _begin(self, token: int, logprob: float) -> None:
+        self._take(token, logprob)
+
+    def _next_chunk(self) -> Chunk:
+        return Chunk(
+            kind="decode",
+            token_ids=self.output[-1:],
+            position=self.cached,
+            causal=True,
+            keep_kv=True,
+            rows=(0,),
+            purpose="decode",
+            sample_offset=1,
+            history=self._history(),
+        )
+
+    def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
+        self.cached += 1
+        self._take(sampled.tokens[0], sampled.logprobs[0])
+
+    def _take(self, token: int, logprob: float) -> None:
+        budget = self.params.max_thinking_tokens
+        if budget is not None and len(self.output) >= budget and self._thinking_over():
+            assert self.params.end_think_token_id is not None
+            token = self.params.end_think_token_id
+        self._emit([token], [logprob])

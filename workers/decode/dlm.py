@@ -1,0 +1,117 @@
+"""`dlm`: block diffusion. A block of masks is denoised until every position is committed, then cached by a causal pass.
+
+Source: released remote code, `generate` with causal context. Knows nothing of other modes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from trimode.workers.decode.chunk import Chunk, Commit, Sampled
+from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.protocol import MODE_DEFAULTS, DecodeParams, Mode
+
+
+class DlmState(DecodeState):
+    """Denoises one block after another; the first position of a block is the causal pass's own token."""
+
+    defaults = MODE_DEFAULTS[Mode.DLM]
+
+    def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
+        super().__init__(prompt_ids, params, context)
+        self._block: list[int] = []
+        self._block_logprobs: list[float] = []
+        self._masked: list[int] = []
+        """Block positions still masked, ascending."""
+        self._quota: list[int] = []
+        """Positions to commit per pass without a threshold."""
+        self._commits: list[int] = []
+        self._denoising = False
+        self._trace: list[object] = []
+
+    @staticmethod
+    def nfe(forwards: Mapping[str, int]) -> int:
+        """Denoising passes and one caching pass per block; prefill is not counted."""
+        return forwards["denoise"] + forwards["cache"]
+
+    @property
+    def trace(self) -> list[object] | None:
+        """Commits per denoising pass, per finished block."""
+        return self._trace
+
+    def _begin(self, token: int, logprob: float) -> None:
+        length, mask = self.params.block_length, self.context.mask_token_id
+        self._block = [token] + [mask] * (length - 1)
+        self._block_logprobs = [logprob] + [0.0] * (length - 1)
+        self._masked = list(range(1, length))
+        self._force_end_of_thinking()
+        each, more = divmod(len(self._masked), length)
+        self._quota = [each + (step < more) for step in range(length)]
+        self._commits = []
+        self._denoising = bool(self._masked)
+
+    def _force_end_of_thinking(self) -> None:
+        budget, done = self.params.max_thinking_tokens, len(self.output)
+        if budget is None or done + self.params.block_length <= budget or not self._thinking_over():
+            return
+        assert self.params.end_think_token_id is not None
+        offset = max(0, budget - done)
+        self._block[offset] = self.params.end_think_token_id
+        self._masked = [position for position in self._masked if position != offset]
+
+    def _next_chunk(self) -> Chunk:
+        if not self._denoising:
+            return Chunk(
+                kind="cache",
+                token_ids=list(self._block),
+                position=self.cached,
+                causal=True,
+                keep_kv=True,
+                rows=(len(self._block) - 1,),
+                purpose="decode",
+                sample_offset=1,
+                history=self._history(),
+            )
+        threshold = self.params.threshold
+        step = len(self._commits)
+        return Chunk(
+            kind="denoise",
+            token_ids=list(self._block),
+            position=self.cached,
+            causal=False,
+            keep_kv=False,
+            rows=tuple(self._masked),
+            purpose=f"denoise{step}",
+            selection=Commit(math.inf, self._quota[step]) if threshold is None else Commit(threshold, 1),
+            history=self._history(),
+        )
+
+    def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
+        if chunk.kind == "denoise":
+            self._commit(sampled)
+            return
+        self.cached += len(self._block)
+        self._trace.append(self._commits)
+        self._emit(self._block, self._block_logprobs)
+        if self.finish_reason is None:
+            self._begin(sampled.tokens[0], sampled.logprobs[0])
+
+    def _commit(self, sampled: Sampled) -> None:
+        still = []
+        for row, position in enumerate(self._masked):
+            if sampled.committed[row]:
+                self._block[position] = sampled.tokens[row]
+                self._block_logprobs[position] = sampled.logprobs[row]
+            else:
+                still.append(position)
+        self._commits.append(len(self._masked) - len(still))
+        self._masked = still
+        self._denoising = bool(still) and len(self._commits) < len(self._block) and not self._ended_before_mask()
+
+    def _ended_before_mask(self) -> bool:
+        """An end token stands in the block with no mask before it: what follows it is cut anyway."""
+        if self.params.ignore_eos:
+            return False
+        ends = self.context.eos_token_ids
+        return any(token in ends for token in self._block[: self._masked[0]])

@@ -1,0 +1,125 @@
+"""`linear_spec`: the model drafts a block by diffusion, a causal pass verifies it, over one KV cache.
+
+Source: released remote code, `linear_spec_generate`. Departures: the output is cut at max_new_tokens (the last cycle
+runs whole), and a forced end of thinking is emitted, once. Knows nothing of other modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
+from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.protocol import MODE_DEFAULTS, DecodeParams, Mode
+
+
+class LinearSpecState(DecodeState):
+    """Cycles of draft and verify; every emitted token is the verifier's own."""
+
+    defaults = MODE_DEFAULTS[Mode.LINEAR_SPEC]
+
+    def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
+        super().__init__(prompt_ids, params, context)
+        self._block: list[int] = []
+        self._masked: list[int] = []
+        self._proposals: list[object] = []
+        self._passes = 0
+        self._drafting = True
+        self._cycles: list[tuple[int, int]] = []
+
+    @staticmethod
+    def nfe(forwards: Mapping[str, int]) -> int:
+        """Drafts and verifies, and the prefill once: the reference counts it in this mode only."""
+        return min(forwards["prefill"], 1) + forwards["draft"] + forwards["verify"]
+
+    @property
+    def trace(self) -> list[object] | None:
+        """[draft passes, accepted tokens] per cycle."""
+        return [list(cycle) for cycle in self._cycles]
+
+    @property
+    def acceptance_lengths(self) -> list[int]:
+        """Tokens accepted per cycle."""
+        return [accepted for _, accepted in self._cycles]
+
+    @property
+    def _by_rejection(self) -> bool:
+        """Rejection sampling needs drafts drawn from known distributions: a draft that was committed because it was
+        confident is not, so drafts of several passes keep the equality rule, which is exact for any draft."""
+        params = self.params
+        return params.temperature > 0 and params.acceptance == "rejection" and not params.threshold
+
+    def _begin(self, token: int, logprob: float) -> None:
+        self._emit([token], [logprob])
+        self._draft_after(token)
+
+    def _draft_after(self, seed: int) -> None:
+        length = self.params.block_length
+        self._block = [seed] + [self.context.mask_token_id] * (length - 1)
+        self._masked = list(range(1, length))
+        self._proposals = []
+        self._passes = 0
+        # The reference runs its one draft pass also for a block without masks.
+        self._drafting = bool(self._masked) or not self.params.threshold
+
+    def _next_chunk(self) -> Chunk:
+        if not self._drafting:
+            return Chunk(
+                kind="verify",
+                token_ids=list(self._block),
+                position=self.cached,
+                causal=True,
+                keep_kv=True,
+                rows=range(len(self._block)),
+                purpose="verify",
+                selection=Verify(list(self._block), self._proposals if self._by_rejection else None),
+                sample_offset=1,
+                history=self._history(),
+            )
+        return Chunk(
+            kind="draft",
+            token_ids=list(self._block),
+            position=self.cached,
+            causal=False,
+            keep_kv=False,
+            rows=tuple(self._masked),
+            purpose=f"draft{self._passes}",
+            lora=self.params.lora,
+            selection=Commit(self.params.threshold or 0.0, 1) if self._masked else None,
+            confidence=Confidence.TEMPERED,
+            keep_distribution=self._by_rejection,
+            history=self._history(),
+        )
+
+    def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
+        if chunk.kind == "draft":
+            self._commit(sampled)
+        else:
+            self._accept(sampled)
+
+    def _commit(self, sampled: Sampled) -> None:
+        still = []
+        for row, position in enumerate(self._masked):
+            if sampled.committed[row]:
+                self._block[position] = sampled.tokens[row]
+            else:
+                still.append(position)
+        self._masked = still
+        self._proposals = sampled.distributions
+        self._passes += 1
+        self._drafting = bool(still)
+
+    def _accept(self, sampled: Sampled) -> None:
+        accepted = sampled.accepted
+        tokens = sampled.tokens[:accepted]
+        self.cached += accepted
+        self._cycles.append((self._passes, accepted))
+        budget = self.params.max_thinking_tokens
+        end = self.params.end_think_token_id
+        over = budget is not None and len(self.output) + accepted > budget and self._thinking_over()
+        ended = not self.params.ignore_eos and any(token in self.context.eos_token_ids for token in tokens)
+        if over and end is not None and end not in tokens and not ended:
+            tokens[-1] = end
+        self._emit(tokens, sampled.logprobs[:accepted])
+        if self.finish_reason is None:
+            self._draft_after(tokens[-1])

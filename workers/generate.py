@@ -1,0 +1,108 @@
+"""`python -m trimode.workers.generate`: answers the rows of a jsonl file on one device, all modes together.
+
+Reads rows {"id", one of "prompt_ids" | "messages" | "prompt", "mode", ...}; writes one line per row, in order. Knows
+nothing of servers, plans or scores. Exit status 1 if any row failed, 2 if nothing could start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from trimode.workers.engine import Sequence
+from trimode.workers.protocol import ConfigError, GenerationError, WorkerError, WorkerSettings
+from trimode.workers.runtime import Runtime
+
+OUTPUT_KEYS = ("token_ids", "text", "finish_reason", "nfe", "forwards", "trace")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m trimode.workers.generate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="checkpoint folder or hub id")
+    parser.add_argument("--lora", help="adapter folder; rows turn it on with \"lora\": true")
+    parser.add_argument("--tokenizer", help="tokenizer folder (default: the model's own)")
+    parser.add_argument("--input", required=True, type=Path, help="rows, one JSON object per line")
+    parser.add_argument("--output", required=True, type=Path, help="answers, one JSON object per line")
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="default: bfloat16")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N (default: auto)")
+    parser.add_argument("--max-num-seqs", type=int, default=32, help="rows decoded together (default: 32)")
+    parser.add_argument("--kv-cache-gb", type=float, help="KV cache budget in GiB (default: a share of free memory)")
+    return parser.parse_args()
+
+
+def _rows(path: Path) -> Iterator[tuple[object, dict[str, object] | str]]:
+    """(id, fields) of each line, or (id, what is wrong with it)."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--input {path}: {error}") from None
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            yield number, f"line {number + 1} is not JSON: {error}"
+            continue
+        if isinstance(row, dict):
+            yield row.get("id", number), row
+        else:
+            yield number, f"line {number + 1}: got {type(row).__name__}; valid: an object"
+
+
+def answer(runtime: Runtime, path: Path) -> list[dict[str, object]]:
+    """One result per row of `path`, in order: the OUTPUT_KEYS (and logprobs where asked for), or {"id", "error"}."""
+    results: list[dict[str, object]] = []
+    place: dict[Sequence, int] = {}
+    for row_id, row in _rows(path):
+        results.append({"id": row_id})
+        try:
+            if isinstance(row, str):
+                raise GenerationError(row)
+            place[runtime.submit(str(row_id), row)] = len(results) - 1
+        except GenerationError as error:
+            results[-1]["error"] = error.message
+    while runtime.engine.busy:
+        for sequence in runtime.engine.step():
+            result = results[place[sequence]]
+            if sequence.error is not None:
+                result["error"] = sequence.error.message
+                continue
+            generation = runtime.generation(sequence).to_json()
+            result |= {key: generation[key] for key in OUTPUT_KEYS}
+            if generation["logprobs"] is not None:
+                result["logprobs"] = generation["logprobs"]
+    return results
+
+
+def main() -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = _arguments()
+    settings = WorkerSettings(
+        model=arguments.model,
+        lora=arguments.lora,
+        tokenizer=arguments.tokenizer,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        max_num_seqs=arguments.max_num_seqs,
+        kv_cache_gb=arguments.kv_cache_gb,
+    )
+    try:
+        if not arguments.input.exists():
+            raise ConfigError(f"--input {arguments.input}: no such file")
+        results = answer(Runtime(settings), arguments.input)
+    except (ConfigError, WorkerError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    beside = arguments.output.with_name(f".{arguments.output.name}.tmp")
+    beside.write_text("".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results), encoding="utf-8")
+    os.replace(beside, arguments.output)
+    return 1 if any("error" in result for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The paged KV cache: tensors sized from a memory budget, and the pages of each request.
+
+Whole requests are admitted (prompt, output and scratch reserved at once), so a running request can never run out. Full
+pages of a prompt are shared between requests with the same prefix. Knows nothing of modes or of what the tokens mean.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+
+from trimode.workers.checkpoint import ModelConfig
+
+PAGE_SIZE = 16
+"""Tokens per page."""
+
+
+class PageAllocator:
+    """Hands out page numbers; keeps finished prompts' full pages for reuse until the space is needed."""
+
+    def __init__(self, num_pages: int) -> None:
+        self.num_pages = num_pages
+        self._free = list(range(num_pages))
+        self._users: dict[int, int] = {}
+        self._page_of: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._key_of: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        """Shareable pages nobody uses now, least recently used first."""
+
+    @property
+    def num_free(self) -> int:
+        """Pages that an allocation can get now."""
+        return len(self._free) + len(self._idle)
+
+    @property
+    def num_shared(self) -> int:
+        """Pages held for reuse by later prompts."""
+        return len(self._page_of)
+
+    def match(self, prompt_ids: Sequence[int]) -> list[int]:
+        """Pages that hold the KV of the prompt's longest cached prefix, never the whole prompt; now in use by the caller."""
+        pages: list[int] = []
+        parent = -1
+        for start in range(0, len(prompt_ids) - PAGE_SIZE, PAGE_SIZE):
+            page = self._page_of.get((parent, tuple(prompt_ids[start : start + PAGE_SIZE])))
+            if page is None:
+                break
+            pages.append(page)
+            parent = page
+        for page in pages:
+            self._users[page] = self._users.get(page, 0) + 1
+            self._idle.pop(page, None)
+        return pages
+
+    def allocate(self, count: int) -> list[int] | None:
+        """`count` pages, ascending and in one run where possible; None when there are too few."""
+        if count > self.num_free:
+            return None
+        while len(self._free) < count:
+            self._evict()
+        pages = [heapq.heappop(self._free) for _ in range(count)]
+        for page in pages:
+            self._users[page] = 1
+        return pages
+
+    def share(self, pages: Sequence[int], prompt_ids: Sequence[int]) -> None:
+        """Offers the full pages of a prefilled prompt to later requests. A prefix that is already offered stays."""
+        parent = -1
+        for index, page in enumerate(pages[: len(prompt_ids) // PAGE_SIZE]):
+            key = (parent, tuple(prompt_ids[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]))
+            holder = self._page_of.get(key)
+            if holder is None and page not in self._key_of:
+                self._page_of[key] = holder = page
+                self._key_of[page] = key
+            if holder != page:
+                return  # children are keyed by this request's own page, which nobody would look up
+            parent = page
+
+    def release(self, pages: Sequence[int], keep_shared: bool = True) -> None:
+        """Gives pages back; those offered for sharing stay until evicted, unless `keep_shared` is false."""
+        for page in pages:
+            self._users[page] -= 1
+            if self._users[page]:
+                continue
+            del self._users[page]
+            if page in self._key_of and keep_shared:
+                self._idle[page] = None
+            else:
+                self._forget(page)
+                heapq.heappush(self._free, page)
+
+    def _evict(self) -> None:
+        page, _ = self._idle.popitem(last=False)
+        self._forget(page)
+        heapq.heappush(self._free, page)
+
+    def _forget(self, page: int) -> None:
+        key = self._key_of.pop(page, None)
+        if key is not None:
+            del self._page_of[key]
+            # A reused number must not look like the old parent of pages that are still offered.
+            for child_key in [k for k in self._page_of if k[0] == page]:
+                child = self._page_of.pop(child_key)
+                del self._key_of[child]
+                if child in self._idle:
+                    del self._idle[child]
+                    heapq.heappush(self._free, child)
+
+
+class KVCache:
+    """K and V of every layer, `[pages, PAGE_SIZE, kv_heads, head_dim]` each."""
+
+    def __init__(self, config: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (num_pages, PAGE_SIZE, config.num_kv_heads, config.head_dim)
+        # Zeros, not empty: masked keys still meet a weight of 0, and 0 * NaN is NaN.
+        self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.allocator = PageAllocator(num_pages)
+
+    def clear(self, pages: Sequence[int]) -> None:
+        """Overwrites pages with zeros, after a request that wrote non-finite values."""
+        index = torch.tensor(list(pages), device=self.k[0].device)
+        for layer in (*self.k, *self.v):
+            layer.index_fill_(0, index, 0)
+
+
+def pages_for(num_tokens: int) -> int:
+    """Pages that hold `num_tokens`."""
+    return -(-num_tokens // PAGE_SIZE)
+
+
+def default_num_pages(config: ModelConfig, dtype: torch.dtype, budget_bytes: int) -> int:
+    """Pages that fit the budget."""
+    return budget_bytes // (config.kv_bytes_per_token * dtype.itemsize * PAGE_SIZE)

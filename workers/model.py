@@ -1,0 +1,177 @@
+"""The tri-mode transformer: one ragged forward over a paged KV cache, causal or full per row, adapter per row.
+
+Knows tensors and page tables; knows nothing of requests, modes, sampling or files beyond the weights it loads.
+T = tokens of the step, H = hidden, R = wanted logit rows, D = head dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from trimode.kernels.block_attention import block_attention
+from trimode.kernels.rms_norm import rms_norm
+from trimode.kernels.rope import apply_rope, query_scale, rope_cos_sin, yarn_inv_freq
+from trimode.workers.adapter import Adapter
+from trimode.workers.batch import AttentionGroup, Batch
+from trimode.workers.checkpoint import ModelConfig, WeightFiles
+from trimode.workers.kv_cache import KVCache
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one layer; q, k, v and gate, up are stored fused."""
+
+    input_norm: torch.Tensor
+    qkv: torch.Tensor
+    """`[(heads + 2 * kv_heads) * head_dim, H]`."""
+    o: torch.Tensor
+    post_norm: torch.Tensor
+    gate_up: torch.Tensor
+    """`[2 * intermediate, H]`."""
+    down: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Rotary tables of one step `[T, D]`, in the activation dtype; the query scale is folded into the query's."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    q_cos: torch.Tensor
+    q_sin: torch.Tensor
+
+
+class TriModeModel:
+    """Holds the weights of one checkpoint on one device."""
+
+    def __init__(self, config: ModelConfig, files: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
+        """Loads every tensor once; `files` has been checked against the config."""
+        self.config = config
+        self.dtype = dtype
+        self.device = device
+        self.adapter: Adapter | None = None
+
+        def load(*names: str) -> torch.Tensor:
+            rows = [files.shapes[name][0] for name in names]
+            shape = (sum(rows), *files.shapes[names[0]][1:])
+            target = torch.empty(shape, dtype=dtype, device=device)
+            for part, name in zip(target.split(rows), names, strict=True):
+                part.copy_(files.tensor(name))
+            return target
+
+        self.embedding = load("encoder.embed_tokens.weight")
+        self.norm = load("encoder.norm.weight")
+        self.head_weight = load("diffusion_head.weight")
+        self.layers = []
+        for number in range(config.num_layers):
+            at = f"encoder.layers.{number}."
+            attn, mlp = f"{at}self_attn.", f"{at}mlp."
+            self.layers.append(
+                Layer(
+                    input_norm=load(f"{at}input_layernorm.weight"),
+                    qkv=load(f"{attn}q_proj.weight", f"{attn}k_proj.weight", f"{attn}v_proj.weight"),
+                    o=load(f"{attn}o_proj.weight"),
+                    post_norm=load(f"{at}post_attention_layernorm.weight"),
+                    gate_up=load(f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight"),
+                    down=load(f"{mlp}down_proj.weight"),
+                )
+            )
+        rope = config.rope
+        self._inv_freq = yarn_inv_freq(
+            config.head_dim,
+            rope.theta,
+            rope.factor or 1.0,
+            rope.original_max_positions,
+            rope.beta_fast,
+            rope.beta_slow,
+        ).to(device)
+
+    @property
+    def num_weight_bytes(self) -> int:
+        """Bytes of all weights on the device."""
+        tensors = [self.embedding, self.norm, self.head_weight]
+        for layer in self.layers:
+            tensors += [layer.input_norm, layer.qkv, layer.o, layer.post_norm, layer.gate_up, layer.down]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
+        """Runs one ragged step and writes its K and V at the batch's slots.
+
+        Returns:
+            Normalised hidden states of the wanted rows, `[R, H]`.
+        """
+        rotation = self._rotation(batch.positions_T)
+        x_TH = F.embedding(batch.token_ids_T, self.embedding)
+        for number, layer in enumerate(self.layers):
+            h_TH = rms_norm(x_TH, layer.input_norm, self.config.rms_norm_eps)
+            x_TH = x_TH + self._attention(h_TH, number, rotation, batch, cache)
+            h_TH = rms_norm(x_TH, layer.post_norm, self.config.rms_norm_eps)
+            gate, up = F.linear(h_TH, layer.gate_up).chunk(2, dim=-1)
+            x_TH = x_TH + F.linear(F.silu(gate) * up, layer.down)
+        return rms_norm(x_TH[batch.logit_rows_R], self.norm, self.config.rms_norm_eps)
+
+    @torch.inference_mode()
+    def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
+        """Logits `[R, vocab]` in float32."""
+        return F.linear(hidden_RH, self.head_weight).float()
+
+    def _rotation(self, positions_T: torch.Tensor) -> Rotation:
+        rope = self.config.rope
+        cos, sin = rope_cos_sin(positions_T, self._inv_freq, rope.attention_factor)
+        cos, sin = cos.to(self.dtype), sin.to(self.dtype)
+        if not rope.query_scale_beta:
+            return Rotation(cos, sin, cos, sin)
+        scale = query_scale(positions_T, rope.query_scale_beta, rope.original_max_positions).to(self.dtype).unsqueeze(1)
+        return Rotation(cos, sin, cos * scale, sin * scale)
+
+    def _attention(
+        self, h_TH: torch.Tensor, number: int, rotation: Rotation, batch: Batch, cache: KVCache
+    ) -> torch.Tensor:
+        config, layer = self.config, self.layers[number]
+        heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        qkv = F.linear(h_TH, layer.qkv).view(-1, heads + 2 * kv_heads, head_dim)
+        q_THD, k_TKD, v_TKD = qkv.split((heads, kv_heads, kv_heads), dim=1)
+        q_THD = apply_rope(q_THD, rotation.q_cos, rotation.q_sin)
+        k_TKD = apply_rope(k_TKD, rotation.cos, rotation.sin)
+        flat = (-1, kv_heads, head_dim)
+        cache.k[number].view(flat).index_copy_(0, batch.slots_T, k_TKD)
+        cache.v[number].view(flat).index_copy_(0, batch.slots_T, v_TKD)
+        outputs = [self._attend(q_THD, number, group, cache) for group in batch.groups]
+        o_TA = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        y_TH = F.linear(o_TA, layer.o)
+        return self._adapt(y_TH, o_TA, number, batch)
+
+    def _attend(self, q_THD: torch.Tensor, number: int, group: AttentionGroup, cache: KVCache) -> torch.Tensor:
+        """Attention of one group: `[rows * queries, heads * head_dim]`."""
+        end = group.first_token + group.num_rows * group.num_queries
+        q_NTHD = q_THD[group.first_token : end].unflatten(0, (group.num_rows, group.num_queries))
+        k_NSKD = _keys(cache.k[number], group)
+        v_NSKD = _keys(cache.v[number], group)
+        last_key = group.last_key
+        if group.causal_from_zero:
+            last_key = torch.arange(group.num_queries, device=q_THD.device).unsqueeze(0)
+        o_NTA = block_attention(q_NTHD, k_NSKD, v_NSKD, last_key, self.config.head_dim**-0.5)
+        return o_NTA.flatten(0, 1)
+
+    def _adapt(self, y_TH: torch.Tensor, o_TA: torch.Tensor, number: int, batch: Batch) -> torch.Tensor:
+        if self.adapter is None or batch.lora_rows is None:
+            return y_TH
+        a, b, scale = self.adapter.a[number], self.adapter.b[number], self.adapter.scale
+        if batch.lora_all:
+            return y_TH + F.linear(F.linear(o_TA, a), b) * scale
+        delta = F.linear(F.linear(o_TA[batch.lora_rows], a), b) * scale
+        return y_TH.index_add(0, batch.lora_rows, delta)
+
+
+def _keys(pool: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
+    """K or V of a group's rows `[N, num_keys, kv_heads, head_dim]`: a view when the pages are one run, else a gather."""
+    if group.first_page is not None:
+        pages = pool[group.first_page : group.first_page + group.pages.shape[1]].unsqueeze(0)
+    else:
+        pages = pool[group.pages]
+    return pages.reshape(group.num_rows, -1, *pool.shape[2:])[:, : group.num_keys]
+

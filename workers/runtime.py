@@ -1,0 +1,183 @@
+"""From WorkerSettings to a loaded engine, and from a request's fields to its Generation: what CLI and worker share.
+
+Knows files, devices and text; knows nothing of threads, HTTP or Ray.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from trimode.workers.adapter import load_adapter, open_adapter
+from trimode.workers.checkpoint import DTYPES, ModelConfig, expected_shapes, files_sha256, open_weights, read_config
+from trimode.workers.engine import Engine, Sequence
+from trimode.workers.kv_cache import PAGE_SIZE, default_num_pages, pages_for
+from trimode.workers.model import TriModeModel
+from trimode.workers.params import parse_params
+from trimode.workers.protocol import ConfigError, DecodeParams, Generation, GenerationError, WorkerError, WorkerSettings
+from trimode.workers.text import Text
+
+CPU_CACHE_SHARE = 0.25
+CUDA_CACHE_SHARE = 0.9
+"""Shares of the free memory that the KV cache takes by default."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of `auto | cpu | cuda | cuda:N`. ConfigError when CUDA was asked for and none is visible."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: got {name!r}; valid: auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: got {name!r}; valid: auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: {name} was asked for, but no CUDA device is visible")
+    return device
+
+
+def _checkpoint_folder(model: str) -> Path:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise ConfigError(f"model: {model} is no folder; valid: a checkpoint folder or a hub id (owner/name)")
+    from huggingface_hub import snapshot_download  # only when a hub id is given
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=["*.json", "*.jinja", "*.safetensors", "linear_spec_lora/*"]))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ConfigError(f"model: {model} is no folder, and the hub did not give it: {error}") from None
+
+
+def _available_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * CUDA_CACHE_SHARE)
+    pages: int = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(pages * CPU_CACHE_SHARE)
+
+
+def _num_pages(settings: WorkerSettings, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+    if settings.kv_cache_gb is not None:
+        pages = default_num_pages(config, dtype, int(settings.kv_cache_gb * 2**30))
+    else:
+        wanted = pages_for(config.max_position_embeddings + 2 * PAGE_SIZE) * settings.max_num_seqs
+        pages = min(default_num_pages(config, dtype, _available_bytes(device)), wanted)
+    if pages < 4:
+        raise ConfigError(f"kv_cache_gb: got {settings.kv_cache_gb}, which is {pages} pages; valid: at least 4 pages")
+    return pages
+
+
+class Runtime:
+    """A loaded checkpoint, its engine and its text."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        """Checks everything on disk, then loads.
+
+        Raises:
+            ConfigError: a bad checkpoint, adapter, tokenizer or setting.
+            WorkerError: the device has no room for it.
+        """
+        if settings.dtype not in DTYPES:
+            raise ConfigError(f"dtype: got {settings.dtype!r}; valid: {', '.join(DTYPES)}")
+        if settings.max_num_seqs < 1:
+            raise ConfigError(f"max_num_seqs: got {settings.max_num_seqs}; valid: >= 1")
+        if settings.num_threads:
+            torch.set_num_threads(settings.num_threads)
+        self.settings = settings
+        folder = _checkpoint_folder(settings.model)
+        config = read_config(folder, settings.max_position_embeddings)
+        files = open_weights(folder)
+        files.check(expected_shapes(config), f"checkpoint: {folder}")
+        adapter = open_adapter(Path(settings.lora), config) if settings.lora else None
+        self.text = Text(Path(settings.tokenizer) if settings.tokenizer else folder)
+        device, dtype = resolve_device(settings.device), DTYPES[settings.dtype]
+        try:
+            model = TriModeModel(config, files, dtype, device)
+            if adapter is not None:
+                model.adapter = load_adapter(*adapter, config.num_layers, model.embedding)
+            self.engine = Engine(model, _num_pages(settings, config, dtype, device), settings.max_num_seqs)
+        except torch.OutOfMemoryError as error:
+            raise WorkerError(f"{device} has no room for {folder}: {error}") from None
+        self._weight_paths = files.paths
+        self._adapter_paths = adapter[0].paths if adapter else []
+        self.name = settings.served_model_name or folder.resolve().name
+
+    def submit(self, request_id: str, fields: Mapping[str, object]) -> Sequence:
+        """Checks a request's fields and queues it. GenerationError (400) when it cannot run."""
+        params = parse_params(fields)
+        config = self.engine.model.config
+        prompt_ids = self.text.prompt_ids(fields, config.vocab_size)
+        if fields.get("max_new_tokens") is None:
+            room = self.engine.max_model_len - len(prompt_ids) - 2 * params.block_length
+            params = dataclasses.replace(params, max_new_tokens=max(1, min(params.max_new_tokens, room)))
+        if params.max_thinking_tokens is not None and params.end_think_token_id is None:
+            params = self._with_end_think(params, bool(fields.get("enable_thinking")))
+        return self.engine.add(request_id, prompt_ids, params, self.text.stop_finder(params.stop))
+
+    def _with_end_think(self, params: DecodeParams, enable_thinking: bool) -> DecodeParams:
+        """A budget acts only while thinking is on; then the tokenizer names the token that ends it."""
+        if not enable_thinking:
+            return params
+        end = self.text.end_think_token_id()
+        if end is None:
+            raise GenerationError("max_thinking_tokens: the vocabulary has no </think>; give end_think_token_id")
+        return dataclasses.replace(params, end_think_token_id=end)
+
+    def generation(self, sequence: Sequence) -> Generation:
+        """The result of a request that ended without an error."""
+        state = sequence.state
+        tokens = state.tokens()
+        text = self.text.decode(tokens)
+        if text is not None and state.params.stop:
+            text = self.text.cut_at_stop(text, state.params.stop)
+        arrived, ended = sequence.arrived, sequence.ended or sequence.arrived
+        return Generation(
+            request_id=sequence.request_id,
+            token_ids=tokens,
+            text=text,
+            finish_reason=state.finish_reason or "length",
+            prompt_tokens=len(state.prompt_ids),
+            forwards=dict(state.forwards),
+            nfe=state.nfe(state.forwards),
+            trace=state.trace,
+            acceptance_lengths=state.acceptance_lengths,
+            logprobs=state.logprobs[: len(tokens)] if state.params.logprobs else None,
+            queue_s=(sequence.started or ended) - arrived,
+            first_token_s=(sequence.first_token or ended) - arrived,
+            total_s=ended - arrived,
+        )
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str | None]:
+        """sha256 of the weights and of the adapter; reads the files once."""
+        adapter = files_sha256(self._adapter_paths) if self._adapter_paths else None
+        return {"weights_sha256": files_sha256(self._weight_paths), "lora_sha256": adapter}
+
+    def info(self) -> dict[str, object]:
+        """What this worker is: for /v1/models and the manifest."""
+        model = self.engine.model
+        import transformers  # its version belongs into the manifest
+
+        return {
+            "model": self.settings.model,
+            "served_model_name": self.name,
+            "device": str(model.device),
+            "device_name": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.machine(),
+            "dtype": self.settings.dtype,
+            "max_model_len": self.engine.max_model_len,
+            "max_num_seqs": self.engine.max_num_seqs,
+            "lora": model.adapter is not None,
+            "vocab_size": model.config.vocab_size,
+            **self.hashes,
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }

@@ -1,0 +1,138 @@
+"""Text in and out of ids: chat template, encoding, decoding, and where a stop string ends the output.
+
+Knows the tokenizer that stands in the checkpoint folder; knows nothing of the model. A checkpoint without tokenizer
+files still serves requests that bring ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trimode.workers.decode.state import StopFinder
+from trimode.workers.protocol import ConfigError, GenerationError
+
+END_THINK = "</think>"
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class Text:
+    """Wraps one tokenizer, or none."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the tokenizer of `folder`; `available` is false when it holds none. ConfigError when it is broken."""
+        self._tokenizer = None
+        if not (folder / "tokenizer.json").exists():
+            return
+        from transformers import PreTrainedTokenizerFast  # slow to import, and not needed without a tokenizer
+
+        try:
+            self._tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"tokenizer: {folder} cannot be read: {error}") from None
+
+    @property
+    def available(self) -> bool:
+        """Whether there is a tokenizer."""
+        return self._tokenizer is not None
+
+    def prompt_ids(self, fields: Mapping[str, object], vocab_size: int) -> list[int]:
+        """The prompt's ids from exactly one of prompt_ids, messages, prompt.
+
+        Raises:
+            GenerationError: status 400; not exactly one, a wrong type, an id outside the vocabulary, an empty prompt.
+        """
+        given = [name for name in ("prompt_ids", "messages", "prompt") if fields.get(name) is not None]
+        if len(given) != 1:
+            raise GenerationError(f"prompt: got {' and '.join(given) or 'none'}; valid: one of prompt_ids, messages, prompt")
+        value = fields[given[0]]
+        if given[0] == "prompt_ids":
+            ids = _checked_ids(value, vocab_size)
+        elif given[0] == "messages":
+            ids = self.encode(self.render(value, bool(fields.get("enable_thinking"))))
+        elif isinstance(value, str):
+            ids = self.encode(value)
+        else:
+            raise GenerationError(f"prompt: got {type(value).__name__}; valid: a string")
+        if not ids:
+            raise GenerationError(f"{given[0]}: empty; valid: at least one token")
+        return ids
+
+    def render(self, messages: object, enable_thinking: bool) -> str:
+        """The chat template's text for `messages`, ready for an answer."""
+        if not isinstance(messages, list | tuple) or not messages:
+            raise GenerationError("messages: valid: a non-empty list of {role, content}")
+        for message in messages:
+            role = message.get("role") if isinstance(message, Mapping) else None
+            if role not in ROLES or not isinstance(message.get("content"), str):
+                raise GenerationError(f"messages: each needs a role of {', '.join(ROLES)} and a string content; role {role!r}")
+        import jinja2  # comes with the tokenizer's library
+
+        try:
+            text = self._need().apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=enable_thinking
+            )
+        except (jinja2.TemplateError, ValueError) as error:
+            raise GenerationError(f"messages: the chat template refuses them: {error}") from None
+        return str(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of rendered text; special tokens in it count as such, none are added."""
+        return [int(i) for i in self._need().encode(text, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str | None:
+        """Text without special tokens; None without a tokenizer."""
+        if self._tokenizer is None:
+            return None
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def end_think_token_id(self) -> int | None:
+        """Id of `</think>`, None when the vocabulary has none."""
+        if self._tokenizer is None:
+            return None
+        found = self._tokenizer.convert_tokens_to_ids(END_THINK)
+        return found if isinstance(found, int) and found != self._tokenizer.unk_token_id else None
+
+    def stop_finder(self, stops: Sequence[str]) -> StopFinder | None:
+        """Finds the first token at which one of `stops` is complete; None when there are none.
+
+        Raises:
+            GenerationError: stop strings without a tokenizer.
+        """
+        if not stops:
+            return None
+        self._need()
+        # A token is at least one byte of text, but special ones are none: look back a little further than the longest.
+        reach = max(len(stop.encode()) for stop in stops) + 16
+
+        def find(output: Sequence[int], searched: int) -> int | None:
+            start = max(0, searched - reach)
+            text = self.decode(output[start:]) or ""
+            if not any(stop in text for stop in stops):
+                return None
+            for end in range(max(searched, start) + 1, len(output) + 1):
+                part = self.decode(output[start:end]) or ""
+                if any(stop in part for stop in stops):
+                    return end
+            return None
+
+        return find
+
+    def cut_at_stop(self, text: str, stops: Sequence[str]) -> str:
+        """`text` up to the first stop string."""
+        ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
+
+    def _need(self):  # type: ignore[no-untyped-def]  # noqa: ANN202 -- the tokenizer's class is untyped
+        if self._tokenizer is None:
+            raise GenerationError("this checkpoint has no tokenizer; valid: prompt_ids, and no stop strings")
+        return self._tokenizer
+
+
+def _checked_ids(value: object, vocab_size: int) -> list[int]:
+    if not isinstance(value, list | tuple):
+        raise GenerationError(f"prompt_ids: got {type(value).__name__}; valid: a list of token ids")
+    for token in value:
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise GenerationError(f"prompt_ids: got {token!r}; valid: integers from 0 to {vocab_size - 1}")
+    return list(value)
