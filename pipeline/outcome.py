@@ -5,16 +5,13 @@ Knows no executor.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trimode.pipeline.paths import RunPaths, write_text_atomic
-from trimode.pipeline.report import print_rows, remarks
-from trimode.pipeline.report_formats import as_markdown
-from trimode.pipeline.results import read_run
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
-from trimode.pipeline.summary import summarize_runs
 
 TAIL_LINES = 30
 
@@ -37,13 +34,12 @@ def failure_words(spec: JobSpec, executor_log: Path) -> str:
 
 
 def print_report(jobs: Sequence[JobSpec], out_dir: Path) -> None:
-    """The sweep's table on stdout, remarks on stderr, and the same table as a file in `out_dir`."""
-    folders = dict.fromkeys(Path(job.run_dir) for job in jobs)
-    runs = [read_run(folder) for folder in folders if folder.is_dir()]
-    rows = summarize_runs(runs)
-    print_rows(rows, "table")
-    for line in [note for run in runs for note in run.notes] + remarks(runs, rows):
-        print(f"note: {line}", file=sys.stderr)
-    report = out_dir / "report.md"
-    write_text_atomic(report, as_markdown(rows))
-    print(f"Report: {report}")
+    """The sweep's table on stdout, remarks on stderr, and report.html and report.md in `out_dir`.
+
+    A process of its own, so that planning does not pay for the drawing library; a report that fails fails no job.
+    """
+    folders = [folder for folder in dict.fromkeys(job.run_dir for job in jobs) if Path(folder).is_dir()]
+    if folders:
+        sys.stdout.flush()
+        page = str(out_dir / "report.html")
+        subprocess.run([sys.executable, "-m", "trimode.pipeline.report", *folders, "--html", page], check=False)

@@ -13,10 +13,13 @@ from pathlib import Path
 from rich.console import Console
 from trimode.pipeline.comparable import differences
 from trimode.pipeline.html_report.page import FILE_NAME, write_page
+from trimode.pipeline.paths import write_text_atomic
 from trimode.pipeline.report_formats import as_csv, as_json, as_markdown, as_table
 from trimode.pipeline.results import Run, read_sweep
 from trimode.pipeline.summary import ReportRow, disagreement, summarize_runs
 from trimode.workers.protocol import ConfigError
+
+FORMATS = ("table", "markdown", "csv", "json")
 
 PIPED_WIDTH = 160
 """Columns of the table when stdout is a file or a pipe."""
@@ -43,56 +46,58 @@ def remarks(runs: list[Run], rows: list[ReportRow]) -> list[str]:
 
 
 def print_rows(rows: list[ReportRow], style: str) -> None:
-    """Writes the rows to stdout in the given format."""
-    if style == "table":
-        console = Console()
-        if not console.is_terminal:
-            console.width = PIPED_WIDTH
-        console.print(as_table(rows))
+    """Writes the rows to stdout in the given format; a table without rows is a sentence."""
+    if style != "table":
+        sys.stdout.write({"markdown": as_markdown, "csv": as_csv, "json": as_json}[style](rows))
         return
-    sys.stdout.write({"markdown": as_markdown, "csv": as_csv, "json": as_json}[style](rows))
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    console.print(as_table(rows) if rows else "No scored answers yet.")
+
+
+def publish(runs: list[Run], notes: list[str], style: str, page: Path | None) -> None:
+    """Rows to stdout, remarks to stderr, and unless `page` is None the page and the same table in markdown beside it.
+
+    Raises OSError when they cannot be written.
+    """
+    rows = summarize_runs(runs, intervals=page is not None)
+    notes = notes + remarks(runs, rows)
+    print_rows(rows, style)
+    for line in notes:
+        print(f"note: {line}", file=sys.stderr)
+    if page is not None and rows:
+        write_page(page, page.resolve().parent.name, runs, rows, notes)
+        write_text_atomic(page.with_suffix(".md"), as_markdown(rows))
+        print(f"report: {page}", file=sys.stdout if style == "table" else sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trimode.pipeline.report", description="The figures of a sweep.")
+    parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="any folder at or above run folders")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help=f"where the page goes (default: DIR/{FILE_NAME}, with the table only)"
+    )
+    parser.add_argument("--no-html", action="store_true", help="write no page")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0, or 2 when DIR holds no run."""
-    parser = argparse.ArgumentParser(prog="python -m trimode.pipeline.report", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "folder", metavar="DIR", type=Path, help="any folder at or above run folders; searched recursively"
-    )
-    parser.add_argument(
-        "--format", choices=("table", "markdown", "csv", "json"), default="table", help="default: table"
-    )
-    parser.add_argument(
-        "--html", metavar="FILE", type=Path, help=f"where the page goes (default: DIR/{FILE_NAME} with the table)"
-    )
-    parser.add_argument("--no-html", action="store_true", help="no page")
-    options = parser.parse_args(argv)
+    """The command; returns the exit status: 0, or 2 when DIR holds no run or the page named cannot be written."""
+    options = _parser().parse_args(argv)
+    by_default = options.format == "table" and not options.no_html
+    page = options.html or (options.folders[0] / FILE_NAME if by_default else None)
     try:
-        runs, notes = read_sweep(options.folder)
+        runs, notes = read_sweep(*options.folders)
+        publish(runs, notes, options.format, page)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    page = page_target(options)
-    rows = summarize_runs(runs, intervals=page is not None)
-    notes += remarks(runs, rows)
-    print_rows(rows, options.format)
-    for line in notes:
-        print(f"note: {line}", file=sys.stderr)
-    if page is not None:
-        try:
-            write_page(page, options.folder.resolve().name, runs, rows, notes)
-        except OSError as error:
-            print(f"error: the report cannot be written: {error}; name another place with --html", file=sys.stderr)
-            return 1
-        print(f"report: {page}", file=sys.stdout if options.format == "table" else sys.stderr)
+    except OSError as error:
+        print(f"error: the page cannot be written ({error}); name another place with --html FILE", file=sys.stderr)
+        return 2 if options.html else 0
     return 0
-
-
-def page_target(options: argparse.Namespace) -> Path | None:
-    """Where report.html goes: the place named, DIR beside a table, nowhere for the other formats."""
-    if options.html is not None:
-        return Path(options.html)
-    return Path(options.folder) / FILE_NAME if options.format == "table" and not options.no_html else None
 
 
 if __name__ == "__main__":

@@ -105,14 +105,14 @@ def find_run_folders(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def read_sweep(root: Path) -> tuple[list[Run], list[str]]:
-    """Every run at or below `root`, ordered by mode, adapter and path, and what was torn, missing or doubtful.
+def read_sweep(*roots: Path) -> tuple[list[Run], list[str]]:
+    """Every run at or below `roots`, ordered by mode, adapter and path, and what was torn, missing or doubtful.
 
     Raises ConfigError when no folder holds a run.
     """
     runs: list[Run] = []
     notes: list[str] = []
-    for folder in find_run_folders(root):
+    for folder in dict.fromkeys(folder for root in roots for folder in find_run_folders(root)):
         try:
             runs.append(read_run(folder))
         except ConfigError as error:
