@@ -1,15 +1,281 @@
-"""The client that drives an installed NeMo-Skills.
+"""The client that drives an installed NeMo-Skills: its own prompts, requests, resume, evaluators and metrics.
 
-Knows the balancer by its address only.
+Knows the balancer by its address, NeMo-Skills by its command line and files; patches nothing of it.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.client import mode_fields
+from trimode.pipeline.lifeline import die_with_parent
+from trimode.pipeline.nemo_skills_files import (
+    check_output,
+    dataset_override,
+    finish_nfe,
+    reopen_seed,
+    rows_done,
+    write_dataset,
+)
 from trimode.pipeline.paths import RunPaths
-from trimode.pipeline.spec import JobSpec, TaskSpec
-from trimode.workers.protocol import ConfigError
+from trimode.pipeline.resume import num_rows
+from trimode.pipeline.spec import DecodeSpec, JobSpec, TaskSpec
+from trimode.workers.protocol import ConfigError, WorkerError
+
+PYTHON = "TRIMODE_NEMO_SKILLS_PYTHON"
+"""Names the interpreter that has NeMo-Skills; unset: this one."""
+MARK = "TRIMODE_NEMO_SKILLS_RUN"
+"""Set in every process of a run: its launchers detach their children, so a process group does not hold them."""
+TESTED = (0, 7)
+REPORT_EVERY_S = 30.0
+POLL_S = 0.5
+STOP_S = 10.0
+_PROBE = (
+    "import importlib.metadata, importlib.util, json; found = importlib.util.find_spec('nemo_skills'); "
+    "version = importlib.metadata.version; "
+    "print(json.dumps([version('nemo_skills'), found.submodule_search_locations[0]] if found else None))"
+)
 
 
-def run_task(_spec: JobSpec, task: TaskSpec, _url: str, _paths: RunPaths) -> None:
-    """Runs one benchmark through NeMo-Skills. Raises ConfigError: not supported yet."""
-    raise ConfigError(f"client nemo_skills can not run {task.benchmark} yet; valid: client=embedded")
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A NeMo-Skills that can be started."""
+
+    python: str
+    version: str
+    package: Path
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether it is newer than what this client was tested with."""
+        return _release(self.version) > TESTED
+
+
+def find_installation() -> Installation:
+    """The NeMo-Skills to use. Raises ConfigError when there is none, or one too old."""
+    python = os.environ.get(PYTHON) or sys.executable
+    try:
+        probe = subprocess.run(
+            [python, "-c", _PROBE],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env=_environment(python, {}),
+        )
+        found = json.loads(probe.stdout) if probe.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired, json.JSONDecodeError):
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"client nemo_skills needs NeMo-Skills 0.7: {python} has none; install it from its repository "
+            f"(github.com/NVIDIA-NeMo/Skills) and name its interpreter in {PYTHON}, or use client=embedded"
+        )
+    installation = Installation(python=python, version=found[0], package=Path(found[1]))
+    if _release(installation.version) < TESTED:
+        raise ConfigError(
+            f"NeMo-Skills: got {installation.version}; valid: 0.7.0 or newer (before, evaluation was a step of its own)"
+        )
+    return installation
+
+
+def run_task(spec: JobSpec, task: TaskSpec, url: str, paths: RunPaths) -> None:
+    """Runs one benchmark to its metrics.json; what NeMo-Skills finished earlier is kept.
+
+    Raises ConfigError when it cannot run at all, WorkerError when it left less than was asked.
+    """
+    installation = find_installation()
+    if installation.is_newer:
+        print(
+            f"NeMo-Skills {installation.version} is newer than 0.7.0, which this client was tested with: it relies on "
+            "flat extra_body fields of server type vllm, --data_dir packages and output-rsN.jsonl(-async, .done)",
+            flush=True,
+        )
+    run = _Run(spec, task, paths, installation)
+    run.prepare()
+    served = _served_model(url)
+    for seeds in run.batches():
+        run.execute(run.eval_command(seeds, url, served), f"seeds {seeds[0]} to {seeds[-1]}")
+    run.execute(run.summarize_command(), "metrics")
+    check_output(paths, task, run.rows_asked)
+    finish_nfe(spec, task, paths)
+
+
+def overrides(decode: DecodeSpec, max_concurrent_requests: int, timeout_s: float) -> list[str]:
+    """Hydra overrides of NeMo-Skills' generate: sampling, and the mode's fields as flat scalars."""
+    extra = {**mode_fields(decode), "enable_thinking": decode.enable_thinking}
+    return [
+        f"++inference.temperature={decode.temperature}",
+        f"++inference.top_p={decode.top_p}",
+        f"++inference.tokens_to_generate={decode.max_new_tokens}",
+        f"++inference.timeout={round(timeout_s)}",
+        f"++max_concurrent_requests={max_concurrent_requests}",
+        *(f"++inference.extra_body.{name}={json.dumps(value)}" for name, value in extra.items()),
+    ]
+
+
+class _Run:
+    """One benchmark of a job: its working folder, commands and processes."""
+
+    def __init__(self, spec: JobSpec, task: TaskSpec, paths: RunPaths, installation: Installation) -> None:
+        self.spec = spec
+        self.task = task
+        self.paths = paths
+        self.installation = installation
+        self.folder = paths.results / "nemo_skills" / task.benchmark
+        self.log = self.folder / "client.log"
+        self.rows_asked = num_rows(paths, task)
+        self._data_dir = Path(spec.data_dir) if spec.data_dir else None
+        self._variables: dict[str, str] = {}
+
+    def prepare(self) -> None:
+        """Ends what an earlier, killed run left behind, lays out data, and reopens outputs with too few rows."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _end_all(self._mark)
+        benchmark = load_benchmark(self.task.benchmark)
+        write_dataset(benchmark, self._data_dir, self.rows_asked, (self.installation.package, self.folder / "data"))
+        self._variables = {
+            MARK: self._mark,
+            "NEMORUN_HOME": str(self.folder / "nemorun"),
+            **dataset_override(benchmark, self._data_dir, self.rows_asked, self.folder),
+        }
+        for seed in self.task.seeds:
+            reopen_seed(self.paths, self.task.benchmark, seed, self.rows_asked)
+
+    def batches(self) -> Iterator[tuple[int, ...]]:
+        """Seeds in groups: each is a process of its own that takes a core."""
+        size = max(1, len(os.sched_getaffinity(0)))
+        for start in range(0, len(self.task.seeds), size):
+            yield self.task.seeds[start : start + size]
+
+    def eval_command(self, seeds: Sequence[int], url: str, model: str) -> list[str]:
+        """NeMo-Skills' eval over consecutive seeds."""
+        client = self.spec.client
+        tests = self._livecodebench_tests()
+        return [
+            *(self.installation.python, "-m", "nemo_skills.pipeline.eval", "eval"),
+            f"--output_dir={self.paths.results}",
+            f"--data_dir={self.folder / 'data'}",
+            f"--benchmarks={self.task.benchmark}:{len(seeds)}",
+            f"--starting_seed={seeds[0]}",
+            "--server_type=vllm",
+            f"--server_address={url.rstrip('/')}/v1",
+            f"--model={model}",
+            f"--log_dir={self.folder / 'logs'}",
+            "--no-auto-summarize-results",
+            *overrides(
+                self.spec.decode, max(1, client.max_concurrent_requests // len(seeds)), client.request_timeout_s
+            ),
+            *([f"++eval_config.test_file={tests}"] if tests else []),
+        ]
+
+    def summarize_command(self) -> list[str]:
+        """NeMo-Skills' metrics over all seeds."""
+        return [
+            *(self.installation.python, "-m", "nemo_skills.pipeline.summarize_results"),
+            str(self.paths.eval_results),
+            f"--benchmarks={self.task.benchmark}",
+            f"--save_metrics_path={self.paths.metrics(self.task.benchmark)}",
+            f"--data_dir={self.folder / 'data'}",
+        ]
+
+    def execute(self, command: Sequence[str], what: str) -> None:
+        """Runs one command to its end, telling how far it is. Raises WorkerError with its last words when it fails."""
+        print(f"nemo_skills: {self.task.benchmark}: {what}", flush=True)
+        with self.log.open("ab") as log:
+            log.write(f"--- {' '.join(command)}\n".encode())
+            log.flush()
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=_environment(self.installation.python, self._variables),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+            try:
+                self._wait(process)
+            finally:
+                _end_all(self._mark)
+                process.wait()
+        if process.returncode != 0:
+            raise WorkerError(f"NeMo-Skills ended with status {process.returncode} ({self.log}):\n{_tail(self.log)}")
+
+    @property
+    def _mark(self) -> str:
+        return str(self.folder)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        reported = time.monotonic()
+        while process.poll() is None:
+            time.sleep(POLL_S)
+            if time.monotonic() - reported > REPORT_EVERY_S:
+                reported = time.monotonic()
+                done = sum(rows_done(self.paths, self.task.benchmark, seed) for seed in self.task.seeds)
+                total = self.rows_asked * len(self.task.seeds)
+                print(f"nemo_skills: {self.task.benchmark}: {done}/{total}", flush=True)
+
+    def _livecodebench_tests(self) -> Path | None:
+        tests = self.folder / "data" / "livecodebench" / "tests" / "tests.jsonl"
+        return tests if self.task.benchmark == "livecodebench" and tests.is_file() else None
+
+
+def _served_model(url: str) -> str:
+    """The name to put into requests. Raises WorkerError when the balancer does not tell."""
+    try:
+        reply = httpx.get(f"{url.rstrip('/')}/v1/models", timeout=60, trust_env=False).raise_for_status()
+        return str(reply.json()["data"][0]["id"])
+    except (httpx.HTTPError, ValueError, LookupError) as error:
+        raise WorkerError(f"{url}/v1/models: {type(error).__name__}: {error}") from error
+
+
+def _environment(python: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Its commands say a bare `python`: the right one must come first; our own import settings are not for it."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    path = os.pathsep.join([str(Path(python).absolute().parent), kept.get("PATH", os.defpath)])
+    return {**kept, "PATH": path, **variables}
+
+
+def _end_all(mark: str) -> None:
+    """Ends every process that carries `mark`: asked first, then killed."""
+    for sig, patience_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
+        deadline = time.monotonic() + patience_s
+        if not (found := _marked(mark)):
+            return
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, sig)
+        while _marked(mark) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def _marked(mark: str) -> list[int]:
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = [*version.split("."), "0"][:2]
+    return int(major), int(minor)
+
+
+def _tail(path: Path, num_lines: int = 15) -> str:
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])

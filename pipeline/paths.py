@@ -42,6 +42,10 @@ class RunPaths:
         """Counts of a running job, for whoever wants to draw them."""
         return self.run_dir / f"nfe_group{group}" / "progress.json"
 
+    def request_log(self, group: int) -> Path:
+        """What the balancer answered, line by line; kept for a client that drops the ledger of a reply."""
+        return self.run_dir / f"nfe_group{group}" / "request_log.jsonl"
+
     @property
     def manifest(self) -> Path:
         """What ran: resolved config, versions, hashes, devices."""

@@ -85,12 +85,17 @@ class Server:
             "--ready-file": self._ready_file,
             "--log-dir": self._ready_file.parent,
             "--log-prefix": f"group{self._spec.index}_",
+            "--request-log": self._request_log(),
             "--max-queue": max(4096, 2 * client.max_concurrent_requests),
         }
         for flag, value in options.items():
             if value is not None:
                 command += [flag, str(value)]
         return command
+
+    def _request_log(self) -> Path | None:
+        """NeMo-Skills drops what its replies say about forwards, so the balancer must note it."""
+        return self._paths.request_log(self._spec.index) if self._spec.client.kind == "nemo_skills" else None
 
     def __enter__(self) -> Server:
         log = self._paths.balancer_log(self._spec.index)
