@@ -36,6 +36,11 @@ def main(argv: Sequence[str]) -> NoReturn:
         "RAY_AUTH_TOKEN_PATH": str(folder.write_token()),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_worker_niceness": "0",  # Ray would have its workers yield to everything else on the machine
+        # on a crowded machine processes come up slowly; that is no failure
+        "RAY_NUM_REDIS_GET_RETRIES": "120",
+        "RAY_worker_register_timeout_seconds": "300",
+        "RAY_agent_register_timeout_ms": "300000",
     }
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):  # another Ray on this machine is not ours
         environment.pop(name, None)

@@ -11,10 +11,11 @@ import ctypes
 import importlib
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
-from trimode.workers.protocol import GenerationError, TrimodeError, WorkerSettings
+from trimode.workers.protocol import GenerationError, TrimodeError, WorkerError, WorkerSettings
 
 _PR_SET_PDEATHSIG = 1
 
@@ -47,6 +48,10 @@ class WorkerActor:
             return {"ok": await self._worker.generate(fields)}
         except GenerationError as error:
             return {"error": error.message, "status": error.status}
+        except WorkerError as error:
+            # an engine that is broken answers nobody: end its process, and the balancer puts a new one here
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
 
     async def cancel(self, request_id: str) -> None:
         """Ends a running generation; unknown ids are ignored."""
@@ -56,11 +61,6 @@ class WorkerActor:
         """The worker's own counters."""
         stats: dict[str, Any] = self._worker.stats()
         return stats
-
-    async def close(self) -> None:
-        """Lets the worker put its things in order before its process ends."""
-        if self._worker is not None:
-            self._worker.close()
 
     async def wait_until_dead(self) -> None:
         """Never returns: the call fails at the moment the process dies, which tells the balancer."""

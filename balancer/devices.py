@@ -23,7 +23,6 @@ class Placement:
     num_workers: int
     gpus_per_worker: int
     """1 on a GPU machine, 0 on CPU."""
-    num_cpus: int
     worker: WorkerSettings
 
 
@@ -51,8 +50,8 @@ def place_workers(settings: BalancerSettings) -> Placement:
         num_workers = settings.num_workers or num_gpus
         if num_workers > num_gpus:
             raise ConfigError(f"--num-workers: got {num_workers}; valid: at most {num_gpus}, one per visible GPU")
-        return Placement(num_workers, 1, num_cpus, dataclasses.replace(settings.worker, device="cuda"))
+        return Placement(num_workers, 1, dataclasses.replace(settings.worker, device="cuda"))
     num_workers = settings.num_workers or 1
     threads = settings.worker.num_threads or max(1, num_cpus // num_workers)
     worker = dataclasses.replace(settings.worker, device="cpu", num_threads=threads)
-    return Placement(num_workers, 0, num_cpus, worker)
+    return Placement(num_workers, 0, worker)

@@ -71,7 +71,7 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
             threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
         placement = place_workers(settings)
         listener = _listen(settings.host, settings.port)
-        start_ray(folder, num_cpus=placement.num_cpus, num_gpus=placement.num_workers * placement.gpus_per_worker)
+        start_ray(folder, num_cpus=placement.num_workers, num_gpus=placement.num_workers * placement.gpus_per_worker)
         _on_signals(_raise_stop)  # Ray has put its own in place
         balancer = _Balancer(settings, listener, settings.log_dir or folder.path / "workers")
         asyncio.run(balancer.serve(placement))
