@@ -95,7 +95,11 @@ class Server:
 
     def _request_log(self) -> Path | None:
         """NeMo-Skills drops what its replies say about forwards, so the balancer must note it."""
-        return self._paths.request_log(self._spec.index) if self._spec.client.kind == "nemo_skills" else None
+        if self._spec.client.kind != "nemo_skills":
+            return None
+        path = self._paths.request_log(self._spec.index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def __enter__(self) -> Server:
         log = self._paths.balancer_log(self._spec.index)
