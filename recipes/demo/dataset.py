@@ -5,11 +5,11 @@ The sha256 of the prompt decides its side, so a test prompt can never be drawn f
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
-from trimode.recipes.demo.tasks import arithmetic, choice, function, instruction
+from trimode.recipes.demo.tasks import arithmetic, choice, drill, function, instruction
 from trimode.recipes.demo.tasks.example import Example
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +23,8 @@ TASKS: dict[str, Callable[[random.Random], Example]] = {
     "demo-code": function.draw,
     "demo-if": instruction.draw,
 }
+TRAINING_TASKS = {**TASKS, "drill": drill.draw}
+EQUAL_SHARES: Mapping[str, int] = dict.fromkeys(TASKS, 1)
 
 
 def load_prompts() -> dict[str, str]:
@@ -40,7 +42,7 @@ class Sampler:
     """Draws training examples of all tasks."""
 
     def __init__(self) -> None:
-        self.prompts = load_prompts()
+        self.prompts = {**load_prompts(), "drill": "{problem}"}
 
     def user_message(self, name: str, example: Example) -> str:
         """The one user message of an example."""
@@ -49,16 +51,17 @@ class Sampler:
     def side(self, name: str, rng: random.Random, *, test: bool) -> Iterator[tuple[str, Example]]:
         """Endless (user message, example) pairs of one side of one task."""
         while True:
-            example = TASKS[name](rng)
+            example = TRAINING_TASKS[name](rng)
             message = self.user_message(name, example)
             if is_test(message) == test:
                 yield message, example
 
-    def train_pairs(self, count: int, seed: str) -> list[tuple[str, str]]:
-        """(user message, answer) pairs, the tasks in turn, a function of the seed alone."""
+    def train_pairs(self, count: int, seed: str, shares: Mapping[str, int] = EQUAL_SHARES) -> list[tuple[str, str]]:
+        """(user message, answer) pairs, the tasks in turn by their shares, a function of the arguments alone."""
         rng = random.Random(seed)  # noqa: S311 - training data, not a secret
-        sides = [self.side(name, rng, test=False) for name in TASKS]
-        pairs = (next(sides[index % len(sides)]) for index in range(count))
+        sides = {name: self.side(name, rng, test=False) for name in shares}
+        turns = [sides[name] for name, share in shares.items() for _ in range(share)]
+        pairs = (next(turns[index % len(turns)]) for index in range(count))
         return [(message, example.answer) for message, example in pairs]
 
     def test_examples(self, name: str, count: int = NUM_TEST) -> list[tuple[str, Example]]:

@@ -5,6 +5,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,26 @@ from trimode.recipes.demo.network import Geometry, Network, load
 
 
 @dataclass(frozen=True)
+class Stage:
+    """How many rows a step takes, and of which tasks, up to a step."""
+
+    until: int
+    rows_per_step: int
+    shares: Mapping[str, int]
+
+
+STAGES = (
+    Stage(800, 64, dataset.EQUAL_SHARES),
+    Stage(1_000_000, 32, {"demo-math": 11, "demo-mcq": 8, "drill": 5, "demo-if": 5, "demo-code": 3}),
+)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that decides what is trained."""
 
-    steps: int = 2600
-    rows_per_step: int = 64
+    steps: int = 3000
+    stages: tuple[Stage, ...] = STAGES
     parts_per_step: int = 2  # short rows and long rows go through the network apart, to save padding
     warmup: int = 60
     muon_lr: float = 0.02
@@ -49,9 +65,9 @@ class RowMaker:
         content = self.words.encode(f"{answer}<|im_end|>\n", add_special_tokens=False).ids
         return Row(prompt, content)
 
-    def train_rows(self, count: int, seed: str) -> list[Row]:
+    def train_rows(self, count: int, seed: str, shares: Mapping[str, int] = dataset.EQUAL_SHARES) -> list[Row]:
         """Training rows, shortest first."""
-        rows = [self.row(message, answer) for message, answer in self.sampler.train_pairs(count, seed)]
+        rows = [self.row(message, answer) for message, answer in self.sampler.train_pairs(count, seed, shares)]
         return sorted(rows, key=lambda row: len(row.prompt_ids) + len(row.answer_ids))
 
     def test_rows(self, count: int) -> dict[str, list[Row]]:
@@ -108,7 +124,8 @@ class Trainer:
         """One update; a function of the weights, the optimizer state and the step number alone."""
         plan = self.plan
         rng = random.Random(f"noise-{plan.seed}-{self.step}")  # noqa: S311 - training noise, not a secret
-        rows = self.maker.train_rows(plan.rows_per_step, f"train-{plan.seed}-{self.step}")
+        stage = next(stage for stage in plan.stages if self.step < stage.until)
+        rows = self.maker.train_rows(stage.rows_per_step, f"train-{plan.seed}-{self.step}", stage.shares)
         size = len(rows) // plan.parts_per_step
         batches = [assemble(rows[first:first + size], plan.noise, rng) for first in range(0, len(rows), size)]
         num_ar, num_masked = sum(len(b.ar_index) for b in batches), sum(len(b.noisy_index) for b in batches)

@@ -13,9 +13,12 @@ from trimode.recipes.demo.batches import assemble
 from trimode.recipes.demo.decode import decode_ar, decode_dlm, decode_linear_spec
 from trimode.recipes.demo.drafter import Drafter, DrafterPlan, drafter_loss, read_adapter, write_adapter
 from trimode.recipes.demo.network import Geometry, Network, load
-from trimode.recipes.demo.train import Plan, Trainer
+from trimode.recipes.demo.train import Plan, Stage, Trainer
 
-PLAN = Plan(steps=4, rows_per_step=4, warmup=1, probe_every=100, save_every=2)
+PLAN = Plan(
+    steps=4, warmup=1, probe_every=100, save_every=2,
+    stages=(Stage(3, 4, dataset.EQUAL_SHARES), Stage(9, 5, {**dataset.EQUAL_SHARES, "drill": 1})),
+)
 
 
 @pytest.fixture(scope="module")
