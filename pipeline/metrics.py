@@ -1,4 +1,4 @@
-"""Accuracy of one benchmark over its seeds: the content of NeMo-Skills 0.7.0's metrics.json, key by key and in its order.
+"""Accuracy of one benchmark over its seeds: the content of NeMo-Skills 0.7.0's metrics.json, key by key, in its order.
 
 Knows verdict fields only: no files, no scorer and no ledger. Sums run left to right, so that the last digits agree too.
 """
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from trimode.pipeline.benchmarks import Benchmark
 
 Row = dict[str, Any]
@@ -74,10 +73,11 @@ def compute_metrics(
         valid = ", ".join([*FAMILIES, INSTRUCTIONS])
         raise ValueError(f"no metrics for the scorer of {benchmark.name}: got {benchmark.scorer!r}; valid: {valid}")
     if len({len(rows) for rows in seeds}) != 1:
-        raise ValueError(f"the seeds of {benchmark.name} must have equally many rows; got {[len(rows) for rows in seeds]}")
-    problems: list[Attempts] = list(zip(*seeds, strict=True))[:max_samples]
+        counts = [len(rows) for rows in seeds]
+        raise ValueError(f"the seeds of {benchmark.name} must have equally many rows; got {counts}")
+    problems = [_attempts(rows) for rows in zip(*seeds, strict=True)][:max_samples]
     if max_seq_len is not None:
-        problems = [[_limited(benchmark, row, max_seq_len) for row in attempts] for attempts in problems]
+        problems = [_attempts(_limited(benchmark, row, max_seq_len) for row in attempts) for attempts in problems]
     groups: dict[str, list[Attempts]] = {ALL_ROWS: problems}
     for attempts in problems:
         subset = attempts[0].get("subset_for_metrics", ALL_ROWS)
@@ -87,6 +87,10 @@ def compute_metrics(
         benchmark.name if subset == ALL_ROWS else f"{benchmark.name}-{subset}": _tables(benchmark.scorer, group)
         for subset, group in groups.items()
     }
+
+
+def _attempts(rows: Iterable[Row]) -> Attempts:
+    return tuple(rows)
 
 
 def _limited(benchmark: Benchmark, row: Row, max_seq_len: int) -> Row:

@@ -26,4 +26,4 @@ def extract_code(text: str, language: str = "python") -> str:
         if opening in text:
             inside = text.partition(opening)[2].strip()
             return inside.partition(FENCE)[0].strip()
-    return text.strip() if text.startswith(" ") else text
+    return text

@@ -1,4 +1,4 @@
-"""What the scripts inside the sandbox share: a task on stdin, a verdict with a secret on the last line, and what is off.
+"""What the scripts inside the sandbox share: a task on stdin, a verdict with a secret on the last line, what is off.
 
 Knows no benchmark.
 """

@@ -11,7 +11,6 @@ import io
 import json
 import pickle
 import re
-import secrets
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.load import data_root
 from trimode.pipeline.scoring.code_extract import extract_code
-from trimode.pipeline.scoring.sandbox import Limits, run_program
+from trimode.pipeline.scoring.harness import run_harness
+from trimode.pipeline.scoring.sandbox import Limits
 from trimode.pipeline.scoring.sandbox_service import service_url
 from trimode.pipeline.scoring.scorer import Row, answer_text
 from trimode.workers.protocol import ConfigError
@@ -54,7 +54,16 @@ def test_files(data_dir: Path | None) -> list[Path]:
     """Files with the dataset's original columns: the split's own as prepared, else as downloaded."""
     folder = data_root(data_dir) / "livecodebench"
     prepared = folder / "tests.jsonl"
-    return [prepared] if prepared.is_file() else sorted(folder.glob("code_generation_lite/*.jsonl"))
+    if prepared.is_file():
+        return [prepared]
+    return sorted(folder.glob("code_generation_lite/*.jsonl")) or [
+        path for path in folder.glob("*.jsonl") if _has_tests(path)
+    ]
+
+
+def _has_tests(path: Path) -> bool:
+    with path.open("rb") as file:
+        return TESTS_COLUMN in file.readline()
 
 
 @functools.cache
@@ -75,7 +84,8 @@ def problem_places(data_dir: Path | None) -> dict[str, tuple[Path, int]]:
 def read_problem(question_id: str, data_dir: Path | None) -> dict[str, Any]:
     """The original row of one problem. Raises ConfigError when no file has it."""
     if question_id not in problem_places(data_dir):
-        raise ConfigError(f"LiveCodeBench's tests of {question_id!r} are in none of {[str(p) for p in test_files(data_dir)]}")
+        files = [str(path) for path in test_files(data_dir)]
+        raise ConfigError(f"LiveCodeBench's tests of {question_id!r} are in none of {files}")
     path, offset = problem_places(data_dir)[question_id]
     with path.open("rb") as file:
         file.seek(offset)
@@ -86,7 +96,6 @@ def passes(code: str, problem: dict[str, Any]) -> bool:
     """Whether `code` passes all tests of an original row."""
     tests = test_cases(problem["public_test_cases"]) + test_cases(problem["private_test_cases"])
     task = {
-        "nonce": secrets.token_hex(16),
         "code": code,
         "inputs": [test["input"] for test in tests],
         "outputs": [test["output"] for test in tests],
@@ -94,14 +103,7 @@ def passes(code: str, problem: dict[str, Any]) -> bool:
         "timeout": TEST_TIMEOUT_S,
     }
     seconds = min((TEST_TIMEOUT_S + 1) * len(tests) + 5, ROW_LIMIT_S - 30)
-    limits = Limits(time_s=seconds, memory_bytes=4 << 30)
-    outcome = run_program(CHILD.read_text(encoding="utf-8"), json.dumps(task), limits)
-    last_line = outcome.stdout.rstrip("\n").rpartition("\n")[2]
-    try:
-        verdict = json.loads(last_line)
-    except json.JSONDecodeError:
-        return False
-    return isinstance(verdict, dict) and verdict.get("nonce") == task["nonce"] and bool(verdict.get("passed"))
+    return bool(run_harness(CHILD, task, Limits(time_s=seconds, memory_bytes=4 << 30)).get("passed"))
 
 
 def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
@@ -125,6 +127,6 @@ def check(benchmark: Benchmark, data_dir: Path | None) -> None:
     if not test_files(data_dir):
         folder = data_root(data_dir) / benchmark.name / "code_generation_lite"
         raise ConfigError(
-            f"{benchmark.name} is scored with the dataset's tests and none were found; "
-            f"run `python -m trimode.pipeline.data prepare {benchmark.name}`, or put the test*.jsonl of {URL} into {folder}"
+            f"{benchmark.name} is scored with the dataset's tests and none were found; run "
+            f"`python -m trimode.pipeline.data prepare {benchmark.name}`, or put the test*.jsonl of {URL} into {folder}"
         )

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from latex2sympy2_extended import NormalizationConfig, normalize_latex
 from math_verify import LatexExtractionConfig, StringExtractionConfig, parse, verify
-
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.scorer import Row, answer_text
 
@@ -30,7 +29,7 @@ VERIFY_TIMEOUT_S = 10
 
 
 def last_boxed(text: str) -> str | None:
-    """Content of the last `\\boxed{...}`; None when there is none, it is not closed, or something precedes its brace."""
+    """Content of the last `\\boxed{...}`; None without one, when it is not closed or something precedes its brace."""
     start = text.rfind(BOX)
     if start < 0:
         return None

@@ -16,7 +16,7 @@ VERDICT_KEYS = ("predicted_answer", "symbolic_correct")
 ROW_LIMIT_S = 30.0
 
 LONE_CAPITAL = re.compile(r"\b[A-Z]\b")
-ANSWER_LINE = re.compile(r"answer[*_]{0,2}\s*:[\s*_]{0,2}\s*([a-z])(?![a-z0-9])", re.IGNORECASE)
+ANSWER_LINE = re.compile(r"answer[*_]{0,2}\s*:[\s*_]{0,2}\s*([A-Z])(?![a-zA-Z0-9])", re.IGNORECASE)
 
 
 def choice_letter(
@@ -25,7 +25,7 @@ def choice_letter(
     extract_regex: str = DEFAULT_ANSWER_REGEX,
     relaxed: bool = True,
 ) -> str | None:
-    """The chosen letter: the extracted answer's when it has one, else that of the last `Answer: X`; None without either."""
+    """The chosen letter: the extracted answer's when it has one, else that of the last `Answer: X`, else None."""
     extracted = extract_answer(text, extract_from_boxed, extract_regex, relaxed)
     if extracted is not None and len(extracted) == 1:
         return extracted

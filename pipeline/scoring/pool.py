@@ -1,7 +1,7 @@
-"""Scoring processes: each row goes to a free one, with a time limit; one that hangs, crashes or leaves costs its row only.
+"""Scoring processes: each row goes to a free one, with a time limit; one that hangs, crashes or leaves costs its row.
 
-Knows rows and verdicts, no scorer. Processes are started fresh (never forked from the caller, which may hold threads and
-devices) because math-verify needs a main thread for its own time limits.
+Knows rows and verdicts, no scorer. Processes are started fresh, never forked from the caller, which may hold threads
+and devices; a process each because math-verify needs a main thread for its own time limits.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class _Process:
         self._process, self._log, self._received, self._warm = None, None, b"", False
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

@@ -33,7 +33,7 @@ REPLY_KEYS = (
 OWN_KEYS = ("error", "error_kind", "scoring_error")
 """Fields NeMo-Skills does not have; last in a row."""
 DATA_FIRST = "math"
-"""The scorer NeMo-Skills runs per row, which is why its rows begin with the data's fields; the others' with the reply's."""
+"""The scorer NeMo-Skills runs row by row: its rows begin with the data's fields, all others with the reply's."""
 
 
 def scorer_of(benchmark: Benchmark) -> Scorer:
@@ -58,8 +58,8 @@ def check_scorer(benchmark: Benchmark, data_dir: Path | None = None) -> None:
 def score_row(benchmark: Benchmark, row: Row, data_dir: Path | None = None) -> Row:
     """The verdict fields to add to `row`, which holds the reply and the data's fields.
 
-    A row whose request failed (`error`) counts as no answer. Pure and synchronous; may take seconds, and mathematics needs
-    a main thread. Raises whatever the scorer raises on a row it cannot judge: use ScoringPool to keep that to the row.
+    A row whose request failed (`error`) counts as no answer. Pure and synchronous; may take seconds, and mathematics
+    needs a main thread. Raises whatever the scorer raises on a row it cannot judge; ScoringPool keeps that to the row.
     """
     scorer = scorer_of(benchmark)
     if row.get("error"):
@@ -73,7 +73,7 @@ def unscored(benchmark: Benchmark, row: Row, reason: str) -> Row:
 
 
 def is_correct(benchmark: Benchmark, row: Row) -> bool:
-    """Whether a scored row counts as right in the benchmark's metric; instructions count when all of them are followed."""
+    """Whether a scored row is right in the benchmark's metric; instructions count when all of them are followed."""
     match benchmark.metric:
         case "symbolic_correct":
             return bool(row["symbolic_correct"])

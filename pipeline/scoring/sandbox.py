@@ -1,8 +1,8 @@
 """Runs a program a model wrote in a process of its own, limited in time, memory, processes, files and network.
 
-NOT a security sandbox: model programs run as this user with read access to its files. Kernel limits, and namespaces where
-the machine permits them, stop accidents such as endless loops, fork bombs and floods of output; who distrusts a model
-runs trimode in a container or points TRIMODE_SANDBOX at NeMo-Skills' sandbox service. Knows no benchmark.
+NOT a security sandbox: model programs can read what this user can read. Kernel limits, and namespaces where the machine
+permits them, stop accidents such as endless loops, fork bombs and floods of output; who distrusts a model runs trimode
+in a container or points TRIMODE_SANDBOX at NeMo-Skills' sandbox service. Knows no benchmark.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ DEFAULT_LIMITS = Limits()
 def run_program(program: str, stdin: str = "", limits: Limits = DEFAULT_LIMITS) -> Outcome:
     """Runs Python source to its end or its limits, here or in the service TRIMODE_SANDBOX names.
 
-    The program starts in an empty folder that is removed afterwards, without site paths of the caller. Raises OSError when
-    no process can be started and ConnectionError when the service does not answer.
+    The program starts in an empty folder that is removed afterwards, with none of the caller's environment. Raises
+    OSError when no process can be started and ConnectionError when the service does not answer.
     """
     if url := service_url():
         return Outcome(**execute_remotely(url, program, stdin, limits.time_s, limits.output_bytes))

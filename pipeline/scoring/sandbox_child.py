@@ -35,14 +35,14 @@ def unshare_what_is_allowed() -> bool:
     if os.geteuid() == 0:
         libc.unshare(wanted)
         return False
-    return libc.unshare(wanted | CLONE_NEWUSER) == 0 or libc.unshare(CLONE_NEWUSER) == 0
+    return any(libc.unshare(flags) == 0 for flags in (wanted | CLONE_NEWUSER, CLONE_NEWUSER))
 
 
 def give_up_root() -> bool:
     """Turns root into a fresh user that can still read root's files (Python may lie there); whether that was done."""
     if os.geteuid() != 0:
         return False
-    uid = FIRST_SPARE_UID + os.getppid() if os.getppid() else FIRST_SPARE_UID + int.from_bytes(os.urandom(3))
+    uid = FIRST_SPARE_UID + int.from_bytes(os.urandom(3))
     try:
         os.chown(".", uid, uid)
         os.setgroups([])
@@ -125,7 +125,7 @@ def main() -> None:
         fresh = give_up_root() or fresh
         limit(limits, 0 if fresh else num_own_tasks())
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.execv(sys.executable, [sys.executable, "-I", "-B", program])
+        os.execv(sys.executable, [sys.executable, "-I", "-B", program])  # noqa: S606 - no shell is the point
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     kill_descendants()
     os._exit(status if status >= 0 else 128 - status)

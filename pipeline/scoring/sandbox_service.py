@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 
 import httpx
-
 from trimode.workers.protocol import ConfigError
 
 STATUSES = ("completed", "error", "timeout")
@@ -27,7 +26,8 @@ def service_url() -> str | None:
         return f"http://{host}:{os.environ.get('NEMO_SKILLS_SANDBOX_PORT', '6000')}"
     if choice.startswith(("http://", "https://")):
         return choice.rstrip("/")
-    raise ConfigError(f"TRIMODE_SANDBOX names where programs run: got {choice!r}; valid: local, nemo_skills, http://HOST:PORT")
+    valid = "local, nemo_skills, http://HOST:PORT"
+    raise ConfigError(f"TRIMODE_SANDBOX names where programs run: got {choice!r}; valid: {valid}")
 
 
 def execute_remotely(url: str, program: str, stdin: str, time_s: float, output_chars: int) -> dict[str, str]:

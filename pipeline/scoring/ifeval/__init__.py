@@ -1,6 +1,6 @@
 """IFEval: whether a reply follows each of its instructions, strictly and with allowances; our own checks.
 
-The 25 instructions and the eight allowances are those of Google's instruction_following_eval; knows no benchmark by name.
+The 25 instructions and the allowances are those of Google's instruction_following_eval; knows no benchmark by name.
 """
 
 from __future__ import annotations

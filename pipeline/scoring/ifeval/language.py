@@ -6,7 +6,6 @@ Knows one response at a time; the language is langdetect's guess, seeded so that
 from __future__ import annotations
 
 import langdetect
-
 from trimode.pipeline.scoring.ifeval.arguments import Arguments, Check, compare, count_argument, text_argument
 from trimode.pipeline.scoring.ifeval.punkt import words
 

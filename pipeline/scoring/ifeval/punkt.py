@@ -13,7 +13,6 @@ from typing import Any
 import nltk
 from nltk.tokenize import NLTKWordTokenizer
 from nltk.tokenize.punkt import PunktTokenizer
-
 from trimode.pipeline.data.load import data_root
 from trimode.workers.protocol import ConfigError
 

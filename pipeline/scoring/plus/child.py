@@ -1,4 +1,4 @@
-"""Runs one HumanEval+ or MBPP+ answer on its inputs inside the sandbox; reads a JSON task on stdin, prints a JSON verdict.
+"""Runs one HumanEval+ or MBPP+ answer on its inputs in the sandbox: a JSON task on stdin, a JSON verdict on stdout.
 
 A script of its own with the standard library and numpy. Follows the rules of evalplus at the revision NeMo-Skills 0.7.0
 pins (c91370f), its quirks included: a tolerance once switched on by a float stays on for the problem's later inputs.
@@ -13,6 +13,7 @@ import faulthandler
 import importlib
 import io
 import json
+import math
 import os
 import pickle
 import signal
@@ -44,7 +45,7 @@ class Unreadable(io.StringIO):
     def _refuse(self, *_: object) -> NoReturn:
         raise OSError
 
-    read = readline = readlines = _refuse  # type: ignore[assignment]
+    read = readline = readlines = _refuse
 
     def readable(self) -> bool:
         """Never."""
@@ -63,7 +64,7 @@ def swallowed() -> Iterator[None]:
             sys.stdin = stdin
 
 
-def ring(number: int, frame: FrameType | None) -> None:
+def ring(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
     """The alarm's handler."""
     raise TooSlowError
 
@@ -111,7 +112,7 @@ def matches(task: dict[str, Any], arguments: list[Any], found: Any, wanted: Any)
         if entry_point in task["not_none_tasks"]:
             return found == wanted if isinstance(found, bool) else wanted == (found is not None)
     elif entry_point == "find_zero":
-        value = sum(coefficient * found**power for power, coefficient in enumerate(arguments[0]))
+        value = sum(coefficient * math.pow(found, power) for power, coefficient in enumerate(arguments[0]))
         if not value <= task["atol"]:
             raise AssertionError("no zero of the polynomial")
     return exact

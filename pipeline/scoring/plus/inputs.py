@@ -1,4 +1,4 @@
-"""MBPP+ inputs in their Python types: JSON has no tuples, sets or complex numbers, so the dataset's reader restores them.
+"""MBPP+ inputs in their Python types: JSON has no tuples, sets or complex numbers, so they are restored on reading.
 
 Which problem takes which types is a fact of MBPP+ v0.2.0 as evalplus (Apache-2.0) reads it; knows no files.
 """
@@ -64,7 +64,7 @@ BY_POSITION: dict[tuple[Convert, ...], tuple[int, ...]] = {
     (same, tuple): (106, 750),
     (tuple, same): (250, 405, 446, 617, 720, 763, 808),
     (tuple, same, same): (307,),
-    (tuple_values, same): (722,),
+    (tuple_values, same, same): (722,),
     (float, complex): (124,),
 }
 """Problems with a conversion of its own for each argument."""

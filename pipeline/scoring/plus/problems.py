@@ -30,9 +30,11 @@ RELEASES = {
     "humaneval": ("HumanEvalPlus", "v0.1.9", "HUMANEVAL_OVERRIDE_PATH"),
     "mbpp": ("MbppPlus", "v0.2.0", "MBPP_OVERRIDE_PATH"),
 }
-"""evalplus' dataset name -> file name, the release NeMo-Skills 0.7.0 scores with, and the variable that names another file."""
+"""evalplus' dataset name -> file name, the release NeMo-Skills 0.7.0 scores with, the variable naming another file."""
 NOT_NONE_TASKS = ("check_str", "text_match_three", "text_starta_endb")
 """MBPP entry points whose reference says only whether there is a result."""
+Oracle = tuple[list[Any], list[Any], list[float]]
+"""Inputs, what the reference solution returns for each, and the seconds it took."""
 ORACLE_FORMAT = "1"
 """Changes when the packed form does."""
 
@@ -76,14 +78,15 @@ def read_dataset(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def packed_oracle(benchmark: Benchmark, task_id: str, data_dir: Path | None) -> bytes:
-    """zlib-packed pickle of {base, plus} -> (inputs, expected outputs, seconds) of one problem, from the cache if there.
+    """One problem's zlib-packed pickle of {base, plus} -> (inputs, expected outputs, seconds); from the cache if there.
 
     Raises ConfigError when the dataset has no such problem.
     """
     path = dataset_path(benchmark, data_dir)
     checksum, problems = read_dataset(path)
     if task_id not in problems:
-        raise ConfigError(f"{path} has no problem {task_id!r}; it has {len(problems)}, as {next(iter(problems), None)!r}")
+        known = f"{len(problems)} others, as {next(iter(problems), None)!r}"
+        raise ConfigError(f"{path} has no problem {task_id!r}; it has {known}")
     kept = cache_dir() / "plus_oracles" / f"{checksum[:16]}-{ORACLE_FORMAT}" / f"{task_id.replace('/', '_')}.pickle.z"
     with contextlib.suppress(OSError):
         return kept.read_bytes()
@@ -92,7 +95,7 @@ def packed_oracle(benchmark: Benchmark, task_id: str, data_dir: Path | None) -> 
     return packed
 
 
-def compute_oracle(benchmark: Benchmark, problem: dict[str, Any]) -> dict[str, tuple[list[Any], list[Any], list[float]]]:
+def compute_oracle(benchmark: Benchmark, problem: dict[str, Any]) -> dict[str, Oracle]:
     """Runs the reference solution on every input, here and unlimited: the dataset is trusted."""
     scope: dict[str, Any] = {}
     exec(problem["prompt"] + problem["canonical_solution"], scope)  # noqa: S102 - the dataset's own reference solution
