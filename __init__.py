@@ -1,0 +1,1 @@
+"""trimode: evaluates and serves tri-mode language models."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
 from trimode.workers.checkpoint import ModelConfig, WeightFiles, read_json
 from trimode.workers.protocol import ConfigError
 
@@ -84,7 +83,10 @@ def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]
 def load_adapter(files: WeightFiles, scale: float, num_layers: int, like: torch.Tensor) -> Adapter:
     """The factors on the device and in the dtype of `like`."""
     a, b = (
-        [files.tensor(_tensor_name(layer, side)).to(device=like.device, dtype=like.dtype) for layer in range(num_layers)]
+        [
+            files.tensor(_tensor_name(layer, side)).to(device=like.device, dtype=like.dtype)
+            for layer in range(num_layers)
+        ]
         for side in "AB"
     )
     return Adapter(scale=scale, a=a, b=b)

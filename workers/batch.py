@@ -9,7 +9,6 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-
 from trimode.workers.decode.chunk import Chunk
 
 
@@ -65,7 +64,9 @@ def _group(chunks: list[Chunk], tables: list[list[int]], first_token: int, page_
     num_keys = max(ends)
     width = -(-num_keys // page_size)
     pages = [(table[:width] + [0] * width)[:width] for table in tables]
-    full = all(end == num_keys and (num_queries == 1 or not chunk.causal) for chunk, end in zip(chunks, ends, strict=True))
+    full = all(
+        end == num_keys and (num_queries == 1 or not chunk.causal) for chunk, end in zip(chunks, ends, strict=True)
+    )
     from_zero = len(chunks) == 1 and chunks[0].causal and chunks[0].position == 0 and not full
     run = len(chunks) == 1 and pages[0] == list(range(pages[0][0], pages[0][0] + width))
     last_key = None

@@ -12,10 +12,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-
 from trimode.workers.protocol import ConfigError
 
 MODEL_TYPE = "nemotron_labs_diffusion"
@@ -89,7 +89,7 @@ def _rope_config(raw: dict[str, object], path: Path) -> RopeConfig:
     if kind not in ("yarn", "default"):
         raise ConfigError(f"checkpoint: {path} rope_type: got {kind!r}; valid: 'yarn', 'default'")
     factor = float(rope["factor"]) if kind == "yarn" else None
-    original = rope.get("original_max_position_embeddings") or raw["max_position_embeddings"]
+    original: Any = rope.get("original_max_position_embeddings") or raw["max_position_embeddings"]
     attention = 1.0
     if factor is not None:
         given = rope.get("attention_factor")

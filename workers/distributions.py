@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-
 from trimode.workers.protocol import DecodeParams
 
 

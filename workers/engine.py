@@ -218,5 +218,6 @@ class Engine:
         sequence.ended = time.perf_counter()
         self.counters.finish(sequence.state, failed=sequence.error is not None)
         if sequence.pages:
-            self.cache.allocator.release(sequence.pages)
+            broken = sequence.error is not None and sequence.error.status == 500
+            self.cache.allocator.release(sequence.pages, forget=broken)
             sequence.pages = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ OUTPUT_KEYS = ("token_ids", "text", "finish_reason", "nfe", "forwards", "trace")
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trimode.workers.generate", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True, help="checkpoint folder or hub id")
-    parser.add_argument("--lora", help="adapter folder; rows turn it on with \"lora\": true")
+    parser.add_argument("--lora", help='adapter folder; rows turn it on with "lora": true')
     parser.add_argument("--tokenizer", help="tokenizer folder (default: the model's own)")
     parser.add_argument("--input", required=True, type=Path, help="rows, one JSON object per line")
     parser.add_argument("--output", required=True, type=Path, help="answers, one JSON object per line")
@@ -100,7 +99,7 @@ def main() -> int:
         return 2
     beside = arguments.output.with_name(f".{arguments.output.name}.tmp")
     beside.write_text("".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results), encoding="utf-8")
-    os.replace(beside, arguments.output)
+    beside.replace(arguments.output)
     return 1 if any("error" in result for result in results) else 0
 
 

@@ -6,16 +6,26 @@ pages of a prompt are shared between requests with the same prefix. Knows nothin
 
 from __future__ import annotations
 
+import hashlib
 import heapq
+from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-
 from trimode.workers.checkpoint import ModelConfig
 
 PAGE_SIZE = 16
 """Tokens per page."""
+
+
+def _page_keys(prompt_ids: Sequence[int], count: int) -> Iterator[bytes]:
+    """Identity of each of the first `count` full pages: a digest of the whole prompt up to the page's end."""
+    key = b""
+    for start in range(0, count * PAGE_SIZE, PAGE_SIZE):
+        tokens = array("q", prompt_ids[start : start + PAGE_SIZE]).tobytes()
+        key = hashlib.blake2b(key + tokens, digest_size=16).digest()
+        yield key
 
 
 class PageAllocator:
@@ -25,8 +35,8 @@ class PageAllocator:
         self.num_pages = num_pages
         self._free = list(range(num_pages))
         self._users: dict[int, int] = {}
-        self._page_of: dict[tuple[int, tuple[int, ...]], int] = {}
-        self._key_of: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._page_of: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
         """Shareable pages nobody uses now, least recently used first."""
 
@@ -41,16 +51,14 @@ class PageAllocator:
         return len(self._page_of)
 
     def match(self, prompt_ids: Sequence[int]) -> list[int]:
-        """Pages that hold the KV of the prompt's longest cached prefix, never the whole prompt; now in use by the caller."""
+        """Pages with the KV of the prompt's longest cached prefix, now in use by the caller; never the whole prompt,
+        whose last token must run to give a logit."""
         pages: list[int] = []
-        parent = -1
-        for start in range(0, len(prompt_ids) - PAGE_SIZE, PAGE_SIZE):
-            page = self._page_of.get((parent, tuple(prompt_ids[start : start + PAGE_SIZE])))
+        for key in _page_keys(prompt_ids, (len(prompt_ids) - 1) // PAGE_SIZE):
+            page = self._page_of.get(key)
             if page is None:
                 break
             pages.append(page)
-            parent = page
-        for page in pages:
             self._users[page] = self._users.get(page, 0) + 1
             self._idle.pop(page, None)
         return pages
@@ -60,7 +68,8 @@ class PageAllocator:
         if count > self.num_free:
             return None
         while len(self._free) < count:
-            self._evict()
+            page, _ = self._idle.popitem(last=False)
+            self._recycle(page)
         pages = [heapq.heappop(self._free) for _ in range(count)]
         for page in pages:
             self._users[page] = 1
@@ -68,46 +77,28 @@ class PageAllocator:
 
     def share(self, pages: Sequence[int], prompt_ids: Sequence[int]) -> None:
         """Offers the full pages of a prefilled prompt to later requests. A prefix that is already offered stays."""
-        parent = -1
-        for index, page in enumerate(pages[: len(prompt_ids) // PAGE_SIZE]):
-            key = (parent, tuple(prompt_ids[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]))
-            holder = self._page_of.get(key)
-            if holder is None and page not in self._key_of:
-                self._page_of[key] = holder = page
+        for page, key in zip(pages, _page_keys(prompt_ids, len(prompt_ids) // PAGE_SIZE), strict=False):
+            if key not in self._page_of and page not in self._key_of:
+                self._page_of[key] = page
                 self._key_of[page] = key
-            if holder != page:
-                return  # children are keyed by this request's own page, which nobody would look up
-            parent = page
 
-    def release(self, pages: Sequence[int], keep_shared: bool = True) -> None:
-        """Gives pages back; those offered for sharing stay until evicted, unless `keep_shared` is false."""
+    def release(self, pages: Sequence[int], *, forget: bool = False) -> None:
+        """Gives pages back; those offered for sharing stay until evicted. `forget`: withdraw the offers too."""
         for page in pages:
             self._users[page] -= 1
             if self._users[page]:
                 continue
             del self._users[page]
-            if page in self._key_of and keep_shared:
+            if page in self._key_of and not forget:
                 self._idle[page] = None
             else:
-                self._forget(page)
-                heapq.heappush(self._free, page)
+                self._recycle(page)
 
-    def _evict(self) -> None:
-        page, _ = self._idle.popitem(last=False)
-        self._forget(page)
-        heapq.heappush(self._free, page)
-
-    def _forget(self, page: int) -> None:
+    def _recycle(self, page: int) -> None:
         key = self._key_of.pop(page, None)
         if key is not None:
             del self._page_of[key]
-            # A reused number must not look like the old parent of pages that are still offered.
-            for child_key in [k for k in self._page_of if k[0] == page]:
-                child = self._page_of.pop(child_key)
-                del self._key_of[child]
-                if child in self._idle:
-                    del self._idle[child]
-                    heapq.heappush(self._free, child)
+        heapq.heappush(self._free, page)
 
 
 class KVCache:

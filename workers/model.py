@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-
 from trimode.kernels.block_attention import block_attention
 from trimode.kernels.rms_norm import rms_norm
 from trimode.kernels.rope import apply_rope, query_scale, rope_cos_sin, yarn_inv_freq
@@ -168,10 +167,9 @@ class TriModeModel:
 
 
 def _keys(pool: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
-    """K or V of a group's rows `[N, num_keys, kv_heads, head_dim]`: a view when the pages are one run, else a gather."""
+    """K or V of a group's rows `[N, num_keys, kv_heads, head_dim]`: a view if the pages are one run, else a gather."""
     if group.first_page is not None:
         pages = pool[group.first_page : group.first_page + group.pages.shape[1]].unsqueeze(0)
     else:
         pages = pool[group.pages]
     return pages.reshape(group.num_rows, -1, *pool.shape[2:])[:, : group.num_keys]
-

@@ -1,4 +1,4 @@
-"""Checks the flat fields of one request and turns them into DecodeParams; every refusal names field, value and what is valid.
+"""Checks the flat fields of one request and turns them into DecodeParams; a refusal names field, value, valid ones.
 
 Knows the wire's field names and the modes' defaults; knows nothing of HTTP, tokens or the model's limits.
 """
@@ -90,7 +90,11 @@ def _stops(raw: Mapping[str, object]) -> tuple[str, ...]:
     if value is None:
         return ()
     stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops) or len(stops) > MAX_STOPS:
+    if (
+        not isinstance(stops, list | tuple)
+        or not all(isinstance(s, str) and s for s in stops)
+        or len(stops) > MAX_STOPS
+    ):
         raise GenerationError(f"stop: got {value!r}; valid: a non-empty string or a list of up to {MAX_STOPS} of them")
     return tuple(stops)
 
@@ -113,7 +117,9 @@ def parse_params(raw: Mapping[str, object]) -> DecodeParams:
         GenerationError: status 400; names the field, what came and what is valid.
     """
     if unknown := sorted(set(raw) - KNOWN_FIELDS):
-        raise GenerationError(f"unknown field {', '.join(map(repr, unknown))}; valid: {', '.join(sorted(KNOWN_FIELDS))}")
+        raise GenerationError(
+            f"unknown field {', '.join(map(repr, unknown))}; valid: {', '.join(sorted(KNOWN_FIELDS))}"
+        )
     mode = _mode(raw)
     fields = _Fields(raw)
     acceptance = raw.get("acceptance") or "rejection"

@@ -1,4 +1,4 @@
-"""The contract every layer speaks: modes, request parameters, results, worker settings and the errors that cross layers.
+"""The contract every layer speaks: modes, request parameters, results, worker settings, errors that cross layers.
 
 Knows nothing of models, tensors, HTTP, Ray or Hydra; imports only the standard library, so a login node can read it.
 """
@@ -15,7 +15,7 @@ class TrimodeError(Exception):
 
 
 class ConfigError(TrimodeError):
-    """The user must act before anything starts: names the rule, what came, and what is valid. Shown without traceback."""
+    """The user must act before anything starts: names the rule, what came, what is valid. Shown without traceback."""
 
 
 class WorkerError(TrimodeError):
@@ -23,7 +23,7 @@ class WorkerError(TrimodeError):
 
 
 class GenerationError(TrimodeError):
-    """This one request failed; it is recorded with its id and scored as no answer. `status` is the HTTP status to send."""
+    """This one request failed; it is recorded with its id and scored as no answer. `status` is the HTTP status."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)

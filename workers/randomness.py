@@ -18,5 +18,5 @@ def uniform(seed: int, position: int, purpose: str) -> float:
         purpose: what it is for, e.g. `decode` or `draft0`.
     """
     key = struct.pack("<qq", seed, position) + purpose.encode()
-    (bits,) = struct.unpack("<Q", hashlib.blake2b(key, digest_size=8).digest())
+    bits = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
     return ((bits >> 12) + 0.5) / (1 << 52)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-
 from trimode.workers.adapter import load_adapter, open_adapter
 from trimode.workers.checkpoint import DTYPES, ModelConfig, expected_shapes, files_sha256, open_weights, read_config
 from trimode.workers.engine import Engine, Sequence
@@ -53,7 +52,9 @@ def _checkpoint_folder(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.json", "*.jinja", "*.safetensors", "linear_spec_lora/*"]))
+        return Path(
+            snapshot_download(model, allow_patterns=["*.json", "*.jinja", "*.safetensors", "linear_spec_lora/*"])
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ConfigError(f"model: {model} is no folder, and the hub did not give it: {error}") from None
 
@@ -172,7 +173,9 @@ class Runtime:
             "model": self.settings.model,
             "served_model_name": self.name,
             "device": str(model.device),
-            "device_name": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.machine(),
+            "device_name": torch.cuda.get_device_name(model.device)
+            if model.device.type == "cuda"
+            else platform.machine(),
             "dtype": self.settings.dtype,
             "max_model_len": self.engine.max_model_len,
             "max_num_seqs": self.engine.max_num_seqs,

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-
 from trimode.kernels.confidence_commit import confidence_commit
 from trimode.kernels.prefix_verify import prefix_verify
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
@@ -198,7 +197,7 @@ def _verify(
 
 
 def _penalty(row: _Row) -> tuple[float, Sequence[int]]:
-    """Repetition penalty of a row and the tokens it acts on: a verified row's own past includes the drafts before it."""
+    """Repetition penalty of a row and the tokens it acts on; a verified row's past includes the drafts before it."""
     chunk = row.request.chunk
     if chunk.history is None:
         return 1.0, ()
@@ -234,9 +233,7 @@ def _draw_tokens(probs: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
     return draw(probs, numbers).index_copy(0, at, torch.where(chance * q_draft < p_draft, draft, corrected))
 
 
-def _split(
-    host: list[list[float]], requests: Sequence[SampleRequest], kept: dict[int, list[object]]
-) -> list[Sampled]:
+def _split(host: list[list[float]], requests: Sequence[SampleRequest], kept: dict[int, list[object]]) -> list[Sampled]:
     results = []
     start = 0
     for request in requests:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trimode.workers.decode.state import StopFinder
 from trimode.workers.protocol import ConfigError, GenerationError
@@ -44,7 +45,9 @@ class Text:
         """
         given = [name for name in ("prompt_ids", "messages", "prompt") if fields.get(name) is not None]
         if len(given) != 1:
-            raise GenerationError(f"prompt: got {' and '.join(given) or 'none'}; valid: one of prompt_ids, messages, prompt")
+            raise GenerationError(
+                f"prompt: got {' and '.join(given) or 'none'}; valid: one of prompt_ids, messages, prompt"
+            )
         value = fields[given[0]]
         if given[0] == "prompt_ids":
             ids = _checked_ids(value, vocab_size)
@@ -65,7 +68,9 @@ class Text:
         for message in messages:
             role = message.get("role") if isinstance(message, Mapping) else None
             if role not in ROLES or not isinstance(message.get("content"), str):
-                raise GenerationError(f"messages: each needs a role of {', '.join(ROLES)} and a string content; role {role!r}")
+                raise GenerationError(
+                    f"messages: each needs a role of {', '.join(ROLES)} and a string content; role {role!r}"
+                )
         import jinja2  # comes with the tokenizer's library
 
         try:
@@ -123,7 +128,7 @@ class Text:
         ends = [at for stop in stops if (at := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text
 
-    def _need(self):  # type: ignore[no-untyped-def]  # noqa: ANN202 -- the tokenizer's class is untyped
+    def _need(self) -> Any:  # noqa: ANN401 -- the tokenizer's class is untyped
         if self._tokenizer is None:
             raise GenerationError("this checkpoint has no tokenizer; valid: prompt_ids, and no stop strings")
         return self._tokenizer

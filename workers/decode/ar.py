@@ -38,7 +38,7 @@ class ArState(DecodeState):
             history=self._history(),
         )
 
-    def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
+    def _advance(self, chunk: Chunk, sampled: Sampled) -> None:  # noqa: ARG002 -- one kind of chunk only
         self.cached += 1
         self._take(sampled.tokens[0], sampled.logprobs[0])
 
