@@ -29,7 +29,6 @@ from trimode.pipeline.nemo_skills_files import (
     write_dataset,
 )
 from trimode.pipeline.paths import RunPaths
-from trimode.pipeline.resume import num_rows
 from trimode.pipeline.spec import DecodeSpec, JobSpec, TaskSpec
 from trimode.workers.protocol import ConfigError, WorkerError
 
@@ -135,7 +134,7 @@ class _Run:
         self.installation = installation
         self.folder = paths.results / "nemo_skills" / task.benchmark
         self.log = self.folder / "client.log"
-        self.rows_asked = num_rows(paths, task)
+        self.rows_asked = 0
         self._data_dir = Path(spec.data_dir) if spec.data_dir else None
         self._variables: dict[str, str] = {}
 
@@ -144,7 +143,8 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         _end_all(self._mark)
         benchmark = load_benchmark(self.task.benchmark)
-        write_dataset(benchmark, self._data_dir, self.rows_asked, (self.installation.package, self.folder / "data"))
+        folders = (self.installation.package, self.folder / "data")
+        self.rows_asked = write_dataset(benchmark, self._data_dir, self.task.limit, folders)
         self._variables = {
             MARK: self._mark,
             "NEMORUN_HOME": str(self.folder / "nemorun"),

@@ -28,8 +28,10 @@ Key = tuple[str, int]
 """Hash of the messages, and the seed."""
 
 
-def write_dataset(benchmark: Benchmark, data_dir: Path | None, num_rows: int, folders: tuple[Path, Path]) -> None:
+def write_dataset(benchmark: Benchmark, data_dir: Path | None, limit: int | None, folders: tuple[Path, Path]) -> int:
     """Lays out the first rows as a data folder of NeMo-Skills: the installed package's description beside our rows.
+
+    Returns the number of rows.
 
     `folders`: the installed package, the data folder to make. Raises ConfigError for a benchmark the package lacks.
     """
@@ -38,13 +40,14 @@ def write_dataset(benchmark: Benchmark, data_dir: Path | None, num_rows: int, fo
     if not description.is_file():
         raise ConfigError(f"the installed NeMo-Skills has no {benchmark.name}: {description} is missing")
     folder = target / benchmark.name
-    rows = load_rows(benchmark, data_dir)[:num_rows]
+    rows = load_rows(benchmark, data_dir)[:limit]
     write_text_atomic(folder / f"{benchmark.split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     shutil.copyfile(description, folder / "__init__.py")
     tests = data_root(data_dir) / "livecodebench" / "tests.jsonl"
     if benchmark.scorer == "livecodebench" and tests.is_file():
         (folder / "tests").mkdir(exist_ok=True)
         shutil.copyfile(tests, folder / "tests" / tests.name)
+    return len(rows)
 
 
 def dataset_override(benchmark: Benchmark, data_dir: Path | None, num_rows: int, folder: Path) -> dict[str, str]:

@@ -110,6 +110,15 @@ class FakeBalancer:
                 if status == 0:  # hang up without a word
                     self.close_connection = True
                     return
+                self._send(status, reply)
+
+            def do_GET(self) -> None:
+                self._send(200, {"object": "list", "data": [{"id": "fake", "object": "model"}]})
+
+            def do_PUT(self) -> None:
+                self._send(200, {"status": "ok"})
+
+            def _send(self, status: int, reply: dict[str, object]) -> None:
                 content = json.dumps(reply).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
