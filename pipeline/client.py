@@ -22,6 +22,8 @@ REQUEST = "request"
 """error_kind of a sample that the server refused: asking again gives the same."""
 RETRIED_STATUSES = frozenset({408, 425, 429})
 """Besides every 5xx."""
+CONNECTIONS_PER_POOL = 32
+"""httpx looks at every connection of a pool for every request, so many small pools cost much less than a large one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +115,17 @@ class ChatClient:
         self._model = model
         self._decode = decode
         self._retry = retry or RetryPolicy()
-        connections = client.max_concurrent_requests
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(client.request_timeout_s, connect=30.0, pool=None),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            headers={"Authorization": "Bearer EMPTY"},
-            trust_env=False,
-        )
+        limits = httpx.Limits(max_connections=CONNECTIONS_PER_POOL, max_keepalive_connections=CONNECTIONS_PER_POOL)
+        self._pools = [
+            httpx.AsyncClient(
+                timeout=httpx.Timeout(client.request_timeout_s, connect=30.0, pool=None),
+                limits=limits,
+                headers={"Authorization": "Bearer EMPTY"},
+                trust_env=False,
+            )
+            for _ in range(0, client.max_concurrent_requests, CONNECTIONS_PER_POOL)
+        ]
+        self._free = [pool for pool in self._pools for _ in range(CONNECTIONS_PER_POOL)]
 
     async def __aenter__(self) -> ChatClient:
         return self
@@ -127,7 +133,8 @@ class ChatClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        for pool in self._pools:
+            await pool.aclose()
 
     async def ask(self, name: str, prompt: str, seed: int) -> Answer:
         """Sends one prompt until there is an answer, a refusal (4xx) or no attempt left.
@@ -150,14 +157,15 @@ class ChatClient:
 
     async def _attempt(self, name: str, content: bytes, started: float) -> tuple[Answer, float]:
         """One attempt, and the seconds the server asks to wait before the next (-1 after a timeout)."""
+        pool = self._free.pop() if self._free else self._pools[0]
         try:
-            response = await self._http.post(
-                self._endpoint, content=content, headers={"Content-Type": "application/json"}
-            )
+            response = await pool.post(self._endpoint, content=content, headers={"Content-Type": "application/json"})
         except httpx.ReadTimeout:
             return _failure(name, started, "no answer within the request timeout", INFRASTRUCTURE), -1.0
         except httpx.TransportError as error:
             return _failure(name, started, f"no connection ({type(error).__name__}: {error})", INFRASTRUCTURE), 0.0
+        finally:
+            self._free.append(pool)
         if response.status_code != httpx.codes.OK:
             kind = INFRASTRUCTURE if _is_retried(response.status_code) else REQUEST
             return _failure(name, started, _error_text(response), kind), _retry_after_s(response)

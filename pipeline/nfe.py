@@ -48,13 +48,19 @@ class NfeRecord:
 
     def to_line(self) -> str:
         """The record as one JSON line, newline included."""
-        return json.dumps(dataclasses.asdict(self)) + "\n"
+        return json.dumps(self.to_json()) + "\n"
+
+    def to_json(self) -> dict[str, object]:
+        """The record as a dict; its lists are not copied."""
+        return {name: getattr(self, name) for name in FIELDS}
 
     @classmethod
     def from_json(cls, value: dict[str, object]) -> NfeRecord:
         """The record of a parsed line; unknown keys are dropped. Raises TypeError when a required key is missing."""
-        known = {item.name for item in dataclasses.fields(cls)}
-        return cls(**{key: item for key, item in value.items() if key in known})  # type: ignore[arg-type]
+        return cls(**{key: item for key, item in value.items() if key in FIELDS})  # type: ignore[arg-type]
+
+
+FIELDS = tuple(item.name for item in dataclasses.fields(NfeRecord))
 
 
 def read_nfe_log(path: Path) -> list[NfeRecord]:

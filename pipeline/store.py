@@ -132,7 +132,7 @@ class SeedStore:
         if self._file is None:
             self._paths.output_done(self._benchmark, self._seed).unlink(missing_ok=True)
             self._file = AppendFile(self._paths.output_async(self._benchmark, self._seed))
-        self._file.append(_async_line(position, row | {LEDGER: json.loads(record.to_line())}))
+        self._file.append(_async_line(position, row | {LEDGER: record.to_json()}))
 
     def finish(self, rows_asked: int, arrange: Arrange) -> None:
         """Writes the ordered rows, touches `.done` and removes the -async file.

@@ -34,6 +34,11 @@ SCORING_BACKLOG = 256
 """Answers that may wait for a scorer before no more are asked."""
 
 
+SHARED_FIELDS = {item.name for item in dataclasses.fields(NfeRecord)} & {
+    item.name for item in dataclasses.fields(Answer)
+}
+
+
 @dataclass(slots=True)
 class LoadedTask:
     """A benchmark with its rows, as far as the job's limit reaches."""
@@ -240,14 +245,13 @@ def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
 
 def nfe_record(spec: JobSpec, question: _Question, answer: Answer) -> NfeRecord:
     """The ledger line of one answer."""
-    shared = {item.name for item in dataclasses.fields(NfeRecord)} & {item.name for item in dataclasses.fields(Answer)}
     return NfeRecord(
         benchmark=question.run.loaded.task.benchmark,
         sample_id=question.position,
         seed=question.seed,
         mode=spec.decode.mode.value,
         lora=spec.decode.lora,
-        **{name: getattr(answer, name) for name in shared},
+        **{name: getattr(answer, name) for name in SHARED_FIELDS},
     )
 
 
