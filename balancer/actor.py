@@ -34,6 +34,8 @@ class WorkerActor:
 
     async def start(self, worker_class: str, settings: WorkerSettings) -> Reply:
         """Loads the model; {"ok": {"info": the worker's info, "pid": ...}} or the reason why it cannot."""
+        if settings.num_threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(settings.num_threads)  # Ray has put 1 there
         os.environ.update(settings.extra)
         module, _, name = worker_class.partition(":")
         try:

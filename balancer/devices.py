@@ -39,7 +39,6 @@ def visible_gpus() -> int:
 
 def place_workers(settings: BalancerSettings) -> Placement:
     """One worker per device; ConfigError when `--device cuda` sees no GPU or fewer than workers."""
-    num_cpus = len(os.sched_getaffinity(0))
     device = settings.worker.device
     num_gpus = 0 if device == "cpu" else visible_gpus()
     if device == "auto":
@@ -50,8 +49,8 @@ def place_workers(settings: BalancerSettings) -> Placement:
         num_workers = settings.num_workers or num_gpus
         if num_workers > num_gpus:
             raise ConfigError(f"--num-workers: got {num_workers}; valid: at most {num_gpus}, one per visible GPU")
-        return Placement(num_workers, 1, dataclasses.replace(settings.worker, device="cuda"))
-    num_workers = settings.num_workers or 1
-    threads = settings.worker.num_threads or max(1, num_cpus // num_workers)
-    worker = dataclasses.replace(settings.worker, device="cpu", num_threads=threads)
-    return Placement(num_workers, 0, worker)
+    else:
+        num_workers = settings.num_workers or 1
+    threads = settings.worker.num_threads or max(1, len(os.sched_getaffinity(0)) // num_workers)
+    worker = dataclasses.replace(settings.worker, device=device, num_threads=threads)
+    return Placement(num_workers, int(device == "cuda"), worker)

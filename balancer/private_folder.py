@@ -16,6 +16,9 @@ from pathlib import Path
 from trimode.balancer import reaper
 
 _VARIABLE = "TRIMODE_BALANCER_FOLDER"
+_PARENT = Path("/tmp")  # noqa: S108 (mkdtemp makes a folder of mode 0700 with a random name)
+"""Ray puts unix sockets inside, whose paths end at 107 bytes: a long TMPDIR would not do."""
+_PREFIX = "trimode-balancer-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,8 @@ class PrivateFolder:
     @classmethod
     def create(cls) -> PrivateFolder:
         """Makes the folder and starts its reaper. The descriptor survives one `exec` of this process."""
-        # Ray puts unix sockets inside, whose paths end at 107 bytes: a long TMPDIR would not do
-        path = Path(tempfile.mkdtemp(prefix="trimode-", dir="/tmp")).resolve()
+        reaper.sweep(_PARENT, _PREFIX)
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PARENT)).resolve()
         reading, writing = os.pipe()
         process = subprocess.Popen(
             [sys.executable, "-I", str(Path(reaper.__file__).resolve()), str(path)],

@@ -6,6 +6,7 @@ Run as a script with the standard library alone: `python -I reaper.py FOLDER`, s
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -17,6 +18,8 @@ GRACE_S = 1.0
 """Time that what is left gets to end by itself (Ray's processes follow their driver) before it is killed."""
 KILL_S = 5.0
 """Longest wait for killed processes to be gone."""
+NEW_S = 600.0
+"""A folder this young may belong to a balancer that is just starting."""
 
 
 def processes_in(folder: str) -> list[int]:
@@ -49,12 +52,32 @@ def reap(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def sweep(parent: Path, prefix: str) -> None:
+    """Removes folders in `parent` whose reaper was killed as well, as when a whole job is."""
+    for folder in parent.glob(f"{prefix}*"):
+        try:
+            status = folder.lstat()
+            if status.st_uid != os.getuid() or not folder.is_dir() or time.time() - status.st_mtime < NEW_S:
+                continue
+            handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            continue  # in use
+        finally:
+            os.close(handle)
+
+
 def main() -> None:
     """Blocks until standard input closes, which the kernel does when the balancer is gone, then reaps."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     folder = os.path.realpath(sys.argv[1])
     os.chdir("/")
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # says that somebody looks after it
     while os.read(0, 4096):
         pass
     reap(folder)

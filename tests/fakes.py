@@ -16,9 +16,9 @@ from trimode.workers.protocol import ConfigError, Generation, GenerationError, W
 class FakeWorker:
     """The surface of `workers.worker.Worker` without a model: the reply repeats the prompt; magic words make trouble.
 
-    `sleep:S` waits S seconds, `wait:PATH` waits until the file PATH exists, `crash` ends the process, `crash-once:PATH` ends it
-    unless the file PATH exists and creates it, `refuse` raises GenerationError, `bug` raises ValueError. Every call that begins
-    and every cancellation is appended to the file named by TRIMODE_FAKE_LOG.
+    `sleep:S` waits S seconds, `wait:PATH` waits until the file PATH exists, `crash` ends the process, `crash-once:PATH`
+    ends it unless the file PATH exists and creates it, `refuse` raises GenerationError, `bug` raises ValueError. Every
+    call that begins and every cancellation is appended to the file named by TRIMODE_FAKE_LOG.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -37,6 +37,7 @@ class FakeWorker:
             "max_model_len": 4096,
             "lora": self.settings.lora is not None,
             "num_threads": self.settings.num_threads,
+            "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "weights_sha256": "0" * 64,
         }
 

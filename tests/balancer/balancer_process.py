@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -77,12 +79,19 @@ class RunningBalancer:
         return self.process.wait(60)
 
 
-def start_balancer(folder: Path, *flags: str) -> RunningBalancer:
+def start_balancer(
+    folder: Path, *flags: str, extra_environment: Mapping[str, str] = MappingProxyType({})
+) -> RunningBalancer:
     """Starts one and waits for its ready file."""
     fake_log = folder / "fake.log"
     with (folder / "balancer.log").open("w") as log:
         process = subprocess.Popen(
-            command(folder, *flags), cwd=folder, env=environment(fake_log), stderr=log, stdout=log, text=True
+            command(folder, *flags),
+            cwd=folder,
+            env={**environment(fake_log), **extra_environment},
+            stderr=log,
+            stdout=log,
+            text=True,
         )
     ready = folder / "ready.json"
     wait_for(lambda: ready.exists() or process.poll() is not None, START_S)
@@ -129,4 +138,4 @@ def descendants(pid: int) -> list[int]:
 
 def private_folder(pid: int) -> Path:
     """The temporary folder of a running balancer: its current folder."""
-    return Path(os.readlink(f"/proc/{pid}/cwd"))
+    return Path(f"/proc/{pid}/cwd").readlink()

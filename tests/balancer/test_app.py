@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-
 from trimode.balancer.wire import prompt_sha256
 from trimode.tests.balancer.balancer_process import ROOT, RunningBalancer, wait_for
 

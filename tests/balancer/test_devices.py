@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import pytest
-
 from trimode.balancer.devices import place_workers, visible_gpus
 from trimode.balancer.settings import BalancerSettings
 from trimode.workers.protocol import ConfigError, WorkerSettings

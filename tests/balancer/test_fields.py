@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from trimode.balancer.fields import NEUTRAL_VALUES, InvalidRequestError, check_names
 
 

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
-
 from trimode.tests.balancer.balancer_process import (
     RunningBalancer,
     alive,
@@ -64,18 +64,40 @@ def test_a_request_that_kills_every_worker_is_given_up(balancer: RunningBalancer
     assert balancer.ask("hello").status_code == 200
 
 
-def test_two_balancers_do_not_meet(balancer: RunningBalancer, tmp_path: Path) -> None:
-    other = start_balancer(tmp_path)
-    folder = private_folder(other.process.pid)
-    pids = other.tree()
-    assert folder != private_folder(balancer.process.pid)
-    assert not set(worker_pids(other)) & set(worker_pids(balancer))
-    assert other.ask("from the other").json()["choices"][0]["message"]["content"] == "ar from the other"
-    assert other.terminate() == 0
-    assert all_gone(pids, folder)
-    assert not (tmp_path / "ready.json").exists()
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBalancer]:
+    """Another balancer on the same machine: two pretended GPUs, and a key."""
+    folder = tmp_path_factory.mktemp("second")
+    (folder / "key").write_text("open-sesame\n")
+    flags = ("--device", "cuda", "--api-key-file", str(folder / "key"))
+    running = start_balancer(folder, *flags, extra_environment={"CUDA_VISIBLE_DEVICES": "3,5"})
+    yield running
+    running.terminate()
+
+
+def test_two_balancers_do_not_meet(balancer: RunningBalancer, second: RunningBalancer) -> None:
+    assert private_folder(second.process.pid) != private_folder(balancer.process.pid)
+    assert not set(second.tree()) & set(balancer.tree())
+    key = {"Authorization": "Bearer open-sesame"}
+    body = {"messages": [{"role": "user", "content": "from the second"}]}
+    reply = httpx.post(second.url + "/v1/chat/completions", json=body, headers=key, timeout=60)
+    assert reply.json()["choices"][0]["message"]["content"] == "ar from the second"
+    assert "from the second" not in balancer.fake_log.read_text()
     assert balancer.ask("hello").status_code == 200
-    assert httpx.get(balancer.url + "/health").json()["workers_ready"] == 2
+
+
+def test_each_worker_sees_one_gpu(second: RunningBalancer) -> None:
+    workers = second.ready["workers"]
+    assert [worker["device"] for worker in workers] == ["cuda", "cuda"]
+    assert sorted(worker["cuda_visible_devices"] for worker in workers) == ["3", "5"]
+
+
+def test_the_key_is_asked_for_everywhere_but_health(second: RunningBalancer) -> None:
+    assert second.ask("hello").status_code == 401
+    assert httpx.get(second.url + "/stats").status_code == 401
+    assert httpx.get(second.url + "/health").status_code == 200
+    allowed = httpx.get(second.url + "/v1/models", headers={"Authorization": "Bearer open-sesame"})
+    assert allowed.status_code == 200
 
 
 def test_sigkill_leaves_nothing(tmp_path: Path) -> None:
@@ -88,13 +110,17 @@ def test_sigkill_leaves_nothing(tmp_path: Path) -> None:
     wait_for(lambda: all_gone(pids, folder))
 
 
-def test_sigterm_answers_what_runs_and_ends(tmp_path: Path) -> None:
+def test_sigterm_answers_what_runs_and_leaves_nothing(tmp_path: Path) -> None:
     balancer = start_balancer(tmp_path)
+    folder = private_folder(balancer.process.pid)
+    pids = balancer.tree()
     with ThreadPoolExecutor(1) as threads:
         held = threads.submit(balancer.ask, f"wait:{tmp_path / 'never'}")
         wait_for(lambda: balancer.stats()["balancer"]["running"] == 1)
         assert balancer.terminate() == 0
         assert held.result().status_code == 503
+    assert all_gone(pids, folder)
+    assert not (tmp_path / "ready.json").exists()
 
 
 def test_the_balancer_ends_with_its_parent(tmp_path: Path) -> None:
@@ -120,7 +146,7 @@ def test_sigterm_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     def ray_is_coming_up() -> bool:
         folder = private_folder(process.pid)
         started[:] = [folder]
-        return folder.name.startswith("trimode-")
+        return folder.name.startswith("trimode-balancer-")
 
     wait_for(ray_is_coming_up)
     process.terminate()
@@ -166,14 +192,3 @@ def test_a_taken_port_is_refused_before_anything_starts(balancer: RunningBalance
     )
     assert done.returncode == 2
     assert f"--port: got 127.0.0.1:{port}" in done.stderr
-
-
-def test_the_key_is_asked_for_everywhere_but_health(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("open-sesame\n")
-    balancer = start_balancer(tmp_path, "--api-key-file", str(tmp_path / "key"))
-    assert balancer.ask("hello").status_code == 401
-    assert httpx.get(balancer.url + "/stats").status_code == 401
-    assert httpx.get(balancer.url + "/health").status_code == 200
-    allowed = httpx.get(balancer.url + "/v1/models", headers={"Authorization": "Bearer open-sesame"})
-    assert allowed.status_code == 200
-    balancer.terminate()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from trimode.balancer.settings import is_loopback, parse_settings
 from trimode.workers.protocol import ConfigError, Mode
 

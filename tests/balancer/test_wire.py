@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from trimode.balancer.fields import InvalidRequestError
 from trimode.balancer.wire import parse_chat, parse_completion, prompt_sha256, read_json
 from trimode.workers.protocol import Mode
