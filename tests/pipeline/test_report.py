@@ -50,9 +50,7 @@ def test_the_table_comes_with_the_page_and_its_path(tmp_path: Path, capsys: pyte
     assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("| Benchmark |")
 
 
-def test_the_table_fits_eighty_columns(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_table_fits_eighty_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo_sweep(tmp_path, samples=6)
     main([str(tmp_path), "--no-html"])
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
@@ -99,7 +97,7 @@ def test_two_runs_in_one_cell_are_remarked(tmp_path: Path, capsys: pytest.Captur
     assert "ar demo-math: 2 runs" in capsys.readouterr().err
 
 
-def test_a_page_that_cannot_be_written_where_asked_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_that_cannot_be_written_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "runs", FakeRun())
     (tmp_path / "file").touch()
     assert main([str(tmp_path / "runs"), "--html", str(tmp_path / "file" / "r.html")]) == 2

@@ -36,7 +36,7 @@ class Browser:
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
         flags += ["--disable-dev-shm-usage", "--disable-background-networking", f"--user-data-dir={profile}"]
         # the browser reads commands from descriptor 3 and answers on 4
-        script = f"exec 3<&{to_child} 4>&{from_child}; exec \"$0\" \"$@\""
+        script = f'exec 3<&{to_child} 4>&{from_child}; exec "$0" "$@"'
         self._process = subprocess.Popen(
             ["/bin/bash", "-c", script, program, *flags, "--remote-debugging-pipe", "about:blank"],
             pass_fds=(to_child, from_child),
@@ -110,7 +110,8 @@ class Browser:
 
     def look(self, width: int, dark: bool = False) -> None:
         """Sets the width of the window in CSS pixels and the colour scheme the user prefers."""
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
@@ -121,11 +122,8 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """Everything the page wrote to the console or threw so far, and every policy violation."""
-        found = []
-        for event in self.events:
-            if event.get("method") in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-                found.append(json.dumps(event["params"]))
-        return found
+        said = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+        return [json.dumps(event["params"]) for event in self.events if event.get("method") in said]
 
     def requests(self) -> list[str]:
         """Addresses the page asked for."""
