@@ -169,7 +169,11 @@ def test_repeated_deaths_end_the_balancer_with_the_cause(tmp_path: Path) -> None
             1,
             "error: worker 0 cannot start: the checkpoint lacks model.safetensors\n",
         ),
-        (["--worker-class", "trimode.tests.fakes:Nobody"], 1, "error: worker 0 cannot start: AttributeError: module"),
+        (
+            ["--worker-class", "trimode.tests.fakes:Nobody", "--num-workers", "1"],
+            1,
+            "error: worker 0 cannot start: AttributeError: module",
+        ),
         (["--device", "cuda"], 2, "error: --device: got cuda, but this process sees no GPU; valid here: cpu\n"),
         (["--host", "0.0.0.0"], 2, "error: --host: got 0.0.0.0"),
     ],
