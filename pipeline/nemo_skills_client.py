@@ -173,7 +173,7 @@ class _Run:
             f"--server_address={url.rstrip('/')}/v1",
             f"--model={model}",
             f"--log_dir={self.folder / 'logs'}",
-            "--no-auto-summarize-results",
+            "--no-auto_summarize_results",
             *overrides(
                 self.spec.decode, max(1, client.max_concurrent_requests // len(seeds)), client.request_timeout_s
             ),

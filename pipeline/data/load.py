@@ -129,11 +129,15 @@ def _find(benchmark: Benchmark, data_dir: Path | None) -> tuple[Path, list[Row]]
     if found := raw_form(benchmark, prepared.parent):
         form, files = found
         return files[0], form.convert([row for file in files for row in form.read(file)])
+    if benchmark.name in SOURCES:
+        command = f"python -m trimode.pipeline.data prepare {benchmark.name} --data-dir {data_root(data_dir)}"
+        way = f"download it with `{command}`"
+    else:
+        way = f"make it with NeMo-Skills' `ns prepare_data {benchmark.name}`"
     raise ConfigError(
-        f"no data for {benchmark.name}: nothing in {prepared.parent}. Either download it with "
-        f"`python -m trimode.pipeline.data prepare {benchmark.name} --data-dir {data_root(data_dir)}`, or give a "
-        f"folder with --data-dir (or TRIMODE_DATA_DIR) that holds {benchmark.name}/{prepared.name} (prepared) or "
-        f"{benchmark.name}/ with {_raw_names(benchmark)}"
+        f"no data for {benchmark.name}: nothing in {prepared.parent}. Either {way}, or give a folder with --data-dir "
+        f"(or TRIMODE_DATA_DIR) that holds {benchmark.name}/{prepared.name} (prepared) or {benchmark.name}/ with "
+        f"{_raw_names(benchmark)}"
     )
 
 
