@@ -95,13 +95,13 @@ class Ledger:
         self.reconcile()
 
     def reconcile(self) -> None:
-        """Makes the log one line per row of this job's tasks; lines of other benchmarks and other jobs' logs stay."""
+        """Makes the log one line per row of this job's tasks; other benchmarks' lines and other jobs' logs stay."""
         cut_torn_line(self.path)
         own_log = read_nfe_log(self.path)
         own = {record.key: record for record in own_log}
         others = self._records_of_other_jobs()
-        benchmarks = {task.benchmark for task in self._spec.tasks}
-        wanted = [record for record in own_log if record.benchmark not in benchmarks]
+        asked = {(task.benchmark, seed) for task in self._spec.tasks for seed in task.seeds}
+        wanted = [record for record in own_log if (record.benchmark, record.seed) not in asked]
         for task in self._spec.tasks:
             for seed in task.seeds:
                 rows = read_rows(self._paths, task.benchmark, seed)

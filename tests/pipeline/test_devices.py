@@ -1,0 +1,63 @@
+"""What a job runs on; the device files are a folder the tests fill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trimode.pipeline.devices import choose_devices, visible_gpus
+from trimode.pipeline.server import Devices
+from trimode.pipeline.spec import ResourceSpec
+from trimode.workers.protocol import WorkerError
+
+
+def resources(device: str, num_gpus: int, num_workers: int | None = None) -> ResourceSpec:
+    return ResourceSpec(cluster="x", device=device, num_gpus=num_gpus, num_workers=num_workers, time_limit_min=1)
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Path:
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_every_device_file_counts_once(dev: Path) -> None:
+    assert visible_gpus({}, dev) == 3
+
+
+@pytest.mark.parametrize(("chosen", "count"), [("0,2", 2), ("", 0), ("-1", 0), ("GPU-aaa", 1), ("NoDevFiles", 0)])
+def test_cuda_visible_devices_cuts(dev: Path, chosen: str, count: int) -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": chosen}, dev) == count
+
+
+def test_a_variable_alone_makes_no_gpu(tmp_path: Path) -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}, tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "visible", "expected"),
+    [
+        (resources("auto", 8), 8, Devices("cuda", 8)),
+        (resources("auto", 0), 0, Devices("cpu", 1)),
+        (resources("auto", 0), 2, Devices("cuda", 2)),
+        (resources("cuda", 0), 2, Devices("cuda", 2)),
+        (resources("cpu", 4), 4, Devices("cpu", 4)),
+        (resources("cpu", 0), 4, Devices("cpu", 1)),
+        (resources("cpu", 4, num_workers=2), 0, Devices("cpu", 2)),
+        (resources("auto", 4, num_workers=1), 4, Devices("cuda", 1)),
+    ],
+)
+def test_one_worker_per_device_unless_told(asked: ResourceSpec, visible: int, expected: Devices) -> None:
+    assert choose_devices(asked, visible) == expected
+
+
+@pytest.mark.parametrize("asked", [resources("auto", 2), resources("cuda", 2), resources("cuda", 0)])
+def test_gpus_that_are_not_there_are_an_error_and_no_fallback(asked: ResourceSpec) -> None:
+    with pytest.raises(WorkerError, match="sees none"):
+        choose_devices(asked, 0)
+
+
+def test_fewer_gpus_than_asked_are_used_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert choose_devices(resources("auto", 8), 3) == Devices("cuda", 3)
+    assert "asked for 8 GPUs and sees 3" in capsys.readouterr().out
