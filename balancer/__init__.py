@@ -1,0 +1,1 @@
+"""OpenAI-compatible HTTP in front of the workers. Knows requests and worker handles, not models."""

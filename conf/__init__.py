@@ -1,0 +1,1 @@
+"""Hydra choices: values, never logic."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-
 from trimode.workers.protocol import ConfigError
 
 BENCHMARK_DIR = Path(__file__).resolve().parent.parent / "conf" / "benchmark"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
-    """File names under one run folder `<out_dir>/<exp_name>/hf_base/<eval_dir_name>`; the reference's names, section by section."""
+    """File names under one run folder `<out_dir>/<exp_name>/hf_base/<eval_dir_name>`; the reference's names."""
 
     run_dir: Path
 
@@ -113,8 +113,8 @@ def write_text_atomic(path: Path, text: str, mode: int = 0o644) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, mode)
-        os.replace(name, path)
+        Path(name).chmod(mode)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -1,6 +1,6 @@
-"""The plan's words: frozen descriptions of models, tasks, resources and jobs, built once by `plan` and only read below it.
+"""The plan's words: frozen descriptions of models, tasks, resources and jobs, built once by `plan`, read below it.
 
-Knows no Hydra, no files and no network. A JobSpec is plain data: it can be pickled by submitit, printed as JSON and compared.
+Knows no Hydra, no files and no network. A JobSpec is plain data: submitit pickles it, dry run prints it as JSON.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class EchoState(DecodeState):
         return Chunk("decode", self.output[-1:], self.cached, True, True, (0,), "decode", sample_offset=1)
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
-        self.cached += 1
+        self.cached += len(chunk.token_ids)
         self._emit(sampled.tokens, sampled.logprobs)
 
 
@@ -236,4 +236,3 @@ def test_logprobs_stand_beside_every_token(micro: Runtime) -> None:
         assert generation.logprobs is not None
         assert len(generation.logprobs) == len(generation.token_ids)
         assert all(value <= 1e-6 for value in generation.logprobs)
-

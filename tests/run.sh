@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Makes what the tests need and runs them all: bash tests/run.sh [pytest arguments]
+# Slurm and Chromium come from the system: under CI=true they are installed and must work; elsewhere they are used if there.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+cd "$ROOT"
+bash scripts/setup_env.sh test
+
+missing=()
+command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null || missing+=(slurmctld slurmd slurm-client munge)
+command -v chromium >/dev/null || missing+=(chromium)
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "${CI:-}" = true ]; then
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  else
+    echo "some tests are left out; to run them: apt-get install --no-install-recommends ${missing[*]}" >&2
+  fi
+fi
+
+export PYTHONSAFEPATH=1 MYPYPATH=.types HF_HUB_OFFLINE=1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # small models: a second thread only waits
+if [ $# -eq 0 ]; then
+  .venv/bin/ruff check .
+  .venv/bin/ruff format --check .
+  .venv/bin/mypy -p trimode.pipeline -p trimode.balancer -p trimode.workers -p trimode.kernels -p trimode.recipes evaluate.py
+fi
+exec .venv/bin/python -m pytest "$@"
