@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -189,8 +190,10 @@ def main() -> None:
     parser.add_argument("--serve-bare", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve_bare:
-        config = uvicorn.Config(bare_app(), port=0, log_level="warning", access_log=False, lifespan="off")
-        listener = config.bind_socket()
+        config = uvicorn.Config(bare_app(), log_level="warning", access_log=False, lifespan="off")
+        # with the protocol named, asyncio turns Nagle's algorithm off: the rival must not wait for ACKs either
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.bind(("127.0.0.1", 0))
         print(listener.getsockname()[1], flush=True)
         uvicorn.Server(config).run(sockets=[listener])
         return
