@@ -15,7 +15,7 @@ from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.scorer import Row, answer_text
 
 VERDICT_KEYS = ("predicted_answer", "symbolic_correct", "interleaved_eval_single_time_s")
-ROW_LIMIT_S = 60.0
+ROW_LIMIT_S = 120.0
 
 DEFAULT_ANSWER_REGEX = r"The final answer is (.+)$"
 BOX = "\\boxed"
@@ -26,6 +26,9 @@ LATEX_ENVIRONMENT = re.compile(r"\$.*\$|\\\(.*\\\)|\\\[.*\\\]|\\boxed\{", re.DOT
 NUMERIC_PRECISION = 15
 """Digits to which numbers are compared."""
 VERIFY_TIMEOUT_S = 10
+"""Seconds for one comparison, as NeMo-Skills sets it."""
+PARSE_TIMEOUT_S = 30
+"""Seconds for one parse. math-verify's own 5 are wall-clock, and a busy machine's first parse takes longer than that."""
 
 
 def last_boxed(text: str) -> str | None:
@@ -72,7 +75,8 @@ def without_decoration(answer: str) -> str:
 def same_choice(expected: str, predicted: str) -> bool:
     """Whether both name the same option; only asked when `expected` is one letter A to J."""
     letters = [StringExtractionConfig(strings=CHOICES)]
-    return bool(verify(parse(expected, letters), parse(predicted, letters)))
+    gold, answer = (parse(text, letters, parsing_timeout=PARSE_TIMEOUT_S) for text in (expected, predicted))
+    return bool(verify(gold, answer))
 
 
 def in_latex(answer: str) -> str:
@@ -96,8 +100,8 @@ def math_equal(expected: object, predicted: object) -> bool:
     extraction = [LatexExtractionConfig()]
     return bool(
         verify(
-            parse(in_latex(gold), extraction),
-            parse(in_latex(answer), extraction),
+            parse(in_latex(gold), extraction, parsing_timeout=PARSE_TIMEOUT_S),
+            parse(in_latex(answer), extraction, parsing_timeout=PARSE_TIMEOUT_S),
             numeric_precision=NUMERIC_PRECISION,
             timeout_seconds=VERIFY_TIMEOUT_S,
         )

@@ -27,6 +27,8 @@ from trimode.pipeline.scoring import worker
 from trimode.pipeline.scoring.row import scorer_of, unscored
 from trimode.pipeline.scoring.scorer import Row
 
+WORKER_MODULE = worker.__name__
+"""What a scoring process runs."""
 START_LIMIT_S = 120.0
 """Extra seconds for a process's first row: its libraries load first."""
 LOG_TAIL = 300
@@ -97,7 +99,7 @@ class _Process:
     def __init__(self, benchmark: Benchmark, data_dir: Path | None) -> None:
         paths = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
         self._environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
-        self._command = [sys.executable, "-m", worker.__name__, *worker.arguments(benchmark, data_dir)]
+        self._command = [sys.executable, "-m", WORKER_MODULE, *worker.arguments(benchmark, data_dir)]
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._received = b""

@@ -1,0 +1,72 @@
+"""Scoring processes that hang, crash, leave or talk nonsense cost their row and nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from trimode.pipeline.benchmarks import Benchmark, load_benchmark
+from trimode.pipeline.scoring import ScoringPool, multichoice, pool
+from trimode.tests.pipeline.scoring import fake_worker
+
+MCQ = load_benchmark("demo-mcq")
+MATH = load_benchmark("demo-math")
+NO_ANSWER = {"predicted_answer": None, "symbolic_correct": False}
+
+
+@pytest.fixture
+def misbehaving(monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    monkeypatch.setattr(pool, "WORKER_MODULE", fake_worker.__name__)
+    monkeypatch.setattr(pool, "START_LIMIT_S", 2.0)
+    monkeypatch.setattr(multichoice, "ROW_LIMIT_S", 2.0)
+    return MCQ
+
+
+def test_rows_are_scored_by_other_processes():
+    rows = [{"generation": rf"\boxed{{{n}}}", "expected_answer": "1"} for n in range(4)]
+    with ScoringPool(MATH, None, 2) as scorers:
+        verdicts = [future.result() for future in [scorers.submit(row) for row in rows]]
+    assert [verdict["symbolic_correct"] for verdict in verdicts] == [False, True, False, False]
+    assert all(verdict["interleaved_eval_single_time_s"] > 0 for verdict in verdicts)
+
+
+def test_a_row_the_scorer_cannot_judge_is_marked():
+    with ScoringPool(MATH, None, 1) as scorers:
+        bad, good = scorers.submit({"generation": "4"}), scorers.submit({"generation": "4", "expected_answer": "4"})
+        assert bad.result() == {**NO_ANSWER, "scoring_error": "KeyError: 'expected_answer'"}
+        assert "scoring_error" not in good.result()
+
+
+@pytest.mark.parametrize(
+    ("do", "reason"),
+    [
+        ("hang", "scoring took longer than 2 s"),
+        ("exit", "the scoring process ended: exit status 7, last words"),
+        ("kill", "the scoring process ended: exit status -9"),
+        ("garbage", "the scoring process ended: Expecting value: line 1 column 1 (char 0)"),
+    ],
+)
+def test_a_process_that_fails_costs_one_row(misbehaving: Benchmark, do: str, reason: str):
+    with ScoringPool(misbehaving, None, 1) as scorers:
+        before, bad, after = [scorers.submit({"do": what}).result() for what in ("", do, "")]
+    assert bad == {**NO_ANSWER, "scoring_error": reason}
+    assert before["symbolic_correct"]
+    assert after["symbolic_correct"]
+
+
+def test_no_process_is_left(misbehaving: Benchmark):
+    with ScoringPool(misbehaving, None, 2) as scorers:
+        pids = {future.result()["pid"] for future in [scorers.submit({}) for _ in range(6)]}
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert os.getpid() not in pids
+
+
+def test_an_error_drops_the_rows_that_wait(misbehaving: Benchmark):
+    with pytest.raises(RuntimeError), ScoringPool(misbehaving, None, 1) as scorers:
+        first = scorers.submit({"do": "hang"})
+        waiting = scorers.submit({})
+        while not first.running():
+            pass
+        raise RuntimeError
+    assert waiting.cancelled()

@@ -1,0 +1,62 @@
+"""Choosing a scorer, what counts as right, and the order of a finished row's keys."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.scoring import check_scorer, finish_rows, is_correct, score_row
+from trimode.workers.protocol import ConfigError
+
+REPLY = {"generation": "g", "num_generated_tokens": 3, "finish_reason": "stop", "serialized_output": []}
+TIMES = {"generation_start_time": 1.0, "generation_end_time": 2.0, "generation_time": 1.0}
+REPLY_ORDER = ["num_generated_tokens", "finish_reason", "serialized_output", *TIMES, "generation"]
+
+
+def test_a_failed_request_is_wrong_without_asking_the_scorer():
+    row = {"generation": r"\boxed{4}", "expected_answer": "4", "error": "connection lost"}
+    assert score_row(load_benchmark("demo-math"), row) == {"predicted_answer": None, "symbolic_correct": False}
+
+
+def test_a_benchmark_without_a_scorer_is_refused_by_name():
+    with pytest.raises(ConfigError, match="livecodebench-cpp has no scorer here"):
+        check_scorer(load_benchmark("livecodebench-cpp"))
+
+
+def test_mathematics_rows_begin_with_the_data():
+    row = {**REPLY, **TIMES, "problem": "p", "expected_answer": "4", "error": None}
+    row |= {"symbolic_correct": True, "predicted_answer": "4", "interleaved_eval_single_time_s": 0.1}
+    (finished,) = finish_rows(load_benchmark("gsm8k"), [row])
+    verdict = ["predicted_answer", "symbolic_correct", "interleaved_eval_single_time_s"]
+    assert list(finished) == ["problem", "expected_answer", *REPLY_ORDER, *verdict, "error"]
+    assert finished == row
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("mmlu", ["predicted_answer", "symbolic_correct"]),
+        ("human-eval", ["completion", "is_correct", "is_correct-plus"]),
+        ("livecodebench", ["completion", "question_id", "code_list", "graded_list"]),
+    ],
+)
+def test_other_rows_begin_with_the_reply(name: str, verdict: list[str]):
+    row = {**dict.fromkeys(reversed(verdict)), "task_id": 1, **TIMES, **REPLY}
+    (finished,) = finish_rows(load_benchmark(name), [row])
+    assert list(finished) == [*REPLY_ORDER, "task_id", *verdict]
+
+
+@pytest.mark.parametrize(
+    ("metric", "row", "right"),
+    [
+        ("symbolic_correct", {"symbolic_correct": True}, True),
+        ("passing_base_tests", {"is_correct": True, "is_correct-plus": False}, True),
+        ("passing_plus_tests", {"is_correct": True, "is_correct-plus": False}, False),
+        ("accuracy", {"graded_list": [True]}, True),
+        ("prompt_loose_accuracy", {"loose_eval": {"follow_all_instructions": True}}, True),
+        ("average_score", {"strict_eval": {"follow_all_instructions": False}}, False),
+    ],
+)
+def test_right_is_what_the_metric_says(metric: str, row: dict[str, object], right: bool):
+    assert is_correct(replace(load_benchmark("gsm8k"), metric=metric), row) is right
