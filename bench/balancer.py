@@ -137,7 +137,7 @@ def balancer_server(num_workers: int) -> Iterator[int]:
     """The balancer with echo workers; prints how long it took to be ready and yields its port."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.json"
-        command = [sys.executable, "-m", "trimode.balancer", "--model", "echo", "--device", "cpu"]
+        command = [sys.executable, "-m", "trimode.balancer", "--model", "echo", "--device", "cpu", "--die-with-parent"]
         command += ["--worker-class", f"{__spec__.name}:EchoWorker", "--num-workers", str(num_workers)]
         began = time.perf_counter()
         with subprocess.Popen([*command, "--ready-file", str(ready)], stderr=subprocess.DEVNULL) as process:

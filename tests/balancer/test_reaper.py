@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from trimode.balancer import reaper
@@ -14,8 +16,13 @@ from trimode.tests.balancer.balancer_process import alive, wait_for
 OLD = 1_000_000_000
 
 
-def sleeper(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], cwd=folder)
+@contextlib.contextmanager
+def sleeper(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], cwd=folder) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def start_reaper(folder: Path) -> subprocess.Popen[bytes]:
@@ -44,7 +51,6 @@ def test_it_ends_what_works_in_the_folder_and_nothing_else(tmp_path: Path) -> No
         process.communicate()
         assert not alive(inside.pid)
         assert alive(outside.pid)
-        outside.kill()
     assert not folder.exists()
     assert elsewhere.exists()
 
