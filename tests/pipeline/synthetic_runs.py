@@ -118,7 +118,7 @@ def make_row(fake: FakeRun, name: str, sample_id: int, seed: int) -> dict[str, o
         } | code
     letter = "ABCD"[expected % 4] if benchmark.scorer == "multichoice" else str(expected)
     wrong = "ABCD"[(expected + 1) % 4] if benchmark.scorer == "multichoice" else str(predicted)
-    verdict = {"predicted_answer": letter if right else wrong, "symbolic_correct": right}
+    verdict = {"predicted_answer": fake.hostile + (letter if right else wrong), "symbolic_correct": right}
     return {"problem": question, "expected_answer": letter, **reply, **verdict}
 
 

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: figures, filters, keys, both colour schemes, a phone's width, no complaint in the console."""
+"""The page in a real Chromium: figures, filters, keys, both colour schemes, a phone's width, a silent console."""
 
 from __future__ import annotations
 
