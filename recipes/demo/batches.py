@@ -31,7 +31,7 @@ class NoisePlan:
     blocks_per_row: int = 2
     aligned_share: float = 0.4  # blocks at the phase of block decoding: 0, 32, ... behind the prompt
     full_share: float = 0.3  # blocks with everything but the first position masked
-    least_rate: float = 0.1  # the masking rate is at least this, which bounds the weight 1 / rate
+    least_rate: float = 0.2  # the masking rate is at least this, which bounds the weight 1 / rate
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,13 @@ def attention_mask(starts: Sequence[Sequence[int]], clean_length: int) -> Tensor
     noisy = len(starts[0]) * BLOCK
     total = noisy + clean_length
     mask = torch.zeros(len(starts), total, total, dtype=torch.bool)
+    mask[:, noisy:, noisy:] = torch.ones(clean_length, clean_length, dtype=torch.bool).tril()
+    if not noisy:
+        return mask
     block_of = torch.arange(noisy) // BLOCK
     mask[:, :noisy, :noisy] = block_of[:, None] == block_of[None, :]
     first = torch.tensor(starts).repeat_interleave(BLOCK, dim=1)
     mask[:, :noisy, noisy:] = torch.arange(clean_length)[None, None, :] < first[:, :, None]
-    mask[:, noisy:, noisy:] = torch.ones(clean_length, clean_length, dtype=torch.bool).tril()
     return mask
 
 
@@ -107,6 +109,7 @@ def assemble(rows: Sequence[Row], plan: NoisePlan, rng: random.Random) -> Batch:
     return Batch(
         torch.tensor(ids), torch.tensor(positions), attention_mask(starts, clean_length),
         torch.tensor([place for place, _ in ar]), torch.tensor([token for _, token in ar]),
-        torch.tensor([place for place, _, _ in masked]), torch.tensor([token for _, token, _ in masked]),
-        torch.tensor([weight for _, _, weight in masked]),
+        torch.tensor([place for place, _, _ in masked], dtype=torch.long),
+        torch.tensor([token for _, token, _ in masked], dtype=torch.long),
+        torch.tensor([weight for _, _, weight in masked], dtype=torch.float),
     )

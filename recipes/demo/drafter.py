@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the usual name
+from torch.nn import functional as F
 from trimode.recipes.demo import optimizer
 from trimode.recipes.demo.batches import BLOCK, Batch, NoisePlan, Row, assemble
 from trimode.recipes.demo.export import write_tensors

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the usual name
+from torch.nn import functional as F
 from trimode.recipes.demo.batches import Batch
 from trimode.recipes.demo.network import Network
 

@@ -63,6 +63,15 @@ def build() -> Tokenizer:
     return tokenizer
 
 
+def build_once(folder: Path) -> Tokenizer:
+    """The tokenizer of a work folder, built if it is not there yet."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        build().save(str(path))
+    return Tokenizer.from_file(str(path))
+
+
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and the chat template."""
     folder.mkdir(parents=True, exist_ok=True)

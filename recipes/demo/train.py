@@ -21,16 +21,20 @@ from trimode.recipes.demo.network import Geometry, Network, load
 
 @dataclass(frozen=True)
 class Stage:
-    """How many rows a step takes, and of which tasks, up to a step."""
+    """How many rows a step takes, of which tasks and with which noise, up to a step."""
 
     until: int
     rows_per_step: int
     shares: Mapping[str, int]
+    noise: NoisePlan = field(default_factory=NoisePlan)
 
 
+SUMS_FIRST = {"demo-math": 11, "demo-mcq": 8, "drill": 5, "demo-if": 5, "demo-code": 3}
+BALANCED = {"demo-math": 8, "demo-mcq": 9, "drill": 2, "demo-if": 8, "demo-code": 5}
 STAGES = (
-    Stage(800, 64, dataset.EQUAL_SHARES),
-    Stage(1_000_000, 32, {"demo-math": 11, "demo-mcq": 8, "drill": 5, "demo-if": 5, "demo-code": 3}),
+    Stage(600, 32, SUMS_FIRST, NoisePlan(blocks_per_row=0)),  # the causal half alone
+    Stage(1000, 32, SUMS_FIRST),
+    Stage(1_000_000, 32, BALANCED),
 )
 
 
@@ -38,17 +42,16 @@ STAGES = (
 class Plan:
     """Everything that decides what is trained."""
 
-    steps: int = 3000
+    steps: int = 2800
     stages: tuple[Stage, ...] = STAGES
     parts_per_step: int = 2  # short rows and long rows go through the network apart, to save padding
     warmup: int = 60
-    muon_lr: float = 0.02
-    adam_lr: float = 4e-3
-    alpha: float = 1.0
-    smoothing: float = 0.02
-    noise: NoisePlan = field(default_factory=NoisePlan)
+    muon_lr: float = 0.01
+    adam_lr: float = 3e-3
+    alpha: float = 0.7
+    smoothing: float = 0.04
     seed: int = 0
-    probe_every: int = 200
+    probe_every: int = 400
     save_every: int = 100
 
 
@@ -94,6 +97,11 @@ class Trainer:
         """The file that training resumes from."""
         return self.folder / "training.pt"
 
+    @property
+    def stage(self) -> Stage:
+        """The stage of the next step."""
+        return next(stage for stage in self.plan.stages if self.step < stage.until)
+
     def _resume(self) -> None:
         if not self.checkpoint.exists():
             return
@@ -124,10 +132,10 @@ class Trainer:
         """One update; a function of the weights, the optimizer state and the step number alone."""
         plan = self.plan
         rng = random.Random(f"noise-{plan.seed}-{self.step}")  # noqa: S311 - training noise, not a secret
-        stage = next(stage for stage in plan.stages if self.step < stage.until)
+        stage = self.stage
         rows = self.maker.train_rows(stage.rows_per_step, f"train-{plan.seed}-{self.step}", stage.shares)
         size = len(rows) // plan.parts_per_step
-        batches = [assemble(rows[first:first + size], plan.noise, rng) for first in range(0, len(rows), size)]
+        batches = [assemble(rows[first:first + size], stage.noise, rng) for first in range(0, len(rows), size)]
         num_ar, num_masked = sum(len(b.ar_index) for b in batches), sum(len(b.noisy_index) for b in batches)
         ar_sum = diffusion_sum = 0.0
         for batch in batches:
@@ -143,7 +151,7 @@ class Trainer:
             one.step()
             one.zero_grad(set_to_none=True)
         self.step += 1
-        weight = sum(batch.noisy_weight.sum().item() for batch in batches)
+        weight = max(1.0, sum(batch.noisy_weight.sum().item() for batch in batches))
         return {"ar_loss": ar_sum / num_ar, "diffusion_loss": diffusion_sum / weight, "gradient_norm": float(norm)}
 
     def run(self) -> None:
@@ -165,7 +173,7 @@ class Trainer:
                       **{name: round(value, 4) for name, value in figures.items()}})
         if last or self.step % self.plan.save_every == 0:
             self.save()
-        if last or self.step % self.plan.probe_every == 0:
+        if last or (self.step % self.plan.probe_every == 0 and self.stage.noise.blocks_per_row):
             self.log({"step": self.step, "held_out": probe.measure(self.network.logits, held_out)})
 
 
@@ -188,7 +196,7 @@ def main() -> None:
     parser.add_argument("--target", type=Path, default=dataset.ROOT / "assets" / "demo_model", help="export folder")
     parser.add_argument("--steps", type=int, default=Plan.steps)
     arguments = parser.parse_args()
-    words = tokenizer.build()
+    words = tokenizer.build_once(arguments.work)
     dataset.write_benchmarks()
     trainer = Trainer(replace(Plan(), steps=arguments.steps), words, Geometry(words.get_vocab_size()), arguments.work)
     trainer.run()

@@ -11,30 +11,36 @@ Question = tuple[str, list[str], int, str]
 """Question text, the four options, the index of the right one, the reasoning before the last line."""
 
 
-def _listing(options: list[str]) -> str:
-    return ", ".join(f"{letter} is {option}" for letter, option in zip(LETTERS, options, strict=True))
+def _marked(marks: list[str]) -> str:
+    return ", ".join(f"{letter} is {mark}" for letter, mark in zip(LETTERS, marks, strict=True))
+
+
+def _options(rng: random.Random, answer: int) -> tuple[list[int], int]:
+    """The answer among three other two-digit numbers that end in other digits, and its place."""
+    digits = rng.sample([digit for digit in range(10) if digit != answer % 10], 3)
+    values = [10 * max(1, answer // 10 + rng.choice((-1, 0, 0, 1))) + digit for digit in digits]
+    right = rng.randrange(4)
+    values.insert(right, answer)
+    return values, right
 
 
 def kind_of_word(rng: random.Random) -> Question:
     """Which word belongs to the category."""
     kinds = rng.sample(list(CATEGORIES), 4)
     options = [rng.choice(CATEGORIES[kind]) for kind in kinds]
-    if len(set(options)) < 4:
-        return kind_of_word(rng)
     right = rng.randrange(4)
-    pairs = ", ".join(f"{option} is {kind}" for option, kind in zip(options, kinds, strict=True))
-    reason = f"{pairs}. The {kinds[right]} is {options[right]}, option {LETTERS[right]}."
-    return f"Which word is a kind of {kinds[right]}?", options, right, reason[0].upper() + reason[1:]
+    reason = f"{_marked(kinds)}. The {kinds[right]} is {LETTERS[right]}, so {options[right]} is the answer."
+    return f"Which word is a kind of {kinds[right]}?", options, right, reason
 
 
 def extreme_number(rng: random.Random) -> Question:
     """The largest or the smallest of four numbers."""
-    values = rng.sample(range(10, 100), 4)
+    values = [10 * ten + rng.randrange(10) for ten in rng.sample(range(1, 10), 4)]
     word = rng.choice(("largest", "smallest"))
     best = max(values) if word == "largest" else min(values)
     right = values.index(best)
     options = [str(value) for value in values]
-    reason = f"{_listing(options)}. The {word} is {best}, option {LETTERS[right]}."
+    reason = f"{_marked(options)}. The {word} is {LETTERS[right]}, so {best} is the answer."
     return f"Which number is the {word}?", options, right, reason
 
 
@@ -44,38 +50,30 @@ def parity(rng: random.Random) -> Question:
     right = rng.randrange(4)
     others = rng.sample(range(10 + (1 - remainder), 100, 2), 3)
     values = [*others[:right], rng.randrange(10 + remainder, 100, 2), *others[right:]]
-    options = [str(value) for value in values]
-    reason = f"{_listing(options)}. The {word} one is {values[right]}, option {LETTERS[right]}."
-    return f"Which number is {word}?", options, right, reason
+    marks = ["odd" if value % 2 else "even" for value in values]
+    reason = f"{_marked(marks)}. The {word} one is {LETTERS[right]}, so {values[right]} is the answer."
+    return f"Which number is {word}?", [str(value) for value in values], right, reason
 
 
 def next_number(rng: random.Random) -> Question:
     """The next number of an arithmetic sequence."""
     step = rng.randint(2, 9)
-    start = rng.randint(10, 99 - 3 * step - 9)
-    values = [start, start + step, start + 2 * step]
-    answer = start + 3 * step
-    wrong = [value for value in range(max(10, answer - 9), min(99, answer + 9) + 1) if value != answer]
-    options = [str(value) for value in rng.sample(wrong, 3)]
-    right = rng.randrange(4)
-    options.insert(right, str(answer))
-    reason = (f"{values[1]}-{values[0]}={step}, {values[2]}-{values[1]}={step}, so {values[2]}+{step}={answer}. "
-              f"The next one is {answer}, option {LETTERS[right]}.")
-    return f"Which number is next: {values[0]}, {values[1]}, {values[2]}?", options, right, reason
+    start = rng.randint(10, 40)
+    first, second, third, answer = (start + step * index for index in range(4))
+    values, right = _options(rng, answer)
+    reason = (f"The step is {step}, so {third}+{step}={answer}. {_marked([str(value) for value in values])}. "
+              f"The next one is {LETTERS[right]}.")
+    return f"Which number is next: {first}, {second}, {third}?", [str(value) for value in values], right, reason
 
 
 def total(rng: random.Random) -> Question:
     """The sum of two numbers."""
-    left = rng.randint(10, 80)
-    right_term = rng.randint(10, 99 - left)
-    answer = left + right_term
-    wrong = [value for value in range(max(10, answer - 12), min(99, answer + 12) + 1) if value != answer]
-    options = [str(value) for value in rng.sample(wrong, 3)]
-    right = rng.randrange(4)
-    options.insert(right, str(answer))
-    reason = (f"{left}+{right_term}={answer}. {_listing(options)}. "
-              f"The sum is {answer}, option {LETTERS[right]}.")
-    return f"What is {left}+{right_term}?", options, right, reason
+    left, more = rng.randint(10, 60), rng.randint(2, 9)
+    answer = left + more
+    values, right = _options(rng, answer)
+    options = [str(value) for value in values]
+    reason = f"{left}+{more}={answer}. {_marked(options)}. The sum is {LETTERS[right]}."
+    return f"What is {left}+{more}?", options, right, reason
 
 
 QUESTIONS: tuple[tuple[str, Callable[[random.Random], Question]], ...] = (

@@ -8,22 +8,21 @@ NUM_SUMS = 5
 
 
 def _sum(rng: random.Random) -> tuple[str, int]:
-    """An expression of the kinds the stories use, and its value, both below one hundred."""
+    """An expression of the kinds the stories use, and its value."""
     operator = rng.choice("++--*/")
+    small = rng.randint(2, 9)
     if operator == "+":
-        left = rng.randint(10, 89)
-        right = rng.randint(10, 99 - left)
-        return f"{left}+{right}", left + right
+        left = rng.randint(10, 60)
+        return f"{left}+{small}", left + small
     if operator == "-":
-        left = rng.randint(20, 99)
-        right = rng.randint(10, left - 10)
-        return f"{left}-{right}", left - right
+        left = rng.randint(small + 10, 65)
+        return f"{left}-{small}", left - small
     if operator == "*":
-        left = rng.randint(3, 9)
-        right = rng.randint((9 + left) // left, 9)
+        left = rng.randint(2, 6)
+        right = rng.randint(max(4, (9 + left) // left), 9)
         return f"{left}*{right}", left * right
-    right = rng.randint(2, 9)
-    result = rng.randint(10, 99 // right)
+    right = rng.choice((2, 2, 3))
+    result = rng.randint(10, 19 if right == 2 else 16)
     return f"{right * result}/{right}", result
 
 
