@@ -122,6 +122,7 @@ def parse_params(raw: Mapping[str, object]) -> DecodeParams:
         )
     mode = _mode(raw)
     fields = _Fields(raw)
+    fields.flag("enable_thinking")  # acts on the prompt and the budget; only checked here
     acceptance = raw.get("acceptance") or "rejection"
     if acceptance not in ("rejection", "equality"):
         raise GenerationError(f"acceptance: got {acceptance!r}; valid: 'rejection', 'equality'")

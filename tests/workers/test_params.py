@@ -34,6 +34,7 @@ def test_null_threshold_means_none_in_dlm_and_zero_in_linear_spec() -> None:
         ({"mode": "ar", "temperature": "hot"}, "temperature: got 'hot'; valid: a number"),
         ({"mode": "ar", "temperature": float("nan")}, "temperature: got nan; valid: a number"),
         ({"mode": "ar", "lora": 1}, "lora: got 1; valid: true, false"),
+        ({"mode": "ar", "enable_thinking": "yes"}, "enable_thinking: got 'yes'; valid: true, false"),
         ({"mode": "ar", "stop": [""]}, "stop: got"),
         ({"mode": "ar", "blok_length": 4}, "unknown field 'blok_length'; valid: "),
         ({"mode": "ar", "max_new_tokens": 0}, "max_new_tokens: got 0; valid: >= 1"),
