@@ -32,7 +32,7 @@ PARSE_TIMEOUT_S = 30
 
 
 def last_boxed(text: str) -> str | None:
-    """Content of the last `\\boxed{...}`; None without one, when it is not closed or something precedes its brace."""
+    """Content of the last `\\boxed{...}`; None when there is none, it is not closed or has no brace at once."""
     start = text.rfind(BOX)
     if start < 0:
         return None

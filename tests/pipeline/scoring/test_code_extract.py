@@ -20,11 +20,11 @@ from trimode.tests.pipeline.scoring.goldens import needs_goldens, rows
         ("a\r\nb", "a\nb"),
     ],
 )
-def test_code(text, code):
+def test_code(text: str, code: str) -> None:
     assert extract_code(text) == code
 
 
 @needs_goldens
-def test_agrees_with_nemo_skills():
+def test_agrees_with_nemo_skills() -> None:
     for row in rows("code_extract.jsonl"):
         assert extract_code(row["generation"]) == row["completion"], row["id"]

@@ -31,11 +31,11 @@ ROW = {
         ("", False),
     ],
 )
-def test_verdict(generation: str, right: bool):
+def test_verdict(generation: str, right: bool) -> None:
     assert score(DEMO, {**ROW, "generation": generation}, None)["is_correct"] is right
 
 
-def test_reference_solutions_of_the_bundled_rows_pass():
+def test_reference_solutions_of_the_bundled_rows_pass() -> None:
     for row in load_rows(DEMO, None)[:5]:
         answer = f"```python\n{row['prompt']}{row['canonical_solution']}```"
         assert score(DEMO, {**row, "generation": answer}, None)["is_correct"], json.dumps(row)

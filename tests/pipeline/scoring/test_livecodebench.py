@@ -58,18 +58,18 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("total", "class Solution:\n    pass", False),
     ],
 )
-def test_verdict(data_dir: Path, task: str, code: str, right: bool):
+def test_verdict(data_dir: Path, task: str, code: str, right: bool) -> None:
     verdict = score(BENCHMARK, {"task_id": task, "generation": f"```python\n{code}\n```"}, data_dir)
     assert verdict == {"completion": code, "question_id": task, "code_list": [code], "graded_list": [right]}
 
 
-def test_packed_tests_must_be_plain_data():
+def test_packed_tests_must_be_plain_data() -> None:
     packed = base64.b64encode(zlib.compress(pickle.dumps(Path("/")))).decode()
     with pytest.raises(pickle.UnpicklingError, match="valid: plain data"):
         test_cases(packed)
 
 
-def test_missing_tests_are_an_error_with_url_and_path(tmp_path: Path):
+def test_missing_tests_are_an_error_with_url_and_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"huggingface\.co.*code_generation_lite into .*livecodebench"):
         check(BENCHMARK, tmp_path)
 
@@ -78,7 +78,7 @@ test_cases.__test__ = False  # type: ignore[attr-defined]
 
 
 @needs_goldens
-def test_agrees_with_nemo_skills(tmp_path: Path):
+def test_agrees_with_nemo_skills(tmp_path: Path) -> None:
     folder = tmp_path / "livecodebench" / "code_generation_lite"
     folder.mkdir(parents=True)
     (folder / "tests.jsonl").write_bytes((GOLDENS / "lcb_eval" / "tests.jsonl").read_bytes())

@@ -21,16 +21,16 @@ from trimode.tests.pipeline.scoring.goldens import needs_goldens, rows
         ("no box", None),
     ],
 )
-def test_only_the_last_closed_box_counts(text, answer):
+def test_only_the_last_closed_box_counts(text: str, answer: str | None) -> None:
     assert extract_answer(text) == answer
 
 
-def test_by_regex_the_phrase_must_stand_in_the_last_line():
+def test_by_regex_the_phrase_must_stand_in_the_last_line() -> None:
     assert extract_answer("The final answer is 5", extract_from_boxed=False) == "5"
     assert extract_answer("The final answer is 5\nbye", extract_from_boxed=False) is None
 
 
-def test_relaxed_takes_the_regex_when_the_box_is_empty():
+def test_relaxed_takes_the_regex_when_the_box_is_empty() -> None:
     assert extract_answer(r"\boxed{} The final answer is 6", relaxed=True) == "6"
 
 
@@ -51,22 +51,22 @@ def test_relaxed_takes_the_regex_when_the_box_is_empty():
         ("72", None, False),
     ],
 )
-def test_equality(expected, predicted, equal):
+def test_equality(expected: object, predicted: object, equal: bool) -> None:
     assert math_equal(expected, predicted) is equal
 
 
-def test_a_row_without_an_answer_is_wrong():
+def test_a_row_without_an_answer_is_wrong() -> None:
     row = {"expected_answer": "4", "generation": None}
     assert score(load_benchmark("demo-math"), row, None) == {"predicted_answer": None, "symbolic_correct": False}
 
 
 @needs_goldens
-def test_extraction_agrees_with_nemo_skills():
+def test_extraction_agrees_with_nemo_skills() -> None:
     for row in rows("math_extract.jsonl"):
         assert extract_answer(row["generation"], **row["kwargs"]) == row["predicted_answer"], row["id"]
 
 
 @needs_goldens
-def test_equality_agrees_with_nemo_skills():
+def test_equality_agrees_with_nemo_skills() -> None:
     for row in rows("math_equal.jsonl"):
         assert math_equal(row["expected_answer"], row["predicted_answer"]) == row["math_equal"], row

@@ -25,16 +25,16 @@ from trimode.pipeline.scoring.multichoice import choice_letter, score
         (r"Answer: A, so \boxed{B}", "B"),
     ],
 )
-def test_letter(text, letter):
+def test_letter(text: str, letter: str | None) -> None:
     assert choice_letter(text) == letter
 
 
-def test_settings_of_the_row_win():
+def test_settings_of_the_row_win() -> None:
     row = {"generation": r"\boxed{A} Choice: B", "expected_answer": "B"}
     row |= {"extract_from_boxed": False, "extract_regex": "Choice: (.)", "relaxed": False}
     assert score(load_benchmark("demo-mcq"), row, None) == {"predicted_answer": "B", "symbolic_correct": True}
 
 
-def test_no_answer_is_wrong():
+def test_no_answer_is_wrong() -> None:
     row = {"generation": None, "expected_answer": "B"}
     assert score(load_benchmark("demo-mcq"), row, None) == {"predicted_answer": None, "symbolic_correct": False}

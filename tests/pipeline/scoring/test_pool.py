@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Never
 
 import pytest
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
@@ -23,7 +24,7 @@ def misbehaving(monkeypatch: pytest.MonkeyPatch) -> Benchmark:
     return MCQ
 
 
-def test_rows_are_scored_by_other_processes():
+def test_rows_are_scored_by_other_processes() -> None:
     rows = [{"generation": rf"\boxed{{{n}}}", "expected_answer": "1"} for n in range(4)]
     with ScoringPool(MATH, None, 2) as scorers:
         verdicts = [future.result() for future in [scorers.submit(row) for row in rows]]
@@ -31,7 +32,7 @@ def test_rows_are_scored_by_other_processes():
     assert all(verdict["interleaved_eval_single_time_s"] > 0 for verdict in verdicts)
 
 
-def test_a_row_the_scorer_cannot_judge_is_marked():
+def test_a_row_the_scorer_cannot_judge_is_marked() -> None:
     with ScoringPool(MATH, None, 1) as scorers:
         bad, good = scorers.submit({"generation": "4"}), scorers.submit({"generation": "4", "expected_answer": "4"})
         assert bad.result() == {**NO_ANSWER, "scoring_error": "KeyError: 'expected_answer'"}
@@ -47,7 +48,7 @@ def test_a_row_the_scorer_cannot_judge_is_marked():
         ("garbage", "the scoring process ended: Expecting value: line 1 column 1 (char 0)"),
     ],
 )
-def test_a_process_that_fails_costs_one_row(misbehaving: Benchmark, do: str, reason: str):
+def test_a_process_that_fails_costs_one_row(misbehaving: Benchmark, do: str, reason: str) -> None:
     with ScoringPool(misbehaving, None, 1) as scorers:
         before, bad, after = [scorers.submit({"do": what}).result() for what in ("", do, "")]
     assert bad == {**NO_ANSWER, "scoring_error": reason}
@@ -55,14 +56,14 @@ def test_a_process_that_fails_costs_one_row(misbehaving: Benchmark, do: str, rea
     assert after["symbolic_correct"]
 
 
-def test_no_process_is_left(misbehaving: Benchmark):
+def test_no_process_is_left(misbehaving: Benchmark) -> None:
     with ScoringPool(misbehaving, None, 2) as scorers:
         pids = {future.result()["pid"] for future in [scorers.submit({}) for _ in range(6)]}
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert os.getpid() not in pids
 
 
-def test_an_error_drops_the_rows_that_wait(misbehaving: Benchmark):
+def test_an_error_drops_the_rows_that_wait(misbehaving: Benchmark) -> Never:
     with pytest.raises(RuntimeError), ScoringPool(misbehaving, None, 1) as scorers:
         first = scorers.submit({"do": "hang"})
         waiting = scorers.submit({})

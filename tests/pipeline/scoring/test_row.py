@@ -14,17 +14,17 @@ TIMES = {"generation_start_time": 1.0, "generation_end_time": 2.0, "generation_t
 REPLY_ORDER = ["num_generated_tokens", "finish_reason", "serialized_output", *TIMES, "generation"]
 
 
-def test_a_failed_request_is_wrong_without_asking_the_scorer():
+def test_a_failed_request_is_wrong_without_asking_the_scorer() -> None:
     row = {"generation": r"\boxed{4}", "expected_answer": "4", "error": "connection lost"}
     assert score_row(load_benchmark("demo-math"), row) == {"predicted_answer": None, "symbolic_correct": False}
 
 
-def test_a_benchmark_without_a_scorer_is_refused_by_name():
+def test_a_benchmark_without_a_scorer_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="livecodebench-cpp has no scorer here"):
         check_scorer(load_benchmark("livecodebench-cpp"))
 
 
-def test_mathematics_rows_begin_with_the_data():
+def test_mathematics_rows_begin_with_the_data() -> None:
     row = {**REPLY, **TIMES, "problem": "p", "expected_answer": "4", "error": None}
     row |= {"symbolic_correct": True, "predicted_answer": "4", "interleaved_eval_single_time_s": 0.1}
     (finished,) = finish_rows(load_benchmark("gsm8k"), [row])
@@ -41,7 +41,7 @@ def test_mathematics_rows_begin_with_the_data():
         ("livecodebench", ["completion", "question_id", "code_list", "graded_list"]),
     ],
 )
-def test_other_rows_begin_with_the_reply(name: str, verdict: list[str]):
+def test_other_rows_begin_with_the_reply(name: str, verdict: list[str]) -> None:
     row = {**dict.fromkeys(reversed(verdict)), "task_id": 1, **TIMES, **REPLY}
     (finished,) = finish_rows(load_benchmark(name), [row])
     assert list(finished) == [*REPLY_ORDER, "task_id", *verdict]
@@ -58,5 +58,5 @@ def test_other_rows_begin_with_the_reply(name: str, verdict: list[str]):
         ("average_score", {"strict_eval": {"follow_all_instructions": False}}, False),
     ],
 )
-def test_right_is_what_the_metric_says(metric: str, row: dict[str, object], right: bool):
+def test_right_is_what_the_metric_says(metric: str, row: dict[str, object], right: bool) -> None:
     assert is_correct(replace(load_benchmark("gsm8k"), metric=metric), row) is right

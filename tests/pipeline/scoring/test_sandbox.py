@@ -51,71 +51,71 @@ def processes_in(marker: str) -> list[str]:
     return found
 
 
-def test_output_and_exit_status_come_back():
+def test_output_and_exit_status_come_back() -> None:
     assert run_program("print('hello')", limits=PLENTY).stdout == "hello\n"
     assert run_program("import sys; sys.exit(3)", limits=PLENTY).status == "error"
     assert "ZeroDivisionError" in run_program("1/0", limits=PLENTY).stderr
 
 
-def test_standard_input_is_the_given_text():
+def test_standard_input_is_the_given_text() -> None:
     assert run_program("print(input()[::-1])", "abc\n", PLENTY).stdout == "cba\n"
 
 
-def test_an_endless_loop_ends_at_the_time_limit():
+def test_an_endless_loop_ends_at_the_time_limit() -> None:
     assert run_program("while True: pass", limits=SHORT).status == "timeout"
 
 
-def test_a_program_that_ignores_signals_ends_too():
+def test_a_program_that_ignores_signals_ends_too() -> None:
     program = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)"
     assert run_program(program, limits=SHORT).status == "timeout"
 
 
-def test_ten_gigabytes_are_refused():
+def test_ten_gigabytes_are_refused() -> None:
     outcome = run_program("x = bytearray(10 << 30)", limits=PLENTY)
     assert (outcome.status, "MemoryError" in outcome.stderr) == ("error", True)
 
 
-def test_a_flood_of_output_is_cut():
+def test_a_flood_of_output_is_cut() -> None:
     limits = Limits(time_s=60.0, file_bytes=1 << 20, output_bytes=1000)
     outcome = run_program("while True: print('x' * 1000)", limits=limits)
     assert (outcome.status, len(outcome.stdout)) == ("error", 1000)
 
 
-def test_large_files_are_refused():
+def test_large_files_are_refused() -> None:
     outcome = run_program("open('big', 'wb').write(bytes(64 << 20))", limits=PLENTY)
     assert outcome.status == "error"
 
 
-def test_a_fork_bomb_stays_small_and_leaves_nothing():
+def test_a_fork_bomb_stays_small_and_leaves_nothing() -> None:
     outcome = run_program(COUNTED_FORKS, limits=Limits(time_s=60.0, num_processes=16))
     assert (outcome.status, int(outcome.stdout) < 16) == ("completed", True)
     assert run_program(FORK_BOMB, limits=SHORT).status == "timeout"
     assert not processes_in("trimode-sandbox-")
 
 
-def test_a_daemon_is_killed_with_its_program():
+def test_a_daemon_is_killed_with_its_program() -> None:
     outcome = run_program(DAEMON, limits=PLENTY)
     assert outcome.stdout == "left\n"
     assert not processes_in("trimode-sandbox-")
 
 
-def test_a_killed_interpreter_is_an_error():
+def test_a_killed_interpreter_is_an_error() -> None:
     assert run_program("import ctypes; ctypes.string_at(0)", limits=PLENTY).status == "error"
 
 
-def test_the_callers_environment_stays_outside(monkeypatch: pytest.MonkeyPatch):
+def test_the_callers_environment_stays_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     assert run_program("import os; print(os.environ.get('HF_TOKEN'))", limits=PLENTY).stdout == "None\n"
 
 
 @pytest.mark.skipif(not NAMESPACES, reason="this machine permits no namespaces")
-def test_there_is_no_network():
+def test_there_is_no_network() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         program = f"import socket; socket.create_connection({server.getsockname()}, timeout=5)"
         assert "unreachable" in run_program(program, limits=PLENTY).stderr
 
 
-def test_the_folder_is_empty_and_gone_afterwards():
+def test_the_folder_is_empty_and_gone_afterwards() -> None:
     outcome = run_program("import os; print(os.getcwd(), os.listdir()); open('a', 'w').write('b')", limits=PLENTY)
     folder, listing = outcome.stdout.split(maxsplit=1)
     assert (listing.strip(), Path(folder).exists()) == ("[]", False)

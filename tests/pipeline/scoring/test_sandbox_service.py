@@ -39,7 +39,7 @@ def service() -> Iterator[HTTPServer]:
     thread.join()
 
 
-def test_programs_go_to_the_service_when_it_is_named(service: HTTPServer, monkeypatch: pytest.MonkeyPatch):
+def test_programs_go_to_the_service_when_it_is_named(service: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMODE_SANDBOX", "nemo_skills")
     monkeypatch.setenv("NEMO_SKILLS_SANDBOX_PORT", str(service.server_port))
     assert run_program("print('here')", "in", Limits(time_s=7.0)).stdout == "there\n"
@@ -47,13 +47,13 @@ def test_programs_go_to_the_service_when_it_is_named(service: HTTPServer, monkey
     assert (request["generated_code"], request["std_input"], request["timeout"]) == ("print('here')", "in", 7.0)
 
 
-def test_a_silent_service_is_an_error(monkeypatch: pytest.MonkeyPatch):
+def test_a_silent_service_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMODE_SANDBOX", "http://127.0.0.1:9")
-    with pytest.raises(ConnectionError, match="127.0.0.1:9 did not answer"):
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:9 did not answer"):
         run_program("print('here')")
 
 
-def test_another_choice_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_another_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMODE_SANDBOX", "docker")
     with pytest.raises(ConfigError, match="got 'docker'; valid: local, nemo_skills"):
         service_url()
