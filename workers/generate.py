@@ -36,7 +36,7 @@ def _arguments() -> argparse.Namespace:
 def _rows(path: Path) -> Iterator[tuple[object, dict[str, object] | str]]:
     """(id, fields) of each line, or (id, what is wrong with it)."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--input {path}: {error}") from None
     for number, line in enumerate(lines):
