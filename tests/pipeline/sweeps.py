@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def fail_in_ar(spec: JobSpec) -> None:
 
 
 def hang(spec: JobSpec) -> None:
+    """Ends by signals, as a job does, but never by itself."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     (Path(spec.run_dir) / "hanging").write_text(str(os.getpid()), encoding="utf-8")
     while True:
         time.sleep(0.1)
