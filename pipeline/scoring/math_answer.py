@@ -1,4 +1,4 @@
-"""Mathematics: takes the final answer out of a reply and compares it with the expected one as NeMo-Skills 0.7.0 does.
+"""Mathematics: compares the final answer of a reply with the expected one as NeMo-Skills 0.7.0 does.
 
 Knows the order of the comparison steps; parsing and symbolic equality are math-verify's and latex2sympy2_extended's.
 math-verify limits its own time with SIGALRM, so `math_equal` works in a main thread only.
@@ -12,13 +12,12 @@ from pathlib import Path
 from latex2sympy2_extended import NormalizationConfig, normalize_latex
 from math_verify import LatexExtractionConfig, StringExtractionConfig, parse, verify
 from trimode.pipeline.benchmarks import Benchmark
+from trimode.pipeline.scoring.answer_extract import extract_answer
 from trimode.pipeline.scoring.scorer import Row, answer_text
 
 VERDICT_KEYS = ("predicted_answer", "symbolic_correct", "interleaved_eval_single_time_s")
 ROW_LIMIT_S = 120.0
 
-DEFAULT_ANSWER_REGEX = r"The final answer is (.+)$"
-BOX = "\\boxed"
 CHOICES = tuple("ABCDEFGHIJ")
 PERCENTAGE = re.compile(r"(\d+\.?\d*)\\?%")
 WORDS_OR_DIGITS = re.compile(r"[a-zA-Z ,]+|[0-9 ]+")
@@ -28,42 +27,7 @@ NUMERIC_PRECISION = 15
 VERIFY_TIMEOUT_S = 10
 """Seconds for one comparison, as NeMo-Skills sets it."""
 PARSE_TIMEOUT_S = 30
-"""Seconds for one parse. math-verify's own 5 are wall-clock, and a busy machine's first parse takes longer than that."""
-
-
-def last_boxed(text: str) -> str | None:
-    """Content of the last `\\boxed{...}`; None when there is none, it is not closed or has no brace at once."""
-    start = text.rfind(BOX)
-    if start < 0:
-        return None
-    depth = 0
-    for position in range(start, len(text)):
-        if text[position] == "{":
-            depth += 1
-        elif text[position] == "}":
-            depth -= 1
-            if depth == 0:
-                inside = start + len(BOX) + 1
-                return text[inside:position] if text[inside - 1] == "{" else None
-    return None
-
-
-def last_match(text: str, regex: str) -> str | None:
-    """Last match of `regex` (its group when it has one), or None."""
-    matches = re.findall(regex, text)
-    return matches[-1] if matches else None
-
-
-def extract_answer(
-    text: str,
-    extract_from_boxed: bool = True,
-    extract_regex: str = DEFAULT_ANSWER_REGEX,
-    relaxed: bool = False,
-) -> str | None:
-    """The final answer in `text`: from the last box, or by `extract_regex`, or with `relaxed` the box first."""
-    if relaxed:
-        return last_boxed(text) or last_match(text, extract_regex)
-    return last_boxed(text) if extract_from_boxed else last_match(text, extract_regex)
+"""Seconds for one parse. math-verify's own 5 are wall-clock, and a busy machine's first parse takes longer."""
 
 
 def without_decoration(answer: str) -> str:
