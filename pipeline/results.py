@@ -140,7 +140,7 @@ def read_run(folder: Path) -> Run:
         _attach(task, wanted, notes)
         task.num_expected = _num_expected(jobs, task)
         tasks[task.benchmark.name] = task
-    return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder), notes)
+    return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
 
 
 def _is_run_folder(folder: Path) -> bool:
@@ -148,10 +148,10 @@ def _is_run_folder(folder: Path) -> bool:
     return paths.manifest.is_file() or paths.eval_results.is_dir() or (paths.plan.is_file() and paths.owner.is_file())
 
 
-def _state(folder: Path) -> str:
+def _state(folder: Path, tasks: dict[str, TaskResult]) -> str:
     if any(folder.glob("FAILED_group*")):
         return "failed"
-    return "completed" if any(folder.glob("COMPLETED_group*")) else "unfinished"
+    return "completed" if tasks and all(task.finished for task in tasks.values()) else "unfinished"
 
 
 def _read_object(path: Path, notes: list[str]) -> Row:

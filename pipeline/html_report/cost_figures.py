@@ -125,7 +125,7 @@ def forwards_by_kind(series: Sequence[Series]) -> Panel | None:
         return None
     drawing = Drawing(height=1.35 + 0.42 * len(bars))
     _stacked(drawing, bars, FORWARD_KINDS, "forwards per 100 generated tokens", "{:.1f}")
-    note = "Every model call is of exactly one kind. NFE as the reference counts it leaves prefill out in ar and dlm."
+    note = "Every model call, by kind. NFE follows the reference: no prefill in dlm, one per token in ar."
     return Panel("kinds", "Where the forwards went", drawing.to_svg("kinds", "Forwards by kind"), note)
 
 

@@ -76,7 +76,8 @@ def _notes(notes: Sequence[str]) -> str:
         return ""
     items = "".join(f"<li>{esc(note)}</li>" for note in notes)
     opened = " open" if len(notes) <= 5 else ""
-    return f'<details class="notes"{opened}><summary>{len(notes)} remarks</summary><ul>{items}</ul></details>'
+    title = "1 remark" if len(notes) == 1 else f"{len(notes)} remarks"
+    return f'<details class="notes"{opened}><summary>{title}</summary><ul>{items}</ul></details>'
 
 
 def _panel(panel: Panel) -> str:
