@@ -65,7 +65,9 @@ def as_text(comparisons: list[Comparison], gate: GateResult | None, num_listed: 
 def _table(comparison: Comparison) -> Table:
     """One line per benchmark and one for all of them."""
     title = f"{escape(comparison.name_a)} minus {escape(comparison.name_b)}, accuracy in percent, paired by problem"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="bold"
+    )
     headings = (
         "Benchmark",
         "Problems",
