@@ -97,6 +97,7 @@ def start_balancer(
     wait_for(lambda: ready.exists() or process.poll() is not None, START_S)
     if not ready.exists():
         process.kill()
+        process.wait()
         raise AssertionError((folder / "balancer.log").read_text())
     return RunningBalancer(process, folder, json.loads(ready.read_text()), fake_log)
 
