@@ -9,7 +9,7 @@ TORCH=2.13.0                                    # what a machine without an NVID
 CPU_WHEELS=https://download.pytorch.org/whl/cpu # documented by PyTorch; asked only when pip has no source of its own
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_REQUIRE_VIRTUALENV=0
 
-die() { echo "error: $*"; exit 2; }
+die() { echo "error: $*" >&2; exit 2; } # also inside $(...)
 case ${1:-} in
   base) rank=0 ;; worker) rank=1 ;; test) rank=2 ;;
   *) die "the environment has layers base, worker and test: got '${1:-}'" ;;

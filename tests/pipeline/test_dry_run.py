@@ -24,7 +24,9 @@ def printed(cwd: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> s
 def test_settings_jobs_and_scripts_of_a_sweep_that_lacks_everything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = printed(tmp_path, capsys, "dry_run=true", "out_dir=out", "cluster.account=null", "cluster.container_image=null")
+    text = printed(
+        tmp_path, capsys, "dry_run=true", "out_dir=out", "cluster.account=null", "cluster.container_image=null"
+    )
     lines = text.splitlines()
     assert "  model:                nvidia/Nemotron-Labs-Diffusion-8B (hub id)" in lines
     assert "  dlm:                  block 8, threshold 0.9, LoRA off, max model len 20480, max pos emb 262144" in lines

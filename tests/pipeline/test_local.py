@@ -48,7 +48,9 @@ def command(cwd: Path, function: str, *overrides: str) -> Iterator[subprocess.Po
     (cwd / "model").mkdir(exist_ok=True)
     words = [sys.executable, "-c", COMMAND, function, *SWEEP, *overrides]
     environment = os.environ | setup_environment()
-    process = subprocess.Popen(words, cwd=cwd, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        words, cwd=cwd, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         yield process
     finally:
@@ -73,9 +75,7 @@ def test_every_job_runs_and_the_folders_are_given_back(tmp_path: Path) -> None:
         assert read_owner(Path(job.run_dir)) is None
 
 
-def test_one_that_fails_does_not_keep_the_next_from_running(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_that_fails_does_not_keep_the_next_from_running(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep(tmp_path, "fail_in_ar", "mode=[ar,dlm]") == 1
     told = capsys.readouterr().err
     assert "ar failed: Cause: the dog ate it\n  record: " in told

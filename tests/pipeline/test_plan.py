@@ -44,7 +44,9 @@ def test_modes_with_one_given_name_keep_folders_of_their_own(tmp_path: Path) -> 
 
 
 def test_one_job_per_benchmark_on_request(tmp_path: Path) -> None:
-    jobs = jobs_of(tmp_path, "mode=ar", "benchmarks='gsm8k:2,mbpp'", "jobs_per=benchmark", "starting_seed=3", "limit=10")
+    jobs = jobs_of(
+        tmp_path, "mode=ar", "benchmarks='gsm8k:2,mbpp'", "jobs_per=benchmark", "starting_seed=3", "limit=10"
+    )
     assert [(job.index, job.name) for job in jobs] == [(0, "ar-gsm8k"), (1, "ar-mbpp")]
     assert len({job.run_dir for job in jobs}) == 1
     assert [job.tasks[0].seeds for job in jobs] == [(3, 4), (3,)]

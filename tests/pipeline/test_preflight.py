@@ -12,7 +12,13 @@ from trimode.pipeline.survey import survey
 from trimode.tests.pipeline.sweeps import config_of
 from trimode.workers.protocol import ConfigError
 
-READY = ("suite=demo", "model.path=./model", "cluster.account=us", "cluster.container_image=i.sqsh", "cluster.hub_cache=null")
+READY = (
+    "suite=demo",
+    "model.path=./model",
+    "cluster.account=us",
+    "cluster.container_image=i.sqsh",
+    "cluster.hub_cache=null",
+)
 
 
 def look(cwd: Path, *overrides: str) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from trimode.pipeline.errors import JobFailed, SubmissionError
+from trimode.pipeline.owner import read_owner, this_process
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.run import give_back, guarded, say_skipped, take
-from trimode.pipeline.owner import read_owner, this_process
 from trimode.pipeline.script import setup_environment
 from trimode.pipeline.survey import settle
 from trimode.tests.pipeline.sweeps import finish, local_jobs
@@ -37,7 +37,9 @@ def raising(error: BaseException) -> int:
         (KeyboardInterrupt(), 1),
     ],
 )
-def test_errors_become_words_and_a_status(error: BaseException, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_become_words_and_a_status(
+    error: BaseException, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert guarded(lambda: raising(error)) == status
     told = capsys.readouterr()
     assert told.out == "" and "Traceback" not in told.err and told.err

@@ -14,7 +14,7 @@ from trimode.workers.protocol import WorkerError
 def fake_squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
     """A squeue that runs `script` and writes its arguments down."""
     command = folder / "squeue"
-    command.write_text(f"#!/bin/sh\necho \"$@\" > {folder}/asked\n{script}\n")
+    command.write_text(f'#!/bin/sh\necho "$@" > {folder}/asked\n{script}\n')
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder / "asked"

@@ -24,7 +24,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     sbatch = f"""#!/bin/sh
-case $(cat "$1") in *wanted-elsewhere*) echo "sbatch: error: invalid partition specified: wanted-elsewhere" >&2; exit 1;; esac
+case $(cat "$1") in *wanted-elsewhere*)
+  echo "sbatch: error: invalid partition specified: wanted-elsewhere" >&2; exit 1 ;;
+esac
 n=$((101 + $(ls {folder} | grep -c '^script'))); cp "$1" {folder}/script$n; env > {folder}/env$n
 echo "Submitted batch job $n"
 """
@@ -48,7 +50,8 @@ def test_a_single_job_is_no_array(tmp_path: Path, slurm: Path) -> None:
     assert (slurm / "script101").read_text() == sbatch_text(jobs)
 
 
-def test_each_job_has_its_own_call(tmp_path: Path, slurm: Path) -> None:
+@pytest.mark.usefixtures("slurm")
+def test_each_job_has_its_own_call(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out")
     owner = this_process()
     for item in submit_arrays(jobs, owner):
@@ -67,7 +70,8 @@ def test_an_enclosing_jobs_variables_do_not_reach_sbatch(
     assert not [line for line in environment if line.startswith("SBATCH_")]
 
 
-def test_a_refusal_carries_sbatchs_words_the_script_and_what_went_before(tmp_path: Path, slurm: Path) -> None:
+@pytest.mark.usefixtures("slurm")
+def test_a_refusal_carries_sbatchs_words_the_script_and_what_went_before(tmp_path: Path) -> None:
     first = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar")
     bad = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=dlm", "cluster.partition=wanted-elsewhere")
     owner = this_process()
@@ -82,7 +86,8 @@ def test_a_refusal_carries_sbatchs_words_the_script_and_what_went_before(tmp_pat
     assert taken is not None and taken.slurm_jobs == ("101",)
 
 
-def test_folders_belong_to_the_slurm_jobs_that_write_there(tmp_path: Path, slurm: Path) -> None:
+@pytest.mark.usefixtures("slurm")
+def test_folders_belong_to_the_slurm_jobs_that_write_there(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar", "jobs_per=benchmark", "benchmarks='gsm8k,mbpp'")
     owner = this_process()
     claim(Path(jobs[0].run_dir), owner)

@@ -42,7 +42,9 @@ def sweep(cwd: Path, function: str, *overrides: str) -> int:
 
 
 def files_below(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and ".lock" not in path.name}
+    return {
+        str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and ".lock" not in path.name
+    }
 
 
 @pytest.mark.skipif(not (MODEL / "model.safetensors").exists(), reason="the demo model is not here")
