@@ -41,6 +41,21 @@ class _StopRequest(BaseException):
     """A signal arrived before the event loop ran; not an error."""
 
 
+class _SignalRecord:
+    """Remembers that a stop was asked for, whichever handler ran: what a handler raises can get lost inside Ray."""
+
+    def __init__(self) -> None:
+        self._reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def stop_asked(self) -> bool:
+        """True when SIGTERM or SIGINT has come since the last question."""
+        try:
+            return bool({signal.SIGTERM, signal.SIGINT} & set(os.read(self._reading, 4096)))
+        except BlockingIOError:
+            return False
+
+
 class _QuietServer(uvicorn.Server):
     """uvicorn without its own signal handling, which this module does."""
 
@@ -65,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
 def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
     """Serves until SIGTERM or SIGINT; raises ConfigError or WorkerError when it cannot start or go on."""
     listener: socket.socket | None = None
+    signals = _SignalRecord()
     try:
         _on_signals(_raise_stop)
         if settings.die_with_parent:
@@ -73,10 +89,15 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
         listener = _listen(settings.host, settings.port)
         start_ray(folder, num_cpus=placement.num_workers, num_gpus=placement.num_workers * placement.gpus_per_worker)
         _on_signals(_raise_stop)  # Ray has put its own in place
+        if signals.stop_asked():
+            raise _StopRequest
         balancer = _Balancer(settings, listener, settings.log_dir or folder.path / "workers")
         asyncio.run(balancer.serve(placement))
     except (_StopRequest, SystemExit):
         log.info("stopped before it was ready")
+    except WorkerError:
+        if not signals.stop_asked():  # else the signal is what broke the start
+            raise
     finally:
         _on_signals(signal.SIG_IGN)
         threading.Thread(target=_cut_short, daemon=True).start()

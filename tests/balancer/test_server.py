@@ -165,7 +165,7 @@ def test_repeated_deaths_end_the_balancer_with_the_cause(tmp_path: Path) -> None
     ("flags", "status", "message"),
     [
         (
-            ["--model", "/nowhere/unloadable"],
+            ["--model", "/nowhere/unloadable", "--num-workers", "1"],
             1,
             "error: worker 0 cannot start: the checkpoint lacks model.safetensors\n",
         ),
