@@ -30,7 +30,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = demo_sweep(tmp_path_factory.mktemp("sweep"), samples=30)
-    assert main([str(folder), "--format", "json"]) == 0
     assert main([str(folder)]) == 0
     return folder / "report.html"
 
