@@ -160,8 +160,17 @@ def sweep(tmp_path: Path) -> Iterator[Sweep]:
     sweep.end()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_killed_in_the_middle_and_repeated_equals_an_uninterrupted_run(calm: Sweep, sweep: Sweep) -> None:
+def assert_same(sweep: Sweep, calm: Sweep) -> None:
+    """The finished sweep has every row and every ledger line of the calm one, once."""
+    assert sweep.paths is not None
+    assert sweep.paths.completed(0).exists()
+    assert not sweep.paths.failed(0).exists()
+    assert sweep.rows() == calm.rows()
+    assert sweep.nfe() == calm.nfe()
+    assert set(sweep.nfe()) == set(range(LIMIT))
+
+
+def test_killed_command_and_job_repeated_equal_an_uninterrupted_run(calm: Sweep, sweep: Sweep) -> None:
     for whom in ("command", "job"):
         for signum in (signal.SIGTERM, signal.SIGKILL):
             command = sweep.start()
@@ -172,15 +181,16 @@ def test_killed_in_the_middle_and_repeated_equals_an_uninterrupted_run(calm: Swe
             assert sweep.paths is not None
             assert not sweep.paths.completed(0).exists()
             assert sweep.paths.failed(0).exists() == ((whom, signum) != ("job", signal.SIGKILL))
+    assert sweep.start().wait(PATIENCE_S) == 0, sweep.log()
+    wait_for(lambda: not sweep.processes(), "the end of every process", sweep)
+    assert_same(sweep, calm)
+
+
+def test_killed_workers_are_replaced_and_the_run_equals_an_uninterrupted_one(calm: Sweep, sweep: Sweep) -> None:
     command = sweep.start()
     for signum in (signal.SIGTERM, signal.SIGKILL):
         wait_for_more_rows(sweep, command, 2)
         os.kill(worker_process(sweep), signum)
     assert command.wait(PATIENCE_S) == 0, sweep.log()
     wait_for(lambda: not sweep.processes(), "the end of every process", sweep)
-    assert sweep.paths is not None
-    assert sweep.paths.completed(0).exists()
-    assert not sweep.paths.failed(0).exists()
-    assert sweep.rows() == calm.rows()
-    assert sweep.nfe() == calm.nfe()
-    assert set(sweep.nfe()) == set(range(LIMIT))
+    assert_same(sweep, calm)
