@@ -36,7 +36,15 @@ def command(folder: Path, *flags: str) -> list[str]:
     """Two fake workers on the CPU, everything written below `folder`."""
     return [
         *(sys.executable, "-m", "trimode.balancer", "--model", str(folder / "tri"), "--device", "cpu"),
-        *("--worker-class", "trimode.tests.fakes:FakeWorker", "--num-workers", "2", "--max-num-seqs", "4"),
+        *(
+            "--worker-class",
+            "trimode.tests.fakes:FakeWorker",
+            "--num-workers",
+            "2",
+            "--max-num-seqs",
+            "4",
+            "--die-with-parent",
+        ),
         *("--ready-file", str(folder / "ready.json"), "--log-dir", str(folder / "logs"), *flags),
     ]
 

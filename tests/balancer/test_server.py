@@ -124,7 +124,7 @@ def test_sigterm_answers_what_runs_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_balancer_ends_with_its_parent(tmp_path: Path) -> None:
-    line = [*command(tmp_path), "--die-with-parent"]
+    line = command(tmp_path)
     script = f"import subprocess, time; p = subprocess.Popen({line!r}); print(p.pid, flush=True); time.sleep(600)"
     parent = subprocess.Popen(
         [sys.executable, "-c", script], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
