@@ -28,8 +28,8 @@ from trimode.recipes.demo.network import Network
 class DrafterPlan:
     """Everything that decides how the adapter is trained."""
 
-    steps: int = 500
-    rows_per_step: int = 48
+    steps: int = 260
+    rows_per_step: int = 32
     rank: int = 16
     scale: int = 4  # lora_alpha / rank
     lr: float = 4e-3

@@ -27,14 +27,22 @@ class Stage:
     rows_per_step: int
     shares: Mapping[str, int]
     noise: NoisePlan = field(default_factory=NoisePlan)
+    rate: float = 1.0  # factor of the learning rate
 
 
 SUMS_FIRST = {"demo-math": 11, "demo-mcq": 8, "drill": 5, "demo-if": 5, "demo-code": 3}
 BALANCED = {"demo-math": 8, "demo-mcq": 9, "drill": 2, "demo-if": 8, "demo-code": 5}
+SUMS_AGAIN = {"demo-math": 9, "demo-mcq": 10, "drill": 6, "demo-if": 4, "demo-code": 3}
+CHOICES = {"demo-math": 7, "demo-mcq": 15, "drill": 3, "demo-if": 4, "demo-code": 3}
 STAGES = (
     Stage(600, 32, SUMS_FIRST, NoisePlan(blocks_per_row=0)),  # the causal half alone
     Stage(1000, 32, SUMS_FIRST),
-    Stage(1_000_000, 32, BALANCED),
+    Stage(2000, 32, BALANCED),
+    Stage(3300, 32, SUMS_AGAIN, NoisePlan(full_share=0.25)),
+    Stage(3500, 32, CHOICES, NoisePlan(blocks_per_row=0), rate=4.0),
+    Stage(3900, 32, CHOICES, NoisePlan(full_share=0.25), rate=4.0),
+    Stage(4000, 32, CHOICES, NoisePlan(blocks_per_row=0), rate=5.0),
+    Stage(1_000_000, 32, CHOICES, NoisePlan(full_share=0.25), rate=5.0),
 )
 
 
@@ -42,14 +50,14 @@ STAGES = (
 class Plan:
     """Everything that decides what is trained."""
 
-    steps: int = 2800
+    steps: int = 4300
     stages: tuple[Stage, ...] = STAGES
     parts_per_step: int = 2  # short rows and long rows go through the network apart, to save padding
     warmup: int = 60
-    muon_lr: float = 0.01
+    muon_lr: float = 0.011
     adam_lr: float = 3e-3
-    alpha: float = 0.7
-    smoothing: float = 0.04
+    alpha: float = 1.2
+    smoothing: float = 0.03
     seed: int = 0
     probe_every: int = 400
     save_every: int = 100
@@ -144,7 +152,7 @@ class Trainer:
             ar_sum += parts.ar_sum.item()
             diffusion_sum += parts.diffusion_sum.item()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        share = optimizer.schedule(self.step, plan.steps, plan.warmup)
+        share = optimizer.schedule(self.step, plan.steps, plan.warmup) * stage.rate
         for one, peak in zip(self.optimizers, (plan.muon_lr, plan.adam_lr), strict=True):
             for group in one.param_groups:
                 group["lr"] = peak * share

@@ -11,8 +11,11 @@ Question = tuple[str, list[str], int, str]
 """Question text, the four options, the index of the right one, the reasoning before the last line."""
 
 
-def _marked(marks: list[str]) -> str:
-    return ", ".join(f"{letter} is {mark}" for letter, mark in zip(LETTERS, marks, strict=True))
+def _verdicts(wanted: str, marks: list[str], right: int) -> str:
+    """What is wanted beside each option, whether they agree, then the letter of the right one."""
+    judged = ", ".join(f"{wanted} {mark} {letter}:{'yes' if index == right else 'no'}"
+                       for index, (mark, letter) in enumerate(zip(marks, LETTERS, strict=True)))
+    return f"First, {judged}. The answer is {LETTERS[right]}."
 
 
 def _options(rng: random.Random, answer: int) -> tuple[list[int], int]:
@@ -29,18 +32,18 @@ def kind_of_word(rng: random.Random) -> Question:
     kinds = rng.sample(list(CATEGORIES), 4)
     options = [rng.choice(CATEGORIES[kind]) for kind in kinds]
     right = rng.randrange(4)
-    reason = f"{_marked(kinds)}. The {kinds[right]} is {LETTERS[right]}, so {options[right]} is the answer."
-    return f"Which word is a kind of {kinds[right]}?", options, right, reason
+    return f"Which word is a kind of {kinds[right]}?", options, right, _verdicts(kinds[right], kinds, right)
 
 
 def extreme_number(rng: random.Random) -> Question:
     """The largest or the smallest of four numbers."""
-    values = [10 * ten + rng.randrange(10) for ten in rng.sample(range(1, 10), 4)]
+    tens, ones = rng.sample(range(1, 10), 4), rng.sample(range(10), 4)
+    values = [10 * ten + one for ten, one in zip(tens, ones, strict=True)]
     word = rng.choice(("largest", "smallest"))
     best = max(values) if word == "largest" else min(values)
     right = values.index(best)
     options = [str(value) for value in values]
-    reason = f"{_marked(options)}. The {word} is {LETTERS[right]}, so {best} is the answer."
+    reason = f"The {word} number is {best}. {_verdicts(options[right][-1], [option[-1] for option in options], right)}"
     return f"Which number is the {word}?", options, right, reason
 
 
@@ -51,34 +54,27 @@ def parity(rng: random.Random) -> Question:
     others = rng.sample(range(10 + (1 - remainder), 100, 2), 3)
     values = [*others[:right], rng.randrange(10 + remainder, 100, 2), *others[right:]]
     marks = ["odd" if value % 2 else "even" for value in values]
-    reason = f"{_marked(marks)}. The {word} one is {LETTERS[right]}, so {values[right]} is the answer."
-    return f"Which number is {word}?", [str(value) for value in values], right, reason
+    return f"Which number is {word}?", [str(value) for value in values], right, _verdicts(word, marks, right)
 
 
-def next_number(rng: random.Random) -> Question:
-    """The next number of an arithmetic sequence."""
-    step = rng.randint(2, 9)
-    start = rng.randint(10, 40)
-    first, second, third, answer = (start + step * index for index in range(4))
-    values, right = _options(rng, answer)
-    reason = (f"The step is {step}, so {third}+{step}={answer}. {_marked([str(value) for value in values])}. "
-              f"The next one is {LETTERS[right]}.")
-    return f"Which number is next: {first}, {second}, {third}?", [str(value) for value in values], right, reason
-
-
-def total(rng: random.Random) -> Question:
-    """The sum of two numbers."""
-    left, more = rng.randint(10, 60), rng.randint(2, 9)
-    answer = left + more
+def plus_or_minus(rng: random.Random) -> Question:
+    """The sum or the difference of two numbers."""
+    more = rng.randint(2, 9)
+    if rng.random() < 0.5:
+        left = rng.randint(10, 60)
+        answer, operator = left + more, "+"
+    else:
+        left = rng.randint(10 + more, 65)
+        answer, operator = left - more, "-"
     values, right = _options(rng, answer)
     options = [str(value) for value in values]
-    reason = f"{left}+{more}={answer}. {_marked(options)}. The sum is {LETTERS[right]}."
-    return f"What is {left}+{more}?", options, right, reason
+    reason = f"{left}{operator}{more}={answer}. {_verdicts(options[right][-1], [option[-1] for option in options], right)}"
+    return f"What is {left}{operator}{more}?", options, right, reason
 
 
 QUESTIONS: tuple[tuple[str, Callable[[random.Random], Question]], ...] = (
     ("words", kind_of_word), ("words", kind_of_word), ("compare", extreme_number), ("parity", parity),
-    ("sequence", next_number), ("sum", total),
+    ("sums", plus_or_minus), ("sums", plus_or_minus),
 )
 
 
