@@ -101,11 +101,16 @@ def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, functio
         raise
     for item in submitted:
         print(f"submitted {item.job_id} ({item.spec.name}): {item.spec.run_dir}", flush=True)
+    ids = ",".join(dict.fromkeys(item.job_id.partition("_")[0] for item in submitted))
+    watch = f"next: squeue --jobs={ids}    then: {sys.executable} -m trimode.pipeline.report {out_dir}"
     if not config.wait:
-        ids = ",".join(dict.fromkeys(item.job_id.partition("_")[0] for item in submitted))
-        print(f"next: squeue --jobs={ids}    then: {sys.executable} -m trimode.pipeline.report {out_dir}")
+        print(watch)
         return OK
-    failed = wait(submitted)
+    try:
+        failed = wait(submitted)
+    except KeyboardInterrupt:
+        print(f"no longer waiting; the jobs go on. {watch}", file=sys.stderr)
+        return FAILED
     print_report([item.spec for item in submitted], out_dir)
     return FAILED if failed else OK
 

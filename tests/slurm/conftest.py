@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -45,15 +46,19 @@ def cluster() -> Iterator[Path]:
         pytest.skip(words)
     folder = Path(tempfile.mkdtemp(prefix="trimode-slurm-"))
     folder.chmod(0o755)  # munged wants to be reached by everybody
+    down = f"bash {HERE / 'cluster_down.sh'} {folder}; rm -rf {folder}"
+    # a killed pytest runs no teardown, so somebody else waits for its end
+    guard = subprocess.Popen(["bash", "-c", f"tail --pid={os.getpid()} -f /dev/null; {down}"], start_new_session=True)
     before = os.environ.get("SLURM_CONF")
     try:
         subprocess.run(["bash", str(HERE / "cluster_up.sh"), str(folder), str(free_port())], check=True)
         os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
         yield folder
     finally:
-        subprocess.run(["bash", str(HERE / "cluster_down.sh"), str(folder)], check=False)
+        os.killpg(guard.pid, signal.SIGKILL)
+        guard.wait()
+        subprocess.run(["bash", "-c", down], check=False)
         if before is None:
             os.environ.pop("SLURM_CONF", None)
         else:
             os.environ["SLURM_CONF"] = before
-        shutil.rmtree(folder, ignore_errors=True)
