@@ -33,7 +33,7 @@ log = logging.getLogger("trimode.balancer")
 CLOSE_S = 2
 """Time that open connections get at the end."""
 PARENT_POLL_S = 0.25
-STUCK_S = 20.0
+STUCK_S = 25.0
 """An orderly end that takes longer than this is cut short."""
 
 

@@ -21,7 +21,7 @@ import httpx
 import openai
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 120.0
+START_S = 300.0
 
 
 def environment(fake_log: Path | None = None) -> dict[str, str]:
@@ -68,10 +68,10 @@ class RunningBalancer:
     def ask(self, text: str, **fields: Any) -> httpx.Response:
         """POST of one user message; the raw response."""
         body = {"model": "tri", "messages": [{"role": "user", "content": text}], **fields}
-        return httpx.post(self.url + "/v1/chat/completions", json=body, timeout=60)
+        return httpx.post(self.url + "/v1/chat/completions", json=body, timeout=180)
 
     def stats(self) -> dict[str, Any]:
-        stats: dict[str, Any] = httpx.get(self.url + "/stats", timeout=30).json()
+        stats: dict[str, Any] = httpx.get(self.url + "/stats", timeout=180).json()
         return stats
 
     def begun(self) -> list[str]:
@@ -84,7 +84,7 @@ class RunningBalancer:
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(180)
 
 
 def start_balancer(
@@ -110,7 +110,7 @@ def start_balancer(
     return RunningBalancer(process, folder, json.loads(ready.read_text()), fake_log)
 
 
-def wait_for(condition: Any, limit_s: float = 60.0) -> None:
+def wait_for(condition: Any, limit_s: float = 180.0) -> None:
     """Polls until `condition()`; fails after `limit_s`."""
     deadline = time.monotonic() + limit_s
     while not condition():
