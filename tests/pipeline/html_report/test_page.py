@@ -24,6 +24,12 @@ def series_of(root: Path) -> list[Series]:
     return make_series(runs, summarize_runs(runs))
 
 
+@pytest.fixture(scope="module")
+def sweep_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of four runs over four benchmarks of 40 problems."""
+    return make_page("sweep", series_of(demo_sweep(tmp_path_factory.mktemp("sweep"), samples=40)), [])
+
+
 def texts_of(page: str) -> list[dict[str, object]]:
     """Every problem in the packed chunks."""
     chunks = re.findall(r'<script type="text/plain" id="chunk\d+">([^<]*)</script>', page)
@@ -37,24 +43,22 @@ def index_of(page: str) -> dict[str, list[object]]:
     return index
 
 
-def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
-    page = make_page("sweep", series_of(demo_sweep(tmp_path, samples=4)), [])
-    without_names = re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
+def test_the_page_asks_nothing_of_the_network(sweep_page: str) -> None:
+    without_names = re.sub(r'xmlns(:xlink)?="[^"]*"', "", sweep_page)
     assert "http" not in re.sub(r'http-equiv="[^"]*"', "", without_names)
-    assert "default-src 'none'" in page
+    assert "default-src 'none'" in sweep_page
 
 
-def test_every_answer_is_in_the_browser_once(tmp_path: Path) -> None:
-    page = make_page("sweep", series_of(demo_sweep(tmp_path, samples=5)), [])
-    index = index_of(page)
-    assert len(index["q"]) == 4 * 4 * 5
-    problems = texts_of(page)
-    assert len(problems) == 4 * 5
+def test_every_answer_is_in_the_browser_once(sweep_page: str) -> None:
+    index = index_of(sweep_page)
+    assert len(index["q"]) == 4 * 4 * 40
+    problems = texts_of(sweep_page)
+    assert len(problems) == 4 * 40
     assert all(len(problem["answers"]) == 4 for problem in problems)  # type: ignore[arg-type]
 
 
-def test_flips_are_marked_on_every_answer_of_the_problem(tmp_path: Path) -> None:
-    index = index_of(make_page("sweep", series_of(demo_sweep(tmp_path, samples=40)), []))
+def test_flips_are_marked_on_every_answer_of_the_problem(sweep_page: str) -> None:
+    index = index_of(sweep_page)
     by_problem: dict[object, set[tuple[object, object]]] = {}
     for problem, right, flip in zip(index["q"], index["ok"], index["f"], strict=True):
         by_problem.setdefault(problem, set()).add((right, flip))
@@ -115,11 +119,10 @@ def test_runs_of_one_mode_get_colours_of_their_own(tmp_path: Path) -> None:
     assert len({s.name for s in series}) == 2
 
 
-def test_ids_are_unique(tmp_path: Path) -> None:
-    page = make_page("sweep", series_of(demo_sweep(tmp_path, samples=4)), [])
-    ids = re.findall(r'\sid="([^"]+)"', page)
+def test_ids_are_unique(sweep_page: str) -> None:
+    ids = re.findall(r'\sid="([^"]+)"', sweep_page)
     assert len(ids) == len(set(ids))
-    for reference in set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)):
+    for reference in set(re.findall(r'(?:href="#|url\(#)([^")]+)', sweep_page)):
         assert reference in ids
 
 
