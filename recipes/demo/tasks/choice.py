@@ -12,7 +12,7 @@ Question = tuple[str, list[str], int, str]
 
 
 def _verdicts(wanted: str, marks: list[str], right: int) -> str:
-    """What is wanted beside each option, whether they agree, then the letter of the right one."""
+    """What is wanted beside what each option has (of numbers the last digit), whether they agree, the right letter."""
     judged = ", ".join(f"{wanted} {mark} {letter}:{'yes' if index == right else 'no'}"
                        for index, (mark, letter) in enumerate(zip(marks, LETTERS, strict=True)))
     return f"First, {judged}. The answer is {LETTERS[right]}."
@@ -68,7 +68,8 @@ def plus_or_minus(rng: random.Random) -> Question:
         answer, operator = left - more, "-"
     values, right = _options(rng, answer)
     options = [str(value) for value in values]
-    reason = f"{left}{operator}{more}={answer}. {_verdicts(options[right][-1], [option[-1] for option in options], right)}"
+    verdicts = _verdicts(options[right][-1], [option[-1] for option in options], right)
+    reason = f"{left}{operator}{more}={answer}. {verdicts}"
     return f"What is {left}{operator}{more}?", options, right, reason
 
 
