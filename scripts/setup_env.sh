@@ -50,7 +50,9 @@ install_torch() { # before the rest, so that a machine without an NVIDIA driver 
   "$VENV/bin/python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' && return
   if [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; then return; fi
   local source=()
-  "$VENV/bin/pip" config list | grep -qE "index-url|find-links" || source=(--index-url "$CPU_WHEELS")
+  # into a variable first: with pipefail, grep -q closing the pipe early would count as "no source of its own"
+  local configured; configured=$("$VENV/bin/pip" config list)
+  grep -qE "index-url|find-links" <<<"$configured" || source=(--index-url "$CPU_WHEELS")
   "$VENV/bin/pip" install -q "${source[@]}" "torch==$TORCH" || echo "torch $TORCH was not to be had; taking what pip finds"
 }
 
