@@ -107,8 +107,11 @@ def assemble(rows: Sequence[Row], plan: NoisePlan, rng: random.Random) -> Batch:
         positions.append(places + list(range(clean_length)))
         ar += [(origin + noisy + place - 1, clean[place]) for place in range(len(row.prompt_ids), len(clean))]
     return Batch(
-        torch.tensor(ids), torch.tensor(positions), attention_mask(starts, clean_length),
-        torch.tensor([place for place, _ in ar]), torch.tensor([token for _, token in ar]),
+        torch.tensor(ids),
+        torch.tensor(positions),
+        attention_mask(starts, clean_length),
+        torch.tensor([place for place, _ in ar]),
+        torch.tensor([token for _, token in ar]),
         torch.tensor([place for place, _, _ in masked], dtype=torch.long),
         torch.tensor([token for _, token, _ in masked], dtype=torch.long),
         torch.tensor([weight for _, _, weight in masked], dtype=torch.float),

@@ -35,7 +35,7 @@ class Decoding:
     def cut(self) -> None:
         """Drop what follows the first eos."""
         if self.done:
-            del self.output_ids[self.output_ids.index(EOS_ID) + 1:]
+            del self.output_ids[self.output_ids.index(EOS_ID) + 1 :]
 
 
 def _causal(logits: Logits, lines: Sequence[list[int]]) -> Tensor:
@@ -49,8 +49,9 @@ def _causal(logits: Logits, lines: Sequence[list[int]]) -> Tensor:
 def _blocks(logits: Logits, prefixes: Sequence[list[int]], blocks: Sequence[list[int]]) -> Tensor:
     """Logits of one block per row, against its clean prefix."""
     longest = max(map(len, prefixes))
-    ids = torch.tensor([block + prefix + [EOS_ID] * (longest - len(prefix))
-                        for block, prefix in zip(blocks, prefixes, strict=True)])
+    ids = torch.tensor(
+        [block + prefix + [EOS_ID] * (longest - len(prefix)) for block, prefix in zip(blocks, prefixes, strict=True)]
+    )
     positions = torch.tensor([[*range(len(prefix), len(prefix) + BLOCK), *range(longest)] for prefix in prefixes])
     mask = attention_mask([[len(prefix)] for prefix in prefixes], longest)
     return logits(ids, positions, mask)[:, :BLOCK]
@@ -122,7 +123,10 @@ def _commit(block: list[int], confidence: Tensor, choice: Tensor, threshold: flo
 
 @torch.no_grad()
 def decode_linear_spec(
-    logits: Logits, draft_logits: Logits, prompts: Sequence[list[int]], limit: int,
+    logits: Logits,
+    draft_logits: Logits,
+    prompts: Sequence[list[int]],
+    limit: int,
 ) -> list[Decoding]:
     """A drafted block, a causal pass that verifies it, until eos."""
     rows = [Decoding(prompt) for prompt in prompts]
@@ -136,10 +140,10 @@ def decode_linear_spec(
         drafts[:, 0] = torch.tensor([block[0] for block in blocks])
         checked = _causal(logits, [cache + draft for cache, draft in zip(caches, drafts.tolist(), strict=True)])
         for index, row in enumerate(active):
-            verified = checked[index, len(caches[index]):len(caches[index]) + BLOCK].argmax(-1).tolist()
+            verified = checked[index, len(caches[index]) : len(caches[index]) + BLOCK].argmax(-1).tolist()
             draft = drafts[index].tolist()
             matched = next((place for place in range(BLOCK - 1) if verified[place] != draft[place + 1]), BLOCK - 1)
-            row.output_ids += verified[:matched + 1]
+            row.output_ids += verified[: matched + 1]
             row.nfe += 2
             row.cut()
     return rows

@@ -36,8 +36,7 @@ class DrafterPlan:
     warmup: int = 20
     temperature: float = 3.0
     behind_share: float = 0.1
-    noise: NoisePlan = field(
-        default_factory=lambda: NoisePlan(blocks_per_row=2, aligned_share=0.25, full_share=1.0))
+    noise: NoisePlan = field(default_factory=lambda: NoisePlan(blocks_per_row=2, aligned_share=0.25, full_share=1.0))
 
 
 class Drafter:
@@ -47,8 +46,9 @@ class Drafter:
         torch.manual_seed(seed)
         self.plan = plan
         self.network = network
-        config = LoraConfig(r=plan.rank, lora_alpha=plan.rank * plan.scale, target_modules=["o_proj"],
-                            lora_dropout=0.0, bias="none")
+        config = LoraConfig(
+            r=plan.rank, lora_alpha=plan.rank * plan.scale, target_modules=["o_proj"], lora_dropout=0.0, bias="none"
+        )
         self.adapted: Any = get_peft_model(network, config)
         self.gate = torch.zeros(1)
         for name, module in self.adapted.named_modules():
@@ -75,8 +75,11 @@ class Drafter:
 
     def tensors(self) -> dict[str, Tensor]:
         """The adapter's tensors under peft's own names."""
-        return {name.replace(".default", ""): tensor.detach().float().contiguous()
-                for name, tensor in self.adapted.state_dict().items() if "lora_" in name}
+        return {
+            name.replace(".default", ""): tensor.detach().float().contiguous()
+            for name, tensor in self.adapted.state_dict().items()
+            if "lora_" in name
+        }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take the adapter's tensors from a file."""
@@ -122,7 +125,9 @@ def drafter_loss(drafter: Drafter, batch: Batch, rows: list[Row]) -> Tensor:
 
 
 def train_drafter(
-    drafter: Drafter, make_rows: Callable[[int, str], list[Row]], log: Callable[[dict[str, Any]], None],
+    drafter: Drafter,
+    make_rows: Callable[[int, str], list[Row]],
+    log: Callable[[dict[str, Any]], None],
 ) -> None:
     """All steps, with a bar and a log."""
     plan = drafter.plan
@@ -147,9 +152,19 @@ def write_adapter(drafter: Drafter, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     plan = drafter.plan
     config = {
-        "peft_type": "LORA", "r": plan.rank, "lora_alpha": plan.rank * plan.scale, "target_modules": ["o_proj"],
-        "lora_dropout": 0.0, "bias": "none", "use_rslora": False, "use_dora": False, "task_type": None,
-        "base_model_name_or_path": None, "inference_mode": True, "fan_in_fan_out": False, "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": plan.rank,
+        "lora_alpha": plan.rank * plan.scale,
+        "target_modules": ["o_proj"],
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
     write_tensors(drafter.tensors(), folder / "adapter_model.safetensors")

@@ -45,8 +45,10 @@ class Cell:
     def line(self, mode: str, benchmark: str) -> str:
         """One line of the table."""
         share = 100 / self.problems
-        return (f"| {mode} | {benchmark} | {self.problems} | {self.correct * share:.1f} | {self.tokens / self.nfe:.2f} "
-                f"| {self.tokens / self.problems:.1f} | {self.same * share:.1f} |")
+        return (
+            f"| {mode} | {benchmark} | {self.problems} | {self.correct * share:.1f} | {self.tokens / self.nfe:.2f} "
+            f"| {self.tokens / self.problems:.1f} | {self.same * share:.1f} |"
+        )
 
 
 def committed_rows(name: str, limit: int) -> list[dict[str, Any]]:
@@ -55,12 +57,18 @@ def committed_rows(name: str, limit: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()[:limit]]
 
 
-def generate(runtime: Runtime, rows: Sequence[dict[str, Any]], prompt: str, options: dict[str, Any]) -> list[
-        dict[str, Any]]:
+def generate(
+    runtime: Runtime, rows: Sequence[dict[str, Any]], prompt: str, options: dict[str, Any]
+) -> list[dict[str, Any]]:
     """The engine's results for one mode and benchmark."""
     requests = [
-        {"id": index, "messages": [{"role": "user", "content": prompt.format(**row)}],
-         "max_new_tokens": MAX_NEW_TOKENS, **options} for index, row in enumerate(rows)
+        {
+            "id": index,
+            "messages": [{"role": "user", "content": prompt.format(**row)}],
+            "max_new_tokens": MAX_NEW_TOKENS,
+            **options,
+        }
+        for index, row in enumerate(rows)
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "requests.jsonl"
@@ -78,8 +86,15 @@ def measure(runtime: Runtime, name: str, limit: int) -> dict[str, Cell]:
         for row, one, reference in zip(rows, answers, results["ar"], strict=True):
             scored = {**row, benchmark.generation_key: one["text"]}
             scored |= score_row(benchmark, scored)
-            cell.add(Cell(1, int(is_correct(benchmark, scored)), len(one["token_ids"]), one["nfe"],
-                          int(one["token_ids"] == reference["token_ids"])))
+            cell.add(
+                Cell(
+                    1,
+                    int(is_correct(benchmark, scored)),
+                    len(one["token_ids"]),
+                    one["nfe"],
+                    int(one["token_ids"] == reference["token_ids"]),
+                )
+            )
     return cells
 
 
@@ -89,8 +104,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=dataset.ROOT / "assets" / "demo_model")
     parser.add_argument("--limit", type=int, default=dataset.NUM_TEST, help="problems per benchmark")
     arguments = parser.parse_args()
-    runtime = Runtime(WorkerSettings(
-        model=str(arguments.model), lora=str(arguments.model / "linear_spec_lora"), device="cpu", dtype="float32"))
+    runtime = Runtime(
+        WorkerSettings(
+            model=str(arguments.model), lora=str(arguments.model / "linear_spec_lora"), device="cpu", dtype="float32"
+        )
+    )
     tables = {name: measure(runtime, name, arguments.limit) for name in dataset.TASKS}
     print(COLUMNS + "\n|---|---|---:|---:|---:|---:|---:|")
     for mode in MODES:

@@ -52,7 +52,10 @@ class Attention(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.size = (
-            geometry.num_attention_heads, geometry.num_key_value_heads, geometry.head_dim)
+            geometry.num_attention_heads,
+            geometry.num_key_value_heads,
+            geometry.head_dim,
+        )
         hidden = geometry.hidden_size
         self.q_proj = nn.Linear(hidden, self.heads * self.size, bias=False)
         self.k_proj = nn.Linear(hidden, self.kv_heads * self.size, bias=False)
@@ -62,8 +65,10 @@ class Attention(nn.Module):
     def forward(self, x_bth: Tensor, rope: tuple[Tensor, Tensor], mask_btt: Tensor) -> Tensor:
         """Attention output [B, T, H]."""
         rows, length, _ = x_bth.shape
-        q, k, v = (projection(x_bth).view(rows, length, -1, self.size).transpose(1, 2)
-                   for projection in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            projection(x_bth).view(rows, length, -1, self.size).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
         q, k = rotate(q, *rope), rotate(k, *rope)
         groups = self.heads // self.kv_heads
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
@@ -166,21 +171,41 @@ def config_of(geometry: Geometry) -> dict[str, Any]:
             "AutoConfig": "configuration_nemotron_labs_diffusion.NemotronLabsDiffusionConfig",
             "AutoModel": "modeling_nemotron_labs_diffusion.NemotronLabsDiffusionModel",
         },
-        "vocab_size": geometry.vocab_size, "hidden_size": geometry.hidden_size,
-        "intermediate_size": geometry.intermediate_size, "num_hidden_layers": geometry.num_hidden_layers,
-        "num_attention_heads": geometry.num_attention_heads, "num_key_value_heads": geometry.num_key_value_heads,
-        "head_dim": geometry.head_dim, "hidden_act": "silu", "max_position_embeddings": longest,
+        "vocab_size": geometry.vocab_size,
+        "hidden_size": geometry.hidden_size,
+        "intermediate_size": geometry.intermediate_size,
+        "num_hidden_layers": geometry.num_hidden_layers,
+        "num_attention_heads": geometry.num_attention_heads,
+        "num_key_value_heads": geometry.num_key_value_heads,
+        "head_dim": geometry.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": longest,
         "rms_norm_eps": geometry.rms_norm_eps,
         "rope_parameters": {
-            "rope_type": "yarn", "rope_theta": geometry.rope_theta, "factor": geometry.rope_factor,
+            "rope_type": "yarn",
+            "rope_theta": geometry.rope_theta,
+            "factor": geometry.rope_factor,
             "original_max_position_embeddings": geometry.original_max_position_embeddings,
-            "max_position_embeddings": longest, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,
-            "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+            "max_position_embeddings": longest,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
         },
-        "bos_token_id": 1, "eos_token_id": 11, "pad_token_id": None, "mask_token_id": 100, "block_size": 32,
-        "dlm_paradigm": "bidirectional", "ar_loss_weight": 1.0, "dlm_loss_weight": None,
-        "tie_word_embeddings": False, "attention_bias": False, "sliding_window": None,
-        "dtype": "bfloat16", "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 11,
+        "pad_token_id": None,
+        "mask_token_id": 100,
+        "block_size": 32,
+        "dlm_paradigm": "bidirectional",
+        "ar_loss_weight": 1.0,
+        "dlm_loss_weight": None,
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "sliding_window": None,
+        "dtype": "bfloat16",
+        "torch_dtype": "bfloat16",
     }
 
 
@@ -188,13 +213,26 @@ def load(folder: Path) -> Network:
     """A network in float32 from an exported folder."""
     config = json.loads((folder / "config.json").read_text())
     rope = config["rope_parameters"]
-    network = Network(Geometry(
-        **{name: config[name] for name in (
-            "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-            "num_key_value_heads", "head_dim", "rms_norm_eps")},
-        rope_theta=rope["rope_theta"], rope_factor=rope["factor"],
-        original_max_position_embeddings=rope["original_max_position_embeddings"],
-    ))
+    network = Network(
+        Geometry(
+            **{
+                name: config[name]
+                for name in (
+                    "vocab_size",
+                    "hidden_size",
+                    "intermediate_size",
+                    "num_hidden_layers",
+                    "num_attention_heads",
+                    "num_key_value_heads",
+                    "head_dim",
+                    "rms_norm_eps",
+                )
+            },
+            rope_theta=rope["rope_theta"],
+            rope_factor=rope["factor"],
+            original_max_position_embeddings=rope["original_max_position_embeddings"],
+        )
+    )
     state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
     network.load_state_dict(state)
     return network

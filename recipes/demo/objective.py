@@ -32,6 +32,8 @@ def losses(network: Network, batch: Batch, smoothing: float) -> Losses:
     ar_logits, noisy_logits = logits.split((len(batch.ar_index), len(batch.noisy_index)))
     noisy = F.cross_entropy(noisy_logits, batch.noisy_target, reduction="none", label_smoothing=smoothing)
     return Losses(
-        F.cross_entropy(ar_logits, batch.ar_target, reduction="sum"), (noisy * batch.noisy_weight).sum(),
-        len(batch.ar_index), len(batch.noisy_index),
+        F.cross_entropy(ar_logits, batch.ar_target, reduction="sum"),
+        (noisy * batch.noisy_weight).sum(),
+        len(batch.ar_index),
+        len(batch.noisy_index),
     )

@@ -15,8 +15,9 @@ def _figures(rows: Sequence[Row], decoded: Sequence[Decoding]) -> dict[str, floa
     return {"exact": round(exact / len(rows), 4), "tpf": round(tokens / nfe, 3)}
 
 
-def measure(logits: Logits, rows: Mapping[str, Sequence[Row]], draft_logits: Logits | None = None) -> dict[
-        str, dict[str, dict[str, float]]]:
+def measure(
+    logits: Logits, rows: Mapping[str, Sequence[Row]], draft_logits: Logits | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
     """{mode: {benchmark: {exact, tpf}}}."""
     modes: dict[str, Callable[[list[list[int]]], list[Decoding]]] = {
         "ar": lambda prompts: decode_ar(logits, prompts, LIMIT),
@@ -24,5 +25,7 @@ def measure(logits: Logits, rows: Mapping[str, Sequence[Row]], draft_logits: Log
         "linear_spec": lambda prompts: decode_linear_spec(logits, draft_logits or logits, prompts, LIMIT),
     }
     del modes["ar"]  # linear_spec writes the same tokens
-    return {mode: {name: _figures(some, decode([row.prompt_ids for row in some])) for name, some in rows.items()}
-            for mode, decode in modes.items()}
+    return {
+        mode: {name: _figures(some, decode([row.prompt_ids for row in some])) for name, some in rows.items()}
+        for mode, decode in modes.items()
+    }

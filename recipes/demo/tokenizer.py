@@ -11,12 +11,17 @@ from trimode.recipes.demo.dataset import Sampler
 NUM_SPECIAL = 101
 BOS_ID, END_ID, TURN_START_ID, EOS_ID, THINK_ID, END_THINK_ID, MASK_ID = 1, 2, 10, 11, 12, 13, 100
 NAMED = {
-    0: "<unk>", BOS_ID: "<s>", END_ID: "</s>", TURN_START_ID: "<|im_start|>", EOS_ID: "<|im_end|>",
-    THINK_ID: "<think>", END_THINK_ID: "</think>",
+    0: "<unk>",
+    BOS_ID: "<s>",
+    END_ID: "</s>",
+    TURN_START_ID: "<|im_start|>",
+    EOS_ID: "<|im_end|>",
+    THINK_ID: "<think>",
+    END_THINK_ID: "</think>",
 }
 NUM_MERGES = 150
 PATTERN = r" ?\\[a-z]+|[ _]?[A-Za-z]+|[0-9]|\n|    +| ?[^\sA-Za-z0-9_]|_|\s"
-CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja")
+CHAT_TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 
 
 def special_tokens() -> list[str]:
@@ -25,10 +30,12 @@ def special_tokens() -> list[str]:
 
 
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def _corpus() -> list[str]:
@@ -42,10 +49,15 @@ def build() -> Tokenizer:
     specials = special_tokens()
     draft = Tokenizer(models.BPE())
     draft.pre_tokenizer = _pre_tokenizer()
-    draft.train_from_iterator(corpus, trainers.BpeTrainer(
-        vocab_size=NUM_SPECIAL + 256 + NUM_MERGES, special_tokens=specials, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    ))
+    draft.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=NUM_SPECIAL + 256 + NUM_MERGES,
+            special_tokens=specials,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     state = json.loads(draft.to_str())["model"]
     vocabulary: dict[str, int] = state["vocab"]
     splitter = _pre_tokenizer()
@@ -77,8 +89,12 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<|im_end|>",
-        "unk_token": "<unk>", "model_max_length": 16384, "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "<|im_end|>",
+        "unk_token": "<unk>",
+        "model_max_length": 16384,
+        "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -87,5 +103,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 def render(user_message: str) -> str:
     """One user turn as the chat template renders it, thinking off, ready for the answer."""
-    return (f"<|im_start|>system\n<|im_end|>\n<|im_start|>user\n{user_message}<|im_end|>\n"
-            "<|im_start|>assistant\n<think></think>")
+    return (
+        f"<|im_start|>system\n<|im_end|>\n<|im_start|>user\n{user_message}<|im_end|>\n"
+        "<|im_start|>assistant\n<think></think>"
+    )

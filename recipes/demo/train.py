@@ -83,8 +83,10 @@ class RowMaker:
 
     def test_rows(self, count: int) -> dict[str, list[Row]]:
         """The first test problems of each benchmark."""
-        return {name: [self.row(message, example.answer)
-                       for message, example in self.sampler.test_examples(name, count)] for name in dataset.TASKS}
+        return {
+            name: [self.row(message, example.answer) for message, example in self.sampler.test_examples(name, count)]
+            for name in dataset.TASKS
+        }
 
 
 class Trainer:
@@ -122,7 +124,8 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint beside its place, then rename it."""
         state = {
-            "network": self.network.state_dict(), "step": self.step,
+            "network": self.network.state_dict(),
+            "step": self.step,
             "optimizers": [one.state_dict() for one in self.optimizers],
         }
         beside = self.checkpoint.with_suffix(".new")
@@ -143,7 +146,7 @@ class Trainer:
         stage = self.stage
         rows = self.maker.train_rows(stage.rows_per_step, f"train-{plan.seed}-{self.step}", stage.shares)
         size = len(rows) // plan.parts_per_step
-        batches = [assemble(rows[first:first + size], stage.noise, rng) for first in range(0, len(rows), size)]
+        batches = [assemble(rows[first : first + size], stage.noise, rng) for first in range(0, len(rows), size)]
         num_ar, num_masked = sum(len(b.ar_index) for b in batches), sum(len(b.noisy_index) for b in batches)
         ar_sum = diffusion_sum = 0.0
         for batch in batches:
@@ -170,15 +173,23 @@ class Trainer:
             bar = progress.add_task("training", total=self.plan.steps, completed=self.step)
             while self.step < self.plan.steps:
                 figures = self.train_step()
-                progress.update(bar, completed=self.step, description=f"ar {figures['ar_loss']:.3f} "
-                                f"diffusion {figures['diffusion_loss']:.3f}")
+                progress.update(
+                    bar,
+                    completed=self.step,
+                    description=f"ar {figures['ar_loss']:.3f} diffusion {figures['diffusion_loss']:.3f}",
+                )
                 self._record(figures, time.monotonic() - started, held_out)
 
     def _record(self, figures: dict[str, float], seconds: float, held_out: dict[str, list[Row]]) -> None:
         last = self.step == self.plan.steps
         if self.step % 20 == 0:
-            self.log({"step": self.step, "seconds": round(seconds, 1),
-                      **{name: round(value, 4) for name, value in figures.items()}})
+            self.log(
+                {
+                    "step": self.step,
+                    "seconds": round(seconds, 1),
+                    **{name: round(value, 4) for name, value in figures.items()},
+                }
+            )
         if last or self.step % self.plan.save_every == 0:
             self.save()
         if last or (self.step % self.plan.probe_every == 0 and self.stage.noise.blocks_per_row):

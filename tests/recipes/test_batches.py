@@ -54,7 +54,7 @@ def test_blocks_start_at_every_phase() -> None:
     starts = set()
     for seed in range(300):
         batch = assemble(ROWS[:1], NoisePlan(), random.Random(seed))
-        starts |= set((batch.positions_bt[0, :2 * BLOCK:BLOCK] - len(ROWS[0].prompt_ids)).tolist())
+        starts |= set((batch.positions_bt[0, : 2 * BLOCK : BLOCK] - len(ROWS[0].prompt_ids)).tolist())
     assert starts == set(range(40))
 
 

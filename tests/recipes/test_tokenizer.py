@@ -30,8 +30,15 @@ def test_a_new_tokenizer_has_the_same_specials_and_splits_alike(words: Tokenizer
 
 
 def test_fixed_ids(words: Tokenizer) -> None:
-    expected = {"<s>": 1, "</s>": 2, "<|im_start|>": 10, "<|im_end|>": 11, "<think>": 12, "</think>": 13,
-                "<SPECIAL_100>": 100}
+    expected = {
+        "<s>": 1,
+        "</s>": 2,
+        "<|im_start|>": 10,
+        "<|im_end|>": 11,
+        "<think>": 12,
+        "</think>": 13,
+        "<SPECIAL_100>": 100,
+    }
     assert {text: words.token_to_id(text) for text in expected} == expected
 
 
@@ -65,8 +72,12 @@ def test_one_user_turn(shipped: AutoTokenizer) -> None:
     assert text == tokenizer.render("Hi")
     assert text == (f"{EMPTY_SYSTEM}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think></think>")
     assert shipped(text, add_special_tokens=False)["input_ids"][:5] == [
-        10, shipped.convert_tokens_to_ids("system"), shipped.encode("\n", add_special_tokens=False)[0], 11,
-        shipped.encode("\n", add_special_tokens=False)[0]]
+        10,
+        shipped.convert_tokens_to_ids("system"),
+        shipped.encode("\n", add_special_tokens=False)[0],
+        11,
+        shipped.encode("\n", add_special_tokens=False)[0],
+    ]
 
 
 def test_thinking_and_system_turn(shipped: AutoTokenizer) -> None:
@@ -78,8 +89,11 @@ def test_thinking_and_system_turn(shipped: AutoTokenizer) -> None:
 
 def test_history_loses_its_thinking_unless_told_otherwise(shipped: AutoTokenizer) -> None:
     messages = [
-        {"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>\nhm</think>\nyes"},
-        {"role": "user", "content": "b"}, {"role": "assistant", "content": "no"}, {"role": "user", "content": "c"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "<think>\nhm</think>\nyes"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "no"},
+        {"role": "user", "content": "c"},
     ]
     short = render(shipped, messages)
     assert "<|im_start|>assistant\n<think></think>yes<|im_end|>\n" in short

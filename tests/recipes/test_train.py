@@ -16,7 +16,10 @@ from trimode.recipes.demo.network import Geometry, Network, load
 from trimode.recipes.demo.train import Plan, Stage, Trainer
 
 PLAN = Plan(
-    steps=4, warmup=1, probe_every=100, save_every=2,
+    steps=4,
+    warmup=1,
+    probe_every=100,
+    save_every=2,
     stages=(Stage(3, 4, dataset.EQUAL_SHARES), Stage(9, 5, {**dataset.EQUAL_SHARES, "drill": 1})),
 )
 
@@ -99,8 +102,13 @@ def test_adapter_leaves_the_verifier_alone_and_learns(words: Tokenizer, tmp_path
     assert drafter_loss(drafter, batch, rows) < loss
     write_adapter(drafter, tmp_path / "adapter")
     names = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert set(names) == {f"base_model.model.encoder.layers.{layer}.self_attn.o_proj.lora_{side}.weight"
-                          for layer in range(2) for side in "AB"}
+    assert set(names) == {
+        f"base_model.model.encoder.layers.{layer}.self_attn.o_proj.lora_{side}.weight"
+        for layer in range(2)
+        for side in "AB"
+    }
     again = read_adapter(small(words), tmp_path / "adapter")
-    assert torch.equal(again.logits(batch.ids_bt, batch.positions_bt, batch.mask_btt),
-                       drafter.logits(batch.ids_bt, batch.positions_bt, batch.mask_btt))
+    assert torch.equal(
+        again.logits(batch.ids_bt, batch.positions_bt, batch.mask_btt),
+        drafter.logits(batch.ids_bt, batch.positions_bt, batch.mask_btt),
+    )

@@ -23,8 +23,10 @@ def buys_and_gives(rng: random.Random) -> Story:
     start, more = rng.randint(10, 49), rng.randint(2, 9)
     total = start + more
     less = rng.randint(2, min(9, total - 10))
-    text = (f"{name} has {start} {things}. {pronoun} buys {more} more and then gives away {less}. "
-            f"How many {things} does {name} have now?")
+    text = (
+        f"{name} has {start} {things}. {pronoun} buys {more} more and then gives away {less}. "
+        f"How many {things} does {name} have now?"
+    )
     return text, [(start, "+", more, total), (total, "-", less, total - less)], things, f"{name} has"
 
 
@@ -33,8 +35,10 @@ def loses_and_finds(rng: random.Random) -> Story:
     (name, pronoun), things = rng.choice(NAMES), rng.choice(THINGS)
     start, lost, found = rng.randint(19, 58), rng.randint(2, 9), rng.randint(2, 9)
     kept = start - lost
-    text = (f"{name} has {start} {things}. {pronoun} loses {lost} of them and finds {found} others. "
-            f"How many {things} does {name} have now?")
+    text = (
+        f"{name} has {start} {things}. {pronoun} loses {lost} of them and finds {found} others. "
+        f"How many {things} does {name} have now?"
+    )
     return text, [(start, "-", lost, kept), (kept, "+", found, kept + found)], things, f"{name} has"
 
 
@@ -43,8 +47,10 @@ def boxes_and_loose(rng: random.Random) -> Story:
     (name, _), things = rng.choice(NAMES), rng.choice(THINGS)
     boxes, each, packed = _product(rng)
     loose = rng.randint(2, 9)
-    text = (f"{name} has {boxes} boxes with {each} {things} each and {loose} more {things}. "
-            f"How many {things} does {name} have?")
+    text = (
+        f"{name} has {boxes} boxes with {each} {things} each and {loose} more {things}. "
+        f"How many {things} does {name} have?"
+    )
     return text, [(boxes, "*", each, packed), (packed, "+", loose, packed + loose)], things, f"{name} has"
 
 
@@ -55,8 +61,10 @@ def boxes_and_broken(rng: random.Random) -> Story:
     if packed < 12:
         return boxes_and_broken(rng)
     broken = rng.randint(2, min(9, packed - 10))
-    text = (f"{name} has {boxes} boxes with {each} {things} each. {broken} of the {things} are broken. "
-            f"How many good {things} does {name} have?")
+    text = (
+        f"{name} has {boxes} boxes with {each} {things} each. {broken} of the {things} are broken. "
+        f"How many good {things} does {name} have?"
+    )
     return text, [(boxes, "*", each, packed), (packed, "-", broken, packed - broken)], things, f"{name} has"
 
 
@@ -67,8 +75,7 @@ def together(rng: random.Random) -> Story:
     first = rng.randint(3, 9)
     more = rng.randint(10 - first, 9)
     second = first + more
-    text = (f"{name} has {first} {things}. {other} has {more} more than {name}. "
-            f"How many {things} do they have together?")
+    text = f"{name} has {first} {things}. {other} has {more} more than {name}. How many {things} do they have together?"
     return text, [(first, "+", more, second), (second, "+", first, first + second)], things, "Together they have"
 
 
@@ -80,13 +87,20 @@ def shared(rng: random.Random) -> Story:
     total = friends * each
     second = rng.randint(2, 9)
     first = total - second
-    text = (f"{name} has {first} red {things} and {second} blue {things} for {friends} friends. "
-            f"How many {things} does each friend get?")
+    text = (
+        f"{name} has {first} red {things} and {second} blue {things} for {friends} friends. "
+        f"How many {things} does each friend get?"
+    )
     return text, [(first, "+", second, total), (total, "/", friends, each)], things, "Each friend gets"
 
 
 STORIES: tuple[Callable[[random.Random], Story], ...] = (
-    buys_and_gives, loses_and_finds, boxes_and_loose, boxes_and_broken, together, shared,
+    buys_and_gives,
+    loses_and_finds,
+    boxes_and_loose,
+    boxes_and_broken,
+    together,
+    shared,
 )
 
 
@@ -95,7 +109,9 @@ def draw(rng: random.Random) -> Example:
     problem, steps, unit, subject = rng.choice(STORIES)(rng)
     lines = [f"{left}{operator}{right}={result}" for left, operator, right, result in steps]
     result = steps[-1][3]
-    answer = (f"First, {lines[0]} {unit}. "
-              f"Then, {lines[1]} {unit}. {subject} {result} {unit}. The answer is \\boxed{{{result}}}.")
+    answer = (
+        f"First, {lines[0]} {unit}. "
+        f"Then, {lines[1]} {unit}. {subject} {result} {unit}. The answer is \\boxed{{{result}}}."
+    )
     row = {"problem": problem, "expected_answer": str(result), "reference_solution": answer}
     return Example(row, answer)

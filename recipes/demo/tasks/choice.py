@@ -13,8 +13,10 @@ Question = tuple[str, list[str], int, str]
 
 def _verdicts(wanted: str, marks: list[str], right: int) -> str:
     """What is wanted beside what each option has (of numbers the last digit), whether they agree, the right letter."""
-    judged = ", ".join(f"{wanted} {mark} {letter}:{'yes' if index == right else 'no'}"
-                       for index, (mark, letter) in enumerate(zip(marks, LETTERS, strict=True)))
+    judged = ", ".join(
+        f"{wanted} {mark} {letter}:{'yes' if index == right else 'no'}"
+        for index, (mark, letter) in enumerate(zip(marks, LETTERS, strict=True))
+    )
     return f"First, {judged}. The answer is {LETTERS[right]}."
 
 
@@ -74,8 +76,12 @@ def plus_or_minus(rng: random.Random) -> Question:
 
 
 QUESTIONS: tuple[tuple[str, Callable[[random.Random], Question]], ...] = (
-    ("words", kind_of_word), ("words", kind_of_word), ("compare", extreme_number), ("parity", parity),
-    ("sums", plus_or_minus), ("sums", plus_or_minus),
+    ("words", kind_of_word),
+    ("words", kind_of_word),
+    ("compare", extreme_number),
+    ("parity", parity),
+    ("sums", plus_or_minus),
+    ("sums", plus_or_minus),
 )
 
 
@@ -85,8 +91,10 @@ def draw(rng: random.Random) -> Example:
     question, options, right, reason = make(rng)
     listed = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=True))
     row = {
-        "problem": f"{question}\n\n{listed}", "options": listed,
+        "problem": f"{question}\n\n{listed}",
+        "options": listed,
         **dict(zip(LETTERS, options, strict=True)),
-        "expected_answer": LETTERS[right], "subset_for_metrics": subset,
+        "expected_answer": LETTERS[right],
+        "subset_for_metrics": subset,
     }
     return Example(row, f"{reason}\nAnswer: \\boxed{{{LETTERS[right]}}}")

@@ -8,7 +8,16 @@ from trimode.recipes.demo.tasks.example import Example
 
 VERBS: tuple[str, ...] = ("get", "make", "find", "compute", "build", "take", "solve", "apply")
 NOUNS: tuple[str, ...] = (
-    "value", "result", "score", "answer", "output", "amount", "item", "reply", "figure", "thing",
+    "value",
+    "result",
+    "score",
+    "answer",
+    "output",
+    "amount",
+    "item",
+    "reply",
+    "figure",
+    "thing",
 )
 Body = tuple[str, str, list[str], list[tuple[Any, ...]]]
 """Parameters, docstring, body lines, argument tuples of the unit tests."""
@@ -17,8 +26,10 @@ ARITHMETIC: tuple[tuple[str, str], ...] = (("plus", "+"), ("minus", "-"), ("time
 CONDITIONS: tuple[tuple[str, str], ...] = (("above", ">"), ("below", "<"), ("not equal to", "!="))
 FOLDS: tuple[tuple[str, str], ...] = (("sum", "sum"), ("number", "len"), ("sorted list", "sorted"), ("list", "list"))
 STRINGS: tuple[tuple[str, str], ...] = (
-    ("in upper case", "text = text.upper()"), ("in lower case", "text = text.lower()"),
-    ("reversed", "text = text[::-1]"), ("stripped", "text = text.strip()"),
+    ("in upper case", "text = text.upper()"),
+    ("in lower case", "text = text.lower()"),
+    ("reversed", "text = text[::-1]"),
+    ("stripped", "text = text.strip()"),
     ("in title case", "text = text.title()"),
 )
 
@@ -85,7 +96,10 @@ def draw(rng: random.Random) -> Example:
     prompt = f'{header}    """{doc}"""\n'
     body = "".join(f"    {line}\n" for line in lines)
     row = {
-        "prompt": prompt, "question": prompt.replace("    ", "\t"), "entry_point": name,
-        "canonical_solution": body, "test": _check(prompt + body, name, cases),
+        "prompt": prompt,
+        "question": prompt.replace("    ", "\t"),
+        "entry_point": name,
+        "canonical_solution": body,
+        "test": _check(prompt + body, name, cases),
     }
     return Example(row, f"```python\n{header}{body}```")

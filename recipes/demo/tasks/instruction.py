@@ -33,8 +33,9 @@ class Draft:
             lines = [f"* The {self.noun} is {trait}." for trait in self.traits]
             body = "\n".join([*lines, f"You can find it in the {self.place}."])
         else:
-            joined = (f"{self.traits[0]}, {self.traits[1]} and {self.traits[2]}" if self.commas
-                      else " and ".join(self.traits))
+            joined = (
+                f"{self.traits[0]}, {self.traits[1]} and {self.traits[2]}" if self.commas else " and ".join(self.traits)
+            )
             body = f"The {self.noun} is {joined}. You can find it in the {self.place}."
         parts = [body, *self.extra]
         text = ("\n" if self.bullets else " ").join(parts) + self.last
@@ -129,12 +130,32 @@ def placeholders(rng: random.Random, draft: Draft) -> Instruction:
 
 
 INSTRUCTIONS = (
-    no_comma, existence, frequency, lowercase, ending, quotation, bullets, title, postscript, highlights, placeholders,
+    no_comma,
+    existence,
+    frequency,
+    lowercase,
+    ending,
+    quotation,
+    bullets,
+    title,
+    postscript,
+    highlights,
+    placeholders,
 )
-CONFLICTS: frozenset[frozenset[str]] = frozenset(map(frozenset, (
-    ("no_comma", "bullets"), ("quotation", "bullets"), ("ending", "postscript"), ("highlights", "bullets"),
-    ("title", "lowercase"), ("lowercase", "postscript"), ("lowercase", "bullets"),
-)))
+CONFLICTS: frozenset[frozenset[str]] = frozenset(
+    map(
+        frozenset,
+        (
+            ("no_comma", "bullets"),
+            ("quotation", "bullets"),
+            ("ending", "postscript"),
+            ("highlights", "bullets"),
+            ("title", "lowercase"),
+            ("lowercase", "postscript"),
+            ("lowercase", "bullets"),
+        ),
+    )
+)
 
 
 def draw(rng: random.Random) -> Example:
@@ -149,7 +170,8 @@ def draw(rng: random.Random) -> Example:
     made = [function(rng, draft) for function in chosen]
     prompt = f"Write about the {noun}. " + " ".join(words for words, _, _ in made)
     row = {
-        "prompt": prompt, "question": prompt,
+        "prompt": prompt,
+        "question": prompt,
         "instruction_id_list": [identifier for _, identifier, _ in made],
         "kwargs": [kwargs for _, _, kwargs in made],
     }

@@ -1,13 +1,37 @@
 """Word lists shared by the demo tasks; data only."""
 
 NAMES: tuple[tuple[str, str], ...] = (
-    ("Mia", "She"), ("Ben", "He"), ("Ana", "She"), ("Tom", "He"), ("Lea", "She"), ("Max", "He"),
-    ("Eva", "She"), ("Sam", "He"), ("Zoe", "She"), ("Leo", "He"), ("Amy", "She"), ("Dan", "He"),
+    ("Mia", "She"),
+    ("Ben", "He"),
+    ("Ana", "She"),
+    ("Tom", "He"),
+    ("Lea", "She"),
+    ("Max", "He"),
+    ("Eva", "She"),
+    ("Sam", "He"),
+    ("Zoe", "She"),
+    ("Leo", "He"),
+    ("Amy", "She"),
+    ("Dan", "He"),
 )
 
 THINGS: tuple[str, ...] = (
-    "apples", "pens", "books", "coins", "cards", "eggs", "stamps", "shells",
-    "marbles", "stickers", "cookies", "flowers", "balls", "keys", "stones", "toys",
+    "apples",
+    "pens",
+    "books",
+    "coins",
+    "cards",
+    "eggs",
+    "stamps",
+    "shells",
+    "marbles",
+    "stickers",
+    "cookies",
+    "flowers",
+    "balls",
+    "keys",
+    "stones",
+    "toys",
 )
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
@@ -58,12 +82,23 @@ TOPICS: dict[str, tuple[str, str, str, str]] = {
 }
 
 KEYWORDS: tuple[str, ...] = (
-    "apple", "stone", "window", "winter", "letter", "music", "bread", "summer",
+    "apple",
+    "stone",
+    "window",
+    "winter",
+    "letter",
+    "music",
+    "bread",
+    "summer",
 )
 
 END_PHRASES: tuple[str, ...] = (
-    "That is all I know.", "Thank you for reading.", "Please ask me more.", "I hope this helps.",
-    "Have a nice day.", "Now it is your turn.",
+    "That is all I know.",
+    "Thank you for reading.",
+    "Please ask me more.",
+    "I hope this helps.",
+    "Have a nice day.",
+    "Now it is your turn.",
 )
 
 POSTSCRIPTS: tuple[str, ...] = ("See you soon.", "Write back to me.", "Bring a friend.", "Stay well.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def processes_in(marker: str) -> list[str]:
     return found
 
 
+def left_over(marker: str) -> list[str]:
+    """What still lives after ten seconds: a killed process takes a moment to leave a crowded machine."""
+    for _ in range(200):
+        if not processes_in(marker):
+            return []
+        time.sleep(0.05)
+    return processes_in(marker)
+
+
 def test_output_and_exit_status_come_back() -> None:
     assert run_program("print('hello')", limits=PLENTY).stdout == "hello\n"
     assert run_program("import sys; sys.exit(3)", limits=PLENTY).status == "error"
@@ -90,13 +100,13 @@ def test_a_fork_bomb_stays_small_and_leaves_nothing() -> None:
     outcome = run_program(COUNTED_FORKS, limits=Limits(time_s=60.0, num_processes=16))
     assert (outcome.status, int(outcome.stdout) < 16) == ("completed", True)
     assert run_program(FORK_BOMB, limits=SHORT).status == "timeout"
-    assert not processes_in("trimode-sandbox-")
+    assert not left_over("trimode-sandbox-")
 
 
 def test_a_daemon_is_killed_with_its_program() -> None:
     outcome = run_program(DAEMON, limits=PLENTY)
     assert outcome.stdout == "left\n"
-    assert not processes_in("trimode-sandbox-")
+    assert not left_over("trimode-sandbox-")
 
 
 def test_a_killed_interpreter_is_an_error() -> None:
