@@ -1,7 +1,8 @@
 """`python -m trimode.workers.generate`: answers the rows of a jsonl file on one device, all modes together.
 
-Reads rows {"id", one of "prompt_ids" | "messages" | "prompt", "mode", ...}; writes one line per row, in order. Knows
-nothing of servers, plans or scores. Exit status 1 if any row failed, 2 if nothing could start.
+Reads rows {"id", one of "prompt_ids" | "messages" | "prompt", "mode", ...}; writes one line per row, in order. With
+`--engine hf` the released remote code answers them one by one, for parity checks. Knows nothing of servers, plans or
+scores. Exit status 1 if any row failed, 2 if nothing could start.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trimode.workers.engine import Sequence
-from trimode.workers.protocol import ConfigError, GenerationError, WorkerError, WorkerSettings
+from trimode.workers.protocol import ConfigError, Generation, GenerationError, WorkerError, WorkerSettings
 from trimode.workers.runtime import Runtime
 
 OUTPUT_KEYS = ("token_ids", "text", "finish_reason", "nfe", "forwards", "trace")
@@ -30,6 +31,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N (default: auto)")
     parser.add_argument("--max-num-seqs", type=int, default=32, help="rows decoded together (default: 32)")
     parser.add_argument("--kv-cache-gb", type=float, help="KV cache budget in GiB (default: a share of free memory)")
+    parser.add_argument("--engine", default="native", choices=("native", "hf"), help="hf: the released code, batch 1")
+    parser.add_argument("--trust-remote-code", action="store_true", help="hf: run the checkpoint's Python files")
+    parser.add_argument("--revision", help="hf: full commit of a hub id, or the hash of a folder (asked for by name)")
     return parser.parse_args()
 
 
@@ -53,6 +57,12 @@ def _rows(path: Path) -> Iterator[tuple[object, dict[str, object] | str]]:
             yield number, f"line {number + 1}: got {type(row).__name__}; valid: an object"
 
 
+def _shown(generation: Generation) -> dict[str, object]:
+    every = generation.to_json()
+    keys = OUTPUT_KEYS if generation.logprobs is None else (*OUTPUT_KEYS, "logprobs")
+    return {key: every[key] for key in keys}
+
+
 def answer(runtime: Runtime, path: Path) -> list[dict[str, object]]:
     """One result per row of `path`, in order: the OUTPUT_KEYS (and logprobs where asked for), or {"id", "error"}."""
     results: list[dict[str, object]] = []
@@ -70,12 +80,32 @@ def answer(runtime: Runtime, path: Path) -> list[dict[str, object]]:
             result = results[place[sequence]]
             if sequence.error is not None:
                 result["error"] = sequence.error.message
-                continue
-            generation = runtime.generation(sequence).to_json()
-            result |= {key: generation[key] for key in OUTPUT_KEYS}
-            if generation["logprobs"] is not None:
-                result["logprobs"] = generation["logprobs"]
+            else:
+                result |= _shown(runtime.generation(sequence))
     return results
+
+
+def answer_one_by_one(generate: Callable[[str, dict[str, object]], Generation], path: Path) -> list[dict[str, object]]:
+    """The same, each row answered by a call of its own."""
+    results: list[dict[str, object]] = []
+    for row_id, row in _rows(path):
+        results.append({"id": row_id})
+        try:
+            if isinstance(row, str):
+                raise GenerationError(row)
+            results[-1] |= _shown(generate(str(row_id), row))
+        except GenerationError as error:
+            results[-1]["error"] = error.message
+    return results
+
+
+def _answer_by_reference(settings: WorkerSettings, arguments: argparse.Namespace) -> list[dict[str, object]]:
+    """Every row carries the revision whose code answered it."""
+    from trimode.workers.hf import HfReference  # slow to import, and the native engine needs none of it
+
+    reference = HfReference(settings, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code)
+    results = answer_one_by_one(reference.generate, arguments.input)
+    return [{**result, "revision": reference.revision} for result in results]
 
 
 def main() -> int:
@@ -93,7 +123,14 @@ def main() -> int:
     try:
         if not arguments.input.exists():
             raise ConfigError(f"--input {arguments.input}: no such file")
-        results = answer(Runtime(settings), arguments.input)
+        if arguments.engine == "hf":
+            results = _answer_by_reference(settings, arguments)
+        elif arguments.trust_remote_code or arguments.revision:
+            raise ConfigError(
+                "--trust-remote-code and --revision: valid with --engine hf only; native runs no remote code"
+            )
+        else:
+            results = answer(Runtime(settings), arguments.input)
     except (ConfigError, WorkerError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

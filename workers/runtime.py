@@ -42,7 +42,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def _checkpoint_folder(model: str) -> Path:
+def checkpoint_folder(model: str, revision: str | None = None) -> Path:
+    """The folder of a checkpoint, from the hub when `model` is no folder; with a `revision`, its Python files too.
+
+    Raises:
+        ConfigError: neither a folder nor something that the hub gives.
+    """
     path = Path(model).expanduser()
     if path.is_dir():
         return path
@@ -51,10 +56,9 @@ def _checkpoint_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download  # only when a hub id is given
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    patterns = ["*.json", "*.jinja", "*.safetensors", "linear_spec_lora/*", *(["*.py"] if revision else [])]
     try:
-        return Path(
-            snapshot_download(model, allow_patterns=["*.json", "*.jinja", "*.safetensors", "linear_spec_lora/*"])
-        )
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ConfigError(f"model: {model} is no folder, and the hub did not give it: {error}") from None
 
@@ -78,6 +82,28 @@ def _num_pages(settings: WorkerSettings, config: ModelConfig, dtype: torch.dtype
     return pages
 
 
+def read_request(
+    fields: Mapping[str, object], text: Text, config: ModelConfig, max_model_len: int
+) -> tuple[list[int], DecodeParams]:
+    """The prompt's ids and the parameters of one request; without max_new_tokens it gets what is left of the context.
+
+    Raises:
+        GenerationError: status 400; names the field, what came and what is valid.
+    """
+    params = parse_params(fields)
+    prompt_ids = text.prompt_ids(fields, config.vocab_size)
+    if fields.get("max_new_tokens") is None:
+        room = max_model_len - len(prompt_ids) - 2 * params.block_length
+        params = dataclasses.replace(params, max_new_tokens=max(1, min(params.max_new_tokens, room)))
+    # A budget acts only while thinking is on; then the tokenizer names the token that ends it.
+    if params.max_thinking_tokens is not None and params.end_think_token_id is None and fields.get("enable_thinking"):
+        end = text.end_think_token_id()
+        if end is None:
+            raise GenerationError("max_thinking_tokens: the vocabulary has no </think>; give end_think_token_id")
+        params = dataclasses.replace(params, end_think_token_id=end)
+    return prompt_ids, params
+
+
 class Runtime:
     """A loaded checkpoint, its engine and its text."""
 
@@ -95,7 +121,7 @@ class Runtime:
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
         self.settings = settings
-        folder = _checkpoint_folder(settings.model)
+        folder = checkpoint_folder(settings.model)
         config = read_config(folder, settings.max_position_embeddings)
         files = open_weights(folder)
         files.check(expected_shapes(config), f"checkpoint: {folder}")
@@ -115,24 +141,8 @@ class Runtime:
 
     def submit(self, request_id: str, fields: Mapping[str, object]) -> Sequence:
         """Checks a request's fields and queues it. GenerationError (400) when it cannot run."""
-        params = parse_params(fields)
-        config = self.engine.model.config
-        prompt_ids = self.text.prompt_ids(fields, config.vocab_size)
-        if fields.get("max_new_tokens") is None:
-            room = self.engine.max_model_len - len(prompt_ids) - 2 * params.block_length
-            params = dataclasses.replace(params, max_new_tokens=max(1, min(params.max_new_tokens, room)))
-        if params.max_thinking_tokens is not None and params.end_think_token_id is None:
-            params = self._with_end_think(params, bool(fields.get("enable_thinking")))
+        prompt_ids, params = read_request(fields, self.text, self.engine.model.config, self.engine.max_model_len)
         return self.engine.add(request_id, prompt_ids, params, self.text.stop_finder(params.stop))
-
-    def _with_end_think(self, params: DecodeParams, enable_thinking: bool) -> DecodeParams:
-        """A budget acts only while thinking is on; then the tokenizer names the token that ends it."""
-        if not enable_thinking:
-            return params
-        end = self.text.end_think_token_id()
-        if end is None:
-            raise GenerationError("max_thinking_tokens: the vocabulary has no </think>; give end_think_token_id")
-        return dataclasses.replace(params, end_think_token_id=end)
 
     def generation(self, sequence: Sequence) -> Generation:
         """The result of a request that ended without an error."""
