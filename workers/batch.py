@@ -29,8 +29,6 @@ class AttentionGroup:
     """Longest KV length of the group, chunk included."""
     last_key: torch.Tensor | None
     """int64 `[rows, queries]`; None when every query sees all `num_keys`."""
-    causal_from_zero: bool
-    """One row, causal, no cache: the plain causal prefill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,8 @@ class Batch:
     positions_T: torch.Tensor
     slots_T: torch.Tensor
     """Where each token's K and V are written: page * page_size + offset."""
+    num_positions: int
+    """Above every position of the batch, known without asking the device."""
     groups: tuple[AttentionGroup, ...]
     lora_rows: torch.Tensor | None
     """Flat token indices with the adapter on; None = none."""
@@ -67,10 +67,9 @@ def _group(chunks: list[Chunk], tables: list[list[int]], first_token: int, page_
     full = all(
         end == num_keys and (num_queries == 1 or not chunk.causal) for chunk, end in zip(chunks, ends, strict=True)
     )
-    from_zero = len(chunks) == 1 and chunks[0].causal and chunks[0].position == 0 and not full
     run = len(chunks) == 1 and pages[0] == list(range(pages[0][0], pages[0][0] + width))
     last_key = None
-    if not full and not from_zero:
+    if not full:
         last_key = torch.tensor(
             [
                 list(range(chunk.position, end)) if chunk.causal else [end - 1] * num_queries
@@ -85,7 +84,6 @@ def _group(chunks: list[Chunk], tables: list[list[int]], first_token: int, page_
         first_page=pages[0][0] if run else None,
         num_keys=num_keys,
         last_key=last_key,
-        causal_from_zero=from_zero,
     )
 
 
@@ -125,6 +123,7 @@ def pack(chunks: list[Chunk], page_tables: list[list[int]], page_size: int, devi
         token_ids_T=torch.tensor(ids).to(device, non_blocking=True),
         positions_T=torch.tensor(positions).to(device, non_blocking=True),
         slots_T=torch.tensor(slots).to(device, non_blocking=True),
+        num_positions=max(positions) + 1,
         groups=tuple(groups) if device.type == "cpu" else tuple(_to_device(group, device) for group in groups),
         lora_rows=torch.tensor(lora).to(device, non_blocking=True) if lora else None,
         lora_all=len(lora) == len(ids),

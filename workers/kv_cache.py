@@ -102,19 +102,36 @@ class PageAllocator:
 
 
 class KVCache:
-    """K and V of every layer, `[pages, PAGE_SIZE, kv_heads, head_dim]` each."""
+    """K and V of every layer in one tensor, `[pages, PAGE_SIZE, 2 * kv_heads, head_dim]`: K heads, then V heads."""
 
     def __init__(self, config: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (num_pages, PAGE_SIZE, config.num_kv_heads, config.head_dim)
+        shape = (num_pages, PAGE_SIZE, 2 * config.num_kv_heads, config.head_dim)
         # Zeros, not empty: masked keys still meet a weight of 0, and 0 * NaN is NaN.
-        self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self._gathered = self._layers[0].new_empty((0, *shape[1:]))
+        """Scratch of `gather`, one for all layers: fresh memory would cost a page fault each 4 KB in every layer."""
         self.allocator = PageAllocator(num_pages)
+
+    def write(self, layer: int, slots_T: torch.Tensor, kv_TKD: torch.Tensor) -> None:
+        """Stores the K and V heads `[T, 2 * kv_heads, head_dim]` of T tokens at their slots."""
+        self._layers[layer].view(-1, *kv_TKD.shape[1:]).index_copy_(0, slots_T, kv_TKD)
+
+    def run(self, layer: int, first_page: int, num_pages: int) -> torch.Tensor:
+        """A view of consecutive pages: `[1, tokens, 2 * kv_heads, head_dim]`."""
+        return self._layers[layer][first_page : first_page + num_pages].flatten(0, 1).unsqueeze(0)
+
+    def gather(self, layer: int, pages_NP: torch.Tensor) -> torch.Tensor:
+        """The pages of N rows, `[N, P * PAGE_SIZE, 2 * kv_heads, head_dim]`; valid until the next call."""
+        count = pages_NP.numel()
+        if self._gathered.shape[0] < count:
+            self._gathered = self._gathered.new_empty((count, *self._gathered.shape[1:]))
+        found = torch.index_select(self._layers[layer], 0, pages_NP.flatten(), out=self._gathered[:count])
+        return found.view(pages_NP.shape[0], -1, *found.shape[2:])
 
     def clear(self, pages: Sequence[int]) -> None:
         """Overwrites pages with zeros, after a request that wrote non-finite values."""
-        index = torch.tensor(list(pages), device=self.k[0].device)
-        for layer in (*self.k, *self.v):
+        index = torch.tensor(list(pages), device=self._layers[0].device)
+        for layer in self._layers:
             layer.index_fill_(0, index, 0)
 
 

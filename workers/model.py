@@ -10,18 +10,19 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from trimode.kernels.block_attention import block_attention
+from trimode.kernels.block_attention import masked_attention, visible_keys
 from trimode.kernels.rms_norm import rms_norm
 from trimode.kernels.rope import apply_rope, query_scale, rope_cos_sin, yarn_inv_freq
 from trimode.workers.adapter import Adapter
 from trimode.workers.batch import AttentionGroup, Batch
 from trimode.workers.checkpoint import ModelConfig, WeightFiles
 from trimode.workers.kv_cache import KVCache
+from trimode.workers.linear import add_linear, linear, pack_weight
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights of one layer; q, k, v and gate, up are stored fused."""
+    """Weights of one layer; q, k, v and gate, up are stored fused; those of `linear` are packed."""
 
     input_norm: torch.Tensor
     qkv: torch.Tensor
@@ -35,12 +36,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Rotary tables of one step `[T, D]`, in the activation dtype; the query scale is folded into the query's."""
+    """Rotary tables of one step `[T, D]`, in the activation dtype."""
 
     cos: torch.Tensor
     sin: torch.Tensor
-    q_cos: torch.Tensor
-    q_sin: torch.Tensor
+    query_scale: torch.Tensor | None
+    """`[T, 1, 1]`; None when it is 1 everywhere."""
 
 
 class TriModeModel:
@@ -63,7 +64,7 @@ class TriModeModel:
 
         self.embedding = load("encoder.embed_tokens.weight")
         self.norm = load("encoder.norm.weight")
-        self.head_weight = load("diffusion_head.weight")
+        self.head_weight = pack_weight(load("diffusion_head.weight"))
         self.layers = []
         for number in range(config.num_layers):
             at = f"encoder.layers.{number}."
@@ -71,11 +72,11 @@ class TriModeModel:
             self.layers.append(
                 Layer(
                     input_norm=load(f"{at}input_layernorm.weight"),
-                    qkv=load(f"{attn}q_proj.weight", f"{attn}k_proj.weight", f"{attn}v_proj.weight"),
-                    o=load(f"{attn}o_proj.weight"),
+                    qkv=pack_weight(load(f"{attn}q_proj.weight", f"{attn}k_proj.weight", f"{attn}v_proj.weight")),
+                    o=pack_weight(load(f"{attn}o_proj.weight")),
                     post_norm=load(f"{at}post_attention_layernorm.weight"),
-                    gate_up=load(f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight"),
-                    down=load(f"{mlp}down_proj.weight"),
+                    gate_up=pack_weight(load(f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight")),
+                    down=pack_weight(load(f"{mlp}down_proj.weight")),
                 )
             )
         rope = config.rope
@@ -103,58 +104,64 @@ class TriModeModel:
         Returns:
             Normalised hidden states of the wanted rows, `[R, H]`.
         """
-        rotation = self._rotation(batch.positions_T)
+        rotation = self._rotation(batch)
+        masks = [self._mask(group) for group in batch.groups]
         x_TH = F.embedding(batch.token_ids_T, self.embedding)
         for number, layer in enumerate(self.layers):
             h_TH = rms_norm(x_TH, layer.input_norm, self.config.rms_norm_eps)
-            x_TH = x_TH + self._attention(h_TH, number, rotation, batch, cache)
+            q_THD = self._query(h_TH, number, rotation, batch, cache)
+            attended = [
+                self._attend(q_THD, number, group, mask, cache) for group, mask in zip(batch.groups, masks, strict=True)
+            ]
+            o_TA = attended[0] if len(attended) == 1 else torch.cat(attended)
+            x_TH = self._adapt(add_linear(x_TH, o_TA, layer.o), o_TA, number, batch)
             h_TH = rms_norm(x_TH, layer.post_norm, self.config.rms_norm_eps)
-            gate, up = F.linear(h_TH, layer.gate_up).chunk(2, dim=-1)
-            x_TH = x_TH + F.linear(F.silu(gate) * up, layer.down)
+            gate, up = linear(h_TH, layer.gate_up).chunk(2, dim=-1)
+            x_TH = add_linear(x_TH, F.silu(gate).mul_(up), layer.down)
         return rms_norm(x_TH[batch.logit_rows_R], self.norm, self.config.rms_norm_eps)
 
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """Logits `[R, vocab]` in float32."""
-        return F.linear(hidden_RH, self.head_weight).float()
+        return linear(hidden_RH, self.head_weight).float()
 
-    def _rotation(self, positions_T: torch.Tensor) -> Rotation:
+    def _rotation(self, batch: Batch) -> Rotation:
         rope = self.config.rope
-        cos, sin = rope_cos_sin(positions_T, self._inv_freq, rope.attention_factor)
+        cos, sin = rope_cos_sin(batch.positions_T, self._inv_freq, rope.attention_factor)
         cos, sin = cos.to(self.dtype), sin.to(self.dtype)
-        if not rope.query_scale_beta:
-            return Rotation(cos, sin, cos, sin)
-        scale = query_scale(positions_T, rope.query_scale_beta, rope.original_max_positions).to(self.dtype).unsqueeze(1)
-        return Rotation(cos, sin, cos * scale, sin * scale)
+        if not rope.query_scale_beta or batch.num_positions <= rope.original_max_positions:
+            return Rotation(cos, sin, None)
+        scale = query_scale(batch.positions_T, rope.query_scale_beta, rope.original_max_positions)
+        return Rotation(cos, sin, scale.to(self.dtype).view(-1, 1, 1))
 
-    def _attention(
-        self, h_TH: torch.Tensor, number: int, rotation: Rotation, batch: Batch, cache: KVCache
+    def _mask(self, group: AttentionGroup) -> torch.Tensor | None:
+        if group.last_key is None:
+            return None
+        heads_per_kv = self.config.num_heads // self.config.num_kv_heads
+        return visible_keys(group.last_key, group.num_keys, heads_per_kv, self.dtype)
+
+    def _query(self, h_TH: torch.Tensor, number: int, rotation: Rotation, batch: Batch, cache: KVCache) -> torch.Tensor:
+        """Queries `[T, heads, D]` of a layer, rotated; keys and values go into the cache."""
+        config = self.config
+        heads, kv_heads = config.num_heads, config.num_kv_heads
+        qkv = linear(h_TH, self.layers[number].qkv).view(-1, heads + 2 * kv_heads, config.head_dim)
+        qkv[:, : heads + kv_heads] = apply_rope(qkv[:, : heads + kv_heads], rotation.cos, rotation.sin)
+        cache.write(number, batch.slots_T, qkv[:, heads:])
+        q_THD = qkv[:, :heads]
+        return q_THD if rotation.query_scale is None else q_THD * rotation.query_scale
+
+    def _attend(
+        self, q_THD: torch.Tensor, number: int, group: AttentionGroup, mask: torch.Tensor | None, cache: KVCache
     ) -> torch.Tensor:
-        config, layer = self.config, self.layers[number]
-        heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
-        qkv = F.linear(h_TH, layer.qkv).view(-1, heads + 2 * kv_heads, head_dim)
-        q_THD, k_TKD, v_TKD = qkv.split((heads, kv_heads, kv_heads), dim=1)
-        q_THD = apply_rope(q_THD, rotation.q_cos, rotation.q_sin)
-        k_TKD = apply_rope(k_TKD, rotation.cos, rotation.sin)
-        flat = (-1, kv_heads, head_dim)
-        cache.k[number].view(flat).index_copy_(0, batch.slots_T, k_TKD)
-        cache.v[number].view(flat).index_copy_(0, batch.slots_T, v_TKD)
-        outputs = [self._attend(q_THD, number, group, cache) for group in batch.groups]
-        o_TA = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        y_TH = F.linear(o_TA, layer.o)
-        return self._adapt(y_TH, o_TA, number, batch)
-
-    def _attend(self, q_THD: torch.Tensor, number: int, group: AttentionGroup, cache: KVCache) -> torch.Tensor:
         """Attention of one group: `[rows * queries, heads * head_dim]`."""
         end = group.first_token + group.num_rows * group.num_queries
         q_NTHD = q_THD[group.first_token : end].unflatten(0, (group.num_rows, group.num_queries))
-        k_NSKD = _keys(cache.k[number], group)
-        v_NSKD = _keys(cache.v[number], group)
-        last_key = group.last_key
-        if group.causal_from_zero:
-            last_key = torch.arange(group.num_queries, device=q_THD.device).unsqueeze(0)
-        o_NTA = block_attention(q_NTHD, k_NSKD, v_NSKD, last_key, self.config.head_dim**-0.5)
-        return o_NTA.flatten(0, 1)
+        if group.first_page is not None:
+            kv_NSKD = cache.run(number, group.first_page, group.pages.shape[1])
+        else:
+            kv_NSKD = cache.gather(number, group.pages)
+        k_NSKD, v_NSKD = kv_NSKD[:, : group.num_keys].chunk(2, dim=2)
+        return masked_attention(q_NTHD, k_NSKD, v_NSKD, mask, self.config.head_dim**-0.5).flatten(0, 1)
 
     def _adapt(self, y_TH: torch.Tensor, o_TA: torch.Tensor, number: int, batch: Batch) -> torch.Tensor:
         if self.adapter is None or batch.lora_rows is None:

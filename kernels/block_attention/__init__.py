@@ -1,5 +1,5 @@
 """Attention of a block of new tokens over a cache, causal or full per row."""
 
-from trimode.kernels.block_attention.reference import block_attention
+from trimode.kernels.block_attention.reference import block_attention, masked_attention, visible_keys
 
-__all__ = ["block_attention"]
+__all__ = ["block_attention", "masked_attention", "visible_keys"]

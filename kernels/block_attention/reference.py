@@ -8,8 +8,27 @@ N = rows, T = queries per row, S = padded keys, H = query heads, K = KV heads, G
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
+
+
+def visible_keys(last_key_NT: torch.Tensor, num_keys: int, group: int, dtype: torch.dtype) -> torch.Tensor:
+    """The mask of `masked_attention`, made once for all layers: 0 where query (n, t) sees the key, else -inf.
+
+    Args:
+        last_key_NT: int64 `[N, T]`: index of the last key each query sees.
+        num_keys: S.
+        group: G, query heads per KV head.
+        dtype: that of the queries.
+
+    Returns:
+        `[N, 1, G * T, S]`.
+    """
+    hidden_NTS = torch.arange(num_keys, device=last_key_NT.device) > last_key_NT.unsqueeze(-1)
+    mask_NTS = torch.zeros(hidden_NTS.shape, dtype=dtype, device=hidden_NTS.device).masked_fill_(hidden_NTS, -math.inf)
+    return mask_NTS.repeat(1, group, 1).unsqueeze(1)
 
 
 def block_attention(
@@ -35,8 +54,18 @@ def block_attention(
     Raises:
         ValueError: shapes that do not fit each other.
     """
+    if last_key_NT is None:
+        return masked_attention(q_NTHD, k_NSKD, v_NSKD, None, scale)
+    mask = visible_keys(last_key_NT, k_NSKD.shape[1], q_NTHD.shape[2] // k_NSKD.shape[2], q_NTHD.dtype)
+    return masked_attention(q_NTHD, k_NSKD, v_NSKD, mask, scale)
+
+
+def masked_attention(
+    q_NTHD: torch.Tensor, k_NSKD: torch.Tensor, v_NSKD: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """`block_attention` with the mask that `visible_keys` made; None when every query sees all S keys."""
     num_rows, num_queries, num_heads, head_dim = q_NTHD.shape
-    num_keys, num_kv_heads = k_NSKD.shape[1:3]
+    num_kv_heads = k_NSKD.shape[2]
     if k_NSKD.shape != v_NSKD.shape or k_NSKD.shape[0] != num_rows or k_NSKD.shape[3] != head_dim:
         raise ValueError(f"block_attention: q {tuple(q_NTHD.shape)}, k {tuple(k_NSKD.shape)}, v {tuple(v_NSKD.shape)}")
     if num_heads % num_kv_heads:
@@ -45,11 +74,6 @@ def block_attention(
     # The G query heads of a KV head become G * T queries of one head, so keys and values are never repeated.
     q_NKGTD = q_NTHD.view(num_rows, num_queries, num_kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)
     q_NKQD = q_NKGTD.reshape(num_rows, num_kv_heads, group * num_queries, head_dim)
-    mask = None
-    if last_key_NT is not None:
-        visible_NTS = torch.arange(num_keys, device=q_NTHD.device) <= last_key_NT.unsqueeze(-1)
-        mask = visible_NTS.unsqueeze(1).expand(num_rows, group, num_queries, num_keys)
-        mask = mask.reshape(num_rows, 1, group * num_queries, num_keys)
     o_NKQD = F.scaled_dot_product_attention(
         q_NKQD, k_NSKD.transpose(1, 2), v_NSKD.transpose(1, 2), attn_mask=mask, scale=scale
     )

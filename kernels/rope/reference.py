@@ -59,5 +59,5 @@ def apply_rope(x_THD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) 
     if cos_TD.shape != (x_THD.shape[0], x_THD.shape[2]) or cos_TD.shape != sin_TD.shape:
         raise ValueError(f"apply_rope: x {tuple(x_THD.shape)}, cos {tuple(cos_TD.shape)}, sin {tuple(sin_TD.shape)}")
     first, second = x_THD.chunk(2, dim=-1)
-    rotated = torch.cat((-second, first), dim=-1)
-    return x_THD * cos_TD.unsqueeze(1) + rotated * sin_TD.unsqueeze(1)
+    rotated = torch.cat((-second, first), dim=-1).mul_(sin_TD.unsqueeze(1))
+    return (x_THD * cos_TD.unsqueeze(1)).add_(rotated)
