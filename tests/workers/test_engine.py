@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.goldens import load_cases
 from trimode.workers.decode.ar import ArState
@@ -36,24 +33,6 @@ def answer(runtime: Runtime, **fields: object) -> Sequence:
     sequence = runtime.submit("request", {"prompt_ids": PROMPT, **fields})
     finish(runtime)
     return sequence
-
-
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 10**6), slots=st.integers(1, 12))
-def test_company_order_and_slots_change_nothing(micro: Runtime, seed: int, slots: int) -> None:
-    chance = random.Random(seed)
-    cases = chance.sample(SHORT, 6)
-    micro.engine.max_num_seqs = slots
-    waiting = list(cases)
-    sequences: dict[str, Sequence] = {}
-    while waiting or micro.engine.busy:
-        if waiting and chance.random() < 0.3:
-            case = waiting.pop()
-            sequences[case.name] = micro.submit(case.name, case.fields)
-        micro.engine.step()
-    for case in cases:
-        got = micro.generation(sequences[case.name])
-        assert (got.token_ids, got.nfe, got.trace) == (case.tokens, case.nfe, case.trace), case.name
 
 
 def test_sum_of_requests_is_the_engine_s_count(micro: Runtime) -> None:
