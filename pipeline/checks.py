@@ -42,10 +42,8 @@ def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
     if mode.threshold is not None:
         if mode.mode is Mode.AR:
             raise ConfigError(f"threshold of ar: got {mode.threshold:g}; valid: null (ar has no threshold)")
-        lowest = "above 0" if mode.mode is Mode.DLM else "from 0"
-        inside = 0 < mode.threshold <= 1 or (mode.threshold == 0 and mode.mode is Mode.LINEAR_SPEC)
-        if not inside:
-            raise ConfigError(f"threshold of {name}: got {mode.threshold:g}; valid: {lowest} up to 1, or null")
+        if not 0 <= mode.threshold <= 1:
+            raise ConfigError(f"threshold of {name}: got {mode.threshold:g}; valid: from 0 up to 1, or null")
     if mode.lora and mode.mode is not Mode.LINEAR_SPEC:
         raise ConfigError(
             f"lora in {name}: the adapter drafts, which only linear_spec does; got mode {mode.mode.value}"

@@ -105,6 +105,23 @@ def mode_fields(decode: DecodeSpec) -> dict[str, object]:
     return fields
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What one attempt brought."""
+
+    answer: Answer
+    wait_s: float = 0.0
+    """Seconds the server asks to wait before the next."""
+    timed_out: bool = False
+    hopeless: bool = False
+    """The server says that asking again now cannot help: the request has brought down more than one worker."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether there is nothing to try again: an answer, a refusal, or a server that says so."""
+        return self.hopeless or self.answer.error_kind != INFRASTRUCTURE
+
+
 class ChatClient:
     """One HTTP client for a whole job, used as an async context manager; `ask` may run many times at once."""
 
@@ -145,35 +162,36 @@ class ChatClient:
         failures = 0
         timeouts = 0
         while True:
-            started = time.time()
-            answer, wait_s = await self._attempt(name, content, started)
-            if answer.error_kind != INFRASTRUCTURE:
-                return answer
+            attempt = await self._attempt(name, content, time.time())
+            if attempt.is_last:
+                return attempt.answer
             failures += 1
-            timeouts += wait_s < 0
+            timeouts += attempt.timed_out
             if failures >= self._retry.attempts or timeouts >= self._retry.timeouts:
-                return answer
-            await asyncio.sleep(max(wait_s, self._retry.delay_s(failures)))
+                return attempt.answer
+            await asyncio.sleep(max(attempt.wait_s, self._retry.delay_s(failures)))
 
-    async def _attempt(self, name: str, content: bytes, started: float) -> tuple[Answer, float]:
-        """One attempt, and the seconds the server asks to wait before the next (-1 after a timeout)."""
+    async def _attempt(self, name: str, content: bytes, started: float) -> _Attempt:
         pool = self._free.pop() if self._free else self._pools[0]
         try:
             response = await pool.post(self._endpoint, content=content, headers={"Content-Type": "application/json"})
         except httpx.ReadTimeout:
-            return _failure(name, started, "no answer within the request timeout", INFRASTRUCTURE), -1.0
+            failure = _failure(name, started, "no answer within the request timeout", INFRASTRUCTURE)
+            return _Attempt(failure, timed_out=True)
         except httpx.TransportError as error:
-            return _failure(name, started, f"no connection ({type(error).__name__}: {error})", INFRASTRUCTURE), 0.0
+            return _Attempt(_failure(name, started, f"no connection ({type(error).__name__}: {error})", INFRASTRUCTURE))
         finally:
             self._free.append(pool)
         if response.status_code != httpx.codes.OK:
             kind = INFRASTRUCTURE if _is_retried(response.status_code) else REQUEST
-            return _failure(name, started, _error_text(response), kind), _retry_after_s(response)
+            failure = _failure(name, started, _error_text(response), kind)
+            hopeless = response.headers.get("x-should-retry", "").lower() == "false"
+            return _Attempt(failure, wait_s=_retry_after_s(response), hopeless=hopeless)
         try:
-            return read_reply(response.json(), name, started), 0.0
+            return _Attempt(read_reply(response.json(), name, started))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             reason = f"not a chat completion ({type(error).__name__}: {error})"
-            return _failure(name, started, reason, INFRASTRUCTURE), 0.0
+            return _Attempt(_failure(name, started, reason, INFRASTRUCTURE))
 
 
 Ask = Callable[[str, str, int], Awaitable[Answer]]

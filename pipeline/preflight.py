@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.config import PROJECT_DIR, Config, Container, Executor
+from trimode.pipeline.config import PROJECT_DIR, ClientKind, Config, Container, Executor
 from trimode.pipeline.data import load_rows
 from trimode.pipeline.dry_run import without_scorer
 from trimode.pipeline.errors import SubmissionError
+from trimode.pipeline.nemo_skills_client import find_installation
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.survey import Survey, absolute
 from trimode.workers.protocol import ConfigError
@@ -39,6 +40,9 @@ def preflight(config: Config, survey: Survey, jobs: Sequence[JobSpec]) -> None:
     data_dir = Path(jobs[0].data_dir) if jobs and jobs[0].data_dir else None
     for name in names:
         load_rows(load_benchmark(name), data_dir)
+    # In an image it is the image's own NeMo-Skills that counts, and the job looks for it.
+    if config.client.kind is ClientKind.nemo_skills and config.cluster.container is Container.none:
+        find_installation()
 
 
 def _check_cluster(config: Config, survey: Survey) -> None:

@@ -60,8 +60,11 @@ def error(status: int, message: str) -> Reply:
 class FakeBalancer:
     """Serves on a free loopback port while the context is open. `reply(body, attempt)` may sleep or refuse."""
 
-    def __init__(self, reply: Callable[[Body, int], Reply] | None = None) -> None:
+    def __init__(
+        self, reply: Callable[[Body, int], Reply] | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         self._reply = reply or (lambda body, _attempt: answer(body))
+        self._headers = headers or {}
         self.bodies: list[Body] = []
         self.attempts: Counter[str] = Counter()
         self.most_at_once = 0
@@ -123,6 +126,8 @@ class FakeBalancer:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
+                for name, value in fake._headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
 

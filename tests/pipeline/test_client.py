@@ -104,6 +104,13 @@ def test_lasting_trouble_ends_after_bounded_attempts() -> None:
     assert fake.attempts["say 7"] == FAST.attempts
 
 
+def test_a_server_that_says_so_is_not_asked_again() -> None:
+    with FakeBalancer(lambda _body, _attempt: error(500, "it killed them"), {"x-should-retry": "false"}) as fake:
+        (got,) = ask(fake, ["say 7"])
+    assert (got.error, got.error_kind) == ("HTTP 500: it killed them", "infrastructure")
+    assert fake.attempts["say 7"] == 1
+
+
 def test_refusal_is_recorded_at_once() -> None:
     with FakeBalancer(lambda _body, _attempt: error(400, "too long")) as fake:
         (got,) = ask(fake, ["say 7"])
@@ -126,7 +133,7 @@ def test_timeout_is_tried_once_more() -> None:
         return answer(body)
 
     with FakeBalancer(reply) as fake:
-        (got,) = ask(fake, ["say 7"], request_timeout_s=0.1)
+        (got,) = ask(fake, ["say 7"], request_timeout_s=0.5)
         release.set()
     assert got.error == "no answer within the request timeout"
     assert fake.attempts["say 7"] == 2

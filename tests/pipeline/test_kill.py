@@ -19,7 +19,7 @@ from trimode.pipeline.nfe import read_run_ledger
 from trimode.pipeline.paths import RunPaths
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 100
+LIMIT = 40
 TOKENS = 192
 """Of every answer, with the end token ignored: slow enough that every kill comes in the middle."""
 PATIENCE_S = 600.0
