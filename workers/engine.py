@@ -192,7 +192,7 @@ class Engine:
         returned = time.perf_counter()
         for i, sampled in zip(batch.order, results, strict=True):
             self._hand_back(chosen[i], SampledChunk(chunks[i], sampled), ended)
-        self.counters.record(chunks, began=began, launched=launched, returned=returned)
+        self.counters.record(chunks, step_s=time.perf_counter() - began, model_s=returned - launched)
 
     def _hand_back(self, sequence: Sequence, done: SampledChunk, ended: list[Sequence]) -> None:
         if any(not math.isfinite(confidence) for confidence in done.sampled.confidences):

@@ -40,15 +40,15 @@ class EngineCounters:
     cycles: int = 0
     """Verifies of finished requests."""
 
-    def record(self, chunks: Sequence[Chunk], *, began: float, launched: float, returned: float) -> None:
-        """Counts one step: `began`, `launched` (forward called) and `returned` (samples on the host) in seconds."""
+    def record(self, chunks: Sequence[Chunk], *, step_s: float, model_s: float) -> None:
+        """Counts one step: its seconds from gathering chunks to handing back samples, and those in the model."""
         self.steps += 1
         for chunk in chunks:
             self.rows[chunk.kind] += 1
             self.step_tokens += len(chunk.token_ids)
             self.kv_tokens += chunk.position + len(chunk.token_ids)
-        self.model_s += returned - launched
-        self.host_s += launched - began
+        self.model_s += model_s
+        self.host_s += step_s - model_s
 
     def finish(self, state: DecodeState, *, failed: bool) -> None:
         """Counts a request that left."""

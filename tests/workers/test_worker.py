@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.goldens import load_cases
-from trimode.workers.protocol import GenerationError, WorkerError
+from trimode.workers.engine import Engine
+from trimode.workers.kv_cache import pages_for
+from trimode.workers.protocol import FORWARD_KINDS, GenerationError, WorkerError
 from trimode.workers.worker import Worker
 
 CASES = load_cases()[:11]
@@ -57,6 +61,105 @@ def test_stats_add_up(worker: Worker) -> None:
     assert after["nfe"] - before["nfe"] == sum(result["nfe"] for result in results)  # type: ignore[operator, misc]
     generated = sum(len(result["token_ids"]) for result in results)  # type: ignore[arg-type]
     assert after["tokens_generated"] - before["tokens_generated"] == generated  # type: ignore[operator]
+
+
+class SteppedEngine:
+    """Holds a worker's engine before each forward until told to go on, under a clock that only its parts move.
+
+    A step takes 0.5 s of packing, 3 s of model and 0.25 s of host per request that is handed its samples.
+    """
+
+    def __init__(self, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self._arrived, self._go = threading.Semaphore(0), threading.Semaphore(0)
+        engine = worker._runtime.engine
+        forward = engine.model.forward
+
+        def held(*arguments: Any) -> Any:
+            self._arrived.release()
+            self._go.acquire()
+            self.now += 3.0
+            return forward(*arguments)
+
+        monkeypatch.setattr(engine.model, "forward", held)
+        monkeypatch.setattr("trimode.workers.engine.time", self)
+        monkeypatch.setattr("trimode.workers.engine.pack", self._slow("trimode.workers.engine", "pack", 0.5))
+        monkeypatch.setattr(Engine, "_hand_back", self._slow("trimode.workers.engine", "Engine._hand_back", 0.25))
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def _slow(self, module: str, name: str, seconds: float) -> Callable[..., Any]:
+        original: Any = __import__(module, fromlist=["_"])
+        for part in name.split("."):
+            original = getattr(original, part)
+
+        def slow(*arguments: Any) -> Any:
+            self.now += seconds
+            return original(*arguments)
+
+        return slow
+
+    async def at_forward(self) -> None:
+        """Returns when the engine stands before its next forward."""
+        while not self._arrived.acquire(blocking=False):
+            await asyncio.sleep(0.001)
+
+    def go(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            self._go.release()
+
+
+def test_stats_under_load_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(micro_settings(max_num_seqs=3))
+    stepped = SteppedEngine(worker, monkeypatch)
+    prompts = [[1, number, 22, 18] for number in range(40, 45)]
+    modes = ["ar", "dlm", "linear_spec", "linear_spec", "dlm"]
+
+    def ask(place: int) -> asyncio.Task[dict[str, object]]:
+        fields = {"prompt_ids": prompts[place], "mode": modes[place], "max_new_tokens": 20, "ignore_eos": True}
+        return asyncio.create_task(worker.generate(fields | {"block_length": 4}))
+
+    async def load() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        tasks = [ask(0)]
+        await stepped.at_forward()
+        tasks += [ask(place) for place in range(1, 5)]
+        await asyncio.sleep(0)
+        seen = [worker.stats()]
+        stepped.go()
+        await stepped.at_forward()
+        seen.append(worker.stats())
+        stepped.go(1000)
+        results = await asyncio.gather(*tasks)
+        return [*seen, worker.stats()], results
+
+    (one, three, done), results = asyncio.run(load())
+    worker.close()
+    assert (one["running"], one["waiting"], one["steps"], one["tokens_per_second"]) == (1, 4, 0, None)
+    assert (three["running"], three["waiting"], three["steps"]) == (3, 2, 1)
+    per_request = pages_for(4 + 20 + 2 * 4)
+    assert three["pages_total"] - three["pages_free"] == 3 * per_request
+    assert three["forwards_per_second"] == 1 / 3.75
+    assert three["host_gap"] == 0.75 / 3.75
+    assert (done["running"], done["waiting"], done["pages_free"]) == (0, 0, done["pages_total"])
+    check_totals(done, results)
+
+
+def check_totals(done: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """The figures at the end follow from what the five clients were told and from the clock."""
+    assert done["rows"] == {kind: sum(result["forwards"][kind] for result in results) for kind in FORWARD_KINDS}
+    tokens, nfe = sum(len(result["token_ids"]) for result in results), sum(result["nfe"] for result in results)
+    accepted = [length for result in results for length in result["acceptance_lengths"]]
+    steps = done["steps"]
+    assert max(sum(result["forwards"].values()) for result in results) <= steps < sum(done["rows"].values())
+    assert (tokens, done["tokens_generated"], done["nfe"]) == (100, 100, nfe)
+    assert done["tpf"] == tokens / nfe
+    assert done["acceptance_length"] == sum(accepted) / len(accepted)
+    model_s, host_s = 3.0 * steps, 0.5 * steps + 0.25 * sum(done["rows"].values())
+    assert (done["model_s"], done["host_s"]) == (model_s, host_s)
+    assert done["host_gap"] == host_s / (model_s + host_s)
+    assert done["tokens_per_second"] == tokens / (model_s + host_s)
+    assert done["forwards_per_second"] == steps / (model_s + host_s)
 
 
 def test_info_names_what_answers(worker: Worker) -> None:
