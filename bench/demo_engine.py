@@ -1,0 +1,51 @@
+"""The bundled demo model, small and bound by the host: many requests together against one at a time on the same engine.
+
+Knows the engine and the bundled prompts only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from trimode.workers.protocol import Mode, WorkerSettings
+from trimode.workers.runtime import Runtime
+
+ASSETS = Path(__file__).parents[1] / "assets"
+CONCURRENT = 16
+
+
+def _seconds(runtime: Runtime, mode: Mode, prompts: list[str], together: int) -> float:
+    """Answers all prompts with at most `together` running; prompts of earlier runs are cached for both rivals alike."""
+    runtime.engine.max_num_seqs = together
+    began = time.perf_counter()
+    for number, prompt in enumerate(prompts):
+        message = {"role": "user", "content": prompt}
+        runtime.submit(str(number), {"messages": [message], "mode": mode, "max_new_tokens": 128})
+    while runtime.engine.busy:
+        runtime.engine.step()
+    return time.perf_counter() - began
+
+
+def compare_demo(requests: int) -> None:
+    """Prints requests per second of the demo model in each mode, one at a time and 16 at once."""
+    rows = (ASSETS / "benchmarks" / "demo-math" / "test.jsonl").read_text(encoding="utf-8").splitlines()[:requests]
+    prompts = [json.loads(row)["problem"] for row in rows]
+    settings = WorkerSettings(
+        model=str(ASSETS / "demo_model"), device="cpu", dtype="float32", max_num_seqs=CONCURRENT, kv_cache_gb=0.2
+    )
+    runtime = Runtime(settings)
+    print(f"\n| demo model, float32 | requests/s one at a time | requests/s {CONCURRENT} at once | ratio | host gap |")
+    print("|---|---|---|---|---|")
+    for mode in Mode:
+        _seconds(runtime, mode, prompts, CONCURRENT)
+        alone = _seconds(runtime, mode, prompts, 1)
+        counters = runtime.engine.counters
+        model_s = counters.model_s
+        together = _seconds(runtime, mode, prompts, CONCURRENT)
+        gap = 1 - (counters.model_s - model_s) / together
+        print(
+            f"| {mode} | {requests / alone:.1f} | {requests / together:.1f} | {alone / together:.2f}x | {gap:.0%} |",
+            flush=True,
+        )
