@@ -30,7 +30,7 @@ class NoisePlan:
 
     blocks_per_row: int = 2
     aligned_share: float = 0.4  # blocks at the phase of block decoding: 0, 32, ... behind the prompt
-    full_share: float = 0.3  # blocks with everything but the first position masked
+    full_share: float = 0.0  # blocks with everything but the first position masked, besides those drawn so
     least_rate: float = 0.2  # the masking rate is at least this, which bounds the weight 1 / rate
 
 

@@ -23,7 +23,7 @@ TASKS: dict[str, Callable[[random.Random], Example]] = {
     "demo-code": function.draw,
     "demo-if": instruction.draw,
 }
-TRAINING_TASKS = {**TASKS, "drill": drill.draw}
+TRAINING_TASKS = {**TASKS, "sums": drill.draw_sums, "lookups": drill.draw_lookups}
 EQUAL_SHARES: Mapping[str, int] = dict.fromkeys(TASKS, 1)
 
 
@@ -42,7 +42,7 @@ class Sampler:
     """Draws training examples of all tasks."""
 
     def __init__(self) -> None:
-        self.prompts = {**load_prompts(), "drill": "{problem}"}
+        self.prompts = {**load_prompts(), "sums": "{problem}", "lookups": "{problem}"}
 
     def user_message(self, name: str, example: Example) -> str:
         """The one user message of an example."""

@@ -5,6 +5,7 @@ the blocks only, never on the clean stream, as in decoding. Targets are the veri
 stream. A position counts when everything before it in the block was accepted: the accepted prefix and the first
 rejected position; the positions behind count with a small share, which a short training needs to get past the first."""
 
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from rich.progress import track
+from rich.progress import Progress
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,12 +29,13 @@ from trimode.recipes.demo.network import Network
 class DrafterPlan:
     """Everything that decides how the adapter is trained."""
 
-    steps: int = 260
+    steps: int = 600
     rows_per_step: int = 32
     rank: int = 16
     scale: int = 4  # lora_alpha / rank
     lr: float = 4e-3
     warmup: int = 20
+    decay_from: float = 0.2
     temperature: float = 3.0
     behind_share: float = 0.1
     noise: NoisePlan = field(default_factory=lambda: NoisePlan(blocks_per_row=2, aligned_share=0.25, full_share=1.0))
@@ -124,27 +126,74 @@ def drafter_loss(drafter: Drafter, batch: Batch, rows: list[Row]) -> Tensor:
     return (hybrid_loss(draft, verifier, drafter.plan.temperature) * weight).sum() / weight.sum()
 
 
-def train_drafter(
-    drafter: Drafter,
-    make_rows: Callable[[int, str], list[Row]],
-    log: Callable[[dict[str, Any]], None],
-) -> None:
-    """All steps, with a bar and a log."""
-    plan = drafter.plan
-    parameters = [parameter for parameter in drafter.adapted.parameters() if parameter.requires_grad]
-    adam = torch.optim.AdamW(parameters, lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.0)
-    for step in track(range(plan.steps), description="drafter"):
-        rows = make_rows(plan.rows_per_step, f"drafter-{step}")
-        rng = random.Random(f"drafter-noise-{step}")  # noqa: S311 - training noise, not a secret
-        loss = drafter_loss(drafter, assemble(rows, plan.noise, rng), rows)
+class DrafterTrainer:
+    """The steps of the adapter; its state lives in one checkpoint file, so that a killed training goes on."""
+
+    def __init__(self, drafter: Drafter, make_rows: Callable[[int, str], list[Row]], checkpoint: Path) -> None:
+        self.drafter, self.make_rows, self.checkpoint = drafter, make_rows, checkpoint
+        self.parameters = [parameter for parameter in drafter.adapted.parameters() if parameter.requires_grad]
+        self.adam = torch.optim.AdamW(self.parameters, lr=drafter.plan.lr, betas=(0.9, 0.98), weight_decay=0.0)
+        self.step = 0
+        self.made_by = f"{drafter.plan!r} {weights_digest(drafter.network)}"
+        self._resume()
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint, unless it belongs to another base or plan; then begin again."""
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, weights_only=True)
+        if state["made_by"] == self.made_by:
+            self.drafter.load_tensors(state["adapter"])
+            self.adam.load_state_dict(state["adam"])
+            self.step = state["step"]
+
+    def save(self) -> None:
+        """Write the checkpoint beside its place, then rename it."""
+        beside = self.checkpoint.with_suffix(".new")
+        state = {
+            "made_by": self.made_by,
+            "adapter": self.drafter.tensors(),
+            "adam": self.adam.state_dict(),
+            "step": self.step,
+        }
+        torch.save(state, beside)
+        beside.replace(self.checkpoint)
+
+    def train_step(self) -> float:
+        """One update, a function of the weights, the optimizer state and the step number; returns the loss."""
+        plan = self.drafter.plan
+        rows = self.make_rows(plan.rows_per_step, f"drafter-{self.step}")
+        rng = random.Random(f"drafter-noise-{self.step}")  # noqa: S311 - training noise, not a secret
+        loss = drafter_loss(self.drafter, assemble(rows, plan.noise, rng), rows)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in adam.param_groups:
-            group["lr"] = plan.lr * optimizer.schedule(step, plan.steps, plan.warmup)
-        adam.step()
-        adam.zero_grad(set_to_none=True)
-        if (step + 1) % 20 == 0:
-            log({"drafter_step": step + 1, "drafter_loss": round(loss.item(), 4)})
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for group in self.adam.param_groups:
+            group["lr"] = plan.lr * optimizer.schedule(self.step, plan.steps, plan.warmup, plan.decay_from)
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        self.step += 1
+        return loss.item()
+
+    def run(self, log: Callable[[dict[str, Any]], None]) -> None:
+        """All steps, with a bar, a log and checkpoints."""
+        steps = self.drafter.plan.steps
+        with Progress() as progress:
+            bar = progress.add_task("drafter", total=steps, completed=self.step)
+            while self.step < steps:
+                loss = self.train_step()
+                progress.update(bar, completed=self.step)
+                if self.step % 20 == 0:
+                    log({"drafter_step": self.step, "drafter_loss": round(loss, 4)})
+                if self.step % 50 == 0 or self.step == steps:
+                    self.save()
+
+
+def weights_digest(network: Network) -> str:
+    """sha256 over the base weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_adapter(drafter: Drafter, folder: Path) -> None:

@@ -25,7 +25,7 @@ class Geometry:
     num_attention_heads: int = 6
     num_key_value_heads: int = 2
     head_dim: int = 32
-    rope_theta: float = 10000.0
+    rope_theta: float = 100.0  # rows are short: most frequencies should tell neighbours apart
     rope_factor: float = 16.0
     original_max_position_embeddings: int = 1024
     rms_norm_eps: float = 1e-5
@@ -137,13 +137,18 @@ class Network(nn.Module):
         self.register_buffer("frequencies", rope_frequencies(geometry), persistent=False)
 
     def initialise(self, seed: int) -> None:
-        """Random weights; the outputs of each layer start small."""
+        """Random weights; the outputs of each layer start small.
+
+        Embeddings start at the size of what layers add to them, and share one direction: attention by distance alone,
+        which every lookup is built on, is a product with that direction."""
         torch.manual_seed(seed)
         depth = (2 * self.geometry.num_hidden_layers) ** -0.5
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
-                spread = 0.02 if "embed" in name or "head" in name else parameter.shape[1] ** -0.5
+                spread = 0.7 if "embed" in name else 0.02 if "head" in name else parameter.shape[1] ** -0.5
                 nn.init.normal_(parameter, std=spread * (depth if "o_proj" in name or "down_proj" in name else 1))
+        with torch.no_grad():
+            self.encoder.embed_tokens.weight.add_(0.5 * torch.randn(self.geometry.hidden_size))
 
     def hidden(self, ids_bt: Tensor, positions_bt: Tensor, mask_btt: Tensor) -> Tensor:
         """Final hidden states [B, T, H]; mask_btt is True where a query may see a key."""

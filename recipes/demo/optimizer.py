@@ -61,8 +61,9 @@ def build(network: nn.Module, muon_lr: float, adam_lr: float) -> list[Optimizer]
     ]
 
 
-def schedule(step: int, total: int, warmup: int) -> float:
-    """Share of the peak learning rate: linear up, then linear down to a fiftieth."""
+def schedule(step: int, total: int, warmup: int, decay_from: float) -> float:
+    """Share of the peak learning rate: linear up, level, and linear down to a fiftieth over the rest."""
     if step < warmup:
         return (step + 1) / warmup
-    return max(0.02, 1 - (step - warmup) / max(1, total - warmup))
+    begin = max(warmup, int(total * decay_from))
+    return min(1.0, max(0.02, 1 - (step - begin) / max(1, total - begin)))

@@ -1,6 +1,7 @@
 """`python -m trimode.recipes.demo.train`: the demo checkpoint from nothing, in one command; resumes when killed."""
 
 import argparse
+import hashlib
 import json
 import random
 import sys
@@ -15,7 +16,7 @@ from rich.progress import Progress
 from tokenizers import Tokenizer
 from trimode.recipes.demo import dataset, export, objective, optimizer, probe, tokenizer
 from trimode.recipes.demo.batches import NoisePlan, Row, assemble
-from trimode.recipes.demo.drafter import Drafter, DrafterPlan, train_drafter, write_adapter
+from trimode.recipes.demo.drafter import Drafter, DrafterPlan, DrafterTrainer, write_adapter
 from trimode.recipes.demo.network import Geometry, Network, load
 
 
@@ -27,22 +28,15 @@ class Stage:
     rows_per_step: int
     shares: Mapping[str, int]
     noise: NoisePlan = field(default_factory=NoisePlan)
-    rate: float = 1.0  # factor of the learning rate
 
 
-SUMS_FIRST = {"demo-math": 11, "demo-mcq": 8, "drill": 5, "demo-if": 5, "demo-code": 3}
-BALANCED = {"demo-math": 8, "demo-mcq": 9, "drill": 2, "demo-if": 8, "demo-code": 5}
-SUMS_AGAIN = {"demo-math": 9, "demo-mcq": 10, "drill": 6, "demo-if": 4, "demo-code": 3}
-CHOICES = {"demo-math": 7, "demo-mcq": 15, "drill": 3, "demo-if": 4, "demo-code": 3}
+FIRST = {"demo-math": 7, "demo-mcq": 6, "sums": 4, "lookups": 8, "demo-if": 4, "demo-code": 3}
+MIDDLE = {"demo-math": 9, "demo-mcq": 7, "sums": 4, "lookups": 2, "demo-if": 6, "demo-code": 4}
+LAST = {"demo-math": 9, "demo-mcq": 8, "sums": 2, "lookups": 1, "demo-if": 7, "demo-code": 5}
 STAGES = (
-    Stage(600, 32, SUMS_FIRST, NoisePlan(blocks_per_row=0)),  # the causal half alone
-    Stage(1000, 32, SUMS_FIRST),
-    Stage(2000, 32, BALANCED),
-    Stage(3300, 32, SUMS_AGAIN, NoisePlan(full_share=0.25)),
-    Stage(3500, 32, CHOICES, NoisePlan(blocks_per_row=0), rate=4.0),
-    Stage(3900, 32, CHOICES, NoisePlan(full_share=0.25), rate=4.0),
-    Stage(4000, 32, CHOICES, NoisePlan(blocks_per_row=0), rate=5.0),
-    Stage(1_000_000, 32, CHOICES, NoisePlan(full_share=0.25), rate=5.0),
+    Stage(500, 32, FIRST, NoisePlan(blocks_per_row=0)),  # the causal half alone
+    Stage(3300, 32, MIDDLE, NoisePlan(full_share=0.25)),
+    Stage(1_000_000, 32, LAST),
 )
 
 
@@ -50,16 +44,17 @@ STAGES = (
 class Plan:
     """Everything that decides what is trained."""
 
-    steps: int = 4300
+    steps: int = 5500
     stages: tuple[Stage, ...] = STAGES
     parts_per_step: int = 2  # short rows and long rows go through the network apart, to save padding
     warmup: int = 60
+    decay_from: float = 0.5  # share of the steps behind which the learning rate falls
     muon_lr: float = 0.011
     adam_lr: float = 3e-3
     alpha: float = 1.2
     smoothing: float = 0.03
     seed: int = 0
-    probe_every: int = 400
+    probe_every: int = 500
     save_every: int = 100
 
 
@@ -99,6 +94,8 @@ class Trainer:
         self.network.initialise(plan.seed)
         self.optimizers = optimizer.build(self.network, plan.muon_lr, plan.adam_lr)
         self.step = 0
+        made_by = json.dumps([repr(plan), words.to_str()])
+        self.made_by = hashlib.sha256(made_by.encode()).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
 
@@ -116,6 +113,11 @@ class Trainer:
         if not self.checkpoint.exists():
             return
         state = torch.load(self.checkpoint, weights_only=True)
+        if state.get("made_by") != self.made_by:
+            raise SystemExit(
+                f"{self.checkpoint} was made by another plan or tokenizer and cannot be continued with this one: "
+                "delete it to begin again, or name another folder with --work"
+            )
         self.network.load_state_dict(state["network"])
         for one, saved in zip(self.optimizers, state["optimizers"], strict=True):
             one.load_state_dict(saved)
@@ -126,6 +128,7 @@ class Trainer:
         state = {
             "network": self.network.state_dict(),
             "step": self.step,
+            "made_by": self.made_by,
             "optimizers": [one.state_dict() for one in self.optimizers],
         }
         beside = self.checkpoint.with_suffix(".new")
@@ -155,7 +158,7 @@ class Trainer:
             ar_sum += parts.ar_sum.item()
             diffusion_sum += parts.diffusion_sum.item()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        share = optimizer.schedule(self.step, plan.steps, plan.warmup) * stage.rate
+        share = optimizer.schedule(self.step, plan.steps, plan.warmup, plan.decay_from)
         for one, peak in zip(self.optimizers, (plan.muon_lr, plan.adam_lr), strict=True):
             for group in one.param_groups:
                 group["lr"] = peak * share
@@ -201,7 +204,7 @@ def finish(trainer: Trainer, words: Tokenizer, target: Path) -> None:
     export.write_checkpoint(trainer.network, words, target)
     network = load(target)
     drafter = Drafter(network, DrafterPlan())
-    train_drafter(drafter, trainer.maker.train_rows, trainer.log)
+    DrafterTrainer(drafter, trainer.maker.train_rows, trainer.folder / "drafter.pt").run(trainer.log)
     write_adapter(drafter, target / "linear_spec_lora")
     held_out = trainer.maker.test_rows(48)
     trainer.log({"adapter": False, "held_out": probe.measure(drafter.verifier_logits, held_out)})

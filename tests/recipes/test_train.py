@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,23 @@ from tokenizers import Tokenizer
 from trimode.recipes.demo import dataset, export, tokenizer
 from trimode.recipes.demo.batches import assemble
 from trimode.recipes.demo.decode import decode_ar, decode_dlm, decode_linear_spec
-from trimode.recipes.demo.drafter import Drafter, DrafterPlan, drafter_loss, read_adapter, write_adapter
+from trimode.recipes.demo.drafter import (
+    Drafter,
+    DrafterPlan,
+    DrafterTrainer,
+    drafter_loss,
+    read_adapter,
+    write_adapter,
+)
 from trimode.recipes.demo.network import Geometry, Network, load
-from trimode.recipes.demo.train import Plan, Stage, Trainer
+from trimode.recipes.demo.train import Plan, RowMaker, Stage, Trainer
 
 PLAN = Plan(
     steps=4,
     warmup=1,
     probe_every=100,
     save_every=2,
-    stages=(Stage(3, 4, dataset.EQUAL_SHARES), Stage(9, 5, {**dataset.EQUAL_SHARES, "drill": 1})),
+    stages=(Stage(3, 4, dataset.EQUAL_SHARES), Stage(9, 5, {**dataset.EQUAL_SHARES, "sums": 1, "lookups": 1})),
 )
 
 
@@ -54,6 +62,44 @@ def test_resume_ends_where_an_undisturbed_run_does(words: Tokenizer, tmp_path: P
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, resumed.network.state_dict()[name]), name
     assert losses[-1] < losses[0]
+
+
+def test_state_of_another_plan_is_refused(words: Tokenizer, tmp_path: Path) -> None:
+    Trainer(PLAN, words, geometry(words), tmp_path).save()
+    with pytest.raises(SystemExit, match="made by another plan or tokenizer"):
+        Trainer(replace(PLAN, alpha=0.5), words, geometry(words), tmp_path)
+
+
+DRAFTER = DrafterPlan(steps=4, rows_per_step=4, rank=2, warmup=1)
+
+
+def test_drafter_that_resumes_ends_where_an_undisturbed_one_does(words: Tokenizer, tmp_path: Path) -> None:
+    maker = RowMaker(words)
+
+    def trainer(name: str) -> DrafterTrainer:
+        return DrafterTrainer(Drafter(small(words), DRAFTER), maker.train_rows, tmp_path / name)
+
+    whole = trainer("whole.pt")
+    whole.run(lambda _record: None)
+    killed = trainer("killed.pt")
+    for _ in range(2):
+        killed.train_step()
+    killed.save()
+    killed.train_step()  # lost
+    resumed = trainer("killed.pt")
+    assert resumed.step == 2
+    resumed.run(lambda _record: None)
+    for name, tensor in whole.drafter.tensors().items():
+        assert torch.equal(tensor, resumed.drafter.tensors()[name]), name
+
+
+def test_drafter_state_of_another_base_is_not_used(words: Tokenizer, tmp_path: Path) -> None:
+    maker = RowMaker(words)
+    first = DrafterTrainer(Drafter(small(words), DRAFTER), maker.train_rows, tmp_path / "state.pt")
+    first.train_step()
+    first.save()
+    other = DrafterTrainer(Drafter(small(words, seed=1), DRAFTER), maker.train_rows, tmp_path / "state.pt")
+    assert other.step == 0
 
 
 def test_log_is_json_lines(words: Tokenizer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The demo-math task: two-step word problems with a worked answer; knows no tokenizer."""
+"""The demo-math task: word problems of two to four steps with a worked answer; knows no tokenizer."""
 
 import random
 from collections.abc import Callable
@@ -6,8 +6,9 @@ from collections.abc import Callable
 from trimode.recipes.demo.tasks.example import Example
 from trimode.recipes.demo.tasks.words import NAMES, THINGS
 
-Story = tuple[str, list[tuple[int, str, int, int]], str, str]
-"""Problem text, the steps (left, operator, right, result), the unit, and how the answer sentence starts and ends."""
+Step = tuple[int, str, int, int]
+Story = tuple[str, str, list[Step], str, str]
+"""What happens, what is asked, the steps (left, operator, right, result), the unit, how the answer sentence starts."""
 
 
 def _product(rng: random.Random) -> tuple[int, int, int]:
@@ -23,11 +24,14 @@ def buys_and_gives(rng: random.Random) -> Story:
     start, more = rng.randint(10, 49), rng.randint(2, 9)
     total = start + more
     less = rng.randint(2, min(9, total - 10))
-    text = (
-        f"{name} has {start} {things}. {pronoun} buys {more} more and then gives away {less}. "
-        f"How many {things} does {name} have now?"
+    text = f"{name} has {start} {things}. {pronoun} buys {more} more and then gives away {less}."
+    return (
+        text,
+        f"How many {things} does {name} have now?",
+        [(start, "+", more, total), (total, "-", less, total - less)],
+        things,
+        f"{name} has",
     )
-    return text, [(start, "+", more, total), (total, "-", less, total - less)], things, f"{name} has"
 
 
 def loses_and_finds(rng: random.Random) -> Story:
@@ -35,11 +39,14 @@ def loses_and_finds(rng: random.Random) -> Story:
     (name, pronoun), things = rng.choice(NAMES), rng.choice(THINGS)
     start, lost, found = rng.randint(19, 58), rng.randint(2, 9), rng.randint(2, 9)
     kept = start - lost
-    text = (
-        f"{name} has {start} {things}. {pronoun} loses {lost} of them and finds {found} others. "
-        f"How many {things} does {name} have now?"
+    text = f"{name} has {start} {things}. {pronoun} loses {lost} of them and finds {found} others."
+    return (
+        text,
+        f"How many {things} does {name} have now?",
+        [(start, "-", lost, kept), (kept, "+", found, kept + found)],
+        things,
+        f"{name} has",
     )
-    return text, [(start, "-", lost, kept), (kept, "+", found, kept + found)], things, f"{name} has"
 
 
 def boxes_and_loose(rng: random.Random) -> Story:
@@ -47,11 +54,14 @@ def boxes_and_loose(rng: random.Random) -> Story:
     (name, _), things = rng.choice(NAMES), rng.choice(THINGS)
     boxes, each, packed = _product(rng)
     loose = rng.randint(2, 9)
-    text = (
-        f"{name} has {boxes} boxes with {each} {things} each and {loose} more {things}. "
-        f"How many {things} does {name} have?"
+    text = f"{name} has {boxes} boxes with {each} {things} each and {loose} more {things}."
+    return (
+        text,
+        f"How many {things} does {name} have?",
+        [(boxes, "*", each, packed), (packed, "+", loose, packed + loose)],
+        things,
+        f"{name} has",
     )
-    return text, [(boxes, "*", each, packed), (packed, "+", loose, packed + loose)], things, f"{name} has"
 
 
 def boxes_and_broken(rng: random.Random) -> Story:
@@ -61,11 +71,14 @@ def boxes_and_broken(rng: random.Random) -> Story:
     if packed < 12:
         return boxes_and_broken(rng)
     broken = rng.randint(2, min(9, packed - 10))
-    text = (
-        f"{name} has {boxes} boxes with {each} {things} each. {broken} of the {things} are broken. "
-        f"How many good {things} does {name} have?"
+    text = f"{name} has {boxes} boxes with {each} {things} each. {broken} of the {things} are broken."
+    return (
+        text,
+        f"How many good {things} does {name} have?",
+        [(boxes, "*", each, packed), (packed, "-", broken, packed - broken)],
+        things,
+        f"{name} has",
     )
-    return text, [(boxes, "*", each, packed), (packed, "-", broken, packed - broken)], things, f"{name} has"
 
 
 def together(rng: random.Random) -> Story:
@@ -75,8 +88,14 @@ def together(rng: random.Random) -> Story:
     first = rng.randint(3, 9)
     more = rng.randint(10 - first, 9)
     second = first + more
-    text = f"{name} has {first} {things}. {other} has {more} more than {name}. How many {things} do they have together?"
-    return text, [(first, "+", more, second), (second, "+", first, first + second)], things, "Together they have"
+    text = f"{name} has {first} {things}. {other} has {more} more than {name}."
+    return (
+        text,
+        f"How many {things} do they have together?",
+        [(first, "+", more, second), (second, "+", first, first + second)],
+        things,
+        "Together they have",
+    )
 
 
 def shared(rng: random.Random) -> Story:
@@ -87,11 +106,14 @@ def shared(rng: random.Random) -> Story:
     total = friends * each
     second = rng.randint(2, 9)
     first = total - second
-    text = (
-        f"{name} has {first} red {things} and {second} blue {things} for {friends} friends. "
-        f"How many {things} does each friend get?"
+    text = f"{name} has {first} red {things} and {second} blue {things} for {friends} friends."
+    return (
+        text,
+        f"How many {things} does each friend get?",
+        [(first, "+", second, total), (total, "/", friends, each)],
+        things,
+        "Each friend gets",
     )
-    return text, [(first, "+", second, total), (total, "/", friends, each)], things, "Each friend gets"
 
 
 STORIES: tuple[Callable[[random.Random], Story], ...] = (
@@ -104,14 +126,27 @@ STORIES: tuple[Callable[[random.Random], Story], ...] = (
 )
 
 
+ORDER = ("First", "Then", "Next", "Finally")
+
+
+def later(rng: random.Random, text: str, steps: list[Step], things: str) -> tuple[str, list[Step]]:
+    """One more event behind the others, and the step that it takes."""
+    value, change, word = steps[-1][3], rng.randint(2, 9), "Later" if len(steps) == 2 else "Then"
+    if rng.random() < 0.5 and value - change >= 10:
+        return f"{text} {word} {change} {things} are lost.", [*steps, (value, "-", change, value - change)]
+    return f"{text} {word} {change} {things} are added.", [*steps, (value, "+", change, value + change)]
+
+
 def draw(rng: random.Random) -> Example:
     """One word problem with its worked answer."""
-    problem, steps, unit, subject = rng.choice(STORIES)(rng)
-    lines = [f"{left}{operator}{right}={result}" for left, operator, right, result in steps]
-    result = steps[-1][3]
-    answer = (
-        f"First, {lines[0]} {unit}. "
-        f"Then, {lines[1]} {unit}. {subject} {result} {unit}. The answer is \\boxed{{{result}}}."
+    text, question, steps, unit, subject = rng.choice(STORIES)(rng)
+    for _ in range(0 if question.endswith("get?") else rng.choice((0, 1, 1, 2))):
+        text, steps = later(rng, text, steps, unit)
+    worked = " ".join(
+        f"{word}, {left}{operator}{right}={result} {unit}."
+        for word, (left, operator, right, result) in zip(ORDER, steps, strict=False)
     )
-    row = {"problem": problem, "expected_answer": str(result), "reference_solution": answer}
+    result = steps[-1][3]
+    answer = f"{worked} {subject} {result} {unit}. The answer is \\boxed{{{result}}}."
+    row = {"problem": f"{text} {question}", "expected_answer": str(result), "reference_solution": answer}
     return Example(row, answer)

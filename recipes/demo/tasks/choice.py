@@ -11,13 +11,10 @@ Question = tuple[str, list[str], int, str]
 """Question text, the four options, the index of the right one, the reasoning before the last line."""
 
 
-def _verdicts(wanted: str, marks: list[str], right: int) -> str:
-    """What is wanted beside what each option has (of numbers the last digit), whether they agree, the right letter."""
-    judged = ", ".join(
-        f"{wanted} {mark} {letter}:{'yes' if index == right else 'no'}"
-        for index, (mark, letter) in enumerate(zip(marks, LETTERS, strict=True))
-    )
-    return f"First, {judged}. The answer is {LETTERS[right]}."
+def _reason(marks: list[str], found: str, right: int) -> str:
+    """What each option says, with its letter behind it; then what was found, with the letter that goes with it."""
+    listed = ", ".join(f"{mark} {letter}" for mark, letter in zip(marks, LETTERS, strict=True))
+    return f"{listed}. {found} {LETTERS[right]}. The answer is {LETTERS[right]}."
 
 
 def _options(rng: random.Random, answer: int) -> tuple[list[int], int]:
@@ -34,7 +31,7 @@ def kind_of_word(rng: random.Random) -> Question:
     kinds = rng.sample(list(CATEGORIES), 4)
     options = [rng.choice(CATEGORIES[kind]) for kind in kinds]
     right = rng.randrange(4)
-    return f"Which word is a kind of {kinds[right]}?", options, right, _verdicts(kinds[right], kinds, right)
+    return f"Which word is a kind of {kinds[right]}?", options, right, _reason(kinds, kinds[right], right)
 
 
 def extreme_number(rng: random.Random) -> Question:
@@ -45,8 +42,7 @@ def extreme_number(rng: random.Random) -> Question:
     best = max(values) if word == "largest" else min(values)
     right = values.index(best)
     options = [str(value) for value in values]
-    reason = f"The {word} number is {best}. {_verdicts(options[right][-1], [option[-1] for option in options], right)}"
-    return f"Which number is the {word}?", options, right, reason
+    return f"Which number is the {word}?", options, right, _reason(options, f"The {word} number {best}", right)
 
 
 def parity(rng: random.Random) -> Question:
@@ -56,7 +52,7 @@ def parity(rng: random.Random) -> Question:
     others = rng.sample(range(10 + (1 - remainder), 100, 2), 3)
     values = [*others[:right], rng.randrange(10 + remainder, 100, 2), *others[right:]]
     marks = ["odd" if value % 2 else "even" for value in values]
-    return f"Which number is {word}?", [str(value) for value in values], right, _verdicts(word, marks, right)
+    return f"Which number is {word}?", [str(value) for value in values], right, _reason(marks, word, right)
 
 
 def plus_or_minus(rng: random.Random) -> Question:
@@ -70,8 +66,7 @@ def plus_or_minus(rng: random.Random) -> Question:
         answer, operator = left - more, "-"
     values, right = _options(rng, answer)
     options = [str(value) for value in values]
-    verdicts = _verdicts(options[right][-1], [option[-1] for option in options], right)
-    reason = f"{left}{operator}{more}={answer}. {verdicts}"
+    reason = _reason(options, f"{left}{operator}{more}={answer}", right)
     return f"What is {left}{operator}{more}?", options, right, reason
 
 

@@ -1,10 +1,13 @@
-"""A training-only task: several sums in one row, so that arithmetic is met more often than in stories."""
+"""Training-only tasks: sums or lookups, several in one row, since stories and questions hold too few to learn from."""
 
 import random
 
 from trimode.recipes.demo.tasks.example import Example
+from trimode.recipes.demo.tasks.words import CATEGORIES, KEYWORDS
 
 NUM_SUMS = 5
+NUM_LOOKUPS = 9
+LETTERS = "ABCD"
 
 
 def _sum(rng: random.Random) -> tuple[str, int]:
@@ -26,8 +29,22 @@ def _sum(rng: random.Random) -> tuple[str, int]:
     return f"{right * result}/{right}", result
 
 
-def draw(rng: random.Random) -> Example:
-    """Some sums to work out one after the other."""
+def draw_sums(rng: random.Random) -> Example:
+    """Sums to work out one after the other."""
     sums = [_sum(rng) for _ in range(NUM_SUMS)]
     problem = "Solve this problem.\n" + ", ".join(text for text, _ in sums)
     return Example({"problem": problem}, ", ".join(f"{text}={value}" for text, value in sums) + ".")
+
+
+def draw_lookups(rng: random.Random) -> Example:
+    """Things to find in a list, in another order: what options, keywords and names ask for, many times in one row."""
+    if rng.random() < 0.5:
+        tens, ones = rng.sample(range(1, 10), NUM_LOOKUPS), rng.sample(range(10), NUM_LOOKUPS)
+        keys = [f"{ten}{one}" for ten, one in zip(tens, ones, strict=True)]
+    else:
+        keys = rng.sample((*CATEGORIES, *KEYWORDS, "odd", "even"), NUM_LOOKUPS)
+    values = [rng.choice(LETTERS if rng.random() < 0.5 else KEYWORDS) for _ in keys]
+    pairs = [f"{key} {value}" for key, value in zip(keys, values, strict=True)]
+    problem = "Solve this problem.\n" + ", ".join(pairs)
+    rng.shuffle(pairs)
+    return Example({"problem": problem}, ", ".join(pairs) + ".")

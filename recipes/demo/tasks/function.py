@@ -34,13 +34,18 @@ STRINGS: tuple[tuple[str, str], ...] = (
 )
 
 
-def two_steps(rng: random.Random) -> Body:
-    """Two arithmetic operations, the second one with a constant."""
-    first, second = rng.choice(ARITHMETIC), rng.choice(ARITHMETIC)
+def three_steps(rng: random.Random) -> Body:
+    """Three arithmetic operations, two of them with a constant."""
+    first, second, third = (rng.choice(ARITHMETIC) for _ in range(3))
     left, right = rng.sample("abxyn", 2)
-    constant = rng.randint(2, 99)
-    doc = f"Return {left} {first[0]} {right}, then {second[0]} {constant}."
-    lines = [f"result = {left} {first[1]} {right}", f"result = result {second[1]} {constant}", "return result"]
+    constant, last = rng.randint(2, 99), rng.randint(2, 9)
+    doc = f"Return {left} {first[0]} {right}, {second[0]} {constant}, then {third[0]} {last}."
+    lines = [
+        f"result = {left} {first[1]} {right}",
+        f"result = result {second[1]} {constant}",
+        f"result = result {third[1]} {last}",
+        "return result",
+    ]
     return f"{left}, {right}", doc, lines, [(3, 4), (10, 2), (0, 7), (-5, 6)]
 
 
@@ -76,7 +81,7 @@ def branch(rng: random.Random) -> Body:
     return name, doc, lines, [(limit,), (limit + 1,), (limit - 1,), (0,)]
 
 
-BODIES: tuple[Callable[[random.Random], Body], ...] = (two_steps, filtered, text_steps, branch)
+BODIES: tuple[Callable[[random.Random], Body], ...] = (three_steps, filtered, text_steps, branch)
 
 
 def _check(source: str, entry_point: str, cases: list[tuple[Any, ...]]) -> str:

@@ -19,6 +19,7 @@ class Draft:
     noun: str
     traits: list[str]
     place: str
+    opinion: str
     commas: bool = True
     bullets: bool = False
     quoted: bool = False
@@ -29,14 +30,15 @@ class Draft:
 
     def text(self) -> str:
         """The finished response."""
+        where = f"You can find it in the {self.place}. Many people think that the {self.noun} is {self.opinion}."
         if self.bullets:
             lines = [f"* The {self.noun} is {trait}." for trait in self.traits]
-            body = "\n".join([*lines, f"You can find it in the {self.place}."])
+            body = "\n".join([*lines, where])
         else:
             joined = (
                 f"{self.traits[0]}, {self.traits[1]} and {self.traits[2]}" if self.commas else " and ".join(self.traits)
             )
-            body = f"The {self.noun} is {joined}. You can find it in the {self.place}."
+            body = f"The {self.noun} is {joined}. {where}"
         parts = [body, *self.extra]
         text = ("\n" if self.bullets else " ").join(parts) + self.last
         if self.title:
@@ -159,14 +161,14 @@ CONFLICTS: frozenset[frozenset[str]] = frozenset(
 
 
 def draw(rng: random.Random) -> Example:
-    """One prompt of two or three instructions about a topic, and a text that follows them."""
+    """One prompt of two to four instructions about a topic, and a text that follows them."""
     noun = rng.choice(list(TOPICS))
     first, second, third, place = TOPICS[noun]
-    chosen = rng.sample(INSTRUCTIONS, rng.choice((2, 3, 3)))
+    chosen = rng.sample(INSTRUCTIONS, rng.choice((2, 3, 4, 4)))
     names = {function.__name__ for function in chosen}
     if any(pair <= names for pair in CONFLICTS):
         return draw(rng)
-    draft = Draft(noun, [first, second, third], place)
+    draft = Draft(noun, [first, second, third], place, second)
     made = [function(rng, draft) for function in chosen]
     prompt = f"Write about the {noun}. " + " ".join(words for words, _, _ in made)
     row = {
