@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.config import Config, ModeConfig
+from trimode.pipeline.config import ClientKind, Config, ModeConfig
 from trimode.workers.protocol import ConfigError, Mode
 
 TIME_FORMATS = "minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S"
@@ -69,6 +69,11 @@ def _check_decoding(config: Config) -> None:
     _at_least("max_thinking_tokens", config.max_thinking_tokens, 1)
     _at_least("starting_seed", config.starting_seed, 0)
     _at_least("limit", config.limit, 1)
+    _at_least("num_chunks", config.num_chunks, 1)
+    if config.num_chunks > 1 and config.client.kind is ClientKind.nemo_skills:
+        raise ConfigError(
+            f"num_chunks with client nemo_skills: got {config.num_chunks}; valid: 1 (its files are not shared)"
+        )
     if not (math.isfinite(config.temperature) and config.temperature >= 0):
         raise ConfigError(f"temperature: got {config.temperature}; valid: 0 (greedy) or more")
     if not 0 < config.top_p <= 1:

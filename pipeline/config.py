@@ -182,6 +182,8 @@ class Config:
     limit: int | None = None
     """First rows of each benchmark only."""
     jobs_per: JobsPer = JobsPer.mode
+    num_chunks: int = 1
+    """Jobs that share the samples of each benchmark."""
     out_dir: str = MISSING
     exp_name: str | None = None
     """Output subfolder; null = derived from the settings, one per mode."""

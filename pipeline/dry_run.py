@@ -101,6 +101,7 @@ def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
         ("batch size", config.balancer.max_num_seqs),
         ("client", config.client.kind.value),
         ("jobs per", config.jobs_per.value),
+        ("chunks", config.num_chunks),
         ("out dir", absolute(config.out_dir, survey.cwd)),
     ]
     if cluster.executor is Executor.slurm:

@@ -114,6 +114,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("--image", "FILE", "$CONTAINER_IMAGE", "container image of the jobs", "cluster.container_image"),
         Flag("--jobs-per", "mode|benchmark", "mode", "what one job holds", "jobs_per"),
+        Flag("--num-chunks", "N", "1", "jobs that share the samples of each benchmark", "num_chunks", "number"),
         Flag("--wait", None, "off", "return when all jobs have ended: 0 all completed, 1 any failed"),
     ),
     "output": (

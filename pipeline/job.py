@@ -25,7 +25,8 @@ from trimode.pipeline.paths import RunPaths, write_text_atomic
 from trimode.pipeline.progress import Bars, Progress
 from trimode.pipeline.server import Ready, Server, tail
 from trimode.pipeline.spec import JobSpec
-from trimode.pipeline.tasks import LoadedTask, check_metrics, load_tasks, run_tasks
+from trimode.pipeline.task_metrics import check_metrics
+from trimode.pipeline.tasks import LoadedTask, load_tasks, run_tasks
 from trimode.workers.protocol import TrimodeError, WorkerError
 
 WATCH_EVERY_S = 0.2
@@ -79,7 +80,7 @@ def _run(spec: JobSpec, paths: RunPaths, log: JobLog, signals: Signals) -> None:
             with _progress(spec, paths, log, loaded) as progress:
                 signals.run(run_tasks(spec, paths, loaded, _ask_nobody, progress))
         for item in loaded:
-            check_metrics(paths, item)
+            check_metrics(paths, item.task, item.rows_asked)
         _name_failures(spec, paths)
         status = "completed"
     finally:
@@ -143,9 +144,10 @@ def _progress(spec: JobSpec, paths: RunPaths, log: JobLog, loaded: list[LoadedTa
     show = log.write_line if bars else _print_line
     progress = Progress(spec.name, show, snapshot=paths.progress(spec.index), bars=bars)
     for item in loaded:
-        total = item.rows_asked * len(item.task.seeds)
+        total = len(item.positions) * len(item.task.seeds)
         progress.begin(item.benchmark.name, total=total, done=total - item.num_left)
-        if (kept := max(len(finished) for finished in item.finished.values())) > item.rows_asked:
+        kept = max(len(finished) for finished in item.finished.values())
+        if item.task.chunk is None and kept > item.rows_asked:
             show(
                 f"{item.benchmark.name}: {item.rows_asked} samples per seed asked, {kept} are finished; the others stay"
             )

@@ -79,13 +79,22 @@ class RunPaths:
         """Finished, ordered, scored rows of one seed."""
         return self.task_dir(benchmark) / f"output-rs{seed}.jsonl"
 
-    def output_async(self, benchmark: str, seed: int) -> Path:
-        """Rows in order of arrival while a seed runs (NeMo-Skills' `-async` file)."""
-        return self.task_dir(benchmark) / f"output-rs{seed}.jsonl-async"
+    def output_async(self, benchmark: str, seed: int, chunk: int | None = None) -> Path:
+        """Rows in order of arrival while a seed, or a job's chunk of it, runs (NeMo-Skills' `-async` file)."""
+        return self.task_dir(benchmark) / f"{_stem(seed, chunk)}.jsonl-async"
 
-    def output_done(self, benchmark: str, seed: int) -> Path:
-        """Marker beside a finished seed."""
-        return self.task_dir(benchmark) / f"output-rs{seed}.jsonl.done"
+    def outputs_async(self, benchmark: str, seed: int) -> list[Path]:
+        """The -async files of a seed that may be there: the one without chunks, and those of chunks."""
+        chunks = sorted(self.task_dir(benchmark).glob(f"output-rs{seed}_chunk_*.jsonl-async"))
+        return [self.output_async(benchmark, seed), *chunks]
+
+    def output_done(self, benchmark: str, seed: int, chunk: int | None = None) -> Path:
+        """Marker beside a finished seed, or a job's finished chunk of it."""
+        return self.task_dir(benchmark) / f"{_stem(seed, chunk)}.jsonl.done"
+
+    def merge_lock(self, benchmark: str) -> Path:
+        """Held while jobs that share a benchmark begin or put together its chunks."""
+        return self.task_dir(benchmark) / ".chunks.lock"
 
     def metrics(self, benchmark: str) -> Path:
         """NeMo-Skills' metrics plus ours."""
@@ -102,6 +111,10 @@ class RunPaths:
     def submitit_dir(self, group: int) -> Path:
         """submitit's own pickles and logs."""
         return self.run_dir / ".submitit" / f"group{group}"
+
+
+def _stem(seed: int, chunk: int | None) -> str:
+    return f"output-rs{seed}" if chunk is None else f"output-rs{seed}_chunk_{chunk}"
 
 
 def write_text_atomic(path: Path, text: str, mode: int = 0o644) -> None:

@@ -6,13 +6,14 @@ Touches no disk and no network beyond the registry of benchmarks; what it needs 
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.checks import parse_benchmarks, parse_time
 from trimode.pipeline.config import PROJECT_DIR, Config, Container, Device, Executor, JobsPer, ModeConfig
 from trimode.pipeline.identity import eval_dir_name, run_identity
-from trimode.pipeline.spec import ClientSpec, DecodeSpec, JobSpec, ModelSpec, ResourceSpec, TaskSpec
+from trimode.pipeline.spec import Chunk, ClientSpec, DecodeSpec, JobSpec, ModelSpec, ResourceSpec, TaskSpec
 from trimode.pipeline.survey import Survey, absolute
 from trimode.workers.protocol import ConfigError, Mode
 
@@ -26,19 +27,27 @@ def plan(config: Config, survey: Survey) -> tuple[JobSpec, ...]:
         job = mode_job(config, survey, name, tasks)
         if (twin := entries.setdefault(job.run_dir, name)) != name:
             raise ConfigError(f"modes of a sweep differ in what they answer: {twin} and {name} are the same run")
-        jobs += _split(job, config.jobs_per)
+        jobs += _split(job, config.jobs_per, config.num_chunks)
     return tuple(jobs)
 
 
-def _split(job: JobSpec, jobs_per: JobsPer) -> list[JobSpec]:
-    """The job whole, or one job per benchmark; the index is the benchmark's place in the list."""
-    if jobs_per is JobsPer.mode:
-        return [job]
-    fields = {name: getattr(job, name) for name in JobSpec.__dataclass_fields__}
-    return [
-        JobSpec(**fields | {"index": index, "name": f"{job.name}-{task.benchmark}", "tasks": (task,)})
-        for index, task in enumerate(job.tasks)
-    ]
+def _split(job: JobSpec, jobs_per: JobsPer, num_chunks: int) -> list[JobSpec]:
+    """The job whole, or one job per benchmark, or one per chunk of either; the index is the place in this list."""
+    parts = [job]
+    if jobs_per is JobsPer.benchmark:
+        parts = [replace(job, name=f"{job.name}-{task.benchmark}", tasks=(task,)) for task in job.tasks]
+    if num_chunks > 1:
+        chunks = [Chunk(index, num_chunks) for index in range(num_chunks)]
+        parts = [
+            replace(
+                part,
+                name=f"{part.name}-chunk{chunk.index}",
+                tasks=tuple(replace(task, chunk=chunk) for task in part.tasks),
+            )
+            for part in parts
+            for chunk in chunks
+        ]
+    return [replace(part, index=index) for index, part in enumerate(parts)]
 
 
 def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, ...]) -> JobSpec:

@@ -20,7 +20,7 @@ from trimode.pipeline.resume import LEDGER, POSITION
 from trimode.pipeline.verdicts import is_scored
 from trimode.workers.protocol import ConfigError, Mode
 
-_OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?\.jsonl(?P<unfinished>-async)?")
+_OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?(?:\.jsonl|(?:_chunk_\d+)?\.jsonl-async)")
 _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")
 """Row fields nothing here reads; they would double the memory of a large sweep."""
 

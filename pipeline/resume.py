@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from trimode.pipeline.paths import RunPaths
@@ -40,28 +41,36 @@ def read_output(paths: RunPaths, benchmark: str, seed: int) -> list[Row]:
 
 
 def read_async(paths: RunPaths, benchmark: str, seed: int) -> dict[int, Row]:
-    """Rows of an unfinished seed by position, `_nfe` kept; the last row of a position wins."""
+    """Rows of an unfinished seed by position, `_nfe` kept, those of chunks included.
+
+    The last row of a position wins, but a row without an answer for want of infrastructure never over one with.
+    """
     rows: dict[int, Row] = {}
-    for line in whole_lines(paths.output_async(benchmark, seed)):
-        row: Row = json.loads(line)
-        position = row.pop(POSITION)
-        assert isinstance(position, int)
-        rows[position] = row
+    for path in paths.outputs_async(benchmark, seed):
+        for line in whole_lines(path):
+            row: Row = json.loads(line)
+            position = row.pop(POSITION)
+            assert isinstance(position, int)
+            if position not in rows or row.get(ERROR_KIND) != INFRASTRUCTURE:
+                rows[position] = row
     return rows
 
 
 def read_rows(paths: RunPaths, benchmark: str, seed: int) -> dict[int, Row]:
     """Every scored row of a seed by position, from both files; the -async file holds the newer ones."""
-    return dict(enumerate(read_output(paths, benchmark, seed))) | read_async(paths, benchmark, seed)
+    # In this order: what another job has just put into the finished file leaves the -async files only after that.
+    newer = read_async(paths, benchmark, seed)
+    return dict(enumerate(read_output(paths, benchmark, seed))) | newer
 
 
 def finished_positions(paths: RunPaths, benchmark: str, seed: int) -> set[int]:
     """Positions of a seed that need not be asked again."""
     retry = f'"{ERROR_KIND}": "{INFRASTRUCTURE}"'
+    newer = read_async(paths, benchmark, seed)
     finished = {
         index for index, line in enumerate(whole_lines(paths.output(benchmark, seed))) if retry not in line
     }  # the marker can stand in an answer only with its quotes escaped
-    for position, row in read_async(paths, benchmark, seed).items():
+    for position, row in newer.items():
         if row.get(ERROR_KIND) == INFRASTRUCTURE:
             finished.discard(position)
         else:
@@ -86,11 +95,18 @@ def remaining(spec: JobSpec) -> dict[tuple[str, int], int]:
         rows = num_rows(paths, task)
         for seed in task.seeds:
             finished = finished_positions(paths, task.benchmark, seed)
-            left[task.benchmark, seed] = sum(position not in finished for position in range(rows))
+            left[task.benchmark, seed] = sum(position not in finished for position in task.positions(rows))
     return left
 
 
 def is_finished(spec: JobSpec) -> bool:
     """True when the job completed and asks for nothing more: no sample is left and every benchmark has its metrics."""
     paths = RunPaths(Path(spec.run_dir))
-    return not any(remaining(spec).values()) and all(paths.metrics(task.benchmark).exists() for task in spec.tasks)
+    if any(remaining(spec).values()):
+        return False
+    whole = replace(spec, tasks=tuple(replace(task, chunk=None) for task in spec.tasks))
+    others = remaining(whole)  # samples of jobs that share these benchmarks: whoever ends last writes the metrics
+    return all(
+        paths.metrics(task.benchmark).exists() or any(others[task.benchmark, seed] for seed in task.seeds)
+        for task in spec.tasks
+    )

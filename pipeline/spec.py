@@ -44,6 +44,20 @@ class DecodeSpec:
     eos_early_stop: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One of `count` contiguous parts of a benchmark's rows, so that several jobs can share it."""
+
+    index: int
+    count: int
+
+    def positions(self, num_rows: int) -> range:
+        """Its share of `num_rows` rows; what is left over goes to the first chunks, as in NeMo-Skills."""
+        size, more = divmod(num_rows, self.count)
+        first = self.index * size + min(self.index, more)
+        return range(first, first + size + (self.index < more))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
     """One benchmark inside a job."""
@@ -57,12 +71,18 @@ class TaskSpec:
     """Rows of the full split."""
     limit: int | None
     """First rows only; None = all."""
+    chunk: Chunk | None = None
+    """The job's share of these rows; None = all of them."""
+
+    def positions(self, num_rows: int) -> range:
+        """Which of the first `num_rows` rows this job answers."""
+        return range(num_rows) if self.chunk is None else self.chunk.positions(num_rows)
 
     @property
     def num_requests(self) -> int:
         """Requests this task sends when nothing is done yet."""
         rows = self.num_samples if self.limit is None else min(self.limit, self.num_samples)
-        return rows * self.repeats
+        return len(self.positions(rows)) * self.repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,15 +8,17 @@ Knows nothing of HTTP, scoring or which rows are asked.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trimode.pipeline.nfe import NfeRecord, read_nfe_log
 from trimode.pipeline.paths import RunPaths, write_text_atomic
-from trimode.pipeline.resume import LEDGER, POSITION, Row, read_async, read_rows, whole_lines
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.resume import LEDGER, POSITION, Row, num_rows, read_async, read_rows, whole_lines
+from trimode.pipeline.spec import Chunk, JobSpec
 
 Arrange = Callable[[list[Row]], list[Row]]
 
@@ -105,9 +107,13 @@ class Ledger:
         for task in self._spec.tasks:
             for seed in task.seeds:
                 rows = read_rows(self._paths, task.benchmark, seed)
+                shared = rows.keys() - set(task.positions(num_rows(self._paths, task))) if task.chunk else set()
                 for position in sorted(rows):
                     key = (task.benchmark, seed, position)
-                    record = _record_of(rows[position]) or own.get(key)
+                    if position in shared:  # another job's to log, unless this log has its line from an earlier run
+                        record = None if key in others else own.get(key)
+                    else:
+                        record = _record_of(rows[position]) or own.get(key)
                     if record is not None and others.get(key) != record:
                         wanted.append(record)
         if sorted(wanted, key=_line_order) != sorted(own_log, key=_line_order):
@@ -119,28 +125,64 @@ class Ledger:
 
 
 class SeedStore:
-    """The rows of one benchmark and seed while they arrive, and their finished file at the end."""
+    """The rows of one benchmark and seed while they arrive, and their finished file at the end.
 
-    def __init__(self, paths: RunPaths, benchmark: str, seed: int) -> None:
+    Jobs that share a benchmark have a store each with a `chunk`: their rows arrive in files of their own, and the last
+    to finish puts all together.
+    """
+
+    def __init__(self, paths: RunPaths, benchmark: str, seed: int, chunk: Chunk | None = None) -> None:
         self._paths = paths
         self._benchmark = benchmark
         self._seed = seed
+        self._chunk = chunk
         self._file: AppendFile | None = None
 
     def append(self, position: int, row: Row, record: NfeRecord) -> None:
         """Adds a scored row in order of arrival; the ledger line must follow."""
         if self._file is None:
-            self._paths.output_done(self._benchmark, self._seed).unlink(missing_ok=True)
-            self._file = AppendFile(self._paths.output_async(self._benchmark, self._seed))
+            chunk = None if self._chunk is None else self._chunk.index
+            with self._alone():
+                for which in {None, chunk}:
+                    self._paths.output_done(self._benchmark, self._seed, which).unlink(missing_ok=True)
+                self._file = AppendFile(self._paths.output_async(self._benchmark, self._seed, chunk))
         self._file.append(_async_line(position, row | {LEDGER: record.to_json()}))
 
-    def finish(self, rows_asked: int, arrange: Arrange) -> None:
-        """Writes the ordered rows, touches `.done` and removes the -async file.
+    def finish(self, rows_asked: int, arrange: Arrange) -> bool:
+        """Writes the ordered rows, touches `.done` and removes the -async file; True once that is so.
 
-        Every position below `rows_asked` must be there. Rows of a larger earlier limit stay: in the finished file when
-        it already held them, else in the -async file.
+        Every position below `rows_asked` must be there; with a chunk those of the other chunks may be missing: then
+        only the chunk's own `.done` is touched. Rows of a larger earlier limit stay: in the finished file when it
+        already held them, else in the -async file.
         """
         self.close()
+        with self._alone():
+            if self._chunk is not None and not self._is_last(self._chunk, rows_asked):
+                return False
+            self._merge(rows_asked, arrange)
+        return True
+
+    def _is_last(self, chunk: Chunk, rows_asked: int) -> bool:
+        """Touches the chunk's `.done`; whether every other chunk has its own and no row is missing."""
+        markers = [self._paths.output_done(self._benchmark, self._seed, index) for index in range(chunk.count)]
+        markers[chunk.index].parent.mkdir(parents=True, exist_ok=True)
+        markers[chunk.index].touch()
+        rows = read_rows(self._paths, self._benchmark, self._seed)
+        return all(marker.exists() for marker in markers) and all(position in rows for position in range(rows_asked))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps other jobs that share the benchmark from beginning or merging meanwhile."""
+        if self._chunk is None:
+            yield
+            return
+        path = self._paths.merge_lock(self._benchmark)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _merge(self, rows_asked: int, arrange: Arrange) -> None:
         output = self._paths.output(self._benchmark, self._seed)
         newer = read_async(self._paths, self._benchmark, self._seed)
         count = max(rows_asked, sum(1 for _ in whole_lines(output)))
@@ -158,11 +200,13 @@ class SeedStore:
             file.close()
 
     def _leave_async(self, rows: dict[int, Row]) -> None:
-        path = self._paths.output_async(self._benchmark, self._seed)
+        path, *chunks = self._paths.outputs_async(self._benchmark, self._seed)
         if rows:
             write_text_atomic(path, "".join(_async_line(position, rows[position]) for position in sorted(rows)))
         else:
             path.unlink(missing_ok=True)
+        for chunk in chunks:
+            chunk.unlink(missing_ok=True)
 
 
 def _record_of(row: Row) -> NfeRecord | None:

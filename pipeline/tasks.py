@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,15 +16,15 @@ from pathlib import Path
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.client import Answer, Ask
 from trimode.pipeline.data import load_rows
-from trimode.pipeline.metrics import compute_metrics
-from trimode.pipeline.nfe import NfeRecord, read_run_ledger, summarize
-from trimode.pipeline.paths import RunPaths, write_json_atomic
+from trimode.pipeline.nfe import NfeRecord
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.progress import Progress
 from trimode.pipeline.prompts import user_message
-from trimode.pipeline.resume import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions, read_output
+from trimode.pipeline.resume import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions
 from trimode.pipeline.scoring import ScoringPool, finish_rows, is_correct
 from trimode.pipeline.spec import JobSpec, TaskSpec
 from trimode.pipeline.store import Ledger, SeedStore
+from trimode.pipeline.task_metrics import is_whole, write_metrics
 from trimode.workers.protocol import ConfigError, WorkerError
 
 MAX_FAILURES_IN_A_ROW = 32
@@ -54,9 +53,12 @@ class LoadedTask:
     @property
     def num_left(self) -> int:
         """Samples still to ask, over all seeds."""
-        return sum(
-            position not in self.finished[seed] for seed in self.task.seeds for position in range(self.rows_asked)
-        )
+        return sum(position not in self.finished[seed] for seed in self.task.seeds for position in self.positions)
+
+    @property
+    def positions(self) -> range:
+        """The rows this job answers."""
+        return self.task.positions(self.rows_asked)
 
 
 def load_tasks(spec: JobSpec, paths: RunPaths) -> list[LoadedTask]:
@@ -95,16 +97,16 @@ class _TaskRun:
         self.loaded = loaded
         self._spec = spec
         self._paths = paths
-        self.stores = {seed: SeedStore(paths, loaded.task.benchmark, seed) for seed in loaded.task.seeds}
+        task = loaded.task
+        self.stores = {seed: SeedStore(paths, task.benchmark, seed, task.chunk) for seed in task.seeds}
         self.left = {
-            seed: sum(position not in loaded.finished[seed] for position in range(loaded.rows_asked))
-            for seed in loaded.task.seeds
+            seed: sum(position not in loaded.finished[seed] for position in loaded.positions) for seed in task.seeds
         }
         self._pool: ScoringPool | None = None
 
     def questions(self) -> Iterator[_Question]:
         for seed in self.loaded.task.seeds:
-            for position in range(self.loaded.rows_asked):
+            for position in self.loaded.positions:
                 if position not in self.loaded.finished[seed]:
                     yield _Question(self, seed, position)
 
@@ -125,7 +127,9 @@ class _TaskRun:
         if self._pool is not None:
             self._pool.__exit__(None, None, None)
             self._pool = None
-        write_metrics(self._paths, self.loaded.task, self.loaded.rows_asked)
+        task = self.loaded.task
+        if task.chunk is None or is_whole(self._paths, task, self.loaded.rows_asked):
+            write_metrics(self._paths, task, self.loaded.rows_asked)
 
     def abandon(self) -> None:
         """Lets go of files and scorers without waiting for rows that are still being scored: nobody will read them."""
@@ -170,7 +174,7 @@ class _Stream:
     async def run(self, runs: list[_TaskRun]) -> None:
         questions = (question for run in runs for question in run.questions())
         num_left = sum(sum(run.left.values()) for run in runs)
-        num_samples = sum(run.loaded.rows_asked * len(run.left) for run in runs)
+        num_samples = sum(len(run.loaded.positions) * len(run.left) for run in runs)
         self._max_failures = min(MAX_FAILURES_IN_A_ROW, num_samples)
         async with asyncio.TaskGroup() as group:
             for run in runs:
@@ -253,33 +257,6 @@ def nfe_record(spec: JobSpec, question: _Question, answer: Answer) -> NfeRecord:
         lora=spec.decode.lora,
         **{name: getattr(answer, name) for name in SHARED_FIELDS},
     )
-
-
-def write_metrics(paths: RunPaths, task: TaskSpec, rows_asked: int) -> None:
-    """Writes a benchmark's metrics.json from its finished seeds; with unequal seeds, over the rows all of them have.
-
-    Raises WorkerError when the file would not cover what was asked.
-    """
-    seeds = [read_output(paths, task.benchmark, seed) for seed in task.seeds]
-    count = min(len(rows) for rows in seeds)
-    if count < rows_asked:
-        raise WorkerError(f"{task.benchmark}: {count} finished rows, {rows_asked} asked")
-    metrics: dict[str, object] = dict(compute_metrics(load_benchmark(task.benchmark), [rows[:count] for rows in seeds]))
-    ledger = read_run_ledger(paths.run_dir)
-    records = [ledger.get((task.benchmark, seed, position)) for seed in task.seeds for position in range(count)]
-    metrics |= summarize(record for record in records if record is not None)
-    write_json_atomic(paths.metrics(task.benchmark), metrics)
-
-
-def check_metrics(paths: RunPaths, loaded: LoadedTask) -> None:
-    """Raises WorkerError unless metrics.json is there and each of its entries counts at least the samples asked."""
-    path = paths.metrics(loaded.task.benchmark)
-    if not path.exists():
-        raise WorkerError(f"{path} was not written")
-    entries = json.loads(path.read_text(encoding="utf-8")).get(loaded.task.benchmark, {})
-    counts = [values.get("num_entries") for values in entries.values()]
-    if not counts or any(count < loaded.rows_asked for count in counts):
-        raise WorkerError(f"{path} counts {counts} entries; asked: {loaded.rows_asked}")
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

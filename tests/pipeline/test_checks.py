@@ -13,6 +13,7 @@ from trimode.workers.protocol import ConfigError
     [
         ("modes.ar.block_length=2", "block_length of ar: got 2; valid: 1"),
         ("modes.dlm.block_length=0", "modes.dlm.block_length: got 0; valid: a whole number from 1"),
+        ("num_chunks=0", "num_chunks: got 0; valid: a whole number from 1"),
         ("modes.ar.threshold=0.5", "threshold of ar: got 0.5; valid: null"),
         ("modes.dlm.threshold=1.5", "threshold of dlm: got 1.5; valid: from 0 up to 1"),
         ("modes.dlm.threshold=-0.5", "threshold of dlm: got -0.5"),

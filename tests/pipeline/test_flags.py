@@ -46,6 +46,7 @@ VALUES: tuple[tuple[str, str, str, object], ...] = (
     ("--image", "i.sqsh", "cluster.container_image", "i.sqsh"),
     ("--out-dir", "it's here", "out_dir", "it's here"),
     ("--jobs-per", "benchmark", "jobs_per", "benchmark"),
+    ("--num-chunks", "4", "num_chunks", 4),
     ("--cluster", "bare", "cluster.name", "bare"),
     ("--block-length", "16", "modes.dlm.block_length", 16),
     ("--threshold", "0.7", "modes.dlm.threshold", 0.7),

@@ -53,6 +53,22 @@ def test_one_job_per_benchmark_on_request(tmp_path: Path) -> None:
     assert [job.tasks[0].num_requests for job in jobs] == [20, 10]
 
 
+def test_samples_shared_by_several_jobs(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, "mode=ar", "benchmarks='gsm8k:2,mbpp'", "num_chunks=3", "limit=10")
+    assert [(job.index, job.name) for job in jobs] == [(0, "ar-chunk0"), (1, "ar-chunk1"), (2, "ar-chunk2")]
+    assert len({job.run_dir for job in jobs}) == 1
+    assert [sum(task.num_requests for task in job.tasks) for job in jobs] == [12, 9, 9]
+    one = jobs_of(tmp_path, "mode=ar", "benchmarks='gsm8k:2,mbpp'", "limit=10")[0]
+    assert jobs[0].run_dir == one.run_dir
+    each = jobs_of(tmp_path, "mode=ar", "benchmarks='gsm8k,mbpp'", "num_chunks=2", "jobs_per=benchmark")
+    assert [(job.index, job.name) for job in each] == [
+        (0, "ar-gsm8k-chunk0"),
+        (1, "ar-gsm8k-chunk1"),
+        (2, "ar-mbpp-chunk0"),
+        (3, "ar-mbpp-chunk1"),
+    ]
+
+
 def test_twins_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="dlm and again are the same run"):
         jobs_of(tmp_path, "mode=dlm", "+mode@modes.again=dlm")

@@ -77,6 +77,6 @@ def test_jobs_outside_of_containers_need_the_worker_packages(monkeypatch: pytest
 
 def test_a_missing_nemo_skills_is_named_before_anything_starts(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMODE_NEMO_SKILLS_PYTHON", str(ready / "no_python"))
-    with pytest.raises(ConfigError, match="client nemo_skills needs NeMo-Skills 0.7: .*no_python has none"):
+    with pytest.raises(ConfigError, match=r"client nemo_skills needs NeMo-Skills 0\.7: .*no_python has none"):
         look(ready, *READY, "cluster=bare", "client=nemo_skills")
     look(ready, *READY, "client=nemo_skills")  # inside an image: the job sees to it

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled
+from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.state import DecodeContext, DecodeState
 from trimode.workers.protocol import MODE_DEFAULTS, DecodeParams, Mode
 
@@ -20,10 +21,7 @@ class DlmState(DecodeState):
 
     def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
         super().__init__(prompt_ids, params, context)
-        self._block: list[int] = []
-        self._block_logprobs: list[float] = []
-        self._masked: list[int] = []
-        """Block positions still masked, ascending."""
+        self._block = MaskedBlock(0, 0.0, 1, context.mask_token_id)
         self._quota: list[int] = []
         """Positions to commit per pass without a threshold."""
         self._commits: list[int] = []
@@ -41,30 +39,26 @@ class DlmState(DecodeState):
         return self._trace
 
     def _begin(self, token: int, logprob: float) -> None:
-        length, mask = self.params.block_length, self.context.mask_token_id
-        self._block = [token] + [mask] * (length - 1)
-        self._block_logprobs = [logprob] + [0.0] * (length - 1)
-        self._masked = list(range(1, length))
+        length = self.params.block_length
+        self._block = MaskedBlock(token, logprob, length, self.context.mask_token_id)
         self._force_end_of_thinking()
-        each, more = divmod(len(self._masked), length)
+        each, more = divmod(len(self._block.masked), length)
         self._quota = [each + (step < more) for step in range(length)]
         self._commits = []
-        self._denoising = bool(self._masked)
+        self._denoising = bool(self._block.masked)
 
     def _force_end_of_thinking(self) -> None:
         budget, done = self.params.max_thinking_tokens, len(self.output)
         if budget is None or done + self.params.block_length <= budget or not self._thinking_over():
             return
         assert self.params.end_think_token_id is not None
-        offset = max(0, budget - done)
-        self._block[offset] = self.params.end_think_token_id
-        self._masked = [position for position in self._masked if position != offset]
+        self._block.force(max(0, budget - done), self.params.end_think_token_id)
 
     def _next_chunk(self) -> Chunk:
         if not self._denoising:
             return Chunk(
                 kind="cache",
-                token_ids=list(self._block),
+                token_ids=list(self._block.tokens),
                 position=self.cached,
                 causal=True,
                 keep_kv=True,
@@ -77,11 +71,11 @@ class DlmState(DecodeState):
         step = len(self._commits)
         return Chunk(
             kind="denoise",
-            token_ids=list(self._block),
+            token_ids=list(self._block.tokens),
             position=self.cached,
             causal=False,
             keep_kv=False,
-            rows=tuple(self._masked),
+            rows=tuple(self._block.masked),
             purpose=f"denoise{step}",
             selection=Commit(math.inf, self._quota[step]) if threshold is None else Commit(threshold, 1),
             history=self._history(),
@@ -89,29 +83,19 @@ class DlmState(DecodeState):
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
         if chunk.kind == "denoise":
-            self._commit(sampled)
+            self._commits.append(self._block.commit(sampled))
+            is_last = len(self._commits) == len(self._block)
+            self._denoising = bool(self._block.masked) and not is_last and not self._ended_before_mask()
             return
         self.cached += len(self._block)
         self._trace.append(self._commits)
-        self._emit(self._block, self._block_logprobs)
+        self._emit(self._block.tokens, self._block.logprobs)
         if self.finish_reason is None:
             self._begin(sampled.tokens[0], sampled.logprobs[0])
-
-    def _commit(self, sampled: Sampled) -> None:
-        still = []
-        for row, position in enumerate(self._masked):
-            if sampled.committed[row]:
-                self._block[position] = sampled.tokens[row]
-                self._block_logprobs[position] = sampled.logprobs[row]
-            else:
-                still.append(position)
-        self._commits.append(len(self._masked) - len(still))
-        self._masked = still
-        self._denoising = bool(still) and len(self._commits) < len(self._block) and not self._ended_before_mask()
 
     def _ended_before_mask(self) -> bool:
         """An end token stands in the block with no mask before it: what follows it is cut anyway."""
         if self.params.ignore_eos:
             return False
         ends = self.context.eos_token_ids
-        return any(token in ends for token in self._block[: self._masked[0]])
+        return any(token in ends for token in self._block.tokens[: self._block.masked[0]])

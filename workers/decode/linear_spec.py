@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
+from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.state import DecodeContext, DecodeState
 from trimode.workers.protocol import MODE_DEFAULTS, DecodeParams, Mode
 
@@ -20,8 +21,7 @@ class LinearSpecState(DecodeState):
 
     def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
         super().__init__(prompt_ids, params, context)
-        self._block: list[int] = []
-        self._masked: list[int] = []
+        self._block = MaskedBlock(0, 0.0, 1, context.mask_token_id)
         self._proposals: list[object] = []
         self._passes = 0
         self._drafting = True
@@ -54,38 +54,36 @@ class LinearSpecState(DecodeState):
         self._draft_after(token)
 
     def _draft_after(self, seed: int) -> None:
-        length = self.params.block_length
-        self._block = [seed] + [self.context.mask_token_id] * (length - 1)
-        self._masked = list(range(1, length))
+        self._block = MaskedBlock(seed, 0.0, self.params.block_length, self.context.mask_token_id)
         self._proposals = []
         self._passes = 0
         # The reference runs its one draft pass also for a block without masks.
-        self._drafting = bool(self._masked) or not self.params.threshold
+        self._drafting = bool(self._block.masked) or not self.params.threshold
 
     def _next_chunk(self) -> Chunk:
         if not self._drafting:
             return Chunk(
                 kind="verify",
-                token_ids=list(self._block),
+                token_ids=list(self._block.tokens),
                 position=self.cached,
                 causal=True,
                 keep_kv=True,
                 rows=range(len(self._block)),
                 purpose="verify",
-                selection=Verify(list(self._block), self._proposals if self._by_rejection else None),
+                selection=Verify(list(self._block.tokens), self._proposals if self._by_rejection else None),
                 sample_offset=1,
                 history=self._history(),
             )
         return Chunk(
             kind="draft",
-            token_ids=list(self._block),
+            token_ids=list(self._block.tokens),
             position=self.cached,
             causal=False,
             keep_kv=False,
-            rows=tuple(self._masked),
+            rows=tuple(self._block.masked),
             purpose=f"draft{self._passes}",
             lora=self.params.lora,
-            selection=Commit(self.params.threshold or 0.0, 1) if self._masked else None,
+            selection=Commit(self.params.threshold or 0.0, 1) if self._block.masked else None,
             confidence=Confidence.TEMPERED,
             keep_distribution=self._by_rejection,
             history=self._history(),
@@ -93,21 +91,12 @@ class LinearSpecState(DecodeState):
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
         if chunk.kind == "draft":
-            self._commit(sampled)
+            self._block.commit(sampled)
+            self._proposals = sampled.distributions
+            self._passes += 1
+            self._drafting = bool(self._block.masked)
         else:
             self._accept(sampled)
-
-    def _commit(self, sampled: Sampled) -> None:
-        still = []
-        for row, position in enumerate(self._masked):
-            if sampled.committed[row]:
-                self._block[position] = sampled.tokens[row]
-            else:
-                still.append(position)
-        self._masked = still
-        self._proposals = sampled.distributions
-        self._passes += 1
-        self._drafting = bool(still)
 
     def _accept(self, sampled: Sampled) -> None:
         accepted = sampled.accepted
