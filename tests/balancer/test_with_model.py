@@ -2,39 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from trimode.tests.balancer.balancer_process import ROOT, start_balancer
+import pytest
+from trimode.tests.balancer.balancer_process import ROOT, RunningBalancer, start_balancer, wait_for
 from trimode.workers.protocol import Mode
 
 MODEL = ROOT / "assets" / "demo_model"
 
 
-def test_replies_of_three_modes_at_once_add_up_to_the_engines_counters(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBalancer]:
+    """Two workers with four slots each, one more request each on its way."""
     flags = ("--model", str(MODEL), "--lora", str(MODEL / "linear_spec_lora"), "--dtype", "float32")
-    balancer = start_balancer(tmp_path, *flags, "--worker-class", "trimode.workers.worker:Worker")
+    balancer = start_balancer(
+        tmp_path_factory.mktemp("serving"), *flags, "--worker-class", "trimode.workers.worker:Worker"
+    )
+    yield balancer
+    balancer.terminate()
 
-    def ask(mode: Mode) -> dict[str, Any]:
-        lora = mode is Mode.LINEAR_SPEC
-        reply = balancer.ask("What is 2 + 3?", model=None, mode=mode.value, max_tokens=12, lora=lora, block_length=4)
-        assert reply.status_code == 200, reply.text
-        usage: dict[str, Any] = reply.json()["usage"]
-        return usage
 
-    try:
-        with ThreadPoolExecutor(6) as threads:
-            usages = list(threads.map(ask, [Mode.AR, Mode.DLM, Mode.LINEAR_SPEC] * 2))
-        stats = balancer.stats()
-        engines = [worker["engine"] for worker in stats["workers"]]
-        refused = balancer.ask("hello", model=None, top_p=7)
-    finally:
-        balancer.terminate()
-    assert stats["told"]["nfe"] == sum(usage["nfe"] for usage in usages) == sum(engine["nfe"] for engine in engines)
-    for kind, count in stats["told"]["forwards"].items():
-        assert count == sum(engine["rows"][kind] for engine in engines)
-    assert stats["told"]["completion_tokens"] == sum(engine["tokens_generated"] for engine in engines)
-    assert [engine["requests_finished"] for engine in engines] == [3, 3]
+def ask(balancer: RunningBalancer, mode: Mode, **fields: Any) -> dict[str, Any]:
+    fields = {"max_tokens": 12, "block_length": 4, "lora": mode is Mode.LINEAR_SPEC, **fields}
+    reply = balancer.ask("What is 2 + 3?", model=None, mode=mode.value, **fields)
+    assert reply.status_code == 200, reply.text
+    usage: dict[str, Any] = reply.json()["usage"]
+    return usage
+
+
+def engines(stats: dict[str, Any]) -> list[dict[str, Any]]:
+    return [worker["engine"] for worker in stats["workers"]]
+
+
+def total(figures: list[dict[str, Any]], name: str) -> Any:
+    return sum(figure[name] for figure in figures)
+
+
+def test_replies_of_three_modes_at_once_add_up_to_the_engines_counters(serving: RunningBalancer) -> None:
+    idle = serving.stats()
+    with ThreadPoolExecutor(6) as threads:
+        usages = list(threads.map(lambda mode: ask(serving, mode), [Mode.AR, Mode.DLM, Mode.LINEAR_SPEC] * 2))
+    stats = serving.stats()
+    told, figures = stats["told"], engines(stats)
+    assert told["nfe"] == total(figures, "nfe") == idle["told"]["nfe"] + total(usages, "nfe")
+    for kind, count in told["forwards"].items():
+        assert count == sum(engine["rows"][kind] for engine in figures)
+    assert told["completion_tokens"] == total(figures, "tokens_generated")
+    finished = [engine["requests_finished"] for engine in figures]
+    assert [after - engine["requests_finished"] for after, engine in zip(finished, engines(idle), strict=True)] == [
+        3,
+        3,
+    ]
+
+
+def test_figures_under_load_are_true(serving: RunningBalancer) -> None:
+    idle = serving.stats()
+    slots = [(4, 1), (4, 1)]
+    with ThreadPoolExecutor(11) as threads:
+        long = [threads.submit(ask, serving, Mode.AR, max_tokens=300, ignore_eos=True) for _ in range(11)]
+
+        def loaded() -> bool:
+            now = serving.stats()
+            return (
+                now["balancer"]["running"] == 10
+                and now["balancer"]["waiting"] == 1
+                and [(engine["running"], engine["waiting"]) for engine in engines(now)] == slots
+                and all(engine["pages_free"] <= engine["pages_total"] - 4 * (300 // 16) for engine in engines(now))
+            )
+
+        wait_for(loaded)
+        usages = [future.result() for future in long]
+    spec = [ask(serving, Mode.LINEAR_SPEC) for _ in range(2)]
+    stats = serving.stats()
+    for engine, before in zip(engines(stats), engines(idle), strict=True):
+        assert (engine["running"], engine["waiting"], engine["pages_free"]) == (0, 0, engine["pages_total"])
+        busy_s = engine["model_s"] + engine["host_s"]
+        assert engine["tpf"] == pytest.approx(engine["tokens_generated"] / engine["nfe"])
+        if engine["cycles"]:
+            assert engine["acceptance_length"] == pytest.approx(engine["accepted"] / engine["cycles"])
+        assert engine["tokens_per_second"] == pytest.approx(engine["tokens_generated"] / busy_s)
+        assert engine["forwards_per_second"] == pytest.approx(engine["steps"] / busy_s)
+        assert 0 < engine["host_gap"] == pytest.approx(engine["host_s"] / busy_s)
+        assert engine["steps"] - before["steps"] < engine["rows"]["decode"] - before["rows"]["decode"]  # together
+    made = [
+        sum(engine[name] for engine in engines(stats)) - sum(engine[name] for engine in engines(idle))
+        for name in ("tokens_generated", "nfe", "accepted", "cycles")
+    ]
+    lengths = [length for usage in spec for length in usage["acceptance_lengths"]]
+    told = [total(usages + spec, "completion_tokens"), total(usages + spec, "nfe")]
+    assert made == [*told, sum(lengths), len(lengths)]
+
+
+def test_a_refusal_names_its_field(serving: RunningBalancer) -> None:
+    refused = serving.ask("hello", model=None, top_p=7)
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "top_p"
