@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from collections.abc import Mapping
 
 import pytest
@@ -35,12 +37,34 @@ def answer(runtime: Runtime, **fields: object) -> Sequence:
     return sequence
 
 
-def test_sum_of_requests_is_the_engine_s_count(micro: Runtime) -> None:
-    before = dict(micro.engine.counters.rows)
-    sequences = [micro.submit(case.name, case.fields) for case in SHORT[:9]]
-    finish(micro)
-    rows = {kind: micro.engine.counters.rows[kind] - before[kind] for kind in FORWARD_KINDS}
-    assert rows == {kind: sum(s.state.forwards[kind] for s in sequences) for kind in FORWARD_KINDS}
+@pytest.mark.parametrize("seed", range(3))
+def test_sum_of_requests_is_the_engine_s_count(micro: Runtime, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Under random load: prompts in slices, requests that arrive late, leave early or fail."""
+    monkeypatch.setattr("trimode.workers.engine.PREFILL_SLICE", 7)
+    monkeypatch.setitem(MODES, "broken", BrokenState)
+    chance = random.Random(seed)
+    before = copy.deepcopy(micro.engine.counters)
+    sequences: list[Sequence] = []
+    while len(sequences) < 12 or micro.engine.busy:
+        if len(sequences) < 12 and chance.random() < 0.5:
+            prompt = [chance.randrange(3, 72) for _ in range(chance.randrange(1, 40))]
+            mode = chance.choice(["ar", "dlm", "linear_spec", "broken"])
+            fields = {"prompt_ids": prompt, "mode": mode, "block_length": 4, "max_new_tokens": chance.randrange(1, 30)}
+            sequences.append(micro.submit(str(len(sequences)), fields | {"ignore_eos": chance.random() < 0.8}))
+        if sequences and chance.random() < 0.1:
+            micro.engine.cancel(chance.choice(sequences))
+        micro.engine.step()
+    after = micro.engine.counters
+    for kind in FORWARD_KINDS:
+        assert after.rows[kind] - before.rows[kind] == sum(s.state.forwards[kind] for s in sequences), kind
+    whole = [micro.generation(s) for s in sequences if s.error is None]
+    assert after.requests_finished - before.requests_finished == len(whole)
+    assert after.requests_failed - before.requests_failed == len(sequences) - len(whole)
+    assert after.tokens_generated - before.tokens_generated == sum(len(g.token_ids) for g in whole)
+    assert after.nfe - before.nfe == sum(g.nfe for g in whole)
+    assert after.accepted - before.accepted == sum(sum(g.acceptance_lengths) for g in whole)
+    assert after.cycles - before.cycles == sum(g.forwards["verify"] for g in whole)
+    assert micro.engine.cache.allocator.num_free == micro.engine.cache.allocator.num_pages
 
 
 def test_a_short_request_leaves_before_its_long_neighbour(micro: Runtime) -> None:
@@ -87,6 +111,18 @@ def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime, monkeypatc
     del micro.engine.cache.allocator.match  # type: ignore[method-assign]
     assert sequence.state.forwards["prefill"] > 1
     assert (sequence.state.tokens(), micro.generation(sequence).nfe) == (case.tokens, case.nfe)
+
+
+def test_pages_are_shared_only_once_they_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["1-ar"]
+    runtime = Runtime(micro_settings())
+    monkeypatch.setattr("trimode.workers.engine.PREFILL_SLICE", 7)
+    first = runtime.submit("first", case.fields)
+    runtime.engine.step()
+    second = runtime.submit("second", case.fields)
+    finish(runtime)
+    assert second.num_shared_tokens == 0
+    assert first.state.tokens() == second.state.tokens() == case.tokens
 
 
 def test_nan_ends_its_own_request_only(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
