@@ -67,17 +67,19 @@ def dataset_override(benchmark: Benchmark, data_dir: Path | None, num_rows: int,
 
 def reopen_seed(paths: RunPaths, benchmark: str, seed: int, num_rows: int) -> None:
     """Turns a finished output with too few rows back into the -async form that NeMo-Skills goes on from."""
-    pending = paths.output_async(benchmark, seed)
+    pending, *chunks = paths.outputs_async(benchmark, seed)
     cut_torn_line(pending)
     output = paths.output(benchmark, seed)
     rows = read_output(paths, benchmark, seed)
-    if not output.exists() or len(rows) >= num_rows:
+    if not chunks and (not output.exists() or len(rows) >= num_rows):
         return
     merged = dict(enumerate(rows)) | read_async(paths, benchmark, seed)
     lines = [json.dumps(row | {POSITION: position}) + "\n" for position, row in sorted(merged.items())]
     write_text_atomic(pending, "".join(lines))
     paths.output_done(benchmark, seed).unlink(missing_ok=True)
-    output.unlink()
+    output.unlink(missing_ok=True)
+    for chunk in chunks:
+        chunk.unlink()
 
 
 def rows_done(paths: RunPaths, benchmark: str, seed: int) -> int:

@@ -85,7 +85,7 @@ class RunPaths:
 
     def outputs_async(self, benchmark: str, seed: int) -> list[Path]:
         """The -async files of a seed that may be there: the one without chunks, and those of chunks."""
-        chunks = sorted(self.task_dir(benchmark).glob(f"output-rs{seed}_chunk_*.jsonl-async"))
+        chunks = sorted(self.task_dir(benchmark).glob(f"output-rs{seed}_part_*.jsonl-async"))
         return [self.output_async(benchmark, seed), *chunks]
 
     def output_done(self, benchmark: str, seed: int, chunk: int | None = None) -> Path:
@@ -114,7 +114,8 @@ class RunPaths:
 
 
 def _stem(seed: int, chunk: int | None) -> str:
-    return f"output-rs{seed}" if chunk is None else f"output-rs{seed}_chunk_{chunk}"
+    """Not NeMo-Skills' `_chunk_N`: positions in its chunk files count within the chunk, ours within the split."""
+    return f"output-rs{seed}" if chunk is None else f"output-rs{seed}_part_{chunk}"
 
 
 def write_text_atomic(path: Path, text: str, mode: int = 0o644) -> None:

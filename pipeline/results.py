@@ -16,11 +16,11 @@ from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.metrics import Row
 from trimode.pipeline.nfe import ERROR, NfeRecord
 from trimode.pipeline.paths import RunPaths
-from trimode.pipeline.resume import LEDGER, POSITION
+from trimode.pipeline.resume import ERROR_KIND, INFRASTRUCTURE, LEDGER, POSITION
 from trimode.pipeline.verdicts import is_scored
 from trimode.workers.protocol import ConfigError, Mode
 
-_OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?(?:\.jsonl|(?:_chunk_\d+)?\.jsonl-async)")
+_OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?(?:\.jsonl|(?:_part_\d+)?\.jsonl-async)")
 _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")
 """Row fields nothing here reads; they would double the memory of a large sweep."""
 
@@ -149,9 +149,9 @@ def _is_run_folder(folder: Path) -> bool:
 
 
 def _state(folder: Path, tasks: dict[str, TaskResult]) -> str:
-    if any(folder.glob("FAILED_group*")):
-        return "failed"
-    return "completed" if tasks and all(task.finished for task in tasks.values()) else "unfinished"
+    if tasks and all(task.finished for task in tasks.values()):
+        return "completed"  # a FAILED marker may be that of an earlier split into jobs
+    return "failed" if any(folder.glob("FAILED_group*")) else "unfinished"
 
 
 def _read_object(path: Path, notes: list[str]) -> Row:
@@ -237,7 +237,9 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
             if not is_scored(task.benchmark, row):
                 unscored += 1
                 continue
-            # -async sorts behind the finished file and holds the newer rows
+            # -async sorts behind the finished file and holds the newer rows; a row with an answer stays
+            if key in task.rows and row.get(ERROR_KIND) == INFRASTRUCTURE:
+                continue
             task.rows[key] = row
             if isinstance(carried, dict):
                 task.records[key] = NfeRecord.from_json(carried)

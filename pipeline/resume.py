@@ -27,9 +27,11 @@ INFRASTRUCTURE = "infrastructure"
 
 def whole_lines(path: Path) -> Iterator[str]:
     """The lines of a file that end in a newline; a torn last line is left out, a missing file has none."""
-    if not path.exists():
+    try:
+        file = path.open(encoding="utf-8", errors="replace", newline="\n")
+    except FileNotFoundError:  # not there, or just merged by another job
         return
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+    with file:
         for line in file:
             if line.endswith("\n") and line.strip():
                 yield line
@@ -105,8 +107,18 @@ def is_finished(spec: JobSpec) -> bool:
     if any(remaining(spec).values()):
         return False
     whole = replace(spec, tasks=tuple(replace(task, chunk=None) for task in spec.tasks))
-    others = remaining(whole)  # samples of jobs that share these benchmarks: whoever ends last writes the metrics
+    others = remaining(whole)  # samples of jobs that share these benchmarks: whoever ends last puts all together
     return all(
-        paths.metrics(task.benchmark).exists() or any(others[task.benchmark, seed] for seed in task.seeds)
+        any(others[task.benchmark, seed] for seed in task.seeds)
+        or (paths.metrics(task.benchmark).exists() and is_merged(paths, task, num_rows(paths, task)))
         for task in spec.tasks
+    )
+
+
+def is_merged(paths: RunPaths, task: TaskSpec, rows_asked: int) -> bool:
+    """Whether every seed's finished file holds the newest of all rows asked, those of all chunks."""
+    return all(
+        not any(position < rows_asked for position in read_async(paths, task.benchmark, seed))
+        and sum(1 for _ in whole_lines(paths.output(task.benchmark, seed))) >= rows_asked
+        for seed in task.seeds
     )

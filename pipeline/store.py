@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.pipeline.nfe import NfeRecord, read_nfe_log
@@ -20,6 +21,7 @@ from trimode.pipeline.paths import RunPaths, write_text_atomic
 from trimode.pipeline.resume import LEDGER, POSITION, Row, num_rows, read_async, read_rows, whole_lines
 from trimode.pipeline.spec import Chunk, JobSpec
 
+NFE_LOGS = "nfe_group*/nfe_log.jsonl"
 Arrange = Callable[[list[Row]], list[Row]]
 
 
@@ -63,6 +65,14 @@ def cut_torn_line(path: Path) -> None:
             keep = start
         if keep != end:
             file.truncate(keep)
+
+
+@dataclass(frozen=True, slots=True)
+class _OtherLine:
+    """A line in the log of another job."""
+
+    group: int
+    record: NfeRecord
 
 
 class Ledger:
@@ -110,18 +120,38 @@ class Ledger:
                 shared = rows.keys() - set(task.positions(num_rows(self._paths, task))) if task.chunk else set()
                 for position in sorted(rows):
                     key = (task.benchmark, seed, position)
-                    if position in shared:  # another job's to log, unless this log has its line from an earlier run
-                        record = None if key in others else own.get(key)
+                    carried, other = _record_of(rows[position]), others.get(key)
+                    if position in shared:  # another job's to log, unless only this one can
+                        record = own.get(key) or (None if other else carried)
                     else:
-                        record = _record_of(rows[position]) or own.get(key)
-                    if record is not None and others.get(key) != record:
-                        wanted.append(record)
+                        record = carried or own.get(key)
+                    if record is None or (other and self._says_it(other, record, key in own, position in shared)):
+                        continue
+                    wanted.append(record)
         if sorted(wanted, key=_line_order) != sorted(own_log, key=_line_order):
             write_text_atomic(self.path, "".join(record.to_line() for record in wanted))
 
-    def _records_of_other_jobs(self) -> dict[tuple[str, int, int], NfeRecord]:
-        logs = self._paths.run_dir.glob("nfe_group*/nfe_log.jsonl")
-        return {record.key: record for log in logs if log != self.path for record in read_nfe_log(log)}
+    def _says_it(self, other: _OtherLine, record: NfeRecord, is_logged: bool, is_shared: bool) -> bool:
+        """Whether another job's line makes this one superfluous; of two that say the same the lower group keeps it."""
+        if other.record.error is None and (is_shared or record.error is not None):
+            return True
+        if is_shared and record.error is None:
+            return False
+        same = other.record == record or (is_shared and other.record.error is not None)
+        return same and (not is_logged or other.group < self._spec.index)
+
+    def _records_of_other_jobs(self) -> dict[tuple[str, int, int], _OtherLine]:
+        """The lines of the other logs; of two with one key an answer, else the lower group's."""
+        found: dict[tuple[str, int, int], _OtherLine] = {}
+        groups = [int(log.parent.name.removeprefix("nfe_group")) for log in self._paths.run_dir.glob(NFE_LOGS)]
+        for group in sorted(groups):
+            if group == self._spec.index:
+                continue
+            for record in read_nfe_log(self._paths.nfe_log(group)):
+                known = found.get(record.key)
+                if known is None or (known.record.error is not None and record.error is None):
+                    found[record.key] = _OtherLine(group, record)
+        return found
 
 
 class SeedStore:
@@ -142,7 +172,7 @@ class SeedStore:
         """Adds a scored row in order of arrival; the ledger line must follow."""
         if self._file is None:
             chunk = None if self._chunk is None else self._chunk.index
-            with self._alone():
+            with chunk_lock(self._paths, self._benchmark, self._chunk):
                 for which in {None, chunk}:
                     self._paths.output_done(self._benchmark, self._seed, which).unlink(missing_ok=True)
                 self._file = AppendFile(self._paths.output_async(self._benchmark, self._seed, chunk))
@@ -156,31 +186,26 @@ class SeedStore:
         already held them, else in the -async file.
         """
         self.close()
-        with self._alone():
+        with chunk_lock(self._paths, self._benchmark, self._chunk):
             if self._chunk is not None and not self._is_last(self._chunk, rows_asked):
                 return False
             self._merge(rows_asked, arrange)
         return True
 
     def _is_last(self, chunk: Chunk, rows_asked: int) -> bool:
-        """Touches the chunk's `.done`; whether every other chunk has its own and no row is missing."""
-        markers = [self._paths.output_done(self._benchmark, self._seed, index) for index in range(chunk.count)]
-        markers[chunk.index].parent.mkdir(parents=True, exist_ok=True)
-        markers[chunk.index].touch()
-        rows = read_rows(self._paths, self._benchmark, self._seed)
-        return all(marker.exists() for marker in markers) and all(position in rows for position in range(rows_asked))
+        """Touches the chunk's `.done`; whether no other chunk is being answered and no row is missing.
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps other jobs that share the benchmark from beginning or merging meanwhile."""
-        if self._chunk is None:
-            yield
-            return
-        path = self._paths.merge_lock(self._benchmark)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        A chunk that has begun and not ended has a file of rows and no `.done`; one that had nothing to ask has neither.
+        """
+        done = self._paths.output_done(self._benchmark, self._seed, chunk.index)
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.touch()
+        for index in range(chunk.count):
+            begun = self._paths.output_async(self._benchmark, self._seed, index).exists()
+            if begun and not self._paths.output_done(self._benchmark, self._seed, index).exists():
+                return False
+        rows = read_rows(self._paths, self._benchmark, self._seed)
+        return all(position in rows for position in range(rows_asked))
 
     def _merge(self, rows_asked: int, arrange: Arrange) -> None:
         output = self._paths.output(self._benchmark, self._seed)
@@ -207,6 +232,19 @@ class SeedStore:
             path.unlink(missing_ok=True)
         for chunk in chunks:
             chunk.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def chunk_lock(paths: RunPaths, benchmark: str, chunk: Chunk | None) -> Iterator[None]:
+    """Keeps other jobs that share the benchmark from beginning, merging or writing metrics meanwhile."""
+    if chunk is None:
+        yield
+        return
+    path = paths.merge_lock(benchmark)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _record_of(row: Row) -> NfeRecord | None:

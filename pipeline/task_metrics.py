@@ -11,7 +11,7 @@ from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.metrics import compute_metrics
 from trimode.pipeline.nfe import read_run_ledger, summarize
 from trimode.pipeline.paths import RunPaths, write_json_atomic
-from trimode.pipeline.resume import read_output, whole_lines
+from trimode.pipeline.resume import is_merged, read_output
 from trimode.pipeline.spec import TaskSpec
 from trimode.workers.protocol import WorkerError
 
@@ -32,18 +32,12 @@ def write_metrics(paths: RunPaths, task: TaskSpec, rows_asked: int) -> None:
     write_json_atomic(paths.metrics(task.benchmark), metrics)
 
 
-def is_whole(paths: RunPaths, task: TaskSpec, rows_asked: int) -> bool:
-    """Whether every seed's finished file holds the rows asked, those of all chunks."""
-    counts = (sum(1 for _ in whole_lines(paths.output(task.benchmark, seed))) for seed in task.seeds)
-    return all(count >= rows_asked for count in counts)
-
-
 def check_metrics(paths: RunPaths, task: TaskSpec, rows_asked: int) -> None:
     """Raises WorkerError unless metrics.json is there and each of its entries counts at least the samples asked.
 
     A benchmark whose other chunks are not finished has none yet.
     """
-    if (chunk := task.chunk) is not None and not is_whole(paths, task, rows_asked):
+    if (chunk := task.chunk) is not None and not is_merged(paths, task, rows_asked):
         share = f"chunk {chunk.index} of {chunk.count}"
         print(f"{task.benchmark}: {share} is finished; the last one to finish puts all together", flush=True)
         return

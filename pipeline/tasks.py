@@ -20,11 +20,11 @@ from trimode.pipeline.nfe import NfeRecord
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.progress import Progress
 from trimode.pipeline.prompts import user_message
-from trimode.pipeline.resume import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions
+from trimode.pipeline.resume import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions, is_merged
 from trimode.pipeline.scoring import ScoringPool, finish_rows, is_correct
 from trimode.pipeline.spec import JobSpec, TaskSpec
-from trimode.pipeline.store import Ledger, SeedStore
-from trimode.pipeline.task_metrics import is_whole, write_metrics
+from trimode.pipeline.store import Ledger, SeedStore, chunk_lock
+from trimode.pipeline.task_metrics import write_metrics
 from trimode.workers.protocol import ConfigError, WorkerError
 
 MAX_FAILURES_IN_A_ROW = 32
@@ -128,8 +128,9 @@ class _TaskRun:
             self._pool.__exit__(None, None, None)
             self._pool = None
         task = self.loaded.task
-        if task.chunk is None or is_whole(self._paths, task, self.loaded.rows_asked):
-            write_metrics(self._paths, task, self.loaded.rows_asked)
+        with chunk_lock(self._paths, task.benchmark, task.chunk):
+            if task.chunk is None or is_merged(self._paths, task, self.loaded.rows_asked):
+                write_metrics(self._paths, task, self.loaded.rows_asked)
 
     def abandon(self) -> None:
         """Lets go of files and scorers without waiting for rows that are still being scored: nobody will read them."""

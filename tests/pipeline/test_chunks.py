@@ -24,7 +24,7 @@ from trimode.pipeline.resume import (
     remaining,
 )
 from trimode.pipeline.spec import Chunk, JobSpec
-from trimode.pipeline.store import SeedStore
+from trimode.pipeline.store import Ledger, SeedStore
 from trimode.tests.pipeline.fake_jobs import job_spec, start_job, task_spec, write_data
 from trimode.tests.pipeline.test_job import paths_of, rows_of, run, wait_for_rows
 from trimode.tests.pipeline.test_store import record, row, same
@@ -172,3 +172,76 @@ def test_a_chunk_that_begins_again_holds_back_the_merge(tmp_path: Path) -> None:
     assert not paths.output("gsm8k", 0).exists()
     assert first.finish(2, same)
     assert read_output(paths, "gsm8k", 0) == [row(0), row(1)]
+
+
+def test_a_chunk_with_nothing_to_ask_does_not_hold_up_the_others(spec: JobSpec, tmp_path: Path) -> None:
+    assert run(spec, tmp_path)[0] == 0
+    larger = dataclasses.replace(spec, tasks=(task_spec(limit=40, seeds=(0, 1)),))
+    first, second = chunk_jobs(larger, 2)
+    assert not any(remaining(first).values())
+    assert run(second, tmp_path)[0] == 0
+    assert len(rows_of(spec)) == 40
+    assert json.loads(paths_of(spec).metrics("gsm8k").read_text())["nfe_count"] == 80
+    assert is_finished(first)
+    assert ledger_keys(spec, 2) == [("gsm8k", seed, position) for seed in (0, 1) for position in range(40)]
+
+
+def test_rows_that_nobody_put_together_are_not_finished(spec: JobSpec, calm: JobSpec, tmp_path: Path) -> None:
+    jobs = chunk_jobs(spec, 2)
+    assert run(jobs[0], tmp_path)[0] == 0
+    assert run(jobs[1], tmp_path)[0] == 0
+    paths = paths_of(spec)
+    rows = read_output(paths, "gsm8k", 0)
+    store = SeedStore(paths, "gsm8k", 0, Chunk(1, 2))
+    store.append(19, rows[19], record(19))
+    store.close()
+    assert not any(remaining(spec).values())
+    assert not is_finished(jobs[0])
+    assert run(jobs[1], tmp_path, {"fail_start": "must not start"})[0] == 0
+    assert rows_of(spec) == rows_of(calm)
+    assert is_finished(jobs[0])
+
+
+def ledger_of(folder: Path, index: int, chunk: Chunk | None) -> Ledger:
+    task = dataclasses.replace(task_spec(limit=4), chunk=chunk)
+    return Ledger(job_spec(folder, (task,), index=index), RunPaths(folder / "run"))
+
+
+def test_an_answers_line_survives_another_jobs_line_of_the_failure(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    paths.nfe_log(0).parent.mkdir(parents=True)
+    paths.nfe_log(0).write_text(record(1, error="no worker", finish_reason="error").to_line())
+    paths.nfe_log(1).parent.mkdir(parents=True)
+    paths.nfe_log(1).write_text(record(1).to_line())
+    store = SeedStore(paths, "gsm8k", 0)
+    for position in range(4):
+        store.append(position, row(position), record(position))
+    store.finish(4, same)
+    for index, chunk in ((1, Chunk(1, 2)), (0, Chunk(0, 2)), (1, Chunk(1, 2))):
+        ledger_of(tmp_path, index, chunk).reconcile()
+    lines = [line for index in (0, 1) for line in read_nfe_log(paths.nfe_log(index))]
+    assert [(line.sample_id, line.error) for line in lines] == [(1, None)]
+
+
+def test_two_jobs_that_both_know_a_failure_keep_one_line_of_it(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    failed = record(1, error="no worker", finish_reason="error")
+    store = SeedStore(paths, "gsm8k", 0)
+    for position in range(4):
+        store.append(position, row(position), record(position))
+    store.finish(4, same)
+    for index in (0, 2):
+        paths.nfe_log(index).parent.mkdir(parents=True)
+        paths.nfe_log(index).write_text(failed.to_line())
+    for index, chunk in ((2, Chunk(2, 3)), (0, Chunk(1, 3)), (2, Chunk(2, 3))):
+        ledger_of(tmp_path, index, chunk).reconcile()
+    assert [len(read_nfe_log(paths.nfe_log(index))) for index in (0, 2)] == [1, 0]
+
+
+def test_line_lost_by_a_kill_is_written_by_whoever_comes_next(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    store = SeedStore(paths, "gsm8k", 0, Chunk(1, 2))
+    store.append(3, row(3), record(3))  # killed before the line of the row
+    store.close()
+    ledger_of(tmp_path, 0, Chunk(0, 2)).reconcile()
+    assert [line.sample_id for line in read_nfe_log(paths.nfe_log(0))] == [3]

@@ -222,6 +222,16 @@ def test_a_finished_output_with_too_few_rows_becomes_an_unfinished_one(tmp_path:
     assert not paths.output_done("gsm8k", 0).exists()
 
 
+def test_rows_of_chunks_become_rows_it_goes_on_from(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    chunk = paths.output_async("gsm8k", 0, 1)
+    chunk.parent.mkdir(parents=True)
+    chunk.write_text('{"a": 5, "_async_position": 5}\n', encoding="utf-8")
+    reopen_seed(paths, "gsm8k", 0, 8)
+    assert not chunk.exists()
+    assert paths.output_async("gsm8k", 0).read_text(encoding="utf-8") == '{"a": 5, "_async_position": 5}\n'
+
+
 def test_the_hash_is_the_one_the_balancer_logs() -> None:
     benchmark = load_benchmark("gsm8k")
     row = {"problem": "é {1} \u2028"}
