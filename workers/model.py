@@ -17,7 +17,7 @@ from trimode.workers.adapter import Adapter
 from trimode.workers.batch import AttentionGroup, Batch
 from trimode.workers.checkpoint import ModelConfig, WeightFiles
 from trimode.workers.kv_cache import KVCache
-from trimode.workers.linear import add_linear, linear, pack_weight
+from trimode.workers.linear import add_linear, linear, pack_weight, tune_allocator
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class TriModeModel:
 
     def __init__(self, config: ModelConfig, files: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
         """Loads every tensor once; `files` has been checked against the config."""
+        if device.type == "cpu":
+            tune_allocator()
         self.config = config
         self.dtype = dtype
         self.device = device
@@ -145,7 +147,8 @@ class TriModeModel:
         config = self.config
         heads, kv_heads = config.num_heads, config.num_kv_heads
         qkv = linear(h_TH, self.layers[number].qkv).view(-1, heads + 2 * kv_heads, config.head_dim)
-        qkv[:, : heads + kv_heads] = apply_rope(qkv[:, : heads + kv_heads], rotation.cos, rotation.sin)
+        rotated = qkv[:, : heads + kv_heads]
+        apply_rope(rotated, rotation.cos, rotation.sin, out=rotated)
         cache.write(number, batch.slots_T, qkv[:, heads:])
         q_THD = qkv[:, :heads]
         return q_THD if rotation.query_scale is None else q_THD * rotation.query_scale

@@ -26,5 +26,6 @@ def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Te
         raise ValueError(f"rms_norm: x {tuple(x_TH.shape)}, weight {tuple(weight_H.shape)}")
     if x_TH.dtype == torch.float32:
         return torch.nn.functional.rms_norm(x_TH, weight_H.shape, weight_H, eps)
-    normed = torch.nn.functional.rms_norm(x_TH.float(), weight_H.shape, None, eps)
+    x_f32 = x_TH.float()
+    normed = x_f32 * torch.rsqrt(x_f32.pow(2).mean(-1, keepdim=True) + eps)
     return normed.to(x_TH.dtype).mul_(weight_H)

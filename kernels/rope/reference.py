@@ -50,8 +50,10 @@ def query_scale(positions_T: torch.Tensor, beta: float, original_max_positions: 
     return 1.0 + beta * torch.log1p(torch.div(positions_T, original_max_positions, rounding_mode="floor").float())
 
 
-def apply_rope(x_THD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) -> torch.Tensor:
-    """Rotates the heads of `x_THD` `[T, H, D]` by `cos_TD`, `sin_TD` `[T, D]` (same dtype as x).
+def apply_rope(
+    x_THD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Rotates the heads of `x_THD` `[T, H, D]` by `cos_TD`, `sin_TD` `[T, D]` (same dtype as x); `out` may be x itself.
 
     Raises:
         ValueError: the tables do not fit x.
@@ -60,4 +62,4 @@ def apply_rope(x_THD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) 
         raise ValueError(f"apply_rope: x {tuple(x_THD.shape)}, cos {tuple(cos_TD.shape)}, sin {tuple(sin_TD.shape)}")
     first, second = x_THD.chunk(2, dim=-1)
     rotated = torch.cat((-second, first), dim=-1).mul_(sin_TD.unsqueeze(1))
-    return (x_THD * cos_TD.unsqueeze(1)).add_(rotated)
+    return torch.mul(x_THD, cos_TD.unsqueeze(1), out=out).add_(rotated)

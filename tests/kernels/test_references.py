@@ -65,6 +65,13 @@ def test_rope_rotates_pairs_half_a_head_apart() -> None:
             )
 
 
+def test_rope_in_place_equals_rope() -> None:
+    x, tables = torch.randn(3, 4, 6), torch.randn(2, 3, 6)
+    expected = apply_rope(x[:, :3], *tables)
+    apply_rope(x[:, :3], *tables, out=x[:, :3])
+    assert torch.equal(x[:, :3], expected)
+
+
 def test_query_scale_is_one_inside_the_original_context() -> None:
     scale = query_scale(torch.tensor([0, 63, 64, 200]), 0.1, 64)
     assert scale.tolist() == pytest.approx([1, 1, 1 + 0.1 * math.log(2), 1 + 0.1 * math.log(4)])

@@ -41,6 +41,18 @@ def test_add_linear_is_no_less_exact_than_adding_afterwards(dtype: torch.dtype) 
         assert torch.equal(residual, before)
 
 
+@pytest.mark.parametrize("faster", [True, False])
+def test_many_rows_by_either_way(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimode.workers.linear.float32_is_faster", lambda: faster)
+    chance = torch.Generator().manual_seed(0)
+    x, weight, residual = (torch.randn(size, generator=chance).bfloat16() for size in ((700, 48), (72, 48), (700, 72)))
+    exact = x.double() @ weight.double().T
+    plain = (F.linear(x, weight) - exact).abs().sum()
+    assert (linear(x, pack_weight(weight)) - exact).abs().sum() <= 1.01 * plain
+    added = (add_linear(residual, x, pack_weight(weight)) - exact - residual.double()).abs().sum()
+    assert added <= 1.01 * (residual + F.linear(x, weight) - exact - residual.double()).abs().sum()
+
+
 def test_float32_keeps_its_weight() -> None:
     weight = torch.zeros(8, 8)
     assert pack_weight(weight) is weight
