@@ -106,7 +106,7 @@ class Progress:
         """Counts one scored sample."""
         task = self._tasks[benchmark]
         now = time.time()
-        task.started_at = task.started_at or now - record.total_s
+        task.started_at = task.started_at or now - (record.total_s - record.queue_s)  # the wait was for others
         task.seconds = now - task.started_at
         task.done += 1
         task.scored += 1
