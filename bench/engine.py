@@ -26,7 +26,7 @@ from trimode.workers.batch import pack
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.engine import Sequence
 from trimode.workers.kv_cache import PAGE_SIZE, pages_for
-from trimode.workers.linear import linear, pack_weight
+from trimode.workers.linear import linear, pack_weight, tune_allocator
 from trimode.workers.model import TriModeModel
 from trimode.workers.protocol import DecodeParams, WorkerSettings
 from trimode.workers.runtime import Runtime
@@ -222,18 +222,19 @@ def memory_mib(key: str) -> float:
 
 def compare(shape: dict[str, Any], cache_gib: float, repeats: int, folder: Path) -> None:
     """Writes the checkpoint, starts the rivals and prints all tables of the random-weight model."""
+    tune_allocator()  # as in a worker: before the process's first tensor
     write_checkpoint(folder, shape)
     with ExitStack() as stack:
         found = {name: stack.enter_context(rival(name, shape, CONTEXT, folder)) for name in RIVALS}
         rivals = {name: process for name, process in found.items() if process is not None}
         for name in found.keys() - rivals.keys():
             print(f"{name} is not installed: left out")
+        machine = measure_machine(1024 if cache_gib >= 1 else 8, 3 * repeats)
         before = memory_mib("RssAnon")
         runtime = Runtime(
             WorkerSettings(model=str(folder), device="cpu", max_num_seqs=max(CONCURRENT), kv_cache_gb=cache_gib)
         )
         model = runtime.engine.model
-        machine = measure_machine(1024 if cache_gib >= 1 else 8, 3 * repeats)
         print(
             f"read roof {machine.bytes_per_s / 1e9:.1f} GB/s; {weight_bytes_per_forward(model) / 1e9:.2f} GB a forward"
         )

@@ -156,6 +156,7 @@ def rival(name: str, shape: dict[str, Any], context: int, folder: Path) -> Itera
 
 
 def _serve(pipe: Connection, name: str, shape: dict[str, Any], context: int, folder: Path) -> None:
+    os.environ.pop("THP_MEM_ALLOC_ENABLE", None)  # inherited from us: rivals run as their users run them
     step = RIVALS[name][1](shape, context, folder)
     pipe.send(None)
     while True:

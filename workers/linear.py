@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-MANY_ROWS = 256
+MANY_ROWS = 512
 """From here on unpacking a weight to float32 costs little beside the product itself."""
 WORTH_UNPACKING = 1.1
 """How much faster the float32 product has to be; below, the choice would be a matter of luck."""
@@ -79,7 +79,7 @@ def float32_is_faster() -> bool:
     A CPU with AMX, or with bfloat16 instructions at full rate, says no; one that runs them at a quarter says yes.
     """
     x_TI = torch.ones(MANY_ROWS, 1024, dtype=torch.bfloat16)
-    weight = pack_weight(torch.ones(1024, 1024, dtype=torch.bfloat16))
+    weight = pack_weight(torch.ones(2048, 1024, dtype=torch.bfloat16))
     packed_s, unpacked_s = (_least_seconds(product, x_TI, weight) for product in (_packed, _unpacked))
     return packed_s > WORTH_UNPACKING * unpacked_s
 
@@ -105,7 +105,7 @@ def _least_seconds(
     product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x_TI: torch.Tensor, weight: torch.Tensor
 ) -> float:
     seconds = []
-    for _ in range(8):
+    for _ in range(5):
         began = time.perf_counter()
         product(x_TI, weight)
         seconds.append(time.perf_counter() - began)
