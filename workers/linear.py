@@ -8,16 +8,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 MANY_ROWS = 512
 """From here on unpacking a weight to float32 costs little beside the product itself."""
-WORTH_UNPACKING = 1.1
-"""How much faster the float32 product has to be; below, the choice would be a matter of luck."""
 ROWS_AT_ONCE = 512
 """Rows whose float32 products exist at a time."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -74,14 +70,12 @@ def add_linear(residual_TO: torch.Tensor, x_TI: torch.Tensor, weight: torch.Tens
 
 @functools.cache
 def float32_is_faster() -> bool:
-    """Whether many rows are multiplied faster in float32, the weight unpacked for the occasion; measured once.
+    """Whether many rows are multiplied faster in float32, the weight unpacked for the occasion.
 
-    A CPU with AMX, or with bfloat16 instructions at full rate, says no; one that runs them at a quarter says yes.
+    So it is on CPUs whose bfloat16 instructions run at a fraction of their rate, which is those without AMX. Asked of
+    the CPU, not measured: two runs of one command must not differ in their last bits by luck.
     """
-    x_TI = torch.ones(MANY_ROWS, 1024, dtype=torch.bfloat16)
-    weight = pack_weight(torch.ones(2048, 1024, dtype=torch.bfloat16))
-    packed_s, unpacked_s = (_least_seconds(product, x_TI, weight) for product in (_packed, _unpacked))
-    return packed_s > WORTH_UNPACKING * unpacked_s
+    return not torch.cpu._is_amx_tile_supported()
 
 
 def _packed(x_TI: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -99,14 +93,3 @@ def _unpacked(x_TI: torch.Tensor, weight: torch.Tensor, residual_TO: torch.Tenso
             product += residual_TO[rows]
         y_TO[rows] = product
     return y_TO
-
-
-def _least_seconds(
-    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x_TI: torch.Tensor, weight: torch.Tensor
-) -> float:
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        product(x_TI, weight)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
