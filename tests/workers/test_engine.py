@@ -146,6 +146,22 @@ def test_nan_ends_its_own_request_only(micro: Runtime, monkeypatch: pytest.Monke
     assert good.error is None
 
 
+def test_what_a_broken_request_cached_reaches_nobody(micro: Runtime) -> None:
+    cache, prompt = micro.engine.cache, (PROMPT[::-1] * 200)[: 3 * PAGE_SIZE]
+    bad = micro.submit("bad", {"prompt_ids": prompt, "mode": "ar", "max_new_tokens": 9, "ignore_eos": True})
+    micro.engine.step()
+    micro.engine.step()
+    offered = cache.allocator.match(prompt)
+    cache.allocator.release(offered)
+    assert offered
+    for layer in cache._layers:
+        layer[bad.pages] = float("nan")
+    assert micro.engine.step() == [bad]
+    assert bad.error is not None
+    assert not any(layer.isnan().any() for layer in cache._layers)
+    assert cache.allocator.match(prompt) == []
+
+
 def test_a_cancelled_request_gives_its_pages_back(micro: Runtime) -> None:
     free = micro.engine.cache.allocator.num_free
     sequence = micro.submit("gone", {"prompt_ids": PROMPT, "mode": "dlm", "max_new_tokens": 900, "ignore_eos": True})
@@ -251,3 +267,32 @@ def test_logprobs_stand_beside_every_token(micro: Runtime) -> None:
         assert generation.logprobs is not None
         assert len(generation.logprobs) == len(generation.token_ids)
         assert all(value <= 1e-6 for value in generation.logprobs)
+
+
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_a_seed_gives_the_same_text_again_and_in_company(micro: Runtime, mode: str) -> None:
+    fields: dict[str, object] = {
+        "prompt_ids": PROMPT,
+        "mode": mode,
+        "max_new_tokens": 24,
+        "temperature": 1.5,
+        "seed": 7,
+        "ignore_eos": True,
+    }
+    alone = micro.submit("alone", fields)
+    finish(micro)
+    others = [micro.submit(f"other{seed}", {**fields, "seed": seed}) for seed in (1, 2)]
+    again = micro.submit("again", fields)
+    finish(micro)
+    assert again.state.tokens() == alone.state.tokens()
+    assert all(other.state.tokens() != alone.state.tokens() for other in others)
+
+
+@pytest.mark.parametrize("limit", [5, 8, 13])
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_an_answer_never_exceeds_its_limit(micro: Runtime, mode: str, limit: int) -> None:
+    fields = {"prompt_ids": PROMPT, "mode": mode, "max_new_tokens": limit, "block_length": 8, "ignore_eos": True}
+    sequence = micro.submit("cut", fields | ({"block_length": 1} if mode == "ar" else {}))
+    finish(micro)
+    assert len(sequence.state.tokens()) == limit
+    assert sequence.state.finish_reason == "length"
