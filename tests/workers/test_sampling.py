@@ -146,3 +146,25 @@ def test_repetition_penalty_agrees_between_ar_and_linear_spec(micro: Runtime) ->
             micro.engine.step()
         outputs.append(sequence.state.tokens())
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_a_mask_is_never_an_answer(
+    micro: Runtime, monkeypatch: pytest.MonkeyPatch, mode: str, temperature: float
+) -> None:
+    mask, head = micro.engine.model.config.mask_token_id, micro.engine.model.head
+
+    def in_love_with_masks(hidden: torch.Tensor) -> torch.Tensor:
+        logits = head(hidden)
+        logits[:, mask] += 50
+        return logits
+
+    monkeypatch.setattr(micro.engine._sampler, "_head", in_love_with_masks)
+    fields = {"prompt_ids": PROMPT, "mode": mode, "max_new_tokens": 20, "temperature": temperature}
+    sequence = micro.submit("masks", {**fields, "ignore_eos": True})
+    while micro.engine.busy:
+        micro.engine.step()
+    assert sequence.error is None
+    assert len(sequence.state.tokens()) == 20
+    assert mask not in sequence.state.tokens()
