@@ -17,6 +17,7 @@ from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeContext, DecodeState, StopFinder
 from trimode.workers.kv_cache import PAGE_SIZE, KVCache, pages_for
 from trimode.workers.model import TriModeModel
+from trimode.workers.params import check_fits
 from trimode.workers.protocol import DecodeParams, GenerationError
 from trimode.workers.sampler import Sampler, SampleRequest
 from trimode.workers.step_ledger import EngineCounters
@@ -72,14 +73,7 @@ class Engine:
     def check(self, num_prompt: int, params: DecodeParams) -> None:
         """Refuses a request that can never run. GenerationError (400) with the numbers."""
         limit = self.model.config.max_position_embeddings
-        total = num_prompt + params.max_new_tokens
-        if total > limit:
-            raise GenerationError(
-                f"context: {num_prompt} prompt tokens + max_new_tokens {params.max_new_tokens} = {total}; "
-                f"valid: at most {limit}"
-            )
-        if params.lora and self.model.adapter is None:
-            raise GenerationError("lora: got true, but no adapter is loaded; valid: false, or start with --lora DIR")
+        check_fits(num_prompt, params, limit, has_adapter=self.model.adapter is not None)
         end_think = params.end_think_token_id
         if end_think is not None and end_think >= self.model.config.vocab_size:
             raise GenerationError(f"end_think_token_id: got {end_think}; valid: below {self.model.config.vocab_size}")

@@ -21,6 +21,7 @@ from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
 from trimode.workers.adapter import open_adapter
 from trimode.workers.checkpoint import DTYPES, files_sha256, read_config, read_json
+from trimode.workers.params import check_fits
 from trimode.workers.protocol import (
     FORWARD_KINDS,
     ConfigError,
@@ -175,14 +176,7 @@ class HfReference:
             raise GenerationError("acceptance: got 'rejection'; valid with engine hf: 'equality', the reference's rule")
         if params.mode not in METHODS:
             raise GenerationError(f"mode: got {params.mode!r}; valid with engine hf: {', '.join(METHODS)}")
-        if params.lora and not self._has_adapter:
-            raise GenerationError("lora: got true, but no adapter is loaded; valid: false, or start with --lora DIR")
-        total, limit = num_prompt + params.max_new_tokens, self.config.max_position_embeddings
-        if total > limit:
-            raise GenerationError(
-                f"context: {num_prompt} prompt tokens + max_new_tokens {params.max_new_tokens} = {total}; "
-                f"valid: at most {limit}"
-            )
+        check_fits(num_prompt, params, self.config.max_position_embeddings, has_adapter=self._has_adapter)
 
     def _call(self, prompt: torch.Tensor, params: DecodeParams) -> Any:  # noqa: ANN401 -- remote code is untyped
         method = getattr(self._model, METHODS[Mode(params.mode)])

@@ -55,7 +55,8 @@ def linear(x_TI: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.linear(x_TI, weight)
     if x_TI.shape[0] >= MANY_ROWS and float32_is_faster():
         return _unpacked(x_TI, weight)
-    return _packed(x_TI, weight)
+    y_TO: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x_TI, weight, None, "none", [], "")
+    return y_TO
 
 
 def add_linear(residual_TO: torch.Tensor, x_TI: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -76,11 +77,6 @@ def float32_is_faster() -> bool:
     the CPU, not measured: two runs of one command must not differ in their last bits by luck.
     """
     return not torch.cpu._is_amx_tile_supported()
-
-
-def _packed(x_TI: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    y_TO: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x_TI, weight, None, "none", [], "")
-    return y_TO
 
 
 def _unpacked(x_TI: torch.Tensor, weight: torch.Tensor, residual_TO: torch.Tensor | None = None) -> torch.Tensor:

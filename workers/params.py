@@ -151,3 +151,15 @@ def parse_params(raw: Mapping[str, object]) -> DecodeParams:
         acceptance=str(acceptance),
         logprobs=fields.flag("logprobs"),
     )
+
+
+def check_fits(num_prompt: int, params: DecodeParams, limit: int, *, has_adapter: bool) -> None:
+    """Refuses what a model with a context of `limit` tokens can never run. GenerationError (400) with the numbers."""
+    total = num_prompt + params.max_new_tokens
+    if total > limit:
+        raise GenerationError(
+            f"context: {num_prompt} prompt tokens + max_new_tokens {params.max_new_tokens} = {total}; "
+            f"valid: at most {limit}"
+        )
+    if params.lora and not has_adapter:
+        raise GenerationError("lora: got true, but no adapter is loaded; valid: false, or start with --lora DIR")
