@@ -27,7 +27,7 @@ from trimode.workers.batch import pack
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.engine import Sequence
 from trimode.workers.kv_cache import PAGE_SIZE, pages_for
-from trimode.workers.linear import linear, pack_weight, tune_allocator
+from trimode.workers.linear import Linear, tune_allocator
 from trimode.workers.model import TriModeModel
 from trimode.workers.protocol import DecodeParams, WorkerSettings
 from trimode.workers.runtime import Runtime
@@ -73,10 +73,10 @@ def measure_machine(size: int, repeats: int) -> Machine:
     data = torch.ones(size << 18)
     read_s = median(time_steps(data.sum, repeats))
     x, weight = torch.randn(1024, 4096).bfloat16(), torch.randn(4096, 4096).bfloat16()
-    packed = pack_weight(weight)
+    own = Linear(weight)
     flop = 2 * 1024 * 4096 * 4096
     plain_s = median(time_steps(lambda: F.linear(x, weight), repeats))
-    own_s = median(time_steps(lambda: linear(x, packed), repeats))
+    own_s = median(time_steps(lambda: own(x), repeats))
     return Machine(data.nbytes / read_s, flop / plain_s, flop / own_s)
 
 

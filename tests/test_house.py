@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE_ROOTS = ("pipeline", "balancer", "workers", "kernels", "recipes", "chat", "bench", "evaluate.py")
 OURS = {"pipeline", "balancer", "workers", "kernels", "conf", "recipes", "chat", "bench", "tests", "containers"}
-LOGIN_NODE_BANS = {"torch", "ray", "transformers", "peft", "safetensors", "triton", "tokenizers"}
+LOGIN_NODE_BANS = {"torch", "ray", "transformers", "peft", "safetensors", "triton", "tokenizers", "llvmlite"}
 MAY_IMPORT = {
     "pipeline": {"pipeline", "conf", "workers.protocol"},
     "balancer": {"balancer", "workers.protocol"},
@@ -31,6 +31,7 @@ ONLY_IN = {
     "omegaconf": "pipeline",
     "submitit": "pipeline",
     "triton": "kernels",
+    "llvmlite": "kernels",
 }
 BANNED_NAMES = re.compile(r"^(utils|common|helpers|misc)$|_v\d+$")
 

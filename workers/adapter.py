@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from trimode.workers.checkpoint import ModelConfig, WeightFiles, read_json
+from trimode.workers.linear import Linear
 from trimode.workers.protocol import ConfigError
 
 _PLAIN = {
@@ -30,9 +31,9 @@ class Adapter:
 
     scale: float
     """lora_alpha / r."""
-    a: list[torch.Tensor]
+    a: list[Linear]
     """`[r, heads * head_dim]` per layer."""
-    b: list[torch.Tensor]
+    b: list[Linear]
     """`[hidden, r]` per layer."""
 
 
@@ -84,7 +85,7 @@ def load_adapter(files: WeightFiles, scale: float, num_layers: int, like: torch.
     """The factors on the device and in the dtype of `like`."""
     a, b = (
         [
-            files.tensor(_tensor_name(layer, side)).to(device=like.device, dtype=like.dtype)
+            Linear(files.tensor(_tensor_name(layer, side)).to(device=like.device, dtype=like.dtype))
             for layer in range(num_layers)
         ]
         for side in "AB"

@@ -112,9 +112,13 @@ class KVCache:
         """Scratch of `gather`, one for all layers: fresh memory would cost a page fault each 4 KB in every layer."""
         self.allocator = PageAllocator(num_pages)
 
-    def write(self, layer: int, slots_T: torch.Tensor, kv_TKD: torch.Tensor) -> None:
-        """Stores the K and V heads `[T, 2 * kv_heads, head_dim]` of T tokens at their slots."""
-        self._layers[layer].view(-1, *kv_TKD.shape[1:]).index_copy_(0, slots_T, kv_TKD)
+    def layer(self, number: int) -> torch.Tensor:
+        """A layer's pages, `[pages, PAGE_SIZE, 2 * kv_heads, head_dim]`."""
+        return self._layers[number]
+
+    def slots(self, number: int) -> torch.Tensor:
+        """The same by slots, `[pages * PAGE_SIZE, 2 * kv_heads, head_dim]`: slot = page * PAGE_SIZE + offset."""
+        return self._layers[number].flatten(0, 1)
 
     def run(self, layer: int, first_page: int, num_pages: int) -> torch.Tensor:
         """A view of consecutive pages: `[1, tokens, 2 * kv_heads, head_dim]`."""

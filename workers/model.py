@@ -10,28 +10,29 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from trimode.kernels.block_attention import masked_attention, visible_keys
+from trimode.kernels.block_attention import attends, masked_attention, paged_attention, visible_keys
 from trimode.kernels.rms_norm import rms_norm
-from trimode.kernels.rope import apply_rope, query_scale, rope_cos_sin, yarn_inv_freq
+from trimode.kernels.rope import apply_rope, query_scale, rope_cos_sin, rotate_and_store, rotates, yarn_inv_freq
+from trimode.kernels.silu_mul import silu_mul
 from trimode.workers.adapter import Adapter
 from trimode.workers.batch import AttentionGroup, Batch
 from trimode.workers.checkpoint import ModelConfig, WeightFiles
 from trimode.workers.kv_cache import KVCache
-from trimode.workers.linear import add_linear, linear, pack_weight, tune_allocator
+from trimode.workers.linear import Linear, tune_allocator
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights of one layer; q, k, v and gate, up are stored fused; those of `linear` are packed."""
+    """Weights of one layer; q, k, v and gate, up are fused."""
 
     input_norm: torch.Tensor
-    qkv: torch.Tensor
+    qkv: Linear
     """`[(heads + 2 * kv_heads) * head_dim, H]`."""
-    o: torch.Tensor
+    o: Linear
     post_norm: torch.Tensor
-    gate_up: torch.Tensor
+    gate_up: Linear
     """`[2 * intermediate, H]`."""
-    down: torch.Tensor
+    down: Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class TriModeModel:
 
         self.embedding = load("encoder.embed_tokens.weight")
         self.norm = load("encoder.norm.weight")
-        self.head_weight = pack_weight(load("diffusion_head.weight"))
+        self._head = Linear(load("diffusion_head.weight"))
         self.layers = []
         for number in range(config.num_layers):
             at = f"encoder.layers.{number}."
@@ -74,11 +75,11 @@ class TriModeModel:
             self.layers.append(
                 Layer(
                     input_norm=load(f"{at}input_layernorm.weight"),
-                    qkv=pack_weight(load(f"{attn}q_proj.weight", f"{attn}k_proj.weight", f"{attn}v_proj.weight")),
-                    o=pack_weight(load(f"{attn}o_proj.weight")),
+                    qkv=Linear(load(f"{attn}q_proj.weight", f"{attn}k_proj.weight", f"{attn}v_proj.weight")),
+                    o=Linear(load(f"{attn}o_proj.weight")),
                     post_norm=load(f"{at}post_attention_layernorm.weight"),
-                    gate_up=pack_weight(load(f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight")),
-                    down=pack_weight(load(f"{mlp}down_proj.weight")),
+                    gate_up=Linear(load(f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight")),
+                    down=Linear(load(f"{mlp}down_proj.weight")),
                 )
             )
         rope = config.rope
@@ -94,10 +95,10 @@ class TriModeModel:
     @property
     def num_weight_bytes(self) -> int:
         """Bytes of all weights on the device."""
-        tensors = [self.embedding, self.norm, self.head_weight]
+        weights: list[torch.Tensor | Linear] = [self.embedding, self.norm, self._head]
         for layer in self.layers:
-            tensors += [layer.input_norm, layer.qkv, layer.o, layer.post_norm, layer.gate_up, layer.down]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            weights += [layer.input_norm, layer.qkv, layer.o, layer.post_norm, layer.gate_up, layer.down]
+        return sum(weight.nbytes for weight in weights)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
@@ -107,25 +108,31 @@ class TriModeModel:
             Normalised hidden states of the wanted rows, `[R, H]`.
         """
         rotation = self._rotation(batch)
-        masks = [self._mask(group) for group in batch.groups]
+        # Our CPU kernels read pages where they lie; elsewhere keys are gathered, and masks made once for all layers.
+        paged = attends(cache.layer(0))
+        masks = [None if paged else self._mask(group) for group in batch.groups]
         x_TH = F.embedding(batch.token_ids_T, self.embedding)
         for number, layer in enumerate(self.layers):
             h_TH = rms_norm(x_TH, layer.input_norm, self.config.rms_norm_eps)
-            q_THD = self._query(h_TH, number, rotation, batch, cache)
-            attended = [
-                self._attend(q_THD, number, group, mask, cache) for group, mask in zip(batch.groups, masks, strict=True)
-            ]
+            q_THD = self._query(layer.qkv(h_TH), number, rotation, batch, cache)
+            attended = []
+            for group, mask in zip(batch.groups, masks, strict=True):
+                end = group.first_token + group.num_rows * group.num_queries
+                q_NTHD = q_THD[group.first_token : end].unflatten(0, (group.num_rows, group.num_queries))
+                if paged:
+                    attended.append(self._attend_paged(q_NTHD, cache.layer(number), group))
+                else:
+                    attended.append(self._attend(q_NTHD, number, group, mask, cache))
             o_TA = attended[0] if len(attended) == 1 else torch.cat(attended)
-            x_TH = self._adapt(add_linear(x_TH, o_TA, layer.o), o_TA, number, batch)
+            x_TH = self._adapt(layer.o(o_TA, x_TH), o_TA, number, batch)
             h_TH = rms_norm(x_TH, layer.post_norm, self.config.rms_norm_eps)
-            gate, up = linear(h_TH, layer.gate_up).chunk(2, dim=-1)
-            x_TH = add_linear(x_TH, F.silu(gate).mul_(up), layer.down)
+            x_TH = layer.down(silu_mul(layer.gate_up(h_TH)), x_TH)
         return rms_norm(x_TH[batch.logit_rows_R], self.norm, self.config.rms_norm_eps)
 
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """Logits `[R, vocab]` in float32."""
-        return linear(hidden_RH, self.head_weight).float()
+        return self._head(hidden_RH).float()
 
     def _rotation(self, batch: Batch) -> Rotation:
         rope = self.config.rope
@@ -142,23 +149,30 @@ class TriModeModel:
         heads_per_kv = self.config.num_heads // self.config.num_kv_heads
         return visible_keys(group.last_key, group.num_keys, heads_per_kv, self.dtype)
 
-    def _query(self, h_TH: torch.Tensor, number: int, rotation: Rotation, batch: Batch, cache: KVCache) -> torch.Tensor:
+    def _query(
+        self, qkv_TJ: torch.Tensor, number: int, rotation: Rotation, batch: Batch, cache: KVCache
+    ) -> torch.Tensor:
         """Queries `[T, heads, D]` of a layer, rotated; keys and values go into the cache."""
         config = self.config
         heads, kv_heads = config.num_heads, config.num_kv_heads
-        qkv = linear(h_TH, self.layers[number].qkv).view(-1, heads + 2 * kv_heads, config.head_dim)
-        rotated = qkv[:, : heads + kv_heads]
-        apply_rope(rotated, rotation.cos, rotation.sin, out=rotated)
-        cache.write(number, batch.slots_T, qkv[:, heads:])
+        qkv = qkv_TJ.view(-1, heads + 2 * kv_heads, config.head_dim)
+        if rotates(qkv, cache.slots(number)):
+            rotate_and_store(qkv, rotation.cos, rotation.sin, cache.slots(number), batch.slots_T)
+        else:
+            rotated = qkv[:, : heads + kv_heads]
+            apply_rope(rotated, rotation.cos, rotation.sin, out=rotated)
+            cache.slots(number).index_copy_(0, batch.slots_T, qkv[:, heads:])
         q_THD = qkv[:, :heads]
         return q_THD if rotation.query_scale is None else q_THD * rotation.query_scale
 
+    def _attend_paged(self, q_NTHD: torch.Tensor, kv_PSKD: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
+        scale = self.config.head_dim**-0.5
+        return paged_attention(q_NTHD, kv_PSKD, group.pages, group.last_key, group.num_keys, scale)
+
     def _attend(
-        self, q_THD: torch.Tensor, number: int, group: AttentionGroup, mask: torch.Tensor | None, cache: KVCache
+        self, q_NTHD: torch.Tensor, number: int, group: AttentionGroup, mask: torch.Tensor | None, cache: KVCache
     ) -> torch.Tensor:
         """Attention of one group: `[rows * queries, heads * head_dim]`."""
-        end = group.first_token + group.num_rows * group.num_queries
-        q_NTHD = q_THD[group.first_token : end].unflatten(0, (group.num_rows, group.num_queries))
         if group.first_page is not None:
             kv_NSKD = cache.run(number, group.first_page, group.pages.shape[1])
         else:
@@ -171,15 +185,5 @@ class TriModeModel:
             return y_TH
         a, b, scale = self.adapter.a[number], self.adapter.b[number], self.adapter.scale
         if batch.lora_all:
-            return y_TH + F.linear(F.linear(o_TA, a), b) * scale
-        delta = F.linear(F.linear(o_TA[batch.lora_rows], a), b) * scale
-        return y_TH.index_add(0, batch.lora_rows, delta)
-
-
-def _keys(pool: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
-    """K or V of a group's rows `[N, num_keys, kv_heads, head_dim]`: a view if the pages are one run, else a gather."""
-    if group.first_page is not None:
-        pages = pool[group.first_page : group.first_page + group.pages.shape[1]].unsqueeze(0)
-    else:
-        pages = pool[group.pages]
-    return pages.reshape(group.num_rows, -1, *pool.shape[2:])[:, : group.num_keys]
+            return y_TH + b(a(o_TA)) * scale
+        return y_TH.index_add(0, batch.lora_rows, b(a(o_TA[batch.lora_rows])) * scale)

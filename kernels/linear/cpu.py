@@ -1,0 +1,224 @@
+"""The product of rows with a weight matrix on a CPU: weights read once, widened in registers, summed in float32.
+
+oneDNN's bfloat16 instructions run at half the rate of float32 on CPUs without AMX; here a bfloat16 weight costs its
+two bytes of reading and half an instruction of widening, and float32 runs at its full rate. Every output is
+summed over the inputs in one order, so a row's result does not depend on the rows beside it, to the last bit.
+
+T = rows, I = inputs, O = outputs, L = lanes of a vector, B = blocks of 2L outputs. A packed weight is `[B, I, L, 2]` in
+bfloat16, where a vector of 32-bit words holds outputs n .. n + L in its low halves and n + L .. n + 2L in its high
+ones, and `[B, I, 2, L]` in float32.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from trimode.kernels.emitter import Emitter, Value
+from trimode.kernels.llvm import ParallelKernel, num_lanes, runs_here
+
+PREFETCH_BYTES = 4096
+"""How far ahead of its use a weight is asked for."""
+_STRETCH = {2: 256, 4: 64}
+"""Inputs summed one after the other, by bytes of an element; the sums of these stretches are summed in turn, which
+rounds less: in float32 about as torch's product, in bfloat16 far below the last bit of the result."""
+_X_BYTES = 1 << 20
+"""Rows are taken in portions whose float32 copy stays in the L2 cache."""
+
+
+def _tile_rows(lanes: int) -> int:
+    """Rows whose sums fit the registers: two vectors each, beside the two of the weight and the row's own value."""
+    return 14 if lanes == 16 else 6
+
+
+def packs(weight_OI: torch.Tensor) -> bool:
+    """Whether `pack` takes this weight on this machine."""
+    return runs_here(weight_OI) and weight_OI.shape[1] % num_lanes() == 0
+
+
+def pack(weight_OI: torch.Tensor) -> torch.Tensor:
+    """The weight as `product` wants it, outputs filled up with zeros to whole blocks; drop the plain one then.
+
+    Raises:
+        ValueError: not `packs(weight)`.
+    """
+    if not packs(weight_OI):
+        raise ValueError(f"pack: got {weight_OI.dtype} {tuple(weight_OI.shape)} on {weight_OI.device}")
+    lanes = num_lanes()
+    missing = -weight_OI.shape[0] % (2 * lanes)
+    weight_B2LI = F.pad(weight_OI, (0, 0, 0, missing)).view(-1, 2, lanes, weight_OI.shape[1])
+    order = (0, 3, 2, 1) if weight_OI.dtype == torch.bfloat16 else (0, 3, 1, 2)
+    return weight_B2LI.permute(order).contiguous()
+
+
+def product(
+    x_TI: torch.Tensor, packed: torch.Tensor, num_outputs: int, residual_TO: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`x @ weight.T (+ residual)`, `[T, O]` in the dtype of x, rounded once.
+
+    Args:
+        x_TI: any number of rows, in the dtype of the weight.
+        packed: from `pack`.
+        num_outputs: O.
+        residual_TO: in the dtype of x; None adds nothing.
+
+    Raises:
+        ValueError: shapes or types that do not fit.
+    """
+    blocks, num_inputs = packed.shape[:2]
+    num_rows, width, lanes = x_TI.shape[0], blocks * packed.shape[2] * packed.shape[3], num_lanes()
+    if x_TI.shape[1] != num_inputs or x_TI.dtype != packed.dtype or not 0 <= width - num_outputs < 2 * lanes:
+        raise ValueError(
+            f"product: x {x_TI.dtype} {tuple(x_TI.shape)}, weight {packed.dtype} {num_outputs} x {num_inputs}"
+        )
+    if residual_TO is not None:
+        if residual_TO.shape != (num_rows, num_outputs) or residual_TO.dtype != x_TI.dtype:
+            raise ValueError(f"product: residual {residual_TO.dtype} {tuple(residual_TO.shape)}, x {x_TI.dtype}")
+        residual_TO = F.pad(residual_TO, (0, width - num_outputs)) if width > num_outputs else residual_TO.contiguous()
+    x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
+    y_TW = x_TI.new_empty((num_rows, width))
+    size = x_TI.element_size()
+    portion = max(_tile_rows(lanes), _X_BYTES // (4 * num_inputs))
+    for start in range(0, num_rows, portion):
+        rows = min(portion, num_rows - start)
+        x_IT = _widened(x_TI if rows == num_rows else x_TI[start : start + rows], lanes, size)
+        offset = start * width * size
+        _product_kernel(lanes, size)(
+            blocks, x_IT.data_ptr(), packed.data_ptr(), y_TW.data_ptr() + offset,
+            0 if residual_TO is None else residual_TO.data_ptr() + offset,
+            rows, num_inputs, width, -(-rows // _tile_rows(lanes)),
+        )  # fmt: skip
+    return y_TW if width == num_outputs else y_TW[:, :num_outputs]
+
+
+def _widened(x_TI: torch.Tensor, lanes: int, size: int) -> torch.Tensor:
+    """x in float32 and transposed, `[I, T]`: a tile's values stand side by side."""
+    num_rows, num_inputs = x_TI.shape
+    if num_rows == 1:
+        return x_TI.float().view(-1, 1)
+    x_IT = torch.empty((num_inputs, num_rows))
+    _widen_kernel(lanes, size)(
+        num_inputs // lanes, x_TI.data_ptr(), x_TI.stride(0), x_IT.data_ptr(), num_rows, -(-num_rows // lanes)
+    )
+    return x_IT
+
+
+@functools.cache
+def _widen_kernel(lanes: int, size: int) -> ParallelKernel:
+    """One item: L inputs of all rows, a square at a time; what the last one lacks repeats the last row, unwritten."""
+
+    def emit(
+        e: Emitter, x: Value, x_stride: Value, out: Value, num_rows: Value, groups: Value
+    ) -> Callable[[Value], None]:
+        last = e.sum(num_rows, -1)
+
+        def emit_item(item: Value) -> None:
+            first = e.mul(item, lanes)
+            source, target = e.at(x, first, size), e.at(out, e.mul(first, num_rows), 4)
+
+            def square(number: Value) -> None:
+                start = e.mul(number, lanes)
+                places = [e.smaller(e.sum(start, n), last) for n in range(lanes)]
+                rows = [e.load(e.at(source, e.mul(place, x_stride), size), size) for place in places]
+                for n, column in enumerate(e.transpose(rows)):
+                    e.store_first(column, e.at(target, e.sum(e.mul(num_rows, n), start), 4), e.b.sub(num_rows, start))
+
+            e.loop(groups, square)
+
+        return emit_item
+
+    return ParallelKernel(lanes, 5, emit)
+
+
+@functools.cache
+def _product_kernel(lanes: int, size: int) -> ParallelKernel:
+    """One item: 2L outputs of all rows, in tiles of about equal size; the later tiles find the weights in the cache."""
+
+    def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
+        x, weight, y, residual, num_rows, num_inputs, width, tiles = args
+        functions = [_tile_function(e, rows, size) for rows in range(1, _tile_rows(lanes) + 1)]
+        small, larger = e.b.udiv(num_rows, tiles), e.b.urem(num_rows, tiles)
+        added_to = e.b.select(e.less(0, residual), residual, y)  # any readable address will do
+
+        def emit_item(item: Value) -> None:
+            block = e.at(weight, e.mul(item, num_inputs), 2 * lanes * size)
+
+            def tile(number: Value, row: Value) -> list[Value]:
+                rows = e.sum(small, e.b.zext(e.less(number, larger), e.i64))
+                ahead = e.b.select(e.less(0, number), e.const(0), e.const(PREFETCH_BYTES))
+                place = e.sum(e.mul(row, width), e.mul(item, 2 * lanes))
+                to = [e.at(x, row, 4), num_rows, block, e.at(y, place, size), e.at(added_to, place, size), residual]
+                after = e.b.append_basic_block("tiled")
+                choice = e.b.switch(rows, after)
+                for count, function in enumerate(functions, start=1):
+                    e.b.position_at_end(e.b.append_basic_block(f"rows{count}"))
+                    choice.add_case(e.const(count), e.b.block)
+                    e.b.call(function, [*to, num_inputs, width, ahead])
+                    e.b.branch(after)
+                e.b.position_at_end(after)
+                return [e.sum(row, rows)]
+
+            e.loop(tiles, tile, [e.const(0)])
+
+        return emit_item
+
+    return ParallelKernel(lanes, 8, emit)
+
+
+def _tile_function(outer: Emitter, num_rows: int, size: int) -> Value:
+    """So many rows by 2L outputs: `void(x, x_stride, block, y, residual, adds, num_inputs, width, ahead)`."""
+    kinds = [outer.ptr, outer.i64, *[outer.ptr] * 3, *[outer.i64] * 4]
+    function, e = outer.function(f"tile{num_rows}", kinds)
+    x, x_stride, block, y, residual, adds, num_inputs, width, ahead = function.args
+
+    totals = [e.scratch(e.lanes) for _ in range(2 * num_rows)]
+    for total in totals:
+        e.store(e.all(0.0), total)
+
+    def step(start: Value, i: Value, *sums: Value) -> list[Value]:
+        at = e.at(block, e.sum(start, i), 2 * e.lanes * size)
+        for line in range(0, 2 * e.lanes * size, 64):
+            e.prefetch(e.at(at, e.sum(ahead, line), 1))
+        weights = _two_vectors(e, at, size)
+        values = e.at(x, e.mul(e.sum(start, i), x_stride), 4)
+        result = []
+        for row in range(num_rows):
+            value = e.load_one(e.at(values, row, 4))
+            result += [e.fma(value, weights[half], sums[2 * row + half]) for half in (0, 1)]
+        return result
+
+    def stretch(number: Value) -> None:
+        start = e.mul(number, _STRETCH[size])
+        count = e.smaller(e.b.sub(num_inputs, start), _STRETCH[size])
+        sums = e.loop(count, functools.partial(step, start), [e.all(0.0)] * (2 * num_rows))
+        for total, value in zip(totals, sums, strict=True):
+            e.store(e.b.fadd(e.load(total), value), total)
+
+    e.loop(e.b.udiv(e.sum(num_inputs, _STRETCH[size] - 1), e.const(_STRETCH[size])), stretch)
+    sums = [e.load(total) for total in totals]
+    places = [e.sum(e.mul(width, row), e.lanes * half) for row in range(num_rows) for half in (0, 1)]
+    plain, added, done = e.b.block, e.b.append_basic_block("added"), e.b.append_basic_block("done")
+    e.b.cbranch(e.less(0, adds), added, done)
+    e.b.position_at_end(added)
+    added_to = [e.b.fadd(value, e.load(e.at(residual, at, size), size)) for value, at in zip(sums, places, strict=True)]
+    e.b.branch(done)
+    e.b.position_at_end(done)
+    results = [e.b.phi(e.f32s) for _ in sums]
+    for result, value, total in zip(results, sums, added_to, strict=True):
+        result.add_incoming(value, plain)
+        result.add_incoming(total, added)
+    for result, at in zip(results, places, strict=True):
+        e.store(result, e.at(y, at, size), size)
+    e.b.ret_void()
+    return function
+
+
+def _two_vectors(e: Emitter, pointer: Value, size: int) -> tuple[Value, Value]:
+    """2L weights of one input, as float32."""
+    if size == 4:
+        return e.load(pointer), e.load(e.at(pointer, e.lanes, 4))
+    words = e.b.load(pointer, typ=e.i32s, align=4)
+    low, high = e.b.shl(words, e.all_i32(16)), e.b.and_(words, e.all_i32(-65536))
+    return e.b.bitcast(low, e.f32s), e.b.bitcast(high, e.f32s)

@@ -1,0 +1,114 @@
+"""Machine code for the CPU at hand: LLVM IR built in Python, compiled in this process, run on torch's own threads.
+
+Triton has no CPU target; llvmlite brings LLVM itself, so no compiler is needed where it runs. Knows nothing of what is
+computed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from trimode.kernels.emitter import Emitter, Value
+
+try:
+    from llvmlite import binding, ir
+except ImportError:  # then these kernels are not offered, see `num_lanes`
+    binding = ir = None
+
+DTYPES = (torch.bfloat16, torch.float32)
+"""What the kernels load and store; they compute in float32."""
+
+
+@functools.cache
+def num_lanes() -> int:
+    """Float32 lanes of this CPU's vectors: 16 or 8; 0 where these kernels cannot run."""
+    if binding is None or _gomp_parallel() is None:
+        return 0
+    features = binding.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 16
+    return 8 if features.get("avx2") and features.get("fma") else 0
+
+
+def runs_here(*tensors: torch.Tensor) -> bool:
+    """Whether the kernels run on this machine and take these tensors: all on the CPU and of one of DTYPES."""
+    first = tensors[0].dtype
+    return (
+        first in DTYPES
+        and num_lanes() > 0
+        and all(tensor.device.type == "cpu" and tensor.dtype == first for tensor in tensors)
+    )
+
+
+@functools.cache
+def _gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
+    """The entry of the OpenMP library that torch has loaded: one pool of threads for both."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return None
+    for path in sorted(set(re.findall(r"/\S*lib(?:gomp|iomp5|omp)\b\S*", maps.read_text(encoding="utf-8")))):
+        entry = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+        if entry is not None:
+            entry.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            entry.restype = None
+            return entry
+    return None
+
+
+class ParallelKernel:
+    """A function over work items 0 .. n - 1, which threads take one at a time, so that a slowed thread takes fewer."""
+
+    def __init__(self, lanes: int, num_args: int, emit: Callable[..., Callable[[Value], None]]) -> None:
+        """Compiles at once. `emit(emitter, *args)` writes what comes before the items, returns the writer of one item.
+
+        All args are i64, addresses too.
+        """
+        self._num_args = num_args
+        module = ir.Module("trimode")
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()]), "work")
+        e = Emitter(function.append_basic_block("entry"), lanes)
+        shared = function.args[0]
+        limit, *args = (e.b.load(e.at(shared, place, 8), typ=e.i64, align=8) for place in range(1, num_args + 2))
+        emit_item = emit(e, *args)
+        head, body, end = (function.append_basic_block(name) for name in ("next", "item", "end"))
+        e.b.branch(head)
+        e.b.position_at_end(head)
+        item = e.b.atomic_rmw("add", shared, e.const(1), "monotonic")
+        e.b.cbranch(e.less(item, limit), body, end)
+        e.b.position_at_end(body)
+        emit_item(item)
+        e.b.branch(head)
+        e.b.position_at_end(end)
+        e.b.ret_void()
+        self._engine = _compile(str(module))
+        self._address = self._engine.get_function_address("work")
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
+
+    def __call__(self, num_items: int, *args: int) -> None:
+        """Runs all items; returns when the last is done. The caller answers for the addresses."""
+        shared = (ctypes.c_int64 * (self._num_args + 2))(0, num_items, *args)
+        threads = min(torch.get_num_threads(), num_items)
+        if threads == 1:
+            self._alone(shared)
+        else:
+            _gomp_parallel()(self._address, shared, threads, 0)
+
+
+def _compile(source: str) -> Any:  # noqa: ANN401 -- an llvmlite engine
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    module = binding.parse_assembly(source)
+    module.verify()
+    # Vectors of 512 bits are what these kernels are about; compilers shun them by default.
+    features = binding.get_host_cpu_features().flatten() + ",-prefer-256-bit"
+    target = binding.Target.from_default_triple()
+    machine = target.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=3, jit=True)
+    engine = binding.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return engine

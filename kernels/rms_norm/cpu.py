@@ -1,0 +1,61 @@
+"""RMSNorm on a CPU: in float32 from load to store, rounded once.
+
+T = rows, H = hidden.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable
+
+import torch
+from trimode.kernels.emitter import Emitter, Value
+from trimode.kernels.llvm import ParallelKernel, num_lanes, runs_here
+
+
+def takes(x_TH: torch.Tensor, weight_H: torch.Tensor) -> bool:
+    """Whether `rms_norm` takes these tensors on this machine."""
+    fits = x_TH.dim() == 2 and x_TH.shape[1:] == weight_H.shape and x_TH.is_contiguous() and weight_H.is_contiguous()
+    return fits and runs_here(x_TH, weight_H) and x_TH.shape[1] % num_lanes() == 0
+
+
+def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Tensor:
+    """`x / sqrt(mean(x^2) + eps) * weight`, `[T, H]` in the dtype of x; `takes(x, weight)`."""
+    out = torch.empty_like(x_TH)
+    (bits,) = struct.unpack("<q", struct.pack("<d", eps))
+    kernel = _kernel(num_lanes(), out.element_size())
+    kernel(x_TH.shape[0], x_TH.data_ptr(), weight_H.data_ptr(), out.data_ptr(), x_TH.shape[1], bits)
+    return out
+
+
+@functools.cache
+def _kernel(lanes: int, size: int) -> ParallelKernel:
+    """One item: a row."""
+
+    def emit(e: Emitter, x: Value, weight: Value, out: Value, width: Value, eps: Value) -> Callable[[Value], None]:
+        vectors = e.b.udiv(width, e.const(lanes))
+        count = e.splat(e.b.uitofp(width, e.f32))
+        added = e.splat(e.b.fptrunc(e.b.bitcast(eps, e.f64), e.f32))
+
+        def emit_item(row: Value) -> None:
+            source, target = e.at(x, e.mul(row, width), size), e.at(out, e.mul(row, width), size)
+
+            def square(number: Value, total: Value) -> list[Value]:
+                value = e.load(e.at(source, e.mul(number, lanes), size), size)
+                return [e.fma(value, value, total)]
+
+            (squares,) = e.loop(vectors, square, [e.all(0.0)])
+            mean = e.b.fdiv(e.across(squares, e.b.fadd), count)
+            factor = e.b.fdiv(e.all(1.0), e.sqrt(e.b.fadd(mean, added)))
+
+            def scale(number: Value) -> None:
+                at = e.mul(number, lanes)
+                value, gain = (e.load(e.at(array, at, size), size) for array in (source, weight))
+                e.store(e.b.fmul(e.b.fmul(value, factor), gain), e.at(target, at, size), size)
+
+            e.loop(vectors, scale)
+
+        return emit_item
+
+    return ParallelKernel(lanes, 5, emit)

@@ -1,0 +1,50 @@
+"""SwiGLU's activation on a CPU: one pass, in float32 from load to store.
+
+T = rows, J = twice the intermediate size.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from trimode.kernels.emitter import Emitter, Value
+from trimode.kernels.llvm import ParallelKernel, num_lanes, runs_here
+
+
+def takes(gate_up_TJ: torch.Tensor) -> bool:
+    """Whether `silu_mul` takes this tensor on this machine."""
+    return runs_here(gate_up_TJ) and gate_up_TJ.is_contiguous() and gate_up_TJ.shape[1] % (2 * num_lanes()) == 0
+
+
+def silu_mul(gate_up_TJ: torch.Tensor) -> torch.Tensor:
+    """`silu(gate) * up`, `[T, J / 2]`, rounded once; `takes(gate_up)`."""
+    num_rows, width = gate_up_TJ.shape
+    out = gate_up_TJ.new_empty((num_rows, width // 2))
+    kernel = _kernel(num_lanes(), out.element_size())
+    kernel(num_rows, gate_up_TJ.data_ptr(), out.data_ptr(), width // 2)
+    return out
+
+
+@functools.cache
+def _kernel(lanes: int, size: int) -> ParallelKernel:
+    """One item: a row."""
+
+    def emit(e: Emitter, gate_up: Value, out: Value, width: Value) -> Callable[[Value], None]:
+        def emit_item(row: Value) -> None:
+            gates, target = e.at(gate_up, e.mul(row, width, 2), size), e.at(out, e.mul(row, width), size)
+            ups = e.at(gates, width, size)
+
+            def vector(number: Value) -> None:
+                at = e.mul(number, lanes)
+                gate, up = (e.load(e.at(source, at, size), size) for source in (gates, ups))
+                one = e.all(1.0)
+                sigmoid = e.b.fdiv(one, e.b.fadd(one, e.exp(e.b.fneg(gate))))
+                e.store(e.b.fmul(e.b.fmul(gate, sigmoid), up), e.at(target, at, size), size)
+
+            e.loop(e.b.udiv(width, e.const(lanes)), vector)
+
+        return emit_item
+
+    return ParallelKernel(lanes, 3, emit)
