@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from trimode.kernels.confidence_commit import confidence_commit
 from trimode.kernels.prefix_verify import prefix_verify
+from trimode.kernels.softmax_total import softmax_total
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.distributions import apply_repetition_penalty, draw, filtered_probs
 from trimode.workers.protocol import DecodeParams
@@ -87,9 +88,7 @@ class Sampler:
 
     def _draw(self, hidden: torch.Tensor, rows: Sequence[_Row], kept: dict[int, list[object]]) -> _Drawn:
         logits = self._head(hidden)
-        # exp(l - max) / sum keeps confidences near 1 apart, where exp(l - logsumexp) rounds them together.
-        peak = logits.amax(dim=-1)
-        total = (logits - peak.unsqueeze(1)).exp_().sum(dim=-1)
+        peak, total = softmax_total(logits)
         raw = logits
         if any(row.request.chunk.history is not None for row in rows):
             raw = logits.clone()

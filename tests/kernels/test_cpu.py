@@ -16,6 +16,8 @@ from trimode.kernels.rms_norm import reference as rms_norm_reference
 from trimode.kernels.rope import apply_rope, rotate_and_store, rotates
 from trimode.kernels.silu_mul import cpu as silu_mul_cpu
 from trimode.kernels.silu_mul import reference as silu_mul_reference
+from trimode.kernels.softmax_total import cpu as softmax_total_cpu
+from trimode.kernels.softmax_total import reference as softmax_total_reference
 
 pytestmark = pytest.mark.skipif(not llvm.num_lanes(), reason="no llvmlite, or a CPU without AVX2")
 WIDTHS = [lanes for lanes in (16, 8) if lanes <= llvm.num_lanes()]
@@ -25,7 +27,15 @@ DTYPES = [torch.bfloat16, torch.float32]
 @pytest.fixture(params=WIDTHS, autouse=True)
 def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every test for each width of vectors that this CPU has."""
-    for module in ("llvm", "linear.cpu", "block_attention.cpu", "rms_norm.cpu", "rope.cpu", "silu_mul.cpu"):
+    for module in (
+        "llvm",
+        "linear.cpu",
+        "block_attention.cpu",
+        "rms_norm.cpu",
+        "rope.cpu",
+        "silu_mul.cpu",
+        "softmax_total.cpu",
+    ):
         monkeypatch.setattr(f"trimode.kernels.{module}.num_lanes", lambda: request.param)
     return int(request.param)
 
@@ -207,6 +217,24 @@ def test_rotate_and_store(dtype: torch.dtype) -> None:
     assert cache[untouched].isnan().all()
     with pytest.raises(ValueError, match="rotate_and_store"):
         rotate_and_store(qkv, cos[:4], sin, cache, slots)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("width", [16, 17, 31, 944, 40001])
+def test_softmax_total(width: int) -> None:
+    logits = normal(5, width + 3)[:, :width] * 6
+    logits[1, 1:] = -1e4
+    logits[2, -1] = math.nan
+    assert softmax_total_cpu.takes(logits)
+    peak, total = softmax_total_cpu.softmax_total(logits)
+    finite = torch.tensor([0, 1, 3, 4])
+    assert torch.equal(peak[finite], logits.amax(dim=-1)[finite])
+    assert total[2].isnan()
+    exact = (logits.double() - logits.double().amax(dim=-1, keepdim=True)).exp().sum(dim=-1)
+    assert ((total - exact).abs() / exact)[finite].max() <= 1e-6
+    plain = softmax_total_reference.softmax_total(logits)[1]
+    assert ((plain - exact).abs() / exact)[finite].max() <= 1e-6
+    assert torch.equal(softmax_total_cpu.softmax_total(logits[3:4])[1], total[3:4])
 
 
 def test_exp_over_its_range(lanes: int) -> None:

@@ -11,8 +11,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trimode.kernels.llvm import num_lanes
+from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.float64 import Float64Decoder
 from trimode.tests.workers.goldens import MICRO, load_cases
 from trimode.workers.engine import Sequence
@@ -88,6 +91,47 @@ def test_company_order_and_slots_change_nothing(micro: Runtime, exact: Float64De
         micro.engine.max_num_seqs = 8
     assert len(dropped) >= 30
     assert sum(dropped.values()) <= MAX_DROPPED_SHARE * len(dropped), Counter(dropped.values())
+
+
+@pytest.mark.skipif(not num_lanes(), reason="bitwise only with our CPU kernels")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_cpu_company_does_not_change_one_bit(dtype: str) -> None:
+    if dtype == "bfloat16" and torch.cpu._is_amx_tile_supported():
+        pytest.skip("with AMX, products in bfloat16 are oneDNN's")
+    alone, together = (Runtime(micro_settings(dtype=dtype, max_num_seqs=slots)) for slots in (1, 8))
+
+    def told(runtime: Runtime, sequence: Sequence) -> tuple[object, ...]:
+        got = runtime.generation(sequence)
+        return got.token_ids, got.nfe, got.trace, got.logprobs
+
+    @settings(max_examples=15, deadline=None)
+    @given(st.lists(requests(), min_size=2, max_size=8), st.integers(1, 8), st.data())
+    def same_bits(wanted: list[dict[str, object]], slots: int, data: Any) -> None:
+        for number, fields in enumerate(wanted):
+            fields |= {"logprobs": True, "temperature": data.draw(st.sampled_from([0.0, 0.8])), "seed": number}
+        arrivals = data.draw(st.lists(st.integers(0, 12), min_size=len(wanted), max_size=len(wanted)))
+        together.engine.max_num_seqs = slots
+        for fields, sequence in zip(wanted, in_company(together, wanted, arrivals), strict=True):
+            assert told(together, sequence) == told(alone, in_company(alone, [fields], [0])[0]), fields
+
+    same_bits()
+
+
+@pytest.mark.skipif(not num_lanes(), reason="bitwise only with our CPU kernels")
+@pytest.mark.parametrize("lora", [False, True])
+def test_linear_spec_is_ar_to_the_bit(lora: bool) -> None:
+    """What a block verifies has the very logprobs of decoding token by token, in bfloat16 too."""
+    for dtype in ("float32", "bfloat16"):
+        if dtype == "bfloat16" and torch.cpu._is_amx_tile_supported():
+            continue
+        runtime = Runtime(micro_settings(dtype=dtype))
+        for prompt in PROMPTS:
+            fields = {"prompt_ids": prompt, "max_new_tokens": 48, "block_length": 8, "logprobs": True}
+            ar, spec = in_company(
+                runtime, [fields | {"mode": "ar"}, fields | {"mode": "linear_spec", "lora": lora}], [0, 0]
+            )
+            ours, theirs = runtime.generation(spec), runtime.generation(ar)
+            assert (ours.token_ids, ours.logprobs) == (theirs.token_ids, theirs.logprobs)
 
 
 @pytest.mark.parametrize("prompt", [3, 7])
