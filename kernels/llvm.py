@@ -52,8 +52,13 @@ def _gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
-    for path in sorted(set(re.findall(r"/\S*lib(?:gomp|iomp5|omp)\b\S*", maps.read_text(encoding="utf-8")))):
-        entry = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+    lines = (line.split(maxsplit=5) for line in maps.read_text(encoding="utf-8", errors="replace").splitlines())
+    found = {parts[5] for parts in lines if len(parts) == 6 and re.search(r"/lib(gomp|iomp5|omp)\b[^/]*$", parts[5])}
+    for path in sorted(found, key=lambda path: ("torch" not in path, path)):  # another package may bring one too
+        try:
+            entry = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+        except OSError:  # replaced on disk since it was loaded
+            continue
         if entry is not None:
             entry.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
             entry.restype = None
@@ -94,7 +99,7 @@ class ParallelKernel:
         """Runs all items; returns when the last is done. The caller answers for the addresses."""
         shared = (ctypes.c_int64 * (self._num_args + 2))(0, num_items, *args)
         threads = min(torch.get_num_threads(), num_items)
-        if threads == 1:
+        if threads <= 1:
             self._alone(shared)
         else:
             _gomp_parallel()(self._address, shared, threads, 0)

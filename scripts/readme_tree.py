@@ -29,7 +29,8 @@ def tree() -> str:
     """One line per source file, grouped by folder."""
     command = ["git", "ls-files", "-co", "--exclude-standard", "--", *ROOMS]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    paths = [ROOT / name for name in sorted(set(names)) if name.endswith((".py", ".sh")) and (ROOT / name).exists()]
+    by_folder = sorted(set(names), key=lambda name: (Path(name).parent.parts, name))
+    paths = [ROOT / name for name in by_folder if name.endswith((".py", ".sh")) and (ROOT / name).exists()]
     lines, folder = [], Path()
     for path in paths:
         if path.name == "__init__.py" or not path.read_text(encoding="utf-8").strip():

@@ -101,6 +101,14 @@ class Engine:
         self.waiting.append(sequence)
         return sequence
 
+    def warm_up(self) -> None:
+        """Runs one forward for nobody, which compiles what the first request would wait for."""
+        chunk = Chunk("decode", [0, 0], 0, causal=True, keep_kv=False, rows=range(2), purpose="warm-up")
+        hidden = self.model.forward(pack([chunk], [[0]], PAGE_SIZE, self.model.device), self.cache)
+        params = DecodeParams(mode="ar", max_new_tokens=1, block_length=1, threshold=None)
+        self._sampler(hidden, [SampleRequest(chunk, params)])
+        self.cache.clear([0])
+
     def cancel(self, sequence: Sequence) -> None:
         """Ends a request at the next step with an error of its own (499)."""
         sequence.cancelled = True

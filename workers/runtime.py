@@ -133,6 +133,7 @@ class Runtime:
             if adapter is not None:
                 model.adapter = load_adapter(*adapter, config.num_layers, model.embedding)
             self.engine = Engine(model, _num_pages(settings, config, dtype, device), settings.max_num_seqs)
+            self.engine.warm_up()
         except torch.OutOfMemoryError as error:
             raise WorkerError(f"{device} has no room for {folder}: {error}") from None
         self._weight_paths = files.paths

@@ -83,53 +83,59 @@ def product(
     portion = max(_tile_rows(lanes), _X_BYTES // (4 * num_inputs))
     for start in range(0, num_rows, portion):
         rows = min(portion, num_rows - start)
-        x_IT = _widened(x_TI if rows == num_rows else x_TI[start : start + rows], lanes, size)
+        tiles = -(-rows // _tile_rows(lanes))
+        values = _tiled(x_TI if rows == num_rows else x_TI[start : start + rows], tiles, lanes)
         offset = start * width * size
         _product_kernel(lanes, size)(
-            blocks, x_IT.data_ptr(), packed.data_ptr(), y_TW.data_ptr() + offset,
-            0 if residual_TO is None else residual_TO.data_ptr() + offset,
-            rows, num_inputs, width, -(-rows // _tile_rows(lanes)),
+            blocks, values.data_ptr(), packed.data_ptr(), y_TW.data_ptr() + offset,
+            0 if residual_TO is None else residual_TO.data_ptr() + offset, rows, num_inputs, width, tiles,
         )  # fmt: skip
     return y_TW if width == num_outputs else y_TW[:, :num_outputs]
 
 
-def _widened(x_TI: torch.Tensor, lanes: int, size: int) -> torch.Tensor:
-    """x in float32 and transposed, `[I, T]`: a tile's values stand side by side."""
+def _tiled(x_TI: torch.Tensor, tiles: int, lanes: int) -> torch.Tensor:
+    """x in float32, tile after tile, each transposed `[I, rows of a tile]`: what a product reads lies in one stream."""
     num_rows, num_inputs = x_TI.shape
     if num_rows == 1:
-        return x_TI.float().view(-1, 1)
-    x_IT = torch.empty((num_inputs, num_rows))
-    _widen_kernel(lanes, size)(
-        num_inputs // lanes, x_TI.data_ptr(), x_TI.stride(0), x_IT.data_ptr(), num_rows, -(-num_rows // lanes)
-    )
-    return x_IT
+        return x_TI.float()
+    tiled = torch.empty(tiles * num_inputs * -(-num_rows // tiles))
+    kernel = _tile_kernel(lanes, x_TI.element_size())
+    kernel(tiles * (num_inputs // lanes), x_TI.data_ptr(), x_TI.stride(0), tiled.data_ptr(), *x_TI.shape, tiles)
+    return tiled
+
+
+def _rows_of(e: Emitter, tile: Value, num_rows: Value, tiles: Value) -> tuple[Value, Value]:
+    """The first row of a tile, and its rows: all tiles have the same number of rows but for one."""
+    small, larger = e.b.udiv(num_rows, tiles), e.b.urem(num_rows, tiles)
+    return e.sum(e.mul(tile, small), e.smaller(tile, larger)), e.sum(small, e.b.zext(e.less(tile, larger), e.i64))
+
+
+def _widest(e: Emitter, num_rows: Value, tiles: Value) -> Value:
+    return e.b.udiv(e.sum(num_rows, tiles, -1), tiles)
 
 
 @functools.cache
-def _widen_kernel(lanes: int, size: int) -> ParallelKernel:
-    """One item: L inputs of all rows, a square at a time; what the last one lacks repeats the last row, unwritten."""
+def _tile_kernel(lanes: int, size: int) -> ParallelKernel:
+    """One item: L inputs of a tile, a square of which the last rows repeat."""
 
-    def emit(
-        e: Emitter, x: Value, x_stride: Value, out: Value, num_rows: Value, groups: Value
-    ) -> Callable[[Value], None]:
-        last = e.sum(num_rows, -1)
+    def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
+        x, x_stride, out, num_rows, num_inputs, tiles = args
+        width = _widest(e, num_rows, tiles)
+        groups = e.b.udiv(num_inputs, e.const(lanes))
 
         def emit_item(item: Value) -> None:
-            first = e.mul(item, lanes)
-            source, target = e.at(x, first, size), e.at(out, e.mul(first, num_rows), 4)
-
-            def square(number: Value) -> None:
-                start = e.mul(number, lanes)
-                places = [e.smaller(e.sum(start, n), last) for n in range(lanes)]
-                rows = [e.load(e.at(source, e.mul(place, x_stride), size), size) for place in places]
-                for n, column in enumerate(e.transpose(rows)):
-                    e.store_first(column, e.at(target, e.sum(e.mul(num_rows, n), start), 4), e.b.sub(num_rows, start))
-
-            e.loop(groups, square)
+            tile, first = e.b.udiv(item, groups), e.mul(e.b.urem(item, groups), lanes)
+            row, count = _rows_of(e, tile, num_rows, tiles)
+            last = e.sum(row, count, -1)
+            places = [e.mul(e.smaller(e.sum(row, n), last), x_stride) for n in range(lanes)]
+            rows = [e.load(e.at(x, e.sum(place, first), size), size) for place in places]
+            target = e.mul(e.sum(e.mul(tile, num_inputs), first), width)
+            for n, column in enumerate(e.transpose(rows)):
+                e.store_first(column, e.at(out, e.sum(target, e.mul(width, n)), 4), width)
 
         return emit_item
 
-    return ParallelKernel(lanes, 5, emit)
+    return ParallelKernel(lanes, 6, emit)
 
 
 @functools.cache
@@ -139,17 +145,18 @@ def _product_kernel(lanes: int, size: int) -> ParallelKernel:
     def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
         x, weight, y, residual, num_rows, num_inputs, width, tiles = args
         functions = [_tile_function(e, rows, size) for rows in range(1, _tile_rows(lanes) + 1)]
-        small, larger = e.b.udiv(num_rows, tiles), e.b.urem(num_rows, tiles)
+        x_stride = _widest(e, num_rows, tiles)
         added_to = e.b.select(e.less(0, residual), residual, y)  # any readable address will do
 
         def emit_item(item: Value) -> None:
             block = e.at(weight, e.mul(item, num_inputs), 2 * lanes * size)
 
-            def tile(number: Value, row: Value) -> list[Value]:
-                rows = e.sum(small, e.b.zext(e.less(number, larger), e.i64))
+            def tile(number: Value) -> None:
+                row, rows = _rows_of(e, number, num_rows, tiles)
+                values = e.at(x, e.mul(number, num_inputs, x_stride), 4)
                 ahead = e.b.select(e.less(0, number), e.const(0), e.const(PREFETCH_BYTES))
                 place = e.sum(e.mul(row, width), e.mul(item, 2 * lanes))
-                to = [e.at(x, row, 4), num_rows, block, e.at(y, place, size), e.at(added_to, place, size), residual]
+                to = [values, x_stride, block, e.at(y, place, size), e.at(added_to, place, size), residual]
                 after = e.b.append_basic_block("tiled")
                 choice = e.b.switch(rows, after)
                 for count, function in enumerate(functions, start=1):
@@ -158,9 +165,8 @@ def _product_kernel(lanes: int, size: int) -> ParallelKernel:
                     e.b.call(function, [*to, num_inputs, width, ahead])
                     e.b.branch(after)
                 e.b.position_at_end(after)
-                return [e.sum(row, rows)]
 
-            e.loop(tiles, tile, [e.const(0)])
+            e.loop(tiles, tile)
 
         return emit_item
 
