@@ -74,7 +74,7 @@ class Emitter:
         return self.b.gep(base, [self.mul(index, size)], source_etype=ir.IntType(8))
 
     def scratch(self, count: int) -> Value:
-        """Room for so many float32 on the stack of the function; to be asked for once, before any loop."""
+        """Room for so many float32 on the thread's stack, some hundred KB at most; before any loop."""
         room = self.b.alloca(self.f32, ir.Constant(self.i32, count))
         room.align, room.type = 64, self.ptr
         return room
@@ -130,14 +130,12 @@ class Emitter:
         return self.intrinsic(f"llvm.sqrt.v{self.lanes}f32", self.f32s, x)
 
     def exp(self, x: Value) -> Value:
-        """e^x, from 88 on e^88, within 2 units of the last place; 0 below -87, exactly 1 at 0, NaN of NaN.
+        """e^x within 2 units of the last place; 0 below -87, inf from 88 on, exactly 1 at 0, NaN of NaN.
 
         By 2^n e^r with |r| <= ln 2 / 2, and the series of e^r to its seventh power.
         """
         b = self.b
-        bounded = self.larger(
-            self.b.select(self.b.fcmp_ordered("<", x, self.all(88.0)), x, self.all(88.0)), self.all(-87.0)
-        )
+        bounded = self.larger(b.select(b.fcmp_ordered("<", x, self.all(88.0)), x, self.all(88.0)), self.all(-87.0))
         n = self.intrinsic(
             f"llvm.rint.v{self.lanes}f32", self.f32s, b.fmul(bounded, self.all(_float32(math.log2(math.e))))
         )
@@ -150,6 +148,7 @@ class Emitter:
         exponent = b.shl(b.add(b.fptosi(n, self.i32s), self.all_i32(127)), self.all_i32(23))
         result = b.fmul(total, b.bitcast(exponent, self.f32s))
         result = b.select(b.fcmp_ordered("<", x, self.all(-87.0)), self.all(0.0), result)
+        result = b.select(b.fcmp_ordered(">=", x, self.all(88.0)), self.all(math.inf), result)
         return b.select(b.fcmp_unordered("uno", x, x), x, result)
 
     def count_up(self) -> Value:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from trimode.workers.checkpoint import ModelConfig, WeightFiles, read_json
 from trimode.workers.linear import Linear
 from trimode.workers.protocol import ConfigError
 
+RANK_MULTIPLE = 16
+"""What products on a CPU want of their inputs."""
 _PLAIN = {
     "use_rslora": (False, None),
     "use_dora": (False, None),
@@ -32,7 +35,7 @@ class Adapter:
     scale: float
     """lora_alpha / r."""
     a: list[Linear]
-    """`[r, heads * head_dim]` per layer."""
+    """`[r, heads * head_dim]` per layer; r as `load_adapter` fills it up."""
     b: list[Linear]
     """`[hidden, r]` per layer."""
 
@@ -82,12 +85,12 @@ def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]
 
 
 def load_adapter(files: WeightFiles, scale: float, num_layers: int, like: torch.Tensor) -> Adapter:
-    """The factors on the device and in the dtype of `like`."""
-    a, b = (
-        [
-            Linear(files.tensor(_tensor_name(layer, side)).to(device=like.device, dtype=like.dtype))
-            for layer in range(num_layers)
-        ]
-        for side in "AB"
-    )
+    """The factors on the device and in the dtype of `like`, their rank filled up with zeros to whole vectors."""
+
+    def load(layer: int, side: str) -> Linear:
+        factor = files.tensor(_tensor_name(layer, side)).to(device=like.device, dtype=like.dtype)
+        missing = -factor.shape[0 if side == "A" else 1] % RANK_MULTIPLE
+        return Linear(F.pad(factor, (0, 0, 0, missing) if side == "A" else (0, missing)))
+
+    a, b = ([load(layer, side) for layer in range(num_layers)] for side in "AB")
     return Adapter(scale=scale, a=a, b=b)

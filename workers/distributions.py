@@ -37,8 +37,11 @@ def filtered_probs(logits_RV: torch.Tensor, params: Sequence[DecodeParams]) -> t
     # A token stays while the mass before it is below top_p, so the best one always stays.
     keep = (rank < top_k) & ((ordered.cumsum(dim=-1) - ordered) < top_p) & (ordered >= min_p * ordered[:, :1])
     keep[:, 0] = True
-    filtered = torch.zeros_like(probs).scatter(1, order, ordered * keep)
-    return filtered / filtered.sum(dim=-1, keepdim=True)
+    kept = ordered * keep
+    # A running sum, not `sum`: that one is split over threads where a row stands alone, and its last bit with it.
+    filtered = torch.zeros_like(probs).scatter(1, order, kept / kept.cumsum(dim=-1)[:, -1:])
+    plain = (top_k == vocab) & (top_p >= 1.0) & (min_p <= 0.0)  # not even touched by their neighbours' filters
+    return torch.where(plain, probs, filtered)
 
 
 def draw(weights_RV: torch.Tensor, numbers_R: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,8 @@ from trimode.kernels.llvm import ParallelKernel, num_lanes, runs_here
 
 _MAX_ROWS = 64
 """Query heads that share one reading of the keys: their sums stay in the cache."""
+_LOWEST = torch.finfo(torch.float32).min
+"""A maximum before the first key: -inf less -inf would be NaN where a query scores -inf with a whole block."""
 _QUAD = 4
 """Query heads multiplied together: each key and value loaded serves so many."""
 
@@ -59,7 +61,8 @@ class _Shape:
 
 def attends(kv_PSKD: torch.Tensor) -> bool:
     """Whether `paged_attention` takes this cache on this machine."""
-    return runs_here(kv_PSKD) and kv_PSKD.shape[3] % num_lanes() == 0
+    fits = kv_PSKD.dim() == 4 and kv_PSKD.is_contiguous() and kv_PSKD.shape[2] % 2 == 0
+    return fits and runs_here(kv_PSKD) and kv_PSKD.shape[3] % num_lanes() == 0
 
 
 def paged_attention(
@@ -76,8 +79,8 @@ def paged_attention(
         q_NTHD: queries `[N, T, H, D]`.
         kv_PSKD: the cache `[pages, S, 2 * K, D]`, K heads before V heads, `attends(kv_PSKD)`.
         pages_NP: int64 `[N, P]`: the pages of each row, in order.
-        last_key_NT: int64 `[N, T]`; None: every query sees `num_keys` keys.
-        num_keys: above every last key.
+        last_key_NT: int64 `[N, T]`, each from 0 to `num_keys - 1`; None: every query sees `num_keys` keys.
+        num_keys: at least 1.
         scale: softmax scale.
 
     Returns:
@@ -89,14 +92,17 @@ def paged_attention(
     num_rows, num_queries, num_heads, head_dim = q_NTHD.shape
     page_size, num_kv_heads = kv_PSKD.shape[1], kv_PSKD.shape[2] // 2
     fits = num_heads % num_kv_heads == 0 and head_dim == kv_PSKD.shape[3] and q_NTHD.dtype == kv_PSKD.dtype
-    fits = fits and pages_NP.shape[0] == num_rows and pages_NP.shape[1] * page_size >= num_keys
-    if not fits or (last_key_NT is not None and last_key_NT.shape != (num_rows, num_queries)):
+    fits = fits and pages_NP.shape[0] == num_rows and pages_NP.shape[1] * page_size >= num_keys > 0
+    if last_key_NT is not None:
+        fits = fits and last_key_NT.shape == (num_rows, num_queries) and last_key_NT.dtype == torch.int64
+    if not (fits and pages_NP.dtype == torch.int64 and attends(kv_PSKD)):
         raise ValueError(
             f"paged_attention: q {q_NTHD.dtype} {tuple(q_NTHD.shape)}, cache {kv_PSKD.dtype} {tuple(kv_PSKD.shape)}, "
             f"pages {tuple(pages_NP.shape)} for {num_keys} keys"
         )
     if q_NTHD.stride()[2:] != (head_dim, 1) or (num_rows > 1 and q_NTHD.stride(0) != num_queries * q_NTHD.stride(1)):
-        q_NTHD = q_NTHD.contiguous()
+        # Not `contiguous()`: it lets any stride of a dimension of size 1 pass.
+        q_NTHD = q_NTHD.clone(memory_format=torch.contiguous_format)
     pages_NP = pages_NP.contiguous()
     last_key_NT = None if last_key_NT is None else last_key_NT.contiguous()
     out = q_NTHD.new_empty((num_rows * num_queries, num_heads * head_dim))
@@ -158,7 +164,7 @@ class _Item:
             query = e.b.fmul(e.load(e.at(source, start, shape.size), shape.size), e.all(shape.scale))
             e.store(query, e.at(self.queries, place, 4))
             e.store(e.all(0.0), e.at(self.sums, place, 4))
-        e.store(e.all(float("-inf")), e.at(self.peaks, e.mul(row, e.lanes), 4))
+        e.store(e.all(_LOWEST), e.at(self.peaks, e.mul(row, e.lanes), 4))
         e.store(e.all(0.0), e.at(self.totals, e.mul(row, e.lanes), 4))
         all_keys = e.b.icmp_unsigned("==", self.last_key, e.const(0))
         # Without limits any readable address will do: what is loaded there is not used.
@@ -218,7 +224,6 @@ class _Item:
         for dim in range(0, shape.head_dim, at_once):
             dims = range(dim, min(dim + at_once, shape.head_dim), e.lanes)
             places = [e.at(self.sums, e.sum(e.mul(row, shape.head_dim), d), 4) for row in rows for d in dims]
-            decayed = [e.b.fmul(e.load(place), decays[n // len(dims)]) for n, place in enumerate(places)]
 
             def weighted(key: Value, *sums: Value, dims: range = dims) -> list[Value]:
                 values = [e.load(e.at(self.values, e.sum(e.mul(key, shape.head_dim), d), 4)) for d in dims]
@@ -229,8 +234,10 @@ class _Item:
                     result += [e.fma(weight, value, total) for value, total in zip(values, own, strict=True)]
                 return result
 
-            for total, place in zip(e.loop(e.const(shape.block), weighted, decayed), places, strict=True):
-                e.store(total, place)
+            # A block is summed on its own and then added: over a long context one chain of sums would lose digits.
+            sums = e.loop(e.const(shape.block), weighted, [e.all(0.0)] * len(places))
+            for number, (own, place) in enumerate(zip(sums, places, strict=True)):
+                e.store(e.fma(e.load(place), decays[number // len(dims)], own), place)
 
     def _weigh(self, start: Value, row: Value, number: int, scores: list[Value]) -> Value:
         """Turns a row's scores into weights under its new maximum; returns the factor of what was summed before."""

@@ -35,7 +35,7 @@ def _tile_rows(lanes: int) -> int:
 
 def packs(weight_OI: torch.Tensor) -> bool:
     """Whether `pack` takes this weight on this machine."""
-    return runs_here(weight_OI) and weight_OI.shape[1] % num_lanes() == 0
+    return runs_here(weight_OI) and weight_OI.shape[1] > 0 and weight_OI.shape[1] % num_lanes() == 0
 
 
 def pack(weight_OI: torch.Tensor) -> torch.Tensor:
@@ -90,7 +90,7 @@ def product(
             blocks, values.data_ptr(), packed.data_ptr(), y_TW.data_ptr() + offset,
             0 if residual_TO is None else residual_TO.data_ptr() + offset, rows, num_inputs, width, tiles,
         )  # fmt: skip
-    return y_TW if width == num_outputs else y_TW[:, :num_outputs]
+    return y_TW if width == num_outputs else y_TW[:, :num_outputs].contiguous()
 
 
 def _tiled(x_TI: torch.Tensor, tiles: int, lanes: int) -> torch.Tensor:
@@ -98,7 +98,7 @@ def _tiled(x_TI: torch.Tensor, tiles: int, lanes: int) -> torch.Tensor:
     num_rows, num_inputs = x_TI.shape
     if num_rows == 1:
         return x_TI.float()
-    tiled = torch.empty(tiles * num_inputs * -(-num_rows // tiles))
+    tiled = x_TI.new_empty(tiles * num_inputs * -(-num_rows // tiles), dtype=torch.float32)
     kernel = _tile_kernel(lanes, x_TI.element_size())
     kernel(tiles * (num_inputs // lanes), x_TI.data_ptr(), x_TI.stride(0), tiled.data_ptr(), *x_TI.shape, tiles)
     return tiled

@@ -15,7 +15,7 @@ from trimode.kernels.llvm import ParallelKernel, num_lanes, runs_here
 
 def rotates(qkv_TND: torch.Tensor, kv_SKD: torch.Tensor) -> bool:
     """Whether `rotate_and_store` takes these tensors on this machine."""
-    contiguous = qkv_TND.is_contiguous() and kv_SKD.is_contiguous()
+    contiguous = qkv_TND.is_contiguous() and kv_SKD.is_contiguous() and kv_SKD.shape[1] % 2 == 0
     return contiguous and runs_here(qkv_TND, kv_SKD) and qkv_TND.shape[2] % (2 * num_lanes()) == 0
 
 
@@ -36,6 +36,7 @@ def rotate_and_store(
     """
     num_tokens, num_heads, head_dim = qkv_TND.shape
     fits = cos_TD.shape == sin_TD.shape == (num_tokens, head_dim) and slots_T.shape == (num_tokens,)
+    fits = fits and slots_T.dtype == torch.int64 and rotates(qkv_TND, kv_SKD)
     fits = fits and kv_SKD.shape[2] == head_dim and cos_TD.dtype == sin_TD.dtype == qkv_TND.dtype
     if not fits:
         raise ValueError(

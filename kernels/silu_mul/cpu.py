@@ -15,7 +15,8 @@ from trimode.kernels.llvm import ParallelKernel, num_lanes, runs_here
 
 def takes(gate_up_TJ: torch.Tensor) -> bool:
     """Whether `silu_mul` takes this tensor on this machine."""
-    return runs_here(gate_up_TJ) and gate_up_TJ.is_contiguous() and gate_up_TJ.shape[1] % (2 * num_lanes()) == 0
+    fits = gate_up_TJ.dim() == 2 and gate_up_TJ.is_contiguous()
+    return fits and runs_here(gate_up_TJ) and gate_up_TJ.shape[1] % (2 * num_lanes()) == 0
 
 
 def silu_mul(gate_up_TJ: torch.Tensor) -> torch.Tensor:

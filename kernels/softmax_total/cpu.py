@@ -18,7 +18,7 @@ _STRETCH = 64
 
 def takes(logits_RV: torch.Tensor) -> bool:
     """Whether `softmax_total` takes this tensor on this machine."""
-    fits = logits_RV.dtype == torch.float32 and logits_RV.stride(1) == 1
+    fits = logits_RV.dim() == 2 and logits_RV.dtype == torch.float32 and logits_RV.stride(1) == 1
     return fits and runs_here(logits_RV) and logits_RV.shape[1] >= num_lanes()
 
 

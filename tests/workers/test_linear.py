@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from trimode.kernels.llvm import num_lanes
+from trimode.tests.workers.goldens import MICRO
 from trimode.workers import linear
+from trimode.workers.adapter import load_adapter, open_adapter
+from trimode.workers.checkpoint import read_config
 from trimode.workers.linear import Linear
 
 DTYPES = [torch.bfloat16, torch.float32]
@@ -51,3 +55,20 @@ def test_rows_of_a_wider_tensor() -> None:
     weight = torch.randn(96, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     wide = torch.randn(5, 128, generator=torch.Generator().manual_seed(1)).bfloat16()
     assert torch.equal(Linear(weight)(wide[:, :64]), Linear(weight)(wide[:, :64].contiguous()))
+
+
+@pytest.mark.skipif(not num_lanes(), reason="bitwise only with our CPU kernels")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_adapter_of_any_rank_treats_rows_alike(dtype: torch.dtype) -> None:
+    files, scale = open_adapter(MICRO / "linear_spec_lora", read_config(MICRO))
+    adapter = load_adapter(files, scale, 4, torch.empty(0, dtype=dtype))
+    x = torch.randn(9, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
+    together = adapter.b[0](adapter.a[0](x))
+    exact = x.double() @ files.tensor(tensor_of("A")).double().T @ files.tensor(tensor_of("B")).double().T
+    assert torch.allclose(together.double(), exact, atol=0.05 if dtype == torch.bfloat16 else 1e-5)
+    for row in range(9):
+        assert torch.equal(adapter.b[0](adapter.a[0](x[row : row + 1]))[0], together[row])
+
+
+def tensor_of(side: str) -> str:
+    return f"base_model.model.encoder.layers.0.self_attn.o_proj.lora_{side}.weight"

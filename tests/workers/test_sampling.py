@@ -168,3 +168,19 @@ def test_a_mask_is_never_an_answer(
     assert sequence.error is None
     assert len(sequence.state.tokens()) == 20
     assert mask not in sequence.state.tokens()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_probabilities_of_a_row_do_not_depend_on_the_others(threads: int) -> None:
+    filters: list[dict[str, float]] = [{}, {"top_p": 0.9}, {}, {"min_p": 0.01}, {"top_k": 40}, {}]
+    kinds = [params(temperature=0.8, **fields) for fields in filters]
+    logits = torch.randn(len(kinds), 131072, generator=torch.Generator().manual_seed(0)) * 3
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = filtered_probs(logits, kinds)
+        for row, kind in enumerate(kinds):
+            assert torch.equal(filtered_probs(logits[row : row + 1], [kind])[0], together[row])
+    finally:
+        torch.set_num_threads(before)
+    assert together.sum(dim=-1).tolist() == pytest.approx([1.0] * len(kinds), abs=1e-4)
