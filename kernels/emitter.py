@@ -116,12 +116,16 @@ class Emitter:
         """The larger of each lane."""
         return self.b.select(self.b.fcmp_ordered(">", x, y), x, y)
 
+    def swap(self, vector: Value, distance: int) -> Value:
+        """Each lane n gets what stood in lane n xor `distance`."""
+        places = ir.Constant(self.i32s, [n ^ distance for n in range(self.lanes)])
+        return self.b.shuffle_vector(vector, vector, places)
+
     def across(self, vector: Value, operation: Callable[[Value, Value], Value]) -> Value:
         """The lanes combined, in pairs of halves: the result in every lane."""
         distance = self.lanes // 2
         while distance:
-            swapped = ir.Constant(self.i32s, [n ^ distance for n in range(self.lanes)])
-            vector = operation(vector, self.b.shuffle_vector(vector, vector, swapped))
+            vector = operation(vector, self.swap(vector, distance))
             distance //= 2
         return vector
 

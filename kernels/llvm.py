@@ -66,28 +66,39 @@ def _gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
     return None
 
 
+_PORTIONS = 8
+"""Into how many a thread's part of small items is cut."""
+
+
 class ParallelKernel:
-    """A function over work items 0 .. n - 1, which threads take one at a time, so that a slowed thread takes fewer."""
+    """A function over work items 0 .. n - 1, which threads take as they go, so that a slowed thread takes fewer."""
 
-    def __init__(self, lanes: int, num_args: int, emit: Callable[..., Callable[[Value], None]]) -> None:
-        """Compiles at once. `emit(emitter, *args)` writes what comes before the items, returns the writer of one item.
+    def __init__(
+        self, lanes: int, num_args: int, emit: Callable[..., Callable[[Value], None]], *, small: bool = False
+    ) -> None:
+        """Compiles at once.
 
-        All args are i64, addresses too.
+        Args:
+            lanes: of a vector.
+            num_args: what a call passes beside the number of items; all are i64, addresses too.
+            emit: `emit(emitter, *args)` writes what comes before the items and returns the writer of one item.
+            small: an item costs no more than taking one does; then threads take many at a time.
         """
-        self._num_args = num_args
+        self._num_args, self._small = num_args, small
         module = ir.Module("trimode")
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()]), "work")
         e = Emitter(function.append_basic_block("entry"), lanes)
         shared = function.args[0]
-        limit, *args = (e.b.load(e.at(shared, place, 8), typ=e.i64, align=8) for place in range(1, num_args + 2))
+        places = range(1, num_args + 3)
+        limit, at_once, *args = (e.b.load(e.at(shared, place, 8), typ=e.i64, align=8) for place in places)
         emit_item = emit(e, *args)
         head, body, end = (function.append_basic_block(name) for name in ("next", "item", "end"))
         e.b.branch(head)
         e.b.position_at_end(head)
-        item = e.b.atomic_rmw("add", shared, e.const(1), "monotonic")
-        e.b.cbranch(e.less(item, limit), body, end)
+        first = e.b.atomic_rmw("add", shared, at_once, "monotonic")
+        e.b.cbranch(e.less(first, limit), body, end)
         e.b.position_at_end(body)
-        emit_item(item)
+        e.loop(e.smaller(e.b.sub(limit, first), at_once), lambda number: emit_item(e.sum(first, number)))
         e.b.branch(head)
         e.b.position_at_end(end)
         e.b.ret_void()
@@ -97,8 +108,9 @@ class ParallelKernel:
 
     def __call__(self, num_items: int, *args: int) -> None:
         """Runs all items; returns when the last is done. The caller answers for the addresses."""
-        shared = (ctypes.c_int64 * (self._num_args + 2))(0, num_items, *args)
         threads = min(torch.get_num_threads(), num_items)
+        at_once = max(1, num_items // (threads * _PORTIONS)) if self._small and threads else 1
+        shared = (ctypes.c_int64 * (self._num_args + 3))(0, num_items, at_once, *args)
         if threads <= 1:
             self._alone(shared)
         else:

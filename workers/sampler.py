@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from trimode.kernels.argmax import argmax
 from trimode.kernels.confidence_commit import confidence_commit
 from trimode.kernels.prefix_verify import prefix_verify
 from trimode.kernels.softmax_total import softmax_total
+from trimode.workers.batch import int64
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.distributions import apply_repetition_penalty, draw, filtered_probs
 from trimode.workers.protocol import DecodeParams
@@ -94,7 +96,7 @@ class Sampler:
             raw = logits.clone()
             apply_repetition_penalty(logits, [_penalty(row) for row in rows])
         logits[:, self._mask_token_id] = float("-inf")
-        tokens = logits.argmax(dim=-1)
+        tokens = argmax(logits)
         warm = [i for i, row in enumerate(rows) if row.request.params.temperature > 0]
         tempered = None
         if warm:
@@ -163,8 +165,8 @@ def _places(chosen: Sequence[tuple[int, SampleRequest]], device: torch.device) -
         chunk += [number] * count
         column += range(count)
     shape = (len(chosen), max(column) + 1)
-    padding = _Padding(torch.tensor(chunk, device=device), torch.tensor(column, device=device), shape)
-    return torch.tensor(flat, device=device), padding
+    padding = _Padding(int64(chunk).to(device), int64(column).to(device), shape)
+    return int64(flat).to(device), padding
 
 
 def _commit(
@@ -190,7 +192,7 @@ def _verify(
 ) -> torch.Tensor:
     blocks = [rule.block for _, request in chosen if isinstance(rule := request.chunk.selection, Verify)]
     lengths = torch.tensor([len(block) for block in blocks], device=flat.device)
-    block = place.pad(torch.tensor([token for block in blocks for token in block], device=flat.device), -1)
+    block = place.pad(int64(token for block in blocks for token in block).to(flat.device), -1)
     accepted = prefix_verify(place.pad(tokens[flat], -2), block, lengths)
     return accepted[place.chunk]
 

@@ -135,7 +135,7 @@ def _tile_kernel(lanes: int, size: int) -> ParallelKernel:
 
         return emit_item
 
-    return ParallelKernel(lanes, 6, emit)
+    return ParallelKernel(lanes, 6, emit, small=True)
 
 
 @functools.cache

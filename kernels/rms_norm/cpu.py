@@ -58,4 +58,4 @@ def _kernel(lanes: int, size: int) -> ParallelKernel:
 
         return emit_item
 
-    return ParallelKernel(lanes, 5, emit)
+    return ParallelKernel(lanes, 5, emit, small=True)

@@ -90,4 +90,4 @@ def _kernel(lanes: int, size: int, num_heads: int, num_kv_heads: int, head_dim: 
 
         return emit_item
 
-    return ParallelKernel(lanes, 5, emit)
+    return ParallelKernel(lanes, 5, emit, small=True)

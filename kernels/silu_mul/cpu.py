@@ -48,4 +48,4 @@ def _kernel(lanes: int, size: int) -> ParallelKernel:
 
         return emit_item
 
-    return ParallelKernel(lanes, 3, emit)
+    return ParallelKernel(lanes, 3, emit, small=True)

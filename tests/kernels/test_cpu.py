@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from trimode.kernels import llvm
+from trimode.kernels.argmax import cpu as argmax_cpu
 from trimode.kernels.block_attention import attends, block_attention, paged_attention
 from trimode.kernels.emitter import Emitter, Value
 from trimode.kernels.linear import linear, pack, packs, product
@@ -35,6 +36,7 @@ def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
         "rope.cpu",
         "silu_mul.cpu",
         "softmax_total.cpu",
+        "argmax.cpu",
     ):
         monkeypatch.setattr(f"trimode.kernels.{module}.num_lanes", lambda: request.param)
     return int(request.param)
@@ -285,6 +287,22 @@ def test_softmax_total(width: int) -> None:
     plain = softmax_total_reference.softmax_total(logits)[1]
     assert ((plain - exact).abs() / exact)[finite].max() <= 1e-6
     assert torch.equal(softmax_total_cpu.softmax_total(logits[3:4])[1], total[3:4])
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("width", [16, 17, 944, 40001])
+def test_argmax(width: int) -> None:
+    values = normal(9, width + 5)[:, :width]
+    values[1] = -math.inf
+    values[2] = 0.0
+    values[3, [3, width - 1, width // 2]] = 9.0
+    values[4, -1] = 9.0
+    values[5, 0] = math.inf
+    assert argmax_cpu.takes(values)
+    got = argmax_cpu.argmax(values)
+    assert got.tolist() == [int((row == row.max()).nonzero()[0, 0]) for row in values]
+    values[:] = math.nan
+    assert ((argmax_cpu.argmax(values) >= 0) & (argmax_cpu.argmax(values) < width)).all()
 
 
 def test_exp_over_its_range(lanes: int) -> None:

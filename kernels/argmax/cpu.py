@@ -1,0 +1,60 @@
+"""Argmax of rows on a CPU, at the speed of reading them; torch's own compares one value at a time.
+
+R = rows, V = values of a row.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from trimode.kernels.emitter import Emitter, Value
+from trimode.kernels.llvm import ParallelKernel, num_lanes, runs_here
+
+
+def takes(values_RV: torch.Tensor) -> bool:
+    """Whether `argmax` takes this tensor on this machine."""
+    fits = values_RV.dim() == 2 and values_RV.dtype == torch.float32 and values_RV.stride(1) == 1
+    return fits and runs_here(values_RV) and num_lanes() <= values_RV.shape[1] < 2**31
+
+
+def argmax(values_RV: torch.Tensor) -> torch.Tensor:
+    """int64 `[R]`: the first place of each row's largest value; `takes(values)`. Any place where a row holds NaN."""
+    places_R = torch.empty(values_RV.shape[0], dtype=torch.int64)
+    kernel = _kernel(num_lanes())
+    kernel(places_R.shape[0], values_RV.data_ptr(), values_RV.stride(0), values_RV.shape[1], places_R.data_ptr())
+    return places_R
+
+
+@functools.cache
+def _kernel(lanes: int) -> ParallelKernel:
+    """One item: a row. The last vector ends with the row; what it reads again is no larger than itself."""
+
+    def emit(e: Emitter, values: Value, stride: Value, width: Value, places: Value) -> Callable[[Value], None]:
+        def larger(value: Value, place: Value, best: Value, best_place: Value) -> list[Value]:
+            """The larger of each lane, where equal the one that stands first."""
+            earlier = e.b.and_(e.b.fcmp_ordered("==", value, best), e.b.icmp_signed("<", place, best_place))
+            better = e.b.or_(e.b.fcmp_ordered(">", value, best), earlier)
+            return [e.b.select(better, value, best), e.b.select(better, place, best_place)]
+
+        def emit_item(row: Value) -> None:
+            source = e.at(values, e.mul(row, stride), 4)
+
+            def vector(number: Value, best: Value, best_place: Value) -> list[Value]:
+                at = e.smaller(e.mul(number, lanes), e.sum(width, -lanes))
+                place = e.b.add(e.splat(e.b.trunc(at, e.i32)), e.count_up())
+                return larger(e.load(e.at(source, at, 4)), place, best, best_place)
+
+            vectors = e.b.udiv(e.sum(width, lanes - 1), e.const(lanes))
+            found = e.loop(vectors, vector, [e.load(source), e.count_up()])
+            distance = lanes // 2
+            while distance:
+                found = larger(*(e.swap(half, distance) for half in found), *found)
+                distance //= 2
+            place = e.b.extract_element(found[1], e.const(0))
+            e.b.store(e.b.zext(place, e.i64), e.at(places, row, 8), align=8)
+
+        return emit_item
+
+    return ParallelKernel(lanes, 4, emit)
