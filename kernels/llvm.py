@@ -38,12 +38,13 @@ def num_lanes() -> int:
 
 def runs_here(*tensors: torch.Tensor) -> bool:
     """Whether the kernels run on this machine and take these tensors: all on the CPU and of one of DTYPES."""
-    first = tensors[0].dtype
-    return (
-        first in DTYPES
-        and num_lanes() > 0
-        and all(tensor.device.type == "cpu" and tensor.dtype == first for tensor in tensors)
-    )
+    dtype = tensors[0].dtype
+    if dtype not in DTYPES or not num_lanes():
+        return False
+    for tensor in tensors:  # noqa: SIM110 -- runs before every kernel: a generator takes twice as long
+        if not tensor.is_cpu or tensor.dtype != dtype:
+            return False
+    return True
 
 
 @functools.cache
@@ -84,7 +85,7 @@ class ParallelKernel:
             emit: `emit(emitter, *args)` writes what comes before the items and returns the writer of one item.
             small: an item costs no more than taking one does; then threads take many at a time.
         """
-        self._num_args, self._small = num_args, small
+        self._small = small
         module = ir.Module("trimode")
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()]), "work")
         e = Emitter(function.append_basic_block("entry"), lanes)
@@ -105,12 +106,13 @@ class ParallelKernel:
         self._engine = _compile(str(module))
         self._address = self._engine.get_function_address("work")
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
+        self._shared = ctypes.c_int64 * (num_args + 3)
 
     def __call__(self, num_items: int, *args: int) -> None:
         """Runs all items; returns when the last is done. The caller answers for the addresses."""
         threads = min(torch.get_num_threads(), num_items)
         at_once = max(1, num_items // (threads * _PORTIONS)) if self._small and threads else 1
-        shared = (ctypes.c_int64 * (self._num_args + 3))(0, num_items, at_once, *args)
+        shared = self._shared(0, num_items, at_once, *args)
         if threads <= 1:
             self._alone(shared)
         else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from trimode.kernels.emitter import Emitter, Value
@@ -26,8 +26,7 @@ _QUAD = 4
 """Query heads multiplied together: each key and value loaded serves so many."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(NamedTuple):
     """What the code is compiled for."""
 
     lanes: int
@@ -107,7 +106,7 @@ def paged_attention(
     last_key_NT = None if last_key_NT is None else last_key_NT.contiguous()
     out = q_NTHD.new_empty((num_rows * num_queries, num_heads * head_dim))
     shape = _Shape(num_lanes(), q_NTHD.element_size(), num_heads, num_kv_heads, head_dim, page_size, scale)
-    tiles = -(-num_queries // shape.tile)
+    tiles = 1 if num_queries == 1 else -(-num_queries // shape.tile)
     _kernel(shape)(
         num_rows * num_kv_heads * tiles, q_NTHD.data_ptr(), q_NTHD.stride(1), kv_PSKD.data_ptr(), pages_NP.data_ptr(),
         pages_NP.shape[1], 0 if last_key_NT is None else last_key_NT.data_ptr(), num_keys, num_queries, out.data_ptr(),
