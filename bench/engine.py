@@ -61,23 +61,28 @@ LOADS = (
 class Machine:
     """What this machine can do, measured in this run."""
 
-    bytes_per_s: float
+    data: torch.Tensor
+    """What is read to find the roof, larger than any cache."""
     flop_per_s: float
     """`F.linear` in bfloat16."""
     own_flop_per_s: float
     """The same through the engine's product."""
 
+    def read_s(self, num_bytes: int) -> float:
+        """Seconds that reading so many bytes with all threads takes, by one reading of the data now."""
+        began = time.perf_counter()
+        self.data.sum()
+        return (time.perf_counter() - began) * num_bytes / self.data.nbytes
+
 
 def measure_machine(size: int, repeats: int) -> Machine:
-    """Reads `size` MiB with all threads, and multiplies 1024 x 4096 by 4096 x 4096 in bfloat16."""
-    data = torch.ones(size << 18)
-    read_s = median(time_steps(data.sum, repeats))
+    """Multiplies 1024 x 4096 by 4096 x 4096 in bfloat16; the roof is read from `size` MiB, later and often."""
     x, weight = torch.randn(1024, 4096).bfloat16(), torch.randn(4096, 4096).bfloat16()
     own = Linear(weight)
     flop = 2 * 1024 * 4096 * 4096
     plain_s = median(time_steps(lambda: F.linear(x, weight), repeats))
     own_s = median(time_steps(lambda: own(x), repeats))
-    return Machine(data.nbytes / read_s, flop / plain_s, flop / own_s)
+    return Machine(torch.ones(size << 18), flop / plain_s, flop / own_s)
 
 
 def weight_bytes_per_forward(model: TriModeModel) -> int:
@@ -104,24 +109,27 @@ def own_step(runtime: Runtime, context: int) -> Callable[[int], None]:
 def compare_steps(runtime: Runtime, rivals: dict[str, Rival], machine: Machine, repeats: int) -> dict[int, float]:
     """Prints one line per step size; returns the seconds of the transformers step by size (ours where it is absent)."""
     step = own_step(runtime, CONTEXT)
-    roof = weight_bytes_per_forward(runtime.engine.model) / machine.bytes_per_s
+    num_bytes = weight_bytes_per_forward(runtime.engine.model)
     names = list(rivals)
-    print(f"\n| tokens | trimode ms | of roof ({roof * 1e3:.1f} ms) | x own 1-token step", end=" |")
+    print("\n| tokens | trimode ms | of read roof | x own 1-token step", end=" |")
     print("".join(f" {name} ms | trimode is |" for name in names))
     print("|---|---|---|---|" + "---|---|" * len(names))
-    first, reference = 0.0, {}
+    first, reference, reads = 0.0, {}, list[float]()
     for tokens in STEP_TOKENS:
         ours: list[float] = []
         theirs: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(3):  # in turn, so that all see the same machine
+            reads += [machine.read_s(num_bytes) for _ in range(repeats)]
             ours += time_steps(lambda: step(tokens), repeats)  # noqa: B023 -- called at once
             for name in names:
                 theirs[name] += rivals[name].seconds(tokens, repeats)
         own = median(ours)
         first = first or own
         reference[tokens] = median(theirs.get("transformers", ours))
-        print(f"| {tokens} | {own * 1e3:.1f} | {roof / own:.0%} | {own / first:.2f}", end=" |")
+        print(f"| {tokens} | {own * 1e3:.1f} | {median(reads) / own:.0%} | {own / first:.2f}", end=" |")
         print("".join(f" {median(theirs[n]) * 1e3:.1f} | {median(theirs[n]) / own:.2f}x |" for n in names), flush=True)
+    rate = num_bytes / median(reads) / 1e9
+    print(f"read roof: {num_bytes / 1e9:.2f} GB a forward in {median(reads) * 1e3:.1f} ms, {rate:.1f} GB/s")
     return reference
 
 
@@ -237,9 +245,6 @@ def compare(shape: dict[str, Any], cache_gib: float, repeats: int, folder: Path)
             WorkerSettings(model=str(folder), device="cpu", max_num_seqs=max(CONCURRENT), kv_cache_gb=cache_gib)
         )
         model = runtime.engine.model
-        print(
-            f"read roof {machine.bytes_per_s / 1e9:.1f} GB/s; {weight_bytes_per_forward(model) / 1e9:.2f} GB a forward"
-        )
         reference = compare_steps(runtime, rivals, machine, repeats)
     compare_loads(runtime, reference, machine, repeats)
     budget = model.num_weight_bytes / 2**20 + cache_gib * 1024
