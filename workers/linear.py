@@ -36,17 +36,18 @@ def tune_allocator() -> None:
 class Linear:
     """A weight `[out, in]` and the fastest way of multiplying with it here; the plain weight is not kept beside it.
 
-    On a CPU: our own product (`trimode.kernels.linear`), whose results do not depend on the other rows; in bfloat16 on
-    a CPU with AMX oneDNN's, whose rate nothing else reaches. Elsewhere: torch's.
+    On a CPU: our own product (`trimode.kernels.linear`), whose results do not depend on the other rows; in bfloat16
+    oneDNN's on a CPU with AMX, whose rate nothing else reaches, or where our own does not run. Elsewhere: torch's.
     """
 
     def __init__(self, weight_OI: torch.Tensor) -> None:
         self.num_outputs = weight_OI.shape[0]
         self._weight = weight_OI
         self._product: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor] = _plain
-        if weight_OI.dtype == torch.bfloat16 and weight_OI.device.type == "cpu" and _amx():
+        own = packs(weight_OI)
+        if weight_OI.is_cpu and weight_OI.dtype == torch.bfloat16 and (_amx() if own else _onednn_has_bf16()):
             self._weight, self._product = torch.ops.mkldnn._reorder_linear_weight(weight_OI, 1), _onednn
-        elif packs(weight_OI):
+        elif own:
             self._weight, self._product = pack(weight_OI), self._own
 
     @property
@@ -78,5 +79,10 @@ def _onednn(x_TI: torch.Tensor, weight: torch.Tensor, residual_TO: torch.Tensor 
 
 
 @functools.cache
+def _onednn_has_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@functools.cache
 def _amx() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.cpu._is_amx_tile_supported()
+    return _onednn_has_bf16() and torch.cpu._is_amx_tile_supported()

@@ -48,7 +48,8 @@ def pack(weight_OI: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"pack: got {weight_OI.dtype} {tuple(weight_OI.shape)} on {weight_OI.device}")
     lanes = num_lanes()
     missing = -weight_OI.shape[0] % (2 * lanes)
-    weight_B2LI = F.pad(weight_OI, (0, 0, 0, missing)).view(-1, 2, lanes, weight_OI.shape[1])
+    whole = F.pad(weight_OI, (0, 0, 0, missing)) if missing else weight_OI
+    weight_B2LI = whole.reshape(-1, 2, lanes, weight_OI.shape[1])
     order = (0, 3, 2, 1) if weight_OI.dtype == torch.bfloat16 else (0, 3, 1, 2)
     return weight_B2LI.permute(order).contiguous()
 
@@ -105,7 +106,7 @@ def _tiled(x_TI: torch.Tensor, tiles: int, lanes: int) -> torch.Tensor:
 
 
 def _rows_of(e: Emitter, tile: Value, num_rows: Value, tiles: Value) -> tuple[Value, Value]:
-    """The first row of a tile, and its rows: all tiles have the same number of rows but for one."""
+    """The first row of a tile, and its rows: tiles differ by one row at most."""
     small, larger = e.b.udiv(num_rows, tiles), e.b.urem(num_rows, tiles)
     return e.sum(e.mul(tile, small), e.smaller(tile, larger)), e.sum(small, e.b.zext(e.less(tile, larger), e.i64))
 

@@ -22,6 +22,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(linear, "_amx", lambda: request.param == "onednn")
     if request.param == "plain":
         monkeypatch.setattr(linear, "packs", lambda _: False)
+        monkeypatch.setattr(linear, "_onednn_has_bf16", lambda: False)
     return str(request.param)
 
 
