@@ -109,6 +109,12 @@ def test_pack_leaves_what_it_cannot_take() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_product_with_units_is_the_weight_itself(dtype: torch.dtype) -> None:
+    weight = normal(64, 48, dtype=dtype)
+    assert torch.equal(product(torch.eye(48, dtype=dtype), pack(weight), 64), weight.T)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_product_whatever_the_default_type(dtype: torch.dtype) -> None:
     weight, x = normal(32, 64, dtype=dtype), normal(5, 64, dtype=dtype)
     expected = product(x, pack(weight), 32)

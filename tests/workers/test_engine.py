@@ -113,6 +113,35 @@ def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime, monkeypatc
     assert (sequence.state.tokens(), micro.generation(sequence).nfe) == (case.tokens, case.nfe)
 
 
+def test_prompts_of_a_step_are_limited_and_decoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimode.workers.engine.PREFILL_SLICE", 8)
+    monkeypatch.setattr("trimode.workers.engine.MAX_STEP_PREFILL", 16)
+    runtime = Runtime(micro_settings())
+    engine = runtime.engine
+    base = {"mode": "ar", "max_new_tokens": 30, "ignore_eos": True}
+    running = runtime.submit("running", base | {"prompt_ids": [5, 6]})
+    engine.step()
+    for number in range(4):
+        runtime.submit(str(number), base | {"prompt_ids": [7 + number] * 24})
+    for _ in range(6):  # 4 prompts of 3 slices, 2 slices a step
+        tokens, answered = engine.counters.step_tokens, len(running.state.output)
+        engine.step()
+        assert len(running.state.output) == answered + 1
+        assert engine.counters.step_tokens - tokens <= 16 + len(engine.running)
+    finish(runtime)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.6])
+def test_a_repetition_penalty_leaves_linear_spec_lossless(micro: Runtime, threshold: float) -> None:
+    """The past of a verified row holds the drafts before it, as token by token."""
+    for prompt in (PROMPT, PROMPT[:7], [5, 6, 7]):
+        fields = {"prompt_ids": prompt, "max_new_tokens": 40, "ignore_eos": True, "repetition_penalty": 1.8}
+        ar = micro.submit("ar", fields | {"mode": "ar"})
+        spec = micro.submit("spec", fields | {"mode": "linear_spec", "threshold": threshold})
+        finish(micro)
+        assert spec.state.tokens() == ar.state.tokens()
+
+
 def test_pages_are_shared_only_once_they_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["1-ar"]
     runtime = Runtime(micro_settings())
