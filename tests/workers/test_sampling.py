@@ -174,7 +174,7 @@ def test_a_mask_is_never_an_answer(
 def test_probabilities_of_a_row_do_not_depend_on_the_others(threads: int) -> None:
     filters: list[dict[str, float]] = [{}, {"top_p": 0.9}, {}, {"min_p": 0.01}, {"top_k": 40}, {}]
     kinds = [params(temperature=0.8, **fields) for fields in filters * 4]
-    logits = torch.randn(len(kinds), 131072, generator=torch.Generator().manual_seed(0)) * 3
+    logits = torch.randn(len(kinds), 131072, generator=torch.Generator().manual_seed(0)) * 0.7  # flat: much is kept
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
