@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from trimode.kernels.llvm import num_lanes, runs_here
 from trimode.workers.adapter import load_adapter, open_adapter
 from trimode.workers.checkpoint import DTYPES, ModelConfig, expected_shapes, files_sha256, open_weights, read_config
 from trimode.workers.engine import Engine, Sequence
@@ -188,6 +189,7 @@ class Runtime:
             if model.device.type == "cuda"
             else platform.machine(),
             "dtype": self.settings.dtype,
+            "kernels": f"llvm, {num_lanes()} lanes" if runs_here(model.embedding) else "torch",
             "max_model_len": self.engine.max_model_len,
             "max_num_seqs": self.engine.max_num_seqs,
             "lora": model.adapter is not None,
