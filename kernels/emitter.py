@@ -5,7 +5,6 @@ Knows nothing of tensors, threads or of when it is compiled.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ class Emitter:
         self.b = ir.IRBuilder(block)
         self.lanes = lanes
         self.i64, self.i32, self.ptr = ir.IntType(64), ir.IntType(32), ir.PointerType()
-        self.f32, self.f64 = ir.FloatType(), ir.DoubleType()
+        self.f32 = ir.FloatType()
         self.f32s, self.i32s = ir.VectorType(self.f32, lanes), ir.VectorType(self.i32, lanes)
         self.i16s = ir.VectorType(ir.IntType(16), lanes)
 
@@ -45,6 +44,10 @@ class Emitter:
     def mul(self, first: Value, *others: Value) -> Value:
         """Of i64."""
         return functools.reduce(lambda a, b: self.b.mul(a, self.const(b)), others, self.const(first))
+
+    def parts(self, count: Value, size: Value) -> Value:
+        """Into how many parts of `size` so many go, the last one not always whole."""
+        return self.b.udiv(self.sum(count, size, -1), self.const(size))
 
     def less(self, a: Value, b: Value) -> Value:
         """Whether a < b, as unsigned i64."""
@@ -140,15 +143,13 @@ class Emitter:
         """
         b = self.b
         bounded = self.larger(b.select(b.fcmp_ordered("<", x, self.all(88.0)), x, self.all(88.0)), self.all(-87.0))
-        n = self.intrinsic(
-            f"llvm.rint.v{self.lanes}f32", self.f32s, b.fmul(bounded, self.all(_float32(math.log2(math.e))))
-        )
+        n = self.intrinsic(f"llvm.rint.v{self.lanes}f32", self.f32s, b.fmul(bounded, self.all(math.log2(math.e))))
         coarse = 0.693359375  # ln 2 to 9 bits: exact times any n
         r = self.fma(n, self.all(-coarse), bounded)
-        r = self.fma(n, self.all(_float32(coarse - math.log(2))), r)
-        total = self.all(_float32(1 / math.factorial(7)))
+        r = self.fma(n, self.all(coarse - math.log(2)), r)
+        total = self.all(1 / math.factorial(7))
         for power in range(6, -1, -1):
-            total = self.fma(total, r, self.all(_float32(1 / math.factorial(power))))
+            total = self.fma(total, r, self.all(1 / math.factorial(power)))
         exponent = b.shl(b.add(b.fptosi(n, self.i32s), self.all_i32(127)), self.all_i32(23))
         result = b.fmul(total, b.bitcast(exponent, self.f32s))
         result = b.select(b.fcmp_ordered("<", x, self.all(-87.0)), self.all(0.0), result)
@@ -210,7 +211,3 @@ class Emitter:
         b.cbranch(self.less(following, count), inside, after)
         b.position_at_end(after)
         return results
-
-
-def _float32(value: float) -> float:
-    return ctypes.c_float(value).value

@@ -20,7 +20,6 @@ class AttentionGroup:
 
     first_token: int
     """Where the group's tokens start in the flat batch."""
-    end_token: int
     num_rows: int
     num_queries: int
     """Per row."""
@@ -84,7 +83,6 @@ def _group(chunks: list[Chunk], tables: list[list[int]], first_token: int, page_
         last_key = int64(first).unsqueeze(1) + step.unsqueeze(1) * torch.arange(num_queries)
     return AttentionGroup(
         first_token=first_token,
-        end_token=first_token + len(chunks) * num_queries,
         num_rows=len(chunks),
         num_queries=num_queries,
         pages=int64(page for table in pages for page in table).view(len(chunks), width),

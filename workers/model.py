@@ -117,7 +117,8 @@ class TriModeModel:
             q_THD = self._query(layer.qkv(h_TH), number, rotation, batch, cache)
             attended = []
             for group, mask in zip(batch.groups, masks, strict=True):
-                q_NTHD = q_THD if len(batch.groups) == 1 else q_THD[group.first_token : group.end_token]
+                end = group.first_token + group.num_rows * group.num_queries
+                q_NTHD = q_THD if len(batch.groups) == 1 else q_THD[group.first_token : end]
                 q_NTHD = q_NTHD.view(group.num_rows, group.num_queries, *q_THD.shape[1:])
                 if paged:
                     attended.append(self._attend_paged(q_NTHD, cache.layer(number), group))

@@ -46,7 +46,7 @@ def _kernel(lanes: int) -> ParallelKernel:
                 place = e.b.add(e.splat(e.b.trunc(at, e.i32)), e.count_up())
                 return larger(e.load(e.at(source, at, 4)), place, best, best_place)
 
-            vectors = e.b.udiv(e.sum(width, lanes - 1), e.const(lanes))
+            vectors = e.parts(width, lanes)
             found = e.loop(vectors, vector, [e.load(source), e.count_up()])
             distance = lanes // 2
             while distance:

@@ -130,14 +130,14 @@ class _Item:
 
     def __call__(self, item: Value) -> None:
         e, shape = self.e, self.shape
-        tiles = e.b.udiv(e.sum(self.num_queries, shape.tile - 1), e.const(shape.tile))
+        tiles = e.parts(self.num_queries, shape.tile)
         self.kv_head = e.b.urem(e.b.udiv(item, tiles), e.const(shape.num_kv_heads))
         self.row = e.b.udiv(item, e.mul(tiles, shape.num_kv_heads))
         first = e.mul(e.b.urem(item, tiles), shape.tile)
         self.first_token = e.sum(e.mul(self.row, self.num_queries), first)
         num_tokens = e.smaller(e.b.sub(self.num_queries, first), shape.tile)
         num_rows = e.mul(num_tokens, shape.group)
-        quads = e.b.udiv(e.sum(num_rows, _QUAD - 1), e.const(_QUAD))
+        quads = e.parts(num_rows, _QUAD)
         (last,) = e.loop(e.mul(quads, _QUAD), functools.partial(self._start, e.sum(num_rows, -1)), [e.const(0)])
 
         def block(number: Value) -> None:

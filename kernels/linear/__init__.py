@@ -1,4 +1,4 @@
-"""A product of few rows with bfloat16 weights: on CPUs widened in registers, so that reading them is all it costs."""
+"""The product with a weight matrix."""
 
 from trimode.kernels.linear.cpu import pack, packs, product
 from trimode.kernels.linear.reference import linear

@@ -111,17 +111,13 @@ def _rows_of(e: Emitter, tile: Value, num_rows: Value, tiles: Value) -> tuple[Va
     return e.sum(e.mul(tile, small), e.smaller(tile, larger)), e.sum(small, e.b.zext(e.less(tile, larger), e.i64))
 
 
-def _widest(e: Emitter, num_rows: Value, tiles: Value) -> Value:
-    return e.b.udiv(e.sum(num_rows, tiles, -1), tiles)
-
-
 @functools.cache
 def _tile_kernel(lanes: int, size: int) -> ParallelKernel:
     """One item: L inputs of a tile, a square of which the last rows repeat."""
 
     def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
         x, x_stride, out, num_rows, num_inputs, tiles = args
-        width = _widest(e, num_rows, tiles)
+        width = e.parts(num_rows, tiles)
         groups = e.b.udiv(num_inputs, e.const(lanes))
 
         def emit_item(item: Value) -> None:
@@ -146,7 +142,7 @@ def _product_kernel(lanes: int, size: int) -> ParallelKernel:
     def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
         x, weight, y, residual, num_rows, num_inputs, width, tiles = args
         functions = [_tile_function(e, rows, size) for rows in range(1, _tile_rows(lanes) + 1)]
-        x_stride = _widest(e, num_rows, tiles)
+        x_stride = e.parts(num_rows, tiles)
         added_to = e.b.select(e.less(0, residual), residual, y)  # any readable address will do
 
         def emit_item(item: Value) -> None:
@@ -203,7 +199,7 @@ def _tile_function(outer: Emitter, num_rows: int, size: int) -> Value:
         for total, value in zip(totals, sums, strict=True):
             e.store(e.b.fadd(e.load(total), value), total)
 
-    e.loop(e.b.udiv(e.sum(num_inputs, _STRETCH[size] - 1), e.const(_STRETCH[size])), stretch)
+    e.loop(e.parts(num_inputs, _STRETCH[size]), stretch)
     sums = [e.load(total) for total in totals]
     places = [e.sum(e.mul(width, row), e.lanes * half) for row in range(num_rows) for half in (0, 1)]
     plain, added, done = e.b.block, e.b.append_basic_block("added"), e.b.append_basic_block("done")

@@ -6,7 +6,6 @@ T = rows, H = hidden.
 from __future__ import annotations
 
 import functools
-import struct
 from collections.abc import Callable
 
 import torch
@@ -23,20 +22,18 @@ def takes(x_TH: torch.Tensor, weight_H: torch.Tensor) -> bool:
 def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Tensor:
     """`x / sqrt(mean(x^2) + eps) * weight`, `[T, H]` in the dtype of x; `takes(x, weight)`."""
     out = torch.empty_like(x_TH)
-    (bits,) = struct.unpack("<q", struct.pack("<d", eps))
-    kernel = _kernel(num_lanes(), out.element_size())
-    kernel(x_TH.shape[0], x_TH.data_ptr(), weight_H.data_ptr(), out.data_ptr(), x_TH.shape[1], bits)
+    kernel = _kernel(num_lanes(), out.element_size(), eps)
+    kernel(x_TH.shape[0], x_TH.data_ptr(), weight_H.data_ptr(), out.data_ptr(), x_TH.shape[1])
     return out
 
 
 @functools.cache
-def _kernel(lanes: int, size: int) -> ParallelKernel:
+def _kernel(lanes: int, size: int, eps: float) -> ParallelKernel:
     """One item: a row."""
 
-    def emit(e: Emitter, x: Value, weight: Value, out: Value, width: Value, eps: Value) -> Callable[[Value], None]:
+    def emit(e: Emitter, x: Value, weight: Value, out: Value, width: Value) -> Callable[[Value], None]:
         vectors = e.b.udiv(width, e.const(lanes))
         count = e.splat(e.b.uitofp(width, e.f32))
-        added = e.splat(e.b.fptrunc(e.b.bitcast(eps, e.f64), e.f32))
 
         def emit_item(row: Value) -> None:
             source, target = e.at(x, e.mul(row, width), size), e.at(out, e.mul(row, width), size)
@@ -47,7 +44,7 @@ def _kernel(lanes: int, size: int) -> ParallelKernel:
 
             (squares,) = e.loop(vectors, square, [e.all(0.0)])
             mean = e.b.fdiv(e.across(squares, e.b.fadd), count)
-            factor = e.b.fdiv(e.all(1.0), e.sqrt(e.b.fadd(mean, added)))
+            factor = e.b.fdiv(e.all(1.0), e.sqrt(e.b.fadd(mean, e.all(eps))))
 
             def scale(number: Value) -> None:
                 at = e.mul(number, lanes)
@@ -58,4 +55,4 @@ def _kernel(lanes: int, size: int) -> ParallelKernel:
 
         return emit_item
 
-    return ParallelKernel(lanes, 5, emit, small=True)
+    return ParallelKernel(lanes, 4, emit, small=True)

@@ -38,7 +38,7 @@ def _kernel(lanes: int) -> ParallelKernel:
 
     def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
         logits, stride, width, peaks, totals = args
-        vectors = e.b.udiv(e.sum(width, lanes - 1), e.const(lanes))
+        vectors = e.parts(width, lanes)
 
         def emit_item(row: Value) -> None:
             source = e.at(logits, e.mul(row, stride), 4)
@@ -65,7 +65,7 @@ def _kernel(lanes: int) -> ParallelKernel:
                 (own,) = e.loop(count, functools.partial(add, start), [e.all(0.0)])
                 return [e.b.fadd(total, own)]
 
-            (total,) = e.loop(e.b.udiv(e.sum(vectors, _STRETCH - 1), e.const(_STRETCH)), stretch, [e.all(0.0)])
+            (total,) = e.loop(e.parts(vectors, _STRETCH), stretch, [e.all(0.0)])
             for result, array in ((peak, peaks), (e.across(total, e.b.fadd), totals)):
                 e.store_first(result, e.at(array, row, 4), e.const(1))
 
