@@ -33,7 +33,9 @@ def whole_lines(path: Path) -> Iterator[str]:
         return
     with file:
         for line in file:
-            if line.endswith("\n") and line.strip():
+            if not line.endswith("\n"):
+                return  # while it is being written, going on would give the rest of it as a line of its own
+            if line.strip():
                 yield line
 
 
