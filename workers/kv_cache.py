@@ -129,8 +129,7 @@ class KVCache:
         """The pages of N rows, `[N, P * PAGE_SIZE, 2 * kv_heads, head_dim]`; valid until the next call."""
         count = pages_NP.numel()
         if self._gathered.shape[0] < count:
-            self._slots = [layer.flatten(0, 1) for layer in self._layers]
-        self._gathered = self._gathered.new_empty((count, *self._gathered.shape[1:]))
+            self._gathered = self._gathered.new_empty((count, *self._gathered.shape[1:]))
         found = torch.index_select(self._layers[layer], 0, pages_NP.flatten(), out=self._gathered[:count])
         return found.view(pages_NP.shape[0], -1, *found.shape[2:])
 
