@@ -1,4 +1,4 @@
-"""What this process may use: visible GPUs, CPU cores, and the shares of them that each worker gets.
+"""Shares of the visible GPUs and of the CPU cores that each worker gets.
 
 Knows no torch: it must answer before anything heavy is loaded.
 """
@@ -8,12 +8,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from trimode.balancer.settings import BalancerSettings
+from trimode.core.devices import visible_gpus
 from trimode.workers.protocol import ConfigError, WorkerSettings
-
-_NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +22,6 @@ class Placement:
     gpus_per_worker: int
     """1 on a GPU machine, 0 on CPU."""
     worker: WorkerSettings
-
-
-def visible_gpus() -> int:
-    """GPUs this process may use: CUDA_VISIBLE_DEVICES where it is set, else those the driver lists."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return len([name for name in named.split(",") if name.strip() and name.strip() != "-1"])
-    try:
-        return sum(1 for _ in _NVIDIA_GPUS.iterdir())
-    except OSError:
-        return 0
 
 
 def place_workers(settings: BalancerSettings) -> Placement:

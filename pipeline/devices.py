@@ -6,24 +6,11 @@ Asks the operating system only, so it works without torch. Knows nothing of whet
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
 
+from trimode.core.devices import visible_gpus
 from trimode.pipeline.server import Devices
 from trimode.pipeline.spec import ResourceSpec
 from trimode.workers.protocol import WorkerError
-
-DEV = Path("/dev")
-
-
-def visible_gpus(environment: Mapping[str, str] = os.environ, dev: Path = DEV) -> int:
-    """CUDA devices this process may use: the driver's device files, cut to CUDA_VISIBLE_DEVICES when that is set."""
-    present = len([path for path in dev.glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()])
-    present = present or int((dev / "dxg").exists())
-    chosen = environment.get("CUDA_VISIBLE_DEVICES")
-    if present == 0 or chosen is None:
-        return present
-    return len([entry for entry in chosen.split(",") if entry.strip() not in ("", "-1", "NoDevFiles")])
 
 
 def choose_devices(resources: ResourceSpec, num_visible: int | None = None) -> Devices:

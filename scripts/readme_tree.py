@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("pipeline", "balancer", "workers", "kernels", "recipes", "chat", "bench", "scripts", "evaluate.py", "eval.sh")
+ROOMS = (
+    *("core", "pipeline", "balancer", "workers", "kernels", "recipes", "chat", "bench", "scripts"),
+    *("evaluate.py", "eval.sh"),
+)
 BEGIN, END = "<!-- file tree: python scripts/readme_tree.py --write -->\n", "<!-- end of file tree -->\n"
 
 

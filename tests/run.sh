@@ -22,7 +22,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # small models: a second thread o
 if [ $# -eq 0 ]; then
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
-  .venv/bin/mypy -p trimode.pipeline -p trimode.balancer -p trimode.workers -p trimode.kernels -p trimode.recipes
+  .venv/bin/mypy -p trimode.core -p trimode.pipeline -p trimode.balancer -p trimode.workers -p trimode.kernels -p trimode.recipes
   .venv/bin/mypy evaluate.py
 fi
 exec .venv/bin/python -m pytest "$@"

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCE_ROOTS = ("pipeline", "balancer", "workers", "kernels", "recipes", "chat", "bench", "evaluate.py")
-OURS = {"pipeline", "balancer", "workers", "kernels", "conf", "recipes", "chat", "bench", "tests", "containers"}
+SOURCE_ROOTS = ("core", "pipeline", "balancer", "workers", "kernels", "recipes", "chat", "bench", "evaluate.py")
+OURS = {"core", "pipeline", "balancer", "workers", "kernels", "conf", "recipes", "chat", "bench", "tests", "containers"}
 LOGIN_NODE_BANS = {"torch", "ray", "transformers", "peft", "safetensors", "triton", "tokenizers", "llvmlite"}
 MAY_IMPORT = {
-    "pipeline": {"pipeline", "conf", "workers.protocol"},
-    "balancer": {"balancer", "workers.protocol"},
-    "workers": {"workers", "kernels"},
+    "core": {"core"},
+    "pipeline": {"pipeline", "core", "conf", "workers.protocol"},
+    "balancer": {"balancer", "core", "workers.protocol"},
+    "workers": {"workers", "core", "kernels"},
     "kernels": {"kernels"},
 }
 ONLY_IN = {
@@ -96,6 +97,16 @@ def test_layers() -> None:
             inner = module.removeprefix("trimode.")
             if not any(inner == a or inner.startswith(f"{a}.") or a.startswith(f"{inner}.") for a in allowed):
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {module}")
+    assert wrong == []
+
+
+def test_core_needs_the_standard_library_only() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {module}"
+        for path in sources()
+        for module, line, _ in imports(path)
+        if room(path) == "core" and module.split(".")[0] not in {*sys.stdlib_module_names, "trimode"}
+    ]
     assert wrong == []
 
 
@@ -216,7 +227,7 @@ def test_no_literal_types_and_no_open_ends() -> None:
 def test_every_package_is_in_the_wheel() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     inits = {p.parent.relative_to(ROOT) for p in ROOT.glob("**/__init__.py") if not p.is_relative_to(ROOT / ".venv")}
-    shipped = {"pipeline", "balancer", "workers", "kernels", "conf", "recipes"}
+    shipped = {"core", "pipeline", "balancer", "workers", "kernels", "conf", "recipes"}
     expected = {"trimode." + ".".join(p.parts) for p in inits if p.parts and p.parts[0] in shipped} | {"trimode"}
     assert listed == expected
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
-from trimode.balancer.devices import place_workers, visible_gpus
+from trimode.balancer.devices import place_workers
 from trimode.balancer.settings import BalancerSettings
+from trimode.tests.core.fake_machine import machine
 from trimode.workers.protocol import ConfigError, WorkerSettings
 
 
@@ -14,10 +16,9 @@ def settings(device: str, num_workers: int | None = None) -> BalancerSettings:
     return BalancerSettings(worker=WorkerSettings(model="m", device=device), num_workers=num_workers)
 
 
-@pytest.mark.parametrize(("value", "count"), [("", 0), ("0", 1), ("0,3", 2), ("GPU-ab,GPU-cd", 2), ("-1", 0)])
-def test_visible_gpus_follow_the_variable(monkeypatch: pytest.MonkeyPatch, value: str, count: int) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    assert visible_gpus() == count
+@pytest.fixture(autouse=True)
+def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimode.core.devices.ROOT", machine(tmp_path, listed=4, files=4))
 
 
 def test_one_worker_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +26,17 @@ def test_one_worker_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     placement = place_workers(settings("auto"))
     assert (placement.num_workers, placement.gpus_per_worker, placement.worker.device) == (3, 1, "cuda")
     assert place_workers(settings("cuda", 2)).num_workers == 2
+
+
+def test_slurms_word_for_no_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")
+    assert place_workers(settings("auto")).worker.device == "cpu"
+
+
+def test_wsl_has_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimode.core.devices.ROOT", machine(tmp_path / "wsl", wsl=True))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert place_workers(settings("auto")).worker.device == "cuda"
 
 
 def test_asking_for_gpus_that_are_not_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:

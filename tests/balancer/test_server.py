@@ -21,6 +21,7 @@ from trimode.tests.balancer.balancer_process import (
     start_balancer,
     wait_for,
 )
+from trimode.tests.core.fake_machine import import_path
 
 
 def all_gone(pids: list[int], folder: Path) -> bool:
@@ -70,7 +71,9 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBalancer
     folder = tmp_path_factory.mktemp("second")
     (folder / "key").write_text("open-sesame\n")
     flags = ("--device", "cuda", "--api-key-file", str(folder / "key"))
-    running = start_balancer(folder, *flags, extra_environment={"CUDA_VISIBLE_DEVICES": "3,5"})
+    path = os.pathsep.join((import_path(folder, num_gpus=6), environment()["PYTHONPATH"]))
+    pretended = {"CUDA_VISIBLE_DEVICES": "3,5", "PYTHONPATH": path}
+    running = start_balancer(folder, *flags, extra_environment=pretended)
     yield running
     running.terminate()
 

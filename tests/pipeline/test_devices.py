@@ -1,38 +1,19 @@
-"""What a job runs on; the device files are a folder the tests fill."""
+"""What a job runs on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from trimode.pipeline.devices import choose_devices, visible_gpus
+from trimode.pipeline.devices import choose_devices
 from trimode.pipeline.server import Devices
 from trimode.pipeline.spec import ResourceSpec
+from trimode.tests.core.fake_machine import machine
 from trimode.workers.protocol import WorkerError
 
 
 def resources(device: str, num_gpus: int, num_workers: int | None = None) -> ResourceSpec:
     return ResourceSpec(cluster="x", device=device, num_gpus=num_gpus, num_workers=num_workers, time_limit_min=1)
-
-
-@pytest.fixture
-def dev(tmp_path: Path) -> Path:
-    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
-        (tmp_path / name).touch()
-    return tmp_path
-
-
-def test_every_device_file_counts_once(dev: Path) -> None:
-    assert visible_gpus({}, dev) == 3
-
-
-@pytest.mark.parametrize(("chosen", "count"), [("0,2", 2), ("", 0), ("-1", 0), ("GPU-aaa", 1), ("NoDevFiles", 0)])
-def test_cuda_visible_devices_cuts(dev: Path, chosen: str, count: int) -> None:
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": chosen}, dev) == count
-
-
-def test_a_variable_alone_makes_no_gpu(tmp_path: Path) -> None:
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}, tmp_path) == 0
 
 
 @pytest.mark.parametrize(
@@ -61,3 +42,9 @@ def test_gpus_that_are_not_there_are_an_error_and_no_fallback(asked: ResourceSpe
 def test_fewer_gpus_than_asked_are_used_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert choose_devices(resources("auto", 8), 3) == Devices("cuda", 3)
     assert "asked for 8 GPUs and sees 3" in capsys.readouterr().out
+
+
+def test_a_job_sees_the_gpus_of_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimode.core.devices.ROOT", machine(tmp_path, files=3))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert choose_devices(resources("auto", 2)) == Devices("cuda", 2)
