@@ -120,6 +120,7 @@ def worker_settings(args: argparse.Namespace, config: Config, spec: JobSpec) -> 
     """What the worker loads, from the plan."""
     return WorkerSettings(
         model=spec.model.path,
+        revision=spec.model.revision,
         lora=spec.decode.lora_path,
         tokenizer=spec.model.tokenizer,
         device=args.device,

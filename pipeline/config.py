@@ -94,7 +94,7 @@ class ModelConfig:
     tokenizer: str | None = None
     """Tokenizer folder; null = the model's own."""
     revision: str | None = None
-    """Commit of a hub id."""
+    """Commit, branch or tag of a hub id; null = main."""
     dtype: DType = DType.bfloat16
     lora_path: str | None = None
     """Adapter folder; null = linear_spec_lora in the model's folder, else miscs/linear_spec_lora."""

@@ -73,6 +73,7 @@ class Server:
         model, client = self._spec.model, self._spec.client
         command = [sys.executable, *BALANCER, "--model", model.path]
         options: dict[str, object] = {
+            "--revision": model.revision,
             "--lora": self._spec.decode.lora_path,
             "--tokenizer": model.tokenizer,
             "--dtype": model.dtype,

@@ -71,7 +71,7 @@ class JobState:
 
 
 def survey(config: Config, cwd: Path) -> Survey:
-    """What a config's paths mean. Raises ConfigError for a missing adapter."""
+    """What a config's paths mean. Raises ConfigError for a missing adapter or a revision of a folder."""
     model = find_weights(config.model.path, cwd, config.model.revision)
     tokenizer = find_weights(config.model.tokenizer, cwd, None) if config.model.tokenizer else None
     adapter = _find_adapter(config, cwd, model) if any(mode.lora for mode in config.modes.values()) else None
@@ -92,9 +92,16 @@ def absolute(path: str, cwd: Path) -> Path:
 
 
 def find_weights(path: str, cwd: Path, revision: str | None) -> Weights:
-    """The folder at `path`; a name that is no folder here but looks like a hub id is one."""
+    """The folder at `path`; a name that is no folder here but looks like a hub id is one.
+
+    Raises ConfigError for a revision of a folder.
+    """
     folder = absolute(path, cwd)
     if folder.is_dir():
+        if revision is not None:
+            raise ConfigError(
+                f"model.revision: got {revision} for the folder {folder}; valid: none, or a hub id as the model"
+            )
         return Weights(path=str(folder), fingerprint=folder_fingerprint(folder))
     if HUB_ID.fullmatch(path):
         return Weights(path=path, fingerprint=f"hub:{path}@{revision or 'main'}", is_folder=False)

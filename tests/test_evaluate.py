@@ -1,5 +1,6 @@
 """evaluate.py with a stand-in for the worker: the plan, scoring, files and resume are the real ones."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 from trimode.pipeline import direct_flags
 from trimode.pipeline.data import hub
 from trimode.tests.fakes import FakeWorker
+from trimode.tests.pipeline.fake_jobs import job_spec
+from trimode.tests.pipeline.sweeps import config_of
 from trimode.workers.protocol import ConfigError, GenerationError, WorkerError, WorkerSettings
 
 SCRIPT = Path(__file__).resolve().parents[1] / "evaluate.py"
@@ -225,6 +228,15 @@ def test_rows_of_the_hub_are_converted_and_kept(tmp_path: Path, monkeypatch: pyt
     hub.ensure_rows(benchmark, None, evaluate.TASKS["gsm8k"])
     assert asked == [("openai/gsm8k", "main", "test")]
     assert json.loads((tmp_path / "gsm8k" / "test.jsonl").read_text(encoding="utf-8"))["expected_answer"] == 7
+
+
+def test_the_worker_loads_the_revision_of_the_plan(tmp_path: Path) -> None:
+    args = direct_flags.parse([], evaluate.TASKS)
+    config = config_of("mode=dlm", "model.path=org/tri")
+    spec = job_spec(tmp_path)
+    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, path="org/tri", revision="v1"))
+    settings = evaluate.worker_settings(args, config, spec)
+    assert (settings.model, settings.revision) == ("org/tri", "v1")
 
 
 def test_started_as_a_script_its_folder_is_not_searched(tmp_path: Path) -> None:

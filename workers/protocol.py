@@ -141,6 +141,8 @@ class WorkerSettings:
 
     model: str
     """Checkpoint folder in the released layout, or a hub id already in the local hub cache."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub id; None = main. With the engine hf it is what the remote code is pinned to."""
     lora: str | None = None
     """Adapter folder (peft layout), or None."""
     tokenizer: str | None = None

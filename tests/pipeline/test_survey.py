@@ -23,6 +23,12 @@ def test_a_folder_here_a_hub_id_and_a_folder_that_is_not_there(tmp_path: Path) -
     assert (missing.path, missing.is_folder, missing.found) == (str(tmp_path / "other"), True, False)
 
 
+def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ConfigError, match=r"model\.revision: got v1 for the folder .*; valid: none, or a hub id"):
+        survey(config_of("model.path=./model", "model.revision=v1"), tmp_path)
+
+
 def test_the_adapter_lies_beside_the_model_or_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey_module, "PROJECT_DIR", tmp_path / "project")
     config = config_of("mode=linear_spec", "modes.linear_spec.lora=true", "model.path=./model")
