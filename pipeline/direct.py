@@ -17,9 +17,9 @@ from trimode.pipeline.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.progress import Progress
 from trimode.pipeline.resume import read_output, read_rows
-from trimode.pipeline.scoring import is_correct
 from trimode.pipeline.spec import DecodeSpec, JobSpec
 from trimode.pipeline.tasks import LoadedTask, run_tasks
+from trimode.pipeline.verdicts import is_right
 from trimode.workers.protocol import GenerationError
 
 SHARED_FIELDS = (
@@ -89,7 +89,7 @@ class DirectProgress(Progress):
         for position in sorted(loaded.finished[seed]):
             if position < loaded.rows_asked:
                 record = ledger.get((loaded.benchmark.name, seed, position))
-                self.counts.add(is_correct(loaded.benchmark, rows[position]), record)
+                self.counts.add(is_right(loaded.benchmark, rows[position]), record)
 
     def add(self, benchmark: str, correct: bool, record: NfeRecord) -> None:
         """Counts one sample of this call, and prints where it is one to print after."""

@@ -21,10 +21,11 @@ from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.progress import Progress
 from trimode.pipeline.prompts import user_message
 from trimode.pipeline.resume import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions, is_merged
-from trimode.pipeline.scoring import ScoringPool, finish_rows, is_correct
+from trimode.pipeline.scoring import ScoringPool, finish_rows
 from trimode.pipeline.spec import JobSpec, TaskSpec
 from trimode.pipeline.store import Ledger, SeedStore, chunk_lock
 from trimode.pipeline.task_metrics import write_metrics
+from trimode.pipeline.verdicts import is_right
 from trimode.workers.protocol import ConfigError, WorkerError
 
 MAX_FAILURES_IN_A_ROW = 32
@@ -211,7 +212,7 @@ class _Stream:
         record = nfe_record(self._spec, question, answer)
         run.stores[question.seed].append(question.position, row, record)
         self._ledger.append(record)
-        self._progress.add(run.loaded.task.benchmark, is_correct(run.loaded.benchmark, row), record)
+        self._progress.add(run.loaded.task.benchmark, is_right(run.loaded.benchmark, row), record)
         run.left[question.seed] -= 1
         if run.left[question.seed] == 0:
             await self._finish_seed(run, question.seed)

@@ -59,7 +59,10 @@ def row_points(benchmark: Benchmark, row: Row) -> Points:
 
 
 def is_right(benchmark: Benchmark, row: Row) -> bool:
-    """Whether the row counts as solved; for ifeval: whether its whole prompt was followed strictly."""
+    """True if a scored row is right by the benchmark's metric; for ifeval, if its whole prompt was followed strictly.
+
+    The only rule of the project for this. Raises ConfigError for a metric its scorer does not have.
+    """
     if benchmark.scorer == INSTRUCTIONS:
         return bool(row["strict_eval"]["follow_all_instructions"])
     return row_points(benchmark, row).scored[0] == 1.0

@@ -72,24 +72,6 @@ def unscored(benchmark: Benchmark, row: Row, reason: str) -> Row:
     return {**scorer_of(benchmark).no_answer(benchmark, row), "scoring_error": reason}
 
 
-def is_correct(benchmark: Benchmark, row: Row) -> bool:
-    """Whether a scored row is right in the benchmark's metric; instructions count when all of them are followed."""
-    match benchmark.metric:
-        case "symbolic_correct":
-            return bool(row["symbolic_correct"])
-        case "passing_base_tests":
-            return bool(row["is_correct"])
-        case "passing_plus_tests":
-            return bool(row["is_correct-plus"])
-        case "accuracy":
-            return bool(row["graded_list"][0])
-        case "prompt_loose_accuracy" | "instruction_loose_accuracy":
-            return bool(row["loose_eval"]["follow_all_instructions"])
-        case "prompt_strict_accuracy" | "instruction_strict_accuracy" | "average_score":
-            return bool(row["strict_eval"]["follow_all_instructions"])
-    raise ConfigError(f"no rule for the metric of {benchmark.name}: got {benchmark.metric!r}")
-
-
 def finish_rows(benchmark: Benchmark, rows: Iterable[Row]) -> list[Row]:
     """The rows with their keys in NeMo-Skills' order: mathematics data first, the others reply first; verdict last."""
     reply = (*REPLY_KEYS, benchmark.generation_key)

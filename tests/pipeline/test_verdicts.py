@@ -50,6 +50,21 @@ def test_a_metric_that_the_scorer_lacks_is_refused() -> None:
         row_points(benchmark, {"symbolic_correct": True})
 
 
+@pytest.mark.parametrize(
+    ("name", "metric", "row", "right"),
+    [
+        ("gsm8k", "symbolic_correct", {"symbolic_correct": True}, True),
+        ("human-eval", "passing_base_tests", {"is_correct": True, "is_correct-plus": False}, True),
+        ("human-eval", "passing_plus_tests", {"is_correct": True, "is_correct-plus": False}, False),
+        ("livecodebench", "accuracy", {"graded_list": [True]}, True),
+        ("ifeval", "average_score", {"strict_eval": {"follow_all_instructions": False}}, False),
+        ("ifeval", "prompt_loose_accuracy", {"strict_eval": {"follow_all_instructions": True}}, True),
+    ],
+)
+def test_right_is_what_the_metric_says(name: str, metric: str, row: dict[str, object], right: bool) -> None:
+    assert is_right(replace(load_benchmark(name), metric=metric), row) is right
+
+
 def test_an_instruction_prompt_counts_as_right_when_all_of_it_was_followed() -> None:
     verdict = {"follow_all_instructions": False, "follow_instruction_list": [True, False]}
     row = {"strict_eval": verdict, "loose_eval": verdict, "instruction_id_list": ["a", "b"]}
