@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from trimode.pipeline.benchmarks import Benchmark
+from trimode.pipeline.scoring.row import SCORERS
 
 Row = dict[str, Any]
 Attempts = Sequence[Row]
@@ -21,38 +21,6 @@ Table = dict[str, Any]
 """One aggregation of metrics.json."""
 
 ALL_ROWS = "_all_"
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """What a scorer's verdict fields measure."""
-
-    measures: dict[str, Callable[[Row], int]]
-    """Name in metrics.json -> 0 or 1 of one row."""
-    wrong: Row
-    """Verdict fields that count as wrong, for replies over a length limit."""
-    answer_key: str | None = None
-    """Row field of the extracted answer, where there is one: adds no_answer and majority@k."""
-
-
-ANSWERS = Family(
-    {"symbolic_correct": lambda row: int(row["symbolic_correct"])},
-    {"symbolic_correct": False, "predicted_answer": None},
-    "predicted_answer",
-)
-FAMILIES = {
-    "math": ANSWERS,
-    "multichoice": ANSWERS,
-    "evalplus": Family(
-        {
-            "passing_base_tests": lambda row: int(row["is_correct"]),
-            "passing_plus_tests": lambda row: int(row["is_correct-plus"]),
-        },
-        {"is_correct": False, "is_correct-plus": False},
-    ),
-    "code_tests": Family({"passing_base_tests": lambda row: int(row["is_correct"])}, {"is_correct": False}),
-    "livecodebench": Family({"accuracy": lambda row: int(row["graded_list"][0])}, {"graded_list": [False]}),
-}
 INSTRUCTIONS = "ifeval"
 """The scorer whose verdict is a list of instructions instead of one answer."""
 
@@ -69,8 +37,8 @@ def compute_metrics(
     `max_seq_len` tokens counts as wrong. Percentages, except `*_statistics` (fractions, tokens). Raises ValueError
     when the seeds differ in length or the scorer has no such metrics.
     """
-    if benchmark.scorer != INSTRUCTIONS and benchmark.scorer not in FAMILIES:
-        valid = ", ".join([*FAMILIES, INSTRUCTIONS])
+    if benchmark.scorer not in SCORERS:
+        valid = ", ".join(SCORERS)
         raise ValueError(f"no metrics for the scorer of {benchmark.name}: got {benchmark.scorer!r}; valid: {valid}")
     if len({len(rows) for rows in seeds}) != 1:
         counts = [len(rows) for rows in seeds]
@@ -95,12 +63,12 @@ def _attempts(rows: Iterable[Row]) -> Attempts:
 
 def _limited(benchmark: Benchmark, row: Row, max_seq_len: int) -> Row:
     """`row`, or a wrong one in its place; as in NeMo-Skills, only rows with answers keep their other fields then."""
-    if benchmark.scorer == INSTRUCTIONS:
+    facts = SCORERS[benchmark.scorer]
+    if facts.wrong is None:
         raise ValueError(f"max_seq_len is not defined for instructions; got {max_seq_len} for {benchmark.name}")
     if int(row["num_generated_tokens"]) <= max_seq_len:
         return row
-    family = FAMILIES[benchmark.scorer]
-    return dict(family.wrong) if family.answer_key is None else {**row, **family.wrong}
+    return dict(facts.wrong) if facts.answer_key is None else {**row, **facts.wrong}
 
 
 def _tables(scorer: str, problems: Sequence[Attempts]) -> dict[str, Table]:
@@ -111,8 +79,10 @@ def _tables(scorer: str, problems: Sequence[Attempts]) -> dict[str, Table]:
         scores = {measure: _interleaved(problems, score) for measure, score in INSTRUCTION_SCORES.items()}
         tables = _instruction_tables(problems, ks)
     else:
-        measures = FAMILIES[scorer].measures
-        scores = {name: [[score(row) for row in rows] for rows in problems] for name, score in measures.items()}
+        scores = {
+            name: [[int(measure(row).scored[0]) for row in rows] for rows in problems]
+            for name, measure in SCORERS[scorer].measures.items()
+        }
         tables = _answer_tables(scorer, problems, scores)
     for k in ks[1:]:
         for name, lists in (_token_counts(problems) | scores).items():
@@ -129,7 +99,7 @@ def _answer_tables(scorer: str, problems: Sequence[Attempts], scores: dict[str, 
         for k in range(1, num_seeds + 1):
             for name, score in _pass_names(k).items():
                 tables[name][measure] = _percent([score(values, k) for values in lists])
-    answer_key = FAMILIES[scorer].answer_key
+    answer_key = SCORERS[scorer].answer_key
     if answer_key is None:
         return tables
     answers = [[row[answer_key] for row in rows] for rows in problems]

@@ -1,28 +1,109 @@
-"""One row's verdict: picks the scorer a benchmark names and asks it; orders finished rows as NeMo-Skills writes them.
+"""The registry of scorers and one row's verdict: asks the scorer a benchmark names; orders rows as NeMo-Skills does.
 
-Knows scorers by module name only, so that a scorer's libraries load with its first row and not before.
+Names scorer modules and does not import them: a scorer's libraries load with its first row and not before.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.scorer import Row, Scorer
 from trimode.workers.protocol import ConfigError
 
-SCORER_MODULES = {
-    "math": "math_answer",
-    "multichoice": "multichoice",
-    "ifeval": "ifeval",
-    "code_tests": "code_tests",
-    "evalplus": "plus",
-    "livecodebench": "livecodebench",
+Measure = Callable[[Row], "Points"]
+"""What one scored row is worth in a metric. Reads the fields that scoring wrote and raises KeyError without them."""
+
+
+class Points(NamedTuple):
+    """One row's share in a metric; the metric is the mean over columns of sum(scored) / sum(possible)."""
+
+    scored: tuple[float, ...]
+    possible: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerFacts:
+    """Everything the pipeline knows of a scorer before its module is loaded."""
+
+    module: str
+    """Its module in this package."""
+    measures: Mapping[str, Measure]
+    """Metric, as metrics.json names it -> points of one row."""
+    right: str | None = None
+    """Measure that says if a row is right; None = the benchmark's metric."""
+    wrong: Row | None = None
+    """Verdict fields of a reply over a length limit; None = the scorer has no such limit."""
+    answer_key: str | None = None
+    """Row field of the extracted answer, where there is one: adds no_answer and majority@k."""
+
+
+def _answered(read: Callable[[Row], bool]) -> Measure:
+    """One point for a right answer; `read` takes the verdict out of the row."""
+    return lambda row: Points((float(read(row)),), (1.0,))
+
+
+def _prompt(kind: str) -> Measure:
+    """IFEval by prompt: every instruction followed."""
+    return lambda row: Points((float(row[f"{kind}_eval"]["follow_all_instructions"]),), (1.0,))
+
+
+def _instructions(kind: str) -> Measure:
+    """IFEval by instruction: followed and asked."""
+    return lambda row: Points(
+        (float(sum(row[f"{kind}_eval"]["follow_instruction_list"])),), (float(len(row["instruction_id_list"])),)
+    )
+
+
+def _average_score(row: Row) -> Points:
+    """IFEval's mean of four: prompt and instruction accuracy, strict and loose."""
+    parts = [rule(kind)(row) for kind in ("strict", "loose") for rule in (_prompt, _instructions)]
+    return Points(tuple(p.scored[0] for p in parts), tuple(p.possible[0] for p in parts))
+
+
+_SYMBOLIC = {"symbolic_correct": _answered(lambda row: row["symbolic_correct"])}
+_NO_ANSWER: Row = {"symbolic_correct": False, "predicted_answer": None}
+_BASE_TESTS = _answered(lambda row: row["is_correct"])
+_PLUS_TESTS = _answered(lambda row: row["is_correct-plus"])
+
+SCORERS: dict[str, ScorerFacts] = {
+    "math": ScorerFacts(module="math_answer", measures=_SYMBOLIC, wrong=_NO_ANSWER, answer_key="predicted_answer"),
+    "multichoice": ScorerFacts(
+        module="multichoice", measures=_SYMBOLIC, wrong=_NO_ANSWER, answer_key="predicted_answer"
+    ),
+    "ifeval": ScorerFacts(
+        module="ifeval",
+        measures={
+            "prompt_strict_accuracy": _prompt("strict"),
+            "prompt_loose_accuracy": _prompt("loose"),
+            "instruction_strict_accuracy": _instructions("strict"),
+            "instruction_loose_accuracy": _instructions("loose"),
+            "average_score": _average_score,
+        },
+        right="prompt_strict_accuracy",
+    ),
+    "code_tests": ScorerFacts(
+        module="code_tests", measures={"passing_base_tests": _BASE_TESTS}, wrong={"is_correct": False}
+    ),
+    "evalplus": ScorerFacts(
+        module="plus",
+        measures={
+            "passing_base_tests": _BASE_TESTS,
+            "passing_plus_tests": _PLUS_TESTS,
+        },
+        wrong={"is_correct": False, "is_correct-plus": False},
+    ),
+    "livecodebench": ScorerFacts(
+        module="livecodebench",
+        measures={"accuracy": _answered(lambda row: row["graded_list"][0])},
+        wrong={"graded_list": [False]},
+    ),
 }
-"""A benchmark's `scorer` -> the module of this package that is it."""
+"""A benchmark's `scorer` -> what it is. A new scorer is one module of this package and one entry here."""
 
 REPLY_KEYS = (
     *("num_generated_tokens", "reasoning_content", "num_reasoning_tokens", "num_answer_tokens", "logprobs", "tokens"),
@@ -38,12 +119,12 @@ DATA_FIRST = "math"
 
 def scorer_of(benchmark: Benchmark) -> Scorer:
     """The scorer of `benchmark`. Raises ConfigError when it has none here."""
-    if benchmark.scorer not in SCORER_MODULES:
+    if benchmark.scorer not in SCORERS:
         raise ConfigError(
-            f"{benchmark.name} has no scorer here: got {benchmark.scorer!r}; valid: {', '.join(SCORER_MODULES)}"
+            f"{benchmark.name} has no scorer here: got {benchmark.scorer!r}; valid: {', '.join(SCORERS)}"
             + (" (the nemo_skills client can run it)" if "nemo_skills" in benchmark.clients else "")
         )
-    module = importlib.import_module(f"trimode.pipeline.scoring.{SCORER_MODULES[benchmark.scorer]}")
+    module = importlib.import_module(f"trimode.pipeline.scoring.{SCORERS[benchmark.scorer].module}")
     return cast(Scorer, module)
 
 

@@ -73,6 +73,6 @@ def test_an_instruction_prompt_counts_as_right_when_all_of_it_was_followed() -> 
     assert expected(row) == "a, b"
 
 
-@pytest.mark.parametrize("row", [{}, {"graded_list": []}])
+@pytest.mark.parametrize("row", [{}, {"graded_list": []}, {"graded_list": [None]}])
 def test_a_row_without_its_verdict_is_not_scored(row: dict[str, object]) -> None:
     assert not is_scored(load_benchmark("livecodebench"), row)
