@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
@@ -114,7 +115,7 @@ def finish_nfe(spec: JobSpec, task: TaskSpec, paths: RunPaths) -> None:
     for seed in task.seeds:
         rows = read_output(paths, task.benchmark, seed)
         keys: list[Key] = [(messages_sha256(benchmark, row), seed) for row in rows]
-        left = {key: log[key][-keys.count(key) :] for key in dict.fromkeys(keys) if key in log}
+        left = newest_lines(log, keys)
         for position, key in enumerate(keys):
             if left.get(key):
                 ledger.append(_record(spec, (task.benchmark, seed, position), left[key].pop(0)))
@@ -127,6 +128,11 @@ def finish_nfe(spec: JobSpec, task: TaskSpec, paths: RunPaths) -> None:
     path = paths.metrics(task.benchmark)
     metrics = json.loads(path.read_text(encoding="utf-8"))
     write_json_atomic(path, metrics | summarize(record for record in ours if record.seed in task.seeds))
+
+
+def newest_lines(log: Mapping[Key, list[Row]], keys: Sequence[Key]) -> dict[Key, list[Row]]:
+    """Returns the last log lines of each key, oldest first: at most as many as rows have that key."""
+    return {key: log[key][-count:] for key, count in Counter(keys).items() if key in log}
 
 
 def messages_sha256(benchmark: Benchmark, row: Row) -> str:

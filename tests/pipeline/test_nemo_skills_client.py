@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from trimode.balancer.wire import prompt_sha256
 from trimode.pipeline import nemo_skills_client
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.nemo_skills_client import PYTHON, find_installation, overrides, run_task
-from trimode.pipeline.nemo_skills_files import dataset_override, messages_sha256, reopen_seed, write_dataset
+from trimode.pipeline.nemo_skills_files import (
+    dataset_override,
+    messages_sha256,
+    newest_lines,
+    reopen_seed,
+    write_dataset,
+)
 from trimode.pipeline.nfe import read_nfe_log
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.prompts import chat_messages
-from trimode.pipeline.resume import read_async, read_output
+from trimode.pipeline.resume import Row, read_async, read_output
 from trimode.pipeline.spec import JobSpec, TaskSpec
 from trimode.tests.pipeline.fake_balancer import Body, FakeBalancer, Reply, answer
 from trimode.tests.pipeline.fake_jobs import client_spec, decode_spec, job_spec, task_spec, write_data
@@ -230,6 +237,30 @@ def test_rows_of_chunks_become_rows_it_goes_on_from(tmp_path: Path) -> None:
     reopen_seed(paths, "gsm8k", 0, 8)
     assert not chunk.exists()
     assert paths.output_async("gsm8k", 0).read_text(encoding="utf-8") == '{"a": 5, "_async_position": 5}\n'
+
+
+class PassedOnce(list[tuple[str, int]]):
+    """Keys that may be passed over once."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        self.passes += 1
+        assert self.passes == 1
+        return super().__iter__()
+
+    def count(self, _key: object, /) -> int:
+        raise AssertionError("a pass over all keys for one of them")
+
+
+def test_log_lines_are_found_in_one_pass_over_the_rows() -> None:
+    keys = PassedOnce([("same", 0), ("other", 0), ("same", 0), ("absent", 0)])
+    log: dict[tuple[str, int], list[Row]] = {
+        ("same", 0): [{"n": 1}, {"n": 2}, {"n": 3}],
+        ("other", 0): [{"n": 4}],
+        ("same", 1): [{"n": 5}],
+    }
+    assert newest_lines(log, keys) == {("same", 0): [{"n": 2}, {"n": 3}], ("other", 0): [{"n": 4}]}
 
 
 def test_the_hash_is_the_one_the_balancer_logs() -> None:
