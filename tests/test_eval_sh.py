@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -13,6 +14,11 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 SEEN_BY_EVAL = "-m trimode.pipeline.eval"
+LOCKED = "install -q --no-deps --no-build-isolation --require-hashes -r ROOT/scripts/locks/"
+OURS = "install -q --no-deps --no-build-isolation -e ROOT"
+BASE = [f"{LOCKED}build.txt", f"{LOCKED}base.txt", OURS]
+TORCH = re.search("^torch==([^ ]+)", (PROJECT / "scripts/locks/torch.txt").read_text(), re.MULTILINE)[1]  # type: ignore[index]
+NO_DRIVER = pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="this machine has an NVIDIA driver")
 
 
 @pytest.fixture
@@ -22,6 +28,7 @@ def project(tmp_path: Path) -> Path:
     (folder / "scripts").mkdir(parents=True)
     for name in ("eval.sh", "scripts/setup_env.sh", "pyproject.toml"):
         shutil.copy(PROJECT / name, folder / name)
+    shutil.copytree(PROJECT / "scripts/locks", folder / "scripts/locks")
     fake_python(tmp_path)
     return folder
 
@@ -32,7 +39,7 @@ def fake_python(tmp_path: Path, supported: bool = True, has_venv: bool = True) -
     folder.mkdir(exist_ok=True)
     inner = f"""#!/bin/bash
 case "$*" in
-  *find_spec*torch*) [ -e "{tmp_path}/has_torch" ] ;;
+  *'name="torch"'*) cat "{tmp_path}/has_torch" 2>/dev/null || true ;;
   "{SEEN_BY_EVAL}"*) printf '%s\\n' "$PYTHONSAFEPATH" "${{@:3}}" ;;
   *) exec "{sys.executable}" "$@" ;;
 esac
@@ -40,7 +47,7 @@ esac
     pip = f"""#!/bin/bash
 case "$1" in
   config) cat "{tmp_path}/pip_config" 2>/dev/null || true ;;
-  *) sleep 0.3; echo "$*" >> "{tmp_path}/pip" ;;
+  *) sleep 0.3; echo "$*" >> "{tmp_path}/pip"; ! grep -qsF -- "${{@: -1}}" "{tmp_path}/pip_lacks" ;;
 esac
 """
     (tmp_path / "inner_python").write_text(inner)
@@ -79,33 +86,66 @@ def test_a_fresh_machine_gets_the_base_environment_once(project: Path) -> None:
     first = call(project, "--mode", "ar", "a b", "--dry-run")
     assert first.returncode == 0, first.stderr
     assert first.stdout.splitlines() == ["1", "--mode", "ar", "a b", "--dry-run"], "arguments and safe path go through"
-    assert installed(project) == ["venv", "install -q -e ROOT"]
+    assert installed(project) == ["venv", *BASE]
     assert call(project, "--help").stderr == ""
-    assert len(installed(project)) == 2
+    assert len(installed(project)) == 4
 
 
 def test_local_runs_get_the_worker_layer(project: Path) -> None:
     assert call(project, "--demo").returncode == 0
-    assert installed(project)[-1] == "install -q -e ROOT[worker]"
+    assert installed(project)[-2:] == [f"{LOCKED}worker.txt", OURS]
     assert call(project, "--mode", "ar", "--dry-run").stderr == "", "worker holds base"
 
 
 def test_a_dry_run_of_the_demo_needs_no_worker_layer(project: Path) -> None:
     assert call(project, "--demo", "--dry-run").returncode == 0
-    assert installed(project)[-1] == "install -q -e ROOT"
+    assert installed(project)[1:] == BASE
 
 
-@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="this machine has an NVIDIA driver")
+@NO_DRIVER
 def test_torch_comes_as_a_cpu_build_without_a_driver(project: Path) -> None:
     call(project, "--setup", "worker")
-    assert installed(project)[1].startswith("install -q --index-url https://download.pytorch.org/whl/cpu torch==")
+    source = "--index-url https://download.pytorch.org/whl/cpu"
+    assert installed(project)[2] == f"install -q --no-deps {source} torch=={TORCH}+cpu"
+    assert f"{LOCKED}torch.txt" not in installed(project)
 
 
-@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="this machine has an NVIDIA driver")
+@NO_DRIVER
 def test_torch_comes_from_pips_own_sources_when_it_has_some(project: Path) -> None:
     (project.parent / "pip_config").write_text("global.find-links='/wheels'\n")
     call(project, "--setup", "worker")
-    assert installed(project)[1].startswith("install -q torch==")
+    assert installed(project)[2] == f"install -q --no-deps torch=={TORCH}+cpu"
+
+
+@NO_DRIVER
+def test_the_locked_cuda_build_comes_where_there_is_no_cpu_build(project: Path) -> None:
+    (project.parent / "pip_lacks").write_text(f"torch=={TORCH}+cpu\n")
+    assert call(project, "--setup", "worker").returncode == 0
+    assert installed(project)[3] == f"{LOCKED}torch.txt"
+
+
+def test_a_driver_brings_the_locked_cuda_build(project: Path) -> None:
+    driver = project.parent / "bin" / "nvidia-smi"
+    driver.write_text("#!/bin/bash\n")
+    driver.chmod(stat.S_IRWXU)
+    call(project, "--setup", "worker")
+    assert installed(project)[1:] == [f"{LOCKED}build.txt", f"{LOCKED}torch.txt", f"{LOCKED}worker.txt", OURS]
+
+
+@pytest.mark.parametrize(("build", "kept"), [(f"{TORCH}+cu999", True), ("1.0.0+cpu", False)])
+def test_any_build_of_the_locked_torch_is_kept(project: Path, build: str, kept: bool) -> None:
+    (project.parent / "has_torch").write_text(build)
+    call(project, "--setup", "worker")
+    assert (installed(project)[1:] == [f"{LOCKED}build.txt", f"{LOCKED}worker.txt", OURS]) is kept
+
+
+def test_a_failed_installation_is_named_and_tried_again(project: Path) -> None:
+    (project.parent / "pip_lacks").write_text(f"{project}/scripts/locks/base.txt\n")
+    for _ in range(2):
+        done = call(project, "--setup", "base")
+        assert done.returncode == 2
+        assert "pip could not install the base packages" in done.stderr
+    assert OURS not in installed(project)
 
 
 def test_set_up_exits_and_prints_to_stderr(project: Path) -> None:
@@ -124,14 +164,24 @@ def test_a_wrong_set_up_is_refused(project: Path, words: tuple[str, ...]) -> Non
     assert installed(project) == []
 
 
-def test_changed_dependencies_are_installed_for_every_layer_there_is(project: Path) -> None:
+@pytest.mark.parametrize("changed", ["pyproject.toml", "scripts/locks/base.txt", "scripts/locks/torch.txt"])
+def test_changed_dependencies_are_installed_for_every_layer_there_is(project: Path, changed: str) -> None:
     call(project, "--setup", "worker")
-    with (project / "pyproject.toml").open("a") as file:
+    with (project / changed).open("a") as file:
         file.write("\n# changed\n")
-    (project.parent / "has_torch").touch()
+    (project.parent / "has_torch").write_text(TORCH)
     call(project, "--help")
-    assert installed(project)[-1] == "install -q -e ROOT[worker]"
+    assert installed(project)[-3:] == [f"{LOCKED}build.txt", f"{LOCKED}worker.txt", OURS]
     assert installed(project).count("venv") == 1
+    assert call(project, "--help").stderr == ""
+
+
+def test_the_newest_packages_get_an_environment_of_their_own(project: Path) -> None:
+    (project.parent / "pip_config").write_text("global.find-links='/wheels'\n")
+    assert call(project, "newest", script="scripts/setup_env.sh").returncode == 0
+    assert installed(project) == ["venv", "install -q --upgrade --upgrade-strategy eager -e ROOT[worker,test]"]
+    assert (project / ".venv-newest").is_dir()
+    assert not (project / ".venv").exists()
 
 
 def test_a_copied_environment_is_remade(project: Path) -> None:
@@ -154,7 +204,7 @@ def test_two_at_once_install_once(project: Path) -> None:
     command = ["bash", str(project / "eval.sh"), "--setup", "base"]
     both = [subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(300) for process in both] == [0, 0]
-    assert installed(project) == ["venv", "install -q -e ROOT"]
+    assert installed(project) == ["venv", *BASE]
 
 
 def test_a_wrong_python_is_named(project: Path) -> None:
