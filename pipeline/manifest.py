@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from trimode.pipeline.lock import lock_differences, lock_sha256
 from trimode.pipeline.paths import RunPaths, write_json_atomic
 from trimode.pipeline.spec import JobSpec
 from trimode.workers.protocol import ConfigError
@@ -72,6 +73,8 @@ class Manifest:
             self._job(manifest).update(
                 config=asdict(self._spec),
                 versions=versions(),
+                lock_sha256=lock_sha256(),
+                lock_differences=lock_differences(),
                 git_commit=git_commit(),
                 host=socket.gethostname(),
                 platform=platform.platform(),
