@@ -44,7 +44,7 @@ class ArState(DecodeState):
 
     def _take(self, token: int, logprob: float) -> None:
         budget = self.params.max_thinking_tokens
-        if budget is not None and len(self.output) >= budget and self._thinking_over():
+        if budget is not None and len(self.output) >= budget and self._still_thinking():
             assert self.params.end_think_token_id is not None
             token = self.params.end_think_token_id
         self._emit([token], [logprob])

@@ -49,7 +49,7 @@ class DlmState(DecodeState):
 
     def _force_end_of_thinking(self) -> None:
         budget, done = self.params.max_thinking_tokens, len(self.output)
-        if budget is None or done + self.params.block_length <= budget or not self._thinking_over():
+        if budget is None or done + self.params.block_length <= budget or not self._still_thinking():
             return
         assert self.params.end_think_token_id is not None
         self._block.force(max(0, budget - done), self.params.end_think_token_id)

@@ -142,7 +142,7 @@ class DecodeState(ABC):
                 return index + 1
         return None
 
-    def _thinking_over(self) -> bool:
+    def _still_thinking(self) -> bool:
         """A thinking budget is set and the output holds no end-of-thinking token yet."""
         end = self.params.end_think_token_id
         return self.params.max_thinking_tokens is not None and end is not None and end not in self.output
