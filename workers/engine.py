@@ -15,7 +15,7 @@ from trimode.workers.batch import pack
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeContext, DecodeState, StopFinder
-from trimode.workers.kv_cache import PAGE_SIZE, KVCache, pages_for
+from trimode.workers.kv_cache import PAGE_SIZE, KVCache, PageAllocator, pages_for
 from trimode.workers.model import TriModeModel
 from trimode.workers.params import check_fits
 from trimode.workers.protocol import DecodeParams, GenerationError
@@ -59,6 +59,7 @@ class Engine:
     def __init__(self, model: TriModeModel, num_pages: int, max_num_seqs: int) -> None:
         self.model = model
         self.cache = KVCache(model.config, num_pages, model.dtype, model.device)
+        self.allocator = PageAllocator(num_pages)
         self.max_num_seqs = max_num_seqs
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -68,7 +69,7 @@ class Engine:
     @property
     def max_model_len(self) -> int:
         """Prompt and output tokens of one request at most: the model's context, or what the cache can hold."""
-        return min(self.model.config.max_position_embeddings, self.cache.allocator.num_pages * PAGE_SIZE)
+        return min(self.model.config.max_position_embeddings, self.allocator.num_pages * PAGE_SIZE)
 
     def check(self, num_prompt: int, params: DecodeParams) -> None:
         """Refuses a request that can never run. GenerationError (400) with the numbers."""
@@ -91,7 +92,7 @@ class Engine:
         ends = frozenset((*config.eos_token_ids, *params.stop_token_ids))
         context = DecodeContext(config.mask_token_id, ends, PREFILL_SLICE, find_stop)
         state = MODES[params.mode](prompt_ids, params, context)
-        needed, total = pages_for(state.max_kv_tokens), self.cache.allocator.num_pages
+        needed, total = pages_for(state.max_kv_tokens), self.allocator.num_pages
         if needed > total:
             raise GenerationError(
                 f"KV cache: the request needs {needed} pages of {PAGE_SIZE} tokens ({len(prompt_ids)} prompt + "
@@ -141,7 +142,7 @@ class Engine:
 
     def _admit(self) -> None:
         """First come, first served: a request waits until its worst case fits, so a running one never runs out."""
-        allocator = self.cache.allocator
+        allocator = self.allocator
         while self.waiting and len(self.running) < self.max_num_seqs:
             sequence = self.waiting[0]
             prompt = sequence.state.prompt_ids
@@ -209,7 +210,7 @@ class Engine:
         if sequence.error is not None:
             return
         if was_prefilling and state.cached >= len(state.prompt_ids) and state.causal_prompt:
-            self.cache.allocator.share(sequence.pages, state.prompt_ids)
+            self.allocator.share(sequence.pages, state.prompt_ids)
         if sequence.first_token is None and state.output:
             sequence.first_token = time.perf_counter()
         if state.finish_reason is not None:
@@ -221,5 +222,5 @@ class Engine:
         self.counters.finish(sequence.state, failed=sequence.error is not None)
         if sequence.pages:
             broken = sequence.error is not None and sequence.error.status == 500
-            self.cache.allocator.release(sequence.pages, forget=broken)
+            self.allocator.release(sequence.pages, forget=broken)
             sequence.pages = []

@@ -111,7 +111,6 @@ class KVCache:
         self._slots = [layer.flatten(0, 1) for layer in self._layers]
         self._gathered = self._layers[0].new_empty((0, *shape[1:]))
         """Scratch of `gather`, one for all layers: fresh memory would cost a page fault each 4 KB in every layer."""
-        self.allocator = PageAllocator(num_pages)
 
     def layer(self, number: int) -> torch.Tensor:
         """A layer's pages, `[pages, PAGE_SIZE, 2 * kv_heads, head_dim]`."""

@@ -95,7 +95,7 @@ class Worker:
         """Engine counters and what is running now."""
         engine = self._runtime.engine
         counters = engine.counters
-        allocator = engine.cache.allocator
+        allocator = engine.allocator
         busy_s = counters.model_s + counters.host_s
         return {
             "running": len(engine.running),

@@ -64,7 +64,7 @@ def test_sum_of_requests_is_the_engine_s_count(micro: Runtime, monkeypatch: pyte
     assert after.nfe - before.nfe == sum(g.nfe for g in whole)
     assert after.accepted - before.accepted == sum(sum(g.acceptance_lengths) for g in whole)
     assert after.cycles - before.cycles == sum(g.forwards["verify"] for g in whole)
-    assert micro.engine.cache.allocator.num_free == micro.engine.cache.allocator.num_pages
+    assert micro.engine.allocator.num_free == micro.engine.allocator.num_pages
 
 
 def test_a_short_request_leaves_before_its_long_neighbour(micro: Runtime) -> None:
@@ -80,7 +80,7 @@ def test_a_full_cache_queues_and_everybody_finishes() -> None:
     runtime.engine.step()
     assert runtime.engine.waiting
     assert all(s.error is None for s in finish(runtime))
-    assert runtime.engine.cache.allocator.num_free == runtime.engine.cache.allocator.num_pages
+    assert runtime.engine.allocator.num_free == runtime.engine.allocator.num_pages
 
 
 def test_what_never_fits_is_refused_with_the_numbers() -> None:
@@ -105,10 +105,10 @@ def test_a_common_prefix_is_computed_once(micro: Runtime) -> None:
 def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["1-linear_spec_0.0"]
     monkeypatch.setattr("trimode.workers.engine.PREFILL_SLICE", 7)
-    micro.engine.cache.allocator.match = lambda _prompt: []  # type: ignore[method-assign]
+    micro.engine.allocator.match = lambda _prompt: []  # type: ignore[method-assign]
     sequence = micro.submit("sliced", case.fields)
     finish(micro)
-    del micro.engine.cache.allocator.match  # type: ignore[method-assign]
+    del micro.engine.allocator.match  # type: ignore[method-assign]
     assert sequence.state.forwards["prefill"] > 1
     assert (sequence.state.tokens(), micro.generation(sequence).nfe) == (case.tokens, case.nfe)
 
@@ -180,26 +180,26 @@ def test_what_a_broken_request_cached_reaches_nobody(micro: Runtime) -> None:
     bad = micro.submit("bad", {"prompt_ids": prompt, "mode": "ar", "max_new_tokens": 9, "ignore_eos": True})
     micro.engine.step()
     micro.engine.step()
-    offered = cache.allocator.match(prompt)
-    cache.allocator.release(offered)
+    offered = micro.engine.allocator.match(prompt)
+    micro.engine.allocator.release(offered)
     assert offered
     for layer in cache._layers:
         layer[bad.pages] = float("nan")
     assert micro.engine.step() == [bad]
     assert bad.error is not None
     assert not any(layer.isnan().any() for layer in cache._layers)
-    assert cache.allocator.match(prompt) == []
+    assert micro.engine.allocator.match(prompt) == []
 
 
 def test_a_cancelled_request_gives_its_pages_back(micro: Runtime) -> None:
-    free = micro.engine.cache.allocator.num_free
+    free = micro.engine.allocator.num_free
     sequence = micro.submit("gone", {"prompt_ids": PROMPT, "mode": "dlm", "max_new_tokens": 900, "ignore_eos": True})
     micro.engine.step()
     micro.engine.cancel(sequence)
     assert finish(micro) == [sequence]
     assert sequence.error is not None
     assert sequence.error.status == 499
-    assert micro.engine.cache.allocator.num_free == free
+    assert micro.engine.allocator.num_free == free
 
 
 class BrokenState(ArState):
