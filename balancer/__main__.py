@@ -17,7 +17,7 @@ import trimode
 from trimode.balancer.devices import place_workers
 from trimode.balancer.private_folder import PrivateFolder
 from trimode.balancer.settings import parse_settings
-from trimode.workers.protocol import ConfigError
+from trimode.core.errors import ConfigError
 
 
 def main(argv: Sequence[str]) -> NoReturn:

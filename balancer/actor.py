@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trimode.workers.protocol import GenerationError, TrimodeError, WorkerError, WorkerSettings
+from trimode.core.errors import GenerationError, TrimodeError, WorkerError
+from trimode.core.protocol import WorkerSettings
 
 _PR_SET_PDEATHSIG = 1
 

@@ -25,7 +25,8 @@ from trimode.balancer.fields import DECODING_FIELDS, InvalidRequestError
 from trimode.balancer.replies import chat_body, completion_body, error_body, json_safe
 from trimode.balancer.router import QueueFullError, Router, WorkItem
 from trimode.balancer.wire import ParsedRequest, parse_chat, parse_completion, read_json
-from trimode.workers.protocol import GenerationError, Mode, WorkerError
+from trimode.core.errors import GenerationError, WorkerError
+from trimode.core.protocol import Mode
 
 Json = dict[str, Any]
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from trimode.balancer.settings import BalancerSettings
 from trimode.core.devices import visible_gpus
-from trimode.workers.protocol import ConfigError, WorkerSettings
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)

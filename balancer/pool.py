@@ -17,7 +17,7 @@ from trimode.balancer.actor import WorkerActor
 from trimode.balancer.devices import Placement
 from trimode.balancer.router import Router, WorkerSlot
 from trimode.balancer.settings import BalancerSettings
-from trimode.workers.protocol import GenerationError, TrimodeError, WorkerError
+from trimode.core.errors import GenerationError, TrimodeError, WorkerError
 
 log = logging.getLogger("trimode.balancer")
 

@@ -15,7 +15,7 @@ import ray
 from ray._private import services
 from trimode.balancer.private_folder import PrivateFolder
 from trimode.balancer.reaper import processes_in
-from trimode.workers.protocol import WorkerError
+from trimode.core.errors import WorkerError
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Prompts and replies travel inside the calls; the store is Ray's smallest."""

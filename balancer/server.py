@@ -26,7 +26,7 @@ from trimode.balancer.pool import WorkerPool
 from trimode.balancer.private_folder import PrivateFolder
 from trimode.balancer.runtime import start_ray, stop_ray
 from trimode.balancer.settings import BalancerSettings, parse_settings
-from trimode.workers.protocol import ConfigError, GenerationError, WorkerError
+from trimode.core.errors import ConfigError, GenerationError, WorkerError
 
 log = logging.getLogger("trimode.balancer")
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trimode.workers.protocol import ConfigError, Mode, WorkerSettings
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import Mode, WorkerSettings
 
 DEFAULT_WORKER_CLASS = "trimode.workers.worker:Worker"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimode.balancer.fields import DECODING_FIELDS, InvalidRequestError, check_names, show
-from trimode.workers.protocol import Mode
+from trimode.core.protocol import Mode
 
 Json = dict[str, Any]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from trimode.workers.protocol import ConfigError
+from trimode.core.errors import ConfigError
 
 BENCHMARK_DIR = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
 

@@ -9,9 +9,10 @@ import math
 import re
 from collections.abc import Sequence
 
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config import ClientKind, Config, ModeConfig
-from trimode.workers.protocol import ConfigError, Mode
 
 TIME_FORMATS = "minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import Mode
 from trimode.pipeline.comparable import differences
 from trimode.pipeline.compare_formats import Comparison, GateResult, as_json, as_text
 from trimode.pipeline.gate import EXIT_STATUS, Gate, judge, overall, parse_gate
 from trimode.pipeline.pairing import pair, pool
 from trimode.pipeline.results import Run, read_sweep
 from trimode.pipeline.statistics import Interval
-from trimode.workers.protocol import ConfigError, Mode
 
 DESCRIPTION = """Compare two modes of one sweep, or two sweeps, on the problems both have answered.
 

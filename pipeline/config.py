@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -17,10 +16,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from trimode.workers.protocol import ConfigError, Mode
-
-PROJECT_DIR = Path(__file__).resolve().parent.parent
-CONF_DIR = PROJECT_DIR / "conf"
+from trimode.core.errors import ConfigError
+from trimode.core.project import CONF_DIR, PROJECT_DIR
+from trimode.core.protocol import Mode
 
 
 class Device(StrEnum):

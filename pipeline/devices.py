@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from trimode.core.devices import visible_gpus
+from trimode.core.errors import WorkerError
 from trimode.pipeline.server import Devices
 from trimode.pipeline.spec import ResourceSpec
-from trimode.workers.protocol import WorkerError
 
 
 def choose_devices(resources: ResourceSpec, num_visible: int | None = None) -> Devices:

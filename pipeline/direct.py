@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from trimode.core.errors import GenerationError
 from trimode.pipeline.client import REQUEST, Answer, mode_fields
 from trimode.pipeline.manifest import Manifest, data_sha256
 from trimode.pipeline.metrics import compute_metrics
@@ -20,7 +21,6 @@ from trimode.pipeline.resume import read_output, read_rows
 from trimode.pipeline.spec import DecodeSpec, JobSpec
 from trimode.pipeline.tasks import LoadedTask, run_tasks
 from trimode.pipeline.verdicts import is_right
-from trimode.workers.protocol import GenerationError
 
 SHARED_FIELDS = (
     "request_id",

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.checks import check
 from trimode.pipeline.config import Config, compose
@@ -18,7 +19,6 @@ from trimode.pipeline.plan import plan
 from trimode.pipeline.preflight import preflight
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.survey import settle, survey
-from trimode.workers.protocol import ConfigError
 
 Tasks = Mapping[str, HubDataset | None]
 """Benchmark names, each with the hub's data set for it; None: from its publisher as `prepare` does, or bundled."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimode.pipeline.lifeline import ProcessId, live_with, process_id
+from trimode.core.processes import ProcessId, live_with, process_id
 from trimode.pipeline.owner import join
 from trimode.pipeline.spec import JobSpec
 

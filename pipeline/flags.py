@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from trimode.workers.protocol import ConfigError, Mode
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import Mode
 
 ALL_MODES = tuple(mode.value for mode in Mode)
 DEMO_MODES = (*ALL_MODES, "linear_spec_lora")

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from trimode.core.errors import ConfigError
 from trimode.pipeline.statistics import Interval
-from trimode.workers.protocol import ConfigError
 
 _GATE = re.compile(
     r"\s*(?P<left>[A-Za-z_][\w+]*)\s*>=\s*(?P<right>[A-Za-z_][\w+]*)\s*(?:(?P<sign>[+-])\s*(?P<points>\d+(?:\.\d+)?)\s*)?"

@@ -14,20 +14,20 @@ import traceback
 from pathlib import Path
 
 from rich.console import Console
+from trimode.core.errors import JobFailed, TrimodeError, WorkerError
+from trimode.core.files import tail, write_text_atomic
 from trimode.pipeline import nemo_skills_client
 from trimode.pipeline.client import Answer, ChatClient
 from trimode.pipeline.console import Interrupted, JobLog, Signals
 from trimode.pipeline.devices import choose_devices
-from trimode.pipeline.errors import JobFailed
 from trimode.pipeline.manifest import Manifest, data_sha256, now
 from trimode.pipeline.nfe import read_run_ledger
-from trimode.pipeline.paths import RunPaths, write_text_atomic
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.progress import Bars, Progress
-from trimode.pipeline.server import Ready, Server, tail
+from trimode.pipeline.server import Ready, Server
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.task_metrics import check_metrics
 from trimode.pipeline.tasks import LoadedTask, load_tasks, run_tasks
-from trimode.workers.protocol import TrimodeError, WorkerError
 
 WATCH_EVERY_S = 0.2
 MAX_NAMED_FAILURES = 10

@@ -19,10 +19,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from trimode.core.errors import ConfigError
+from trimode.core.files import write_json_atomic
 from trimode.pipeline.lock import lock_differences, lock_sha256
-from trimode.pipeline.paths import RunPaths, write_json_atomic
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
-from trimode.workers.protocol import ConfigError
 
 PACKAGES = (
     "trimode",

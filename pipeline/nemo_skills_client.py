@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from trimode.core.errors import ConfigError, WorkerError
+from trimode.core.processes import die_with_parent
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.client import mode_fields
-from trimode.pipeline.lifeline import die_with_parent
 from trimode.pipeline.nemo_skills_files import (
     check_output,
     dataset_override,
@@ -30,7 +31,6 @@ from trimode.pipeline.nemo_skills_files import (
 )
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.spec import DecodeSpec, JobSpec, TaskSpec
-from trimode.workers.protocol import ConfigError, WorkerError
 
 PYTHON = "TRIMODE_NEMO_SKILLS_PYTHON"
 """Names the interpreter that has NeMo-Skills; unset: this one."""

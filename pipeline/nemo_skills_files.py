@@ -13,17 +13,18 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trimode.core.errors import ConfigError, WorkerError
+from trimode.core.files import cut_torn_line, whole_lines, write_json_atomic, write_text_atomic
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data import data_root, load_rows
 from trimode.pipeline.data.formats import iter_jsonl
 from trimode.pipeline.data.load import raw_form
 from trimode.pipeline.nfe import NfeRecord, read_run_ledger, summarize
-from trimode.pipeline.paths import RunPaths, write_json_atomic, write_text_atomic
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.prompts import chat_messages
-from trimode.pipeline.resume import POSITION, Row, read_async, read_output, whole_lines
+from trimode.pipeline.resume import POSITION, Row, read_async, read_output
 from trimode.pipeline.spec import JobSpec, TaskSpec
-from trimode.pipeline.store import Ledger, cut_torn_line
-from trimode.workers.protocol import ConfigError, WorkerError
+from trimode.pipeline.store import Ledger
 
 Key = tuple[str, int]
 """Hash of the messages, and the seed."""

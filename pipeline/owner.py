@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trimode.pipeline.lifeline import ProcessId, process_id
-from trimode.pipeline.paths import RunPaths, write_json_atomic
+from trimode.core.errors import ConfigError, WorkerError
+from trimode.core.files import write_json_atomic
+from trimode.core.processes import ProcessId, process_id
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.slurm import has_ended, job_states
-from trimode.workers.protocol import ConfigError, WorkerError
 
 DYING_S = 60.0
 """A local job whose launcher was killed gets this long to stop by itself before the folder is refused."""

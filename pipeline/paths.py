@@ -5,9 +5,6 @@ Knows nothing of what the files contain.
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,24 +113,3 @@ class RunPaths:
 def _stem(seed: int, chunk: int | None) -> str:
     """Not NeMo-Skills' `_chunk_N`: positions in its chunk files count within the chunk, ours within the split."""
     return f"output-rs{seed}" if chunk is None else f"output-rs{seed}_part_{chunk}"
-
-
-def write_text_atomic(path: Path, text: str, mode: int = 0o644) -> None:
-    """Writes `text` beside `path`, flushes it to disk and renames it, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(mode)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write_json_atomic(path: Path, value: object) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

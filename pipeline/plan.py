@@ -9,13 +9,15 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from trimode.core.errors import ConfigError
+from trimode.core.project import PROJECT_DIR
+from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.checks import parse_benchmarks, parse_time
-from trimode.pipeline.config import PROJECT_DIR, Config, Container, Device, Executor, JobsPer, ModeConfig
+from trimode.pipeline.config import Config, Container, Device, Executor, JobsPer, ModeConfig
 from trimode.pipeline.identity import eval_dir_name, run_identity
 from trimode.pipeline.spec import Chunk, ClientSpec, DecodeSpec, JobSpec, ModelSpec, ResourceSpec, TaskSpec
 from trimode.pipeline.survey import Survey, absolute
-from trimode.workers.protocol import ConfigError, Mode
 
 
 def plan(config: Config, survey: Survey) -> tuple[JobSpec, ...]:

@@ -12,15 +12,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trimode.core.errors import ConfigError, SubmissionError
+from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.config import PROJECT_DIR, ClientKind, Config, Container, Executor
+from trimode.pipeline.config import ClientKind, Config, Container, Executor
 from trimode.pipeline.data import load_rows
 from trimode.pipeline.dry_run import without_scorer
-from trimode.pipeline.errors import SubmissionError
 from trimode.pipeline.nemo_skills_client import find_installation
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.survey import Survey, absolute
-from trimode.workers.protocol import ConfigError
 
 WORKER_PACKAGES = ("torch", "ray", "transformers")
 

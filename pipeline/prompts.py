@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.workers.protocol import ConfigError
 
 
 def user_message(benchmark: Benchmark, row: Mapping[str, object]) -> str:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from trimode.core.errors import ConfigError
+from trimode.core.files import write_text_atomic
 from trimode.pipeline.comparable import differences
 from trimode.pipeline.html_report.page import FILE_NAME, write_page
-from trimode.pipeline.paths import write_text_atomic
 from trimode.pipeline.report_formats import as_csv, as_json, as_markdown, as_table
 from trimode.pipeline.results import Run, read_sweep
 from trimode.pipeline.summary import ReportRow, disagreement, summarize_runs
-from trimode.workers.protocol import ConfigError
 
 FORMATS = ("table", "markdown", "csv", "json")
 

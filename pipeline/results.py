@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.metrics import Row
 from trimode.pipeline.nfe import ERROR, NfeRecord
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.resume import ERROR_KIND, INFRASTRUCTURE, LEDGER, POSITION
 from trimode.pipeline.verdicts import is_scored
-from trimode.workers.protocol import ConfigError, Mode
 
 _OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?(?:\.jsonl|(?:_part_\d+)?\.jsonl-async)")
 _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")

@@ -7,10 +7,10 @@ Needs no benchmark data, no model and no network. A sample that failed for want 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from trimode.core.files import whole_lines
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.spec import JobSpec, TaskSpec
 
@@ -23,20 +23,6 @@ LEDGER = "_nfe"
 ERROR_KIND = "error_kind"
 """Key of a failed row: `infrastructure` (tried again by a repeated command) or `request` (final)."""
 INFRASTRUCTURE = "infrastructure"
-
-
-def whole_lines(path: Path) -> Iterator[str]:
-    """The lines of a file that end in a newline; a torn last line is left out, a missing file has none."""
-    try:
-        file = path.open(encoding="utf-8", errors="replace", newline="\n")
-    except FileNotFoundError:  # not there, or just merged by another job
-        return
-    with file:
-        for line in file:
-            if not line.endswith("\n"):
-                return  # while it is being written, going on would give the rest of it as a line of its own
-            if line.strip():
-                yield line
 
 
 def read_output(paths: RunPaths, benchmark: str, seed: int) -> list[Row]:

@@ -11,21 +11,21 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trimode.core.errors import ConfigError, SubmissionError, TrimodeError
+from trimode.core.files import write_json_atomic
 from trimode.pipeline import dry_run
 from trimode.pipeline.checks import check
 from trimode.pipeline.config import Config, Executor
 from trimode.pipeline.entry import RUN_JOB
-from trimode.pipeline.errors import SubmissionError
 from trimode.pipeline.local import Stopped, run_local
 from trimode.pipeline.outcome import print_report
 from trimode.pipeline.owner import Owner, claim, release, this_process
-from trimode.pipeline.paths import RunPaths, write_json_atomic
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.plan import plan
 from trimode.pipeline.preflight import ensure_worker_packages, preflight
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.submit import submit_arrays, wait
 from trimode.pipeline.survey import JobState, Progress, absolute, settle, survey
-from trimode.workers.protocol import ConfigError, TrimodeError
 
 OK, FAILED, USER_ERROR = 0, 1, 2
 """Exit statuses."""

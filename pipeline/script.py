@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from submitit.slurm.slurm import _make_sbatch_string
-from trimode.pipeline.config import PROJECT_DIR
+from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.spec import JobSpec, ResourceSpec
 

@@ -11,18 +11,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from trimode.pipeline.lifeline import die_with_parent
+from trimode.core.errors import WorkerError
+from trimode.core.files import tail, write_text_atomic
+from trimode.core.processes import die_with_parent
 from trimode.pipeline.manifest import now
-from trimode.pipeline.paths import RunPaths, write_text_atomic
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
-from trimode.workers.protocol import WorkerError
 
 POLL_S = 0.1
 NOTE_EVERY_S = 60.0
@@ -178,14 +178,6 @@ class Server:
 def _end_with_job() -> None:
     """In the child: when the job is killed so is the balancer, whose own reaper then ends the workers."""
     die_with_parent(signal.SIGKILL)
-
-
-def tail(path: Path, num_lines: int) -> str:
-    """The last lines of a file; empty when there is none."""
-    if not path.exists():
-        return ""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return "".join(deque(file, num_lines)).rstrip("\n")
 
 
 def write_server_info(spec: JobSpec, paths: RunPaths, status: str, url: str | None, devices: Devices) -> None:

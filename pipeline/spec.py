@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trimode.workers.protocol import Mode
+from trimode.core.protocol import Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,60 +11,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from trimode.core.files import AppendFile, cut_torn_line, whole_lines, write_text_atomic
 from trimode.pipeline.nfe import NfeRecord, read_nfe_log
-from trimode.pipeline.paths import RunPaths, write_text_atomic
-from trimode.pipeline.resume import LEDGER, POSITION, Row, num_rows, read_async, read_rows, whole_lines
+from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.resume import LEDGER, POSITION, Row, num_rows, read_async, read_rows
 from trimode.pipeline.spec import Chunk, JobSpec
 
 NFE_LOGS = "nfe_group*/nfe_log.jsonl"
 Arrange = Callable[[list[Row]], list[Row]]
-
-
-class AppendFile:
-    """A file of lines opened for appending, unbuffered; a torn last line is cut off when it is opened."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cut_torn_line(path)
-        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-    def append(self, line: str) -> None:
-        """Adds one line (newline included). Raises OSError when the disk refuses."""
-        data = line.encode()
-        while data:
-            data = data[os.write(self._handle, data) :]
-
-    def sync(self) -> None:
-        """Waits until the file is on the disk."""
-        os.fsync(self._handle)
-
-    def close(self) -> None:
-        """Closes the file; it can not be used again."""
-        os.close(self._handle)
-
-
-def cut_torn_line(path: Path) -> None:
-    """Removes what follows the last newline of a file: a line whose writer was killed in the middle."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        keep = end
-        while keep > 0:
-            start = max(0, keep - 65536)
-            file.seek(start)
-            newline = file.read(keep - start).rfind(b"\n")
-            if newline >= 0:
-                keep = start + newline + 1
-                break
-            keep = start
-        if keep != end:
-            file.truncate(keep)
 
 
 @dataclass(frozen=True, slots=True)

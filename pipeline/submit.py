@@ -13,15 +13,14 @@ from pathlib import Path
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
+from trimode.core.errors import SubmissionError, WorkerError
 from trimode.pipeline.entry import RUN_JOB, JobCall
-from trimode.pipeline.errors import SubmissionError
 from trimode.pipeline.outcome import failure_words, is_completed
 from trimode.pipeline.owner import Owner, hand_over
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.script import by_shape, python_command, sbatch_text, slurm_parameters, submission_dir
 from trimode.pipeline.slurm import has_ended, job_states, outside_of_jobs
 from trimode.pipeline.spec import JobSpec
-from trimode.workers.protocol import WorkerError
 
 POLL_S = 5.0
 

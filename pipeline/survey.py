@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from trimode.pipeline.config import PROJECT_DIR, Config
+from trimode.core.errors import ConfigError
+from trimode.core.project import PROJECT_DIR
+from trimode.pipeline.config import Config
 from trimode.pipeline.identity import folder_fingerprint
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.resume import is_finished, remaining
 from trimode.pipeline.spec import JobSpec
-from trimode.workers.protocol import ConfigError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 LORA_FOLDER = "linear_spec_lora"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 
+from trimode.core.errors import WorkerError
+from trimode.core.files import write_json_atomic
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.metrics import compute_metrics
 from trimode.pipeline.nfe import read_run_ledger, summarize
-from trimode.pipeline.paths import RunPaths, write_json_atomic
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.resume import is_merged, read_output
 from trimode.pipeline.spec import TaskSpec
-from trimode.workers.protocol import WorkerError
 
 
 def write_metrics(paths: RunPaths, task: TaskSpec, rows_asked: int) -> None:

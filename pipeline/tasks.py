@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trimode.core.errors import ConfigError, WorkerError
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.client import Answer, Ask
 from trimode.pipeline.data import load_rows
@@ -26,7 +27,6 @@ from trimode.pipeline.spec import JobSpec, TaskSpec
 from trimode.pipeline.store import Ledger, SeedStore, chunk_lock
 from trimode.pipeline.task_metrics import write_metrics
 from trimode.pipeline.verdicts import is_right
-from trimode.workers.protocol import ConfigError, WorkerError
 
 MAX_FAILURES_IN_A_ROW = 32
 """So many samples in a row (all, in a smaller job) without an answer for want of infrastructure end the job."""

@@ -5,10 +5,10 @@ Reads no files and loads no scorer; it only reads the fields that scoring wrote.
 
 from __future__ import annotations
 
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.row import SCORERS, Points
 from trimode.pipeline.scoring.scorer import Row
-from trimode.workers.protocol import ConfigError
 
 
 def row_points(benchmark: Benchmark, row: Row) -> Points:

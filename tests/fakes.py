@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from trimode.workers.protocol import ConfigError, Generation, GenerationError, WorkerSettings
+from trimode.core.errors import ConfigError, GenerationError
+from trimode.core.protocol import Generation, WorkerSettings
 
 
 class FakeWorker:

@@ -10,12 +10,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.protocol import WorkerSettings
 from trimode.pipeline import direct_flags
 from trimode.pipeline.data import hub
 from trimode.tests.fakes import FakeWorker
 from trimode.tests.pipeline.fake_jobs import job_spec
 from trimode.tests.pipeline.sweeps import config_of
-from trimode.workers.protocol import ConfigError, GenerationError, WorkerError, WorkerSettings
 
 SCRIPT = Path(__file__).resolve().parents[1] / "evaluate.py"
 ROWS = [{"problem": f"What is {index} + {index}?", "expected_answer": 2 * index} for index in range(6)]

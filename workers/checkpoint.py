@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from trimode.workers.protocol import ConfigError
+from trimode.core.errors import ConfigError
 
 MODEL_TYPE = "nemotron_labs_diffusion"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from trimode.workers.protocol import DecodeParams
+from trimode.core.protocol import DecodeParams
 
 
 def apply_repetition_penalty(logits_RV: torch.Tensor, penalties: Sequence[tuple[float, Sequence[int]]]) -> None:

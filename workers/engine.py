@@ -11,6 +11,8 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from trimode.core.errors import GenerationError
+from trimode.core.protocol import DecodeParams
 from trimode.workers.batch import pack
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.registry import MODES
@@ -18,7 +20,6 @@ from trimode.workers.decode.state import DecodeContext, DecodeState, StopFinder
 from trimode.workers.kv_cache import PAGE_SIZE, KVCache, PageAllocator, pages_for
 from trimode.workers.model import TriModeModel
 from trimode.workers.params import check_fits
-from trimode.workers.protocol import DecodeParams, GenerationError
 from trimode.workers.sampler import Sampler, SampleRequest
 from trimode.workers.step_ledger import EngineCounters
 

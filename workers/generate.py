@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.protocol import Generation, WorkerSettings
 from trimode.workers.engine import Sequence
-from trimode.workers.protocol import ConfigError, Generation, GenerationError, WorkerError, WorkerSettings
 from trimode.workers.runtime import Runtime
 
 OUTPUT_KEYS = ("token_ids", "text", "finish_reason", "nfe", "forwards", "trace")

@@ -19,19 +19,11 @@ from typing import Any
 import torch
 from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
+from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.protocol import FORWARD_KINDS, DecodeParams, Generation, Mode, WorkerSettings
 from trimode.workers.adapter import open_adapter
 from trimode.workers.checkpoint import DTYPES, files_sha256, read_config, read_json
 from trimode.workers.params import check_fits
-from trimode.workers.protocol import (
-    FORWARD_KINDS,
-    ConfigError,
-    DecodeParams,
-    Generation,
-    GenerationError,
-    Mode,
-    WorkerError,
-    WorkerSettings,
-)
 from trimode.workers.runtime import checkpoint_folder, read_request, resolve_device
 from trimode.workers.text import Text
 

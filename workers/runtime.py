@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.protocol import DecodeParams, Generation, WorkerSettings
 from trimode.kernels.llvm import num_lanes, runs_here
 from trimode.workers.adapter import load_adapter, open_adapter
 from trimode.workers.checkpoint import DTYPES, ModelConfig, expected_shapes, files_sha256, open_weights, read_config
@@ -20,7 +22,6 @@ from trimode.workers.engine import Engine, Sequence
 from trimode.workers.kv_cache import PAGE_SIZE, default_num_pages, pages_for
 from trimode.workers.model import TriModeModel
 from trimode.workers.params import parse_params
-from trimode.workers.protocol import ConfigError, DecodeParams, Generation, GenerationError, WorkerError, WorkerSettings
 from trimode.workers.text import Text
 
 CPU_CACHE_SHARE = 0.25

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from trimode.core.protocol import DecodeParams
 from trimode.kernels.argmax import argmax
 from trimode.kernels.confidence_commit import confidence_commit
 from trimode.kernels.prefix_verify import prefix_verify
@@ -17,7 +18,6 @@ from trimode.kernels.softmax_total import softmax_total
 from trimode.workers.batch import int64
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.distributions import apply_repetition_penalty, draw, filtered_probs
-from trimode.workers.protocol import DecodeParams
 from trimode.workers.randomness import uniform
 
 ROWS_PER_PASS = 256

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from trimode.core.protocol import FORWARD_KINDS
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.decode.state import DecodeState
-from trimode.workers.protocol import FORWARD_KINDS
 
 
 @dataclass(slots=True)

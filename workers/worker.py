@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 
+from trimode.core.errors import GenerationError, WorkerError
+from trimode.core.protocol import WorkerSettings
 from trimode.workers.engine import Sequence
-from trimode.workers.protocol import GenerationError, WorkerError, WorkerSettings
 from trimode.workers.runtime import Runtime
 
 

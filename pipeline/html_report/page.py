@@ -11,13 +11,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from trimode.core.files import write_text_atomic
 from trimode.pipeline.html_report.figures import draw_panels
 from trimode.pipeline.html_report.samples import SampleBook, make_sample_book
 from trimode.pipeline.html_report.series import Series, make_series, model_path
 from trimode.pipeline.html_report.svg import Panel
 from trimode.pipeline.html_report.tables import accuracy_table, cards, esc, figures_table, settings_table
 from trimode.pipeline.manifest import now
-from trimode.pipeline.paths import write_text_atomic
 from trimode.pipeline.results import Run
 from trimode.pipeline.summary import ReportRow
 

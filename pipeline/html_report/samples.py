@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.html_report.series import Series
 from trimode.pipeline.metrics import Row
@@ -18,7 +19,6 @@ from trimode.pipeline.nfe import NfeRecord
 from trimode.pipeline.prompts import user_message
 from trimode.pipeline.results import Key
 from trimode.pipeline.verdicts import expected, is_right, predicted
-from trimode.workers.protocol import ConfigError
 
 PROBLEMS_PER_CHUNK = 64
 MAX_TEXT = 12_000

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from trimode.core.protocol import Mode
 from trimode.pipeline.comparable import facts
 from trimode.pipeline.compare_formats import signed_interval
 from trimode.pipeline.html_report.series import Mean, Series, benchmarks_of, model_path, shared_benchmarks
@@ -16,7 +17,6 @@ from trimode.pipeline.pairing import Pairing, pair, pool
 from trimode.pipeline.paper import SOURCE
 from trimode.pipeline.report_formats import COLUMNS, cells, interval, number
 from trimode.pipeline.summary import ReportRow
-from trimode.workers.protocol import Mode
 
 _SHAPES = dict(zip(MARKERS, "●■▲◆▼✚✖★", strict=True))
 

@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.load import data_root
 from trimode.pipeline.scoring.code_extract import extract_code
@@ -22,7 +23,6 @@ from trimode.pipeline.scoring.harness import run_harness
 from trimode.pipeline.scoring.sandbox import Limits
 from trimode.pipeline.scoring.sandbox_service import service_url
 from trimode.pipeline.scoring.scorer import Row, answer_text
-from trimode.workers.protocol import ConfigError
 
 VERDICT_KEYS = ("completion", "question_id", "code_list", "graded_list")
 ROW_LIMIT_S = 1200.0

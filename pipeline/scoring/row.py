@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.scorer import Row, Scorer
-from trimode.workers.protocol import ConfigError
 
 Measure = Callable[[Row], "Points"]
 """What one scored row is worth in a metric. Reads the fields that scoring wrote and raises KeyError without them."""

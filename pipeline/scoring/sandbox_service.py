@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 import httpx
-from trimode.workers.protocol import ConfigError
+from trimode.core.errors import ConfigError
 
 STATUSES = ("completed", "error", "timeout")
 ANSWER_MARGIN_S = 30.0

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimode.core.protocol import WorkerSettings
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring import score_row
 from trimode.pipeline.verdicts import is_right
 from trimode.recipes.demo import dataset
 from trimode.workers.generate import answer
-from trimode.workers.protocol import WorkerSettings
 from trimode.workers.runtime import Runtime
 
 MODES: dict[str, dict[str, Any]] = {

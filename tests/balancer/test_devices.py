@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from trimode.balancer.devices import place_workers
 from trimode.balancer.settings import BalancerSettings
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import WorkerSettings
 from trimode.tests.core.fake_machine import machine
-from trimode.workers.protocol import ConfigError, WorkerSettings
 
 
 def settings(device: str, num_workers: int | None = None) -> BalancerSettings:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ray._private import services
 from trimode.balancer import runtime
-from trimode.workers.protocol import WorkerError
+from trimode.core.errors import WorkerError
 
 
 def unanswered(*_args: object) -> object:

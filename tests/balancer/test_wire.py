@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from trimode.balancer.fields import InvalidRequestError
 from trimode.balancer.wire import parse_chat, parse_completion, prompt_sha256, read_json
-from trimode.workers.protocol import Mode
+from trimode.core.protocol import Mode
 
 HELLO = [{"role": "user", "content": "hello"}]
 

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trimode.core.protocol import Mode
 from trimode.pipeline.spec import ClientSpec, DecodeSpec, JobSpec, ModelSpec, ResourceSpec, TaskSpec
-from trimode.workers.protocol import Mode
 
 
 def write_data(data_dir: Path, num_rows: int) -> Path:

@@ -11,9 +11,10 @@ import signal
 import time
 from pathlib import Path
 
+from trimode.core.files import write_json_atomic, write_text_atomic
 from trimode.pipeline.checks import check
 from trimode.pipeline.config import Config, compose
-from trimode.pipeline.paths import RunPaths, write_json_atomic, write_text_atomic
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.plan import plan
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.survey import survey

@@ -11,9 +11,10 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimode.core.files import write_json_atomic
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.nfe import NfeRecord
-from trimode.pipeline.paths import RunPaths, write_json_atomic
+from trimode.pipeline.paths import RunPaths
 
 WORDS = ("so", "the", "first", "train", "leaves", "with", "twelve", "people", "then", "three", "get", "off", "again")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.checks import parse_benchmarks, parse_time
 from trimode.tests.pipeline.sweeps import config_of
-from trimode.workers.protocol import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from trimode.pipeline.config import PROJECT_DIR, compose
+from trimode.core.errors import ConfigError
+from trimode.core.project import PROJECT_DIR
+from trimode.core.protocol import MODE_DEFAULTS, Mode
+from trimode.pipeline.config import compose
 from trimode.tests.pipeline.sweeps import config_of
-from trimode.workers.protocol import MODE_DEFAULTS, ConfigError, Mode
 
 
 def test_defaults_are_the_references() -> None:

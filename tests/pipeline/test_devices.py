@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import WorkerError
 from trimode.pipeline.devices import choose_devices
 from trimode.pipeline.server import Devices
 from trimode.pipeline.spec import ResourceSpec
 from trimode.tests.core.fake_machine import machine
-from trimode.workers.protocol import WorkerError
 
 
 def resources(device: str, num_gpus: int, num_workers: int | None = None) -> ResourceSpec:

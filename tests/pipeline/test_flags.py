@@ -8,9 +8,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
+from trimode.core.errors import ConfigError
 from trimode.pipeline.config import Config, compose
 from trimode.pipeline.flags import FLAGS, parser, quote, to_overrides
-from trimode.workers.protocol import ConfigError
 
 
 def config_of(*flags: str) -> Config:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.gate import EXIT_STATUS, Gate, Verdict, judge, overall, parse_gate
 from trimode.pipeline.statistics import Interval
-from trimode.workers.protocol import ConfigError
 
 
 @pytest.mark.parametrize(

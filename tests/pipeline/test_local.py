@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from trimode.core.processes import ProcessId, process_id
 from trimode.pipeline import run as run_module
 from trimode.pipeline.entry import visible_devices
-from trimode.pipeline.lifeline import ProcessId, process_id
 from trimode.pipeline.owner import read_owner
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.run import run

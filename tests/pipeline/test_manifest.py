@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.manifest import Manifest, data_sha256
 from trimode.pipeline.paths import RunPaths
 from trimode.tests.pipeline.fake_jobs import job_spec
-from trimode.workers.protocol import ConfigError
 
 PROMPTS = {"gsm8k": "p0"}
 DATA = {"gsm8k": {"sha256": "d0", "num_rows": 3}}

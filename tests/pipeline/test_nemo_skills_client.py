@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from trimode.balancer.wire import prompt_sha256
+from trimode.core.errors import ConfigError, WorkerError
+from trimode.core.protocol import Mode
 from trimode.pipeline import nemo_skills_client
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.nemo_skills_client import PYTHON, find_installation, overrides, run_task
@@ -29,7 +31,6 @@ from trimode.pipeline.resume import Row, read_async, read_output
 from trimode.pipeline.spec import JobSpec, TaskSpec
 from trimode.tests.pipeline.fake_balancer import Body, FakeBalancer, Reply, answer
 from trimode.tests.pipeline.fake_jobs import client_spec, decode_spec, job_spec, task_spec, write_data
-from trimode.workers.protocol import ConfigError, Mode, WorkerError
 
 IMITATION = Path(__file__).with_name("fake_nemo_skills.py")
 

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError, WorkerError
+from trimode.core.processes import ProcessId, process_id
 from trimode.pipeline import owner as owner_module
-from trimode.pipeline.lifeline import ProcessId, process_id
 from trimode.pipeline.owner import Owner, claim, hand_over, join, read_owner, release, this_process
-from trimode.workers.protocol import ConfigError, WorkerError
 
 GONE = ProcessId(pid=2**22 - 1, started=1)
 

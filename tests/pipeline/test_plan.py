@@ -6,10 +6,10 @@ import pickle
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.plan import plan
 from trimode.pipeline.survey import survey
 from trimode.tests.pipeline.sweeps import config_of, jobs_of
-from trimode.workers.protocol import ConfigError
 
 EIGHT_B = "nvidia__Nemotron-Labs-Diffusion-8B"
 

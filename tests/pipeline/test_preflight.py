@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline import preflight as preflight_module
 from trimode.pipeline.plan import plan
 from trimode.pipeline.preflight import ensure_worker_packages, preflight
 from trimode.pipeline.survey import survey
 from trimode.tests.pipeline.sweeps import config_of
-from trimode.workers.protocol import ConfigError
 
 READY = (
     "suite=demo",

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data import load_rows
 from trimode.pipeline.prompts import user_message
-from trimode.workers.protocol import ConfigError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PROMPTS = SHARED / "goldens" / "nemo_skills" / "prompts.jsonl"

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.results import find_run_folders, read_run, read_sweep
 from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
-from trimode.workers.protocol import ConfigError
 
 
 def test_every_run_below_a_folder_is_found_in_the_order_of_modes(tmp_path: Path) -> None:

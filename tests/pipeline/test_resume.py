@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trimode.pipeline.resume import whole_lines
+from trimode.core.files import whole_lines
 
 
 def test_a_line_that_grows_while_it_is_read_is_left_for_the_next_reading(

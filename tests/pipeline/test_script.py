@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from trimode.pipeline.config import PROJECT_DIR
+from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.script import by_shape, container_arguments, job_scripts, sbatch_text, submission_dir
 from trimode.tests.pipeline.sweeps import jobs_of, local_jobs
 

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import WorkerError
 from trimode.pipeline.slurm import has_ended, job_states, outside_of_jobs
-from trimode.workers.protocol import WorkerError
 
 
 def fake_squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:

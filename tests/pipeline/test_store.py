@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trimode.core.files import AppendFile, cut_torn_line
 from trimode.pipeline.nfe import NfeRecord, read_nfe_log
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.resume import Row, finished_positions, num_rows, read_output, read_rows, remaining
-from trimode.pipeline.store import AppendFile, Ledger, SeedStore, cut_torn_line
+from trimode.pipeline.store import Ledger, SeedStore
 from trimode.tests.pipeline.fake_jobs import job_spec, task_spec
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from submitit.core.utils import DelayedSubmission
+from trimode.core.errors import SubmissionError, WorkerError
 from trimode.pipeline import submit
 from trimode.pipeline.entry import JobCall
-from trimode.pipeline.errors import SubmissionError
 from trimode.pipeline.owner import claim, read_owner, this_process
 from trimode.pipeline.script import sbatch_text, submission_dir
 from trimode.pipeline.submit import Submitted, submit_arrays, wait
 from trimode.tests.pipeline.sweeps import finish, jobs_of
-from trimode.workers.protocol import WorkerError
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trimode.pipeline.paths import RunPaths, write_json_atomic
+from trimode.core.files import write_json_atomic
+from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.results import read_run
 from trimode.pipeline.statistics import wilson
 from trimode.pipeline.summary import JSON_FIELDS, ReportRow, disagreement, seed_accuracies, summarize_task

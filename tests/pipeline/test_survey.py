@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline import survey as survey_module
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.survey import Progress, find_weights, latest_round, settle, survey
 from trimode.tests.pipeline.sweeps import config_of, finish, local_jobs
-from trimode.workers.protocol import ConfigError
 
 
 def test_a_folder_here_a_hub_id_and_a_folder_that_is_not_there(tmp_path: Path) -> None:

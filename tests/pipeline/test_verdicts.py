@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.statistics import ratio
 from trimode.pipeline.verdicts import expected, is_right, is_scored, predicted, row_points
-from trimode.workers.protocol import ConfigError
 
 GOLDENS = Path(__file__).resolve().parents[2].parent / "shared" / "goldens" / "nemo_skills"
 needs_goldens = pytest.mark.skipif(not GOLDENS.exists(), reason="needs the golden runs")

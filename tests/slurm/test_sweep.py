@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from trimode.pipeline.config import PROJECT_DIR
+from trimode.core.errors import ConfigError
+from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.run import run
 from trimode.pipeline.script import setup_environment
 from trimode.pipeline.slurm import has_ended, job_states
 from trimode.tests.pipeline.sweeps import HERE, config_of
-from trimode.workers.protocol import ConfigError
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
 MODEL = PROJECT_DIR / "assets" / "demo_model"

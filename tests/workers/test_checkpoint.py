@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from trimode.core.errors import ConfigError
 from trimode.kernels.rope import yarn_inv_freq
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.goldens import MICRO
 from trimode.workers.checkpoint import read_config
-from trimode.workers.protocol import ConfigError
 from trimode.workers.runtime import Runtime
 
 

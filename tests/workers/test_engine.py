@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from trimode.core.errors import GenerationError
+from trimode.core.protocol import FORWARD_KINDS, ModeDefaults
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.goldens import load_cases
 from trimode.workers.decode.ar import ArState
@@ -16,7 +18,6 @@ from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeState
 from trimode.workers.engine import Sequence
 from trimode.workers.kv_cache import PAGE_SIZE
-from trimode.workers.protocol import FORWARD_KINDS, GenerationError, ModeDefaults
 from trimode.workers.runtime import Runtime
 
 CASES = {case.name: case for case in load_cases()}

@@ -15,11 +15,12 @@ import pytest
 import torch
 import transformers.dynamic_module_utils
 from transformers.cache_utils import Cache, DynamicCache
+from trimode.core.errors import ConfigError, GenerationError
+from trimode.core.protocol import Generation
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.goldens import MICRO, Case, load_cases
 from trimode.workers import generate
 from trimode.workers.hf import HfReference, folder_revision, lenient_crop
-from trimode.workers.protocol import ConfigError, Generation, GenerationError
 from trimode.workers.runtime import Runtime
 
 CASES = {case.name: case for case in load_cases()}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from trimode.core.protocol import DecodeParams
 from trimode.tests.workers.goldens import load_cases
 from trimode.workers.decode.chunk import Chunk, Verify
 from trimode.workers.distributions import draw, filtered_probs
-from trimode.workers.protocol import DecodeParams
 from trimode.workers.randomness import uniform
 from trimode.workers.runtime import Runtime
 from trimode.workers.sampler import Sampler, SampleRequest

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from trimode.core.errors import GenerationError, WorkerError
+from trimode.core.protocol import FORWARD_KINDS
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.goldens import load_cases
 from trimode.workers.engine import Engine
 from trimode.workers.kv_cache import pages_for
-from trimode.workers.protocol import FORWARD_KINDS, GenerationError, WorkerError
 from trimode.workers.worker import Worker
 
 CASES = load_cases()[:11]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from trimode.core.protocol import MODE_DEFAULTS, Mode
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.state import DecodeState
-from trimode.workers.protocol import MODE_DEFAULTS, Mode
 
 
 class ArState(DecodeState):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled
 from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.state import DecodeContext, DecodeState
-from trimode.workers.protocol import MODE_DEFAULTS, DecodeParams, Mode
 
 
 class DlmState(DecodeState):

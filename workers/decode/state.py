@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from trimode.core.protocol import FORWARD_KINDS, DecodeParams, ModeDefaults
 from trimode.workers.decode.chunk import Chunk, Confidence, Sampled
-from trimode.workers.protocol import FORWARD_KINDS, DecodeParams, ModeDefaults
 
 StopFinder = Callable[[Sequence[int], int], int | None]
 """(output, number of tokens already searched) -> number of tokens to keep if a stop string was found, else None."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.livecodebench import check, score, test_cases
 from trimode.tests.pipeline.scoring.goldens import GOLDENS, needs_goldens, rows
-from trimode.workers.protocol import ConfigError
 
 BENCHMARK = load_benchmark("livecodebench")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring import check_scorer, finish_rows, score_row
-from trimode.workers.protocol import ConfigError
 
 REPLY = {"generation": "g", "num_generated_tokens": 3, "finish_reason": "stop", "serialized_output": []}
 TIMES = {"generation_start_time": 1.0, "generation_end_time": 2.0, "generation_time": 1.0}

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.scoring.sandbox import Limits, run_program
 from trimode.pipeline.scoring.sandbox_service import service_url
-from trimode.workers.protocol import ConfigError
 
 REQUESTS: list[dict[str, Any]] = []
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.scoring.plus import check, no_answer, problems, score
 from trimode.tests.pipeline.scoring.goldens import DATA, needs_goldens, rows
-from trimode.workers.protocol import ConfigError
 
 HUMAN_EVAL, MBPP = load_benchmark("human-eval"), load_benchmark("mbpp")
 HEAVY = {f"HumanEval/{number}" for number in (14, 15, 36, 59, 83, 94, 100, 130, 139)}

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from trimode.pipeline.lifeline import process_id
+from trimode.core.processes import process_id
 from trimode.pipeline.script import setup_environment
 
 SLEEP = "import time; time.sleep(600)"
 LIVES_WITH = """
 import signal, subprocess, sys, time
-from trimode.pipeline.lifeline import live_with, process_id
+from trimode.core.processes import live_with, process_id
 if {deaf}:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 live_with([process_id(int(sys.argv[1]))], grace_s=0.5)
@@ -26,7 +26,7 @@ time.sleep(600)
 """
 PARENT = """
 import os, subprocess, sys, time
-from trimode.pipeline.lifeline import die_with_parent
+from trimode.core.processes import die_with_parent
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], preexec_fn=die_with_parent)
 print(child.pid, flush=True)
 time.sleep(600)

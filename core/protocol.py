@@ -10,30 +10,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
-class TrimodeError(Exception):
-    """Root of every error this project raises on purpose."""
-
-
-class ConfigError(TrimodeError):
-    """The user must act before anything starts: names the rule, what came, what is valid. Shown without traceback."""
-
-
-class WorkerError(TrimodeError):
-    """Infrastructure failed (worker died, device lost): restart, retry once elsewhere, then fail the job."""
-
-
-class GenerationError(TrimodeError):
-    """This one request failed; it is recorded with its id and scored as no answer. `status` is the HTTP status."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.message = message
-        self.status = status
-
-    def __reduce__(self) -> tuple[type[GenerationError], tuple[str, int]]:
-        return GenerationError, (self.message, self.status)
-
-
 class Mode(StrEnum):
     """How one set of weights decodes."""
 
