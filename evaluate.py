@@ -31,7 +31,7 @@ from trimode.pipeline.data.load import each
 from trimode.pipeline.direct import DirectWorker, TaskResult, print_result, print_summary, run_task
 from trimode.pipeline.direct_flags import Tasks, parse, plan_jobs
 from trimode.pipeline.owner import claim, release, this_process
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.tasks import LoadedTask, load_tasks
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 import httpx
-from trimode.pipeline.resume import INFRASTRUCTURE
+from trimode.pipeline.run_folder.rows import INFRASTRUCTURE
 from trimode.pipeline.spec import ClientSpec, DecodeSpec
 
 REQUEST = "request"

@@ -20,10 +20,11 @@ from trimode.pipeline import nemo_skills_client
 from trimode.pipeline.client import Answer, ChatClient
 from trimode.pipeline.console import Interrupted, JobLog, Signals
 from trimode.pipeline.devices import choose_devices
-from trimode.pipeline.manifest import Manifest, data_sha256, now
-from trimode.pipeline.nfe import read_run_ledger
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.progress import Bars, Progress
+from trimode.pipeline.run_folder.manifest import Manifest, now
+from trimode.pipeline.run_folder.nfe import read_run_ledger
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.provenance import data_sha256
 from trimode.pipeline.server import Ready, Server
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.task_metrics import check_metrics

@@ -19,8 +19,8 @@ from submitit.local.local import LocalExecutor, LocalJob
 from trimode.pipeline.entry import DEVICES, GRACE_S, RUN_JOB, JobCall, visible_devices
 from trimode.pipeline.outcome import failure_words, is_completed
 from trimode.pipeline.owner import Owner
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.progress import Bars, read_snapshot
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.script import local_dir, setup_environment
 from trimode.pipeline.slurm import outside_of_jobs
 from trimode.pipeline.spec import JobSpec

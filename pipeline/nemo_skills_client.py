@@ -29,7 +29,7 @@ from trimode.pipeline.nemo_skills_files import (
     rows_done,
     write_dataset,
 )
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import DecodeSpec, JobSpec, TaskSpec
 
 PYTHON = "TRIMODE_NEMO_SKILLS_PYTHON"

@@ -19,12 +19,12 @@ from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data import data_root, load_rows
 from trimode.pipeline.data.formats import iter_jsonl
 from trimode.pipeline.data.load import raw_form
-from trimode.pipeline.nfe import NfeRecord, read_run_ledger, summarize
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.prompts import chat_messages
-from trimode.pipeline.resume import POSITION, Row, read_async, read_output
+from trimode.pipeline.run_folder.ledger import Ledger
+from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.rows import POSITION, Row, read_async, read_output
 from trimode.pipeline.spec import JobSpec, TaskSpec
-from trimode.pipeline.store import Ledger
 
 Key = tuple[str, int]
 """Hash of the messages, and the seed."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.files import write_json_atomic
 from trimode.core.processes import ProcessId, process_id
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm import has_ended, job_states
 
 DYING_S = 60.0

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
-from trimode.pipeline.nfe import NfeRecord
+from trimode.pipeline.run_folder.nfe import NfeRecord
 
 LINE_EVERY_S = 15.0
 """Seconds between two plain lines of one benchmark."""

@@ -20,9 +20,9 @@ from trimode.pipeline.entry import RUN_JOB
 from trimode.pipeline.local import Stopped, run_local
 from trimode.pipeline.outcome import print_report
 from trimode.pipeline.owner import Owner, claim, release, this_process
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.plan import plan
 from trimode.pipeline.preflight import ensure_worker_packages, preflight
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.submit import submit_arrays, wait
 from trimode.pipeline.survey import JobState, Progress, absolute, settle, survey

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from submitit.slurm.slurm import _make_sbatch_string
 from trimode.core.project import PROJECT_DIR
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec, ResourceSpec
 
 IMPORT_DIR = PROJECT_DIR / ".types"

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from trimode.core.errors import WorkerError
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import die_with_parent
-from trimode.pipeline.manifest import now
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.manifest import now
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 
 POLL_S = 0.1

@@ -17,7 +17,7 @@ from trimode.core.errors import SubmissionError, WorkerError
 from trimode.pipeline.entry import RUN_JOB, JobCall
 from trimode.pipeline.outcome import failure_words, is_completed
 from trimode.pipeline.owner import Owner, hand_over
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.script import by_shape, python_command, sbatch_text, slurm_parameters, submission_dir
 from trimode.pipeline.slurm import has_ended, job_states, outside_of_jobs
 from trimode.pipeline.spec import JobSpec

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from trimode.pipeline.nfe import NfeRecord, summarize
 from trimode.pipeline.results import Run, TaskResult
+from trimode.pipeline.run_folder.nfe import NfeRecord, summarize
 from trimode.pipeline.statistics import Floats, Interval, ratio, ratio_interval, score_interval, standard_error
 from trimode.pipeline.verdicts import row_points
 

@@ -18,8 +18,8 @@ from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.config import Config
 from trimode.pipeline.identity import folder_fingerprint
-from trimode.pipeline.paths import RunPaths
-from trimode.pipeline.resume import is_finished, remaining
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.resume import is_finished, remaining
 from trimode.pipeline.spec import JobSpec
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

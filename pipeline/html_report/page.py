@@ -17,8 +17,8 @@ from trimode.pipeline.html_report.samples import SampleBook, make_sample_book
 from trimode.pipeline.html_report.series import Series, make_series, model_path
 from trimode.pipeline.html_report.svg import Panel
 from trimode.pipeline.html_report.tables import accuracy_table, cards, esc, figures_table, settings_table
-from trimode.pipeline.manifest import now
 from trimode.pipeline.results import Run
+from trimode.pipeline.run_folder.manifest import now
 from trimode.pipeline.summary import ReportRow
 
 _ASSETS = Path(__file__).resolve().parent

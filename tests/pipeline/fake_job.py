@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from trimode.pipeline import job, server, tasks
-from trimode.pipeline.resume import Row
+from trimode.pipeline.run_folder.rows import Row
 
 
 class FakeScoring:

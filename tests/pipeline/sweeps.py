@@ -14,8 +14,8 @@ from pathlib import Path
 from trimode.core.files import write_json_atomic, write_text_atomic
 from trimode.pipeline.checks import check
 from trimode.pipeline.config import Config, compose
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.plan import plan
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.survey import survey
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from trimode.core.files import write_json_atomic
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.nfe import NfeRecord
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.nfe import NfeRecord
+from trimode.pipeline.run_folder.paths import RunPaths
 
 WORDS = ("so", "the", "first", "train", "leaves", "with", "twelve", "people", "then", "three", "get", "off", "again")
 

@@ -11,23 +11,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trimode.pipeline.nfe import read_nfe_log
-from trimode.pipeline.paths import RunPaths
-from trimode.pipeline.resume import (
-    ERROR_KIND,
-    INFRASTRUCTURE,
-    Row,
-    finished_positions,
-    is_finished,
-    read_output,
-    read_rows,
-    remaining,
-)
+from trimode.pipeline.run_folder.ledger import Ledger
+from trimode.pipeline.run_folder.nfe import read_nfe_log
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.resume import is_finished, remaining
+from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions, read_output, read_rows
+from trimode.pipeline.run_folder.store import SeedStore
 from trimode.pipeline.spec import Chunk, JobSpec
-from trimode.pipeline.store import Ledger, SeedStore
 from trimode.tests.pipeline.fake_jobs import job_spec, start_job, task_spec, write_data
+from trimode.tests.pipeline.run_folder.test_store import record, row, same
 from trimode.tests.pipeline.test_job import paths_of, rows_of, run, wait_for_rows
-from trimode.tests.pipeline.test_store import record, row, same
 
 
 @given(num_rows=st.integers(0, 200), count=st.integers(1, 17))

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from trimode.pipeline.nfe import NfeRecord, read_nfe_log
-from trimode.pipeline.paths import RunPaths
-from trimode.pipeline.resume import Row, read_output, read_rows, remaining
+from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.resume import remaining
+from trimode.pipeline.run_folder.rows import Row, read_output, read_rows
 from trimode.pipeline.spec import JobSpec, ResourceSpec
 from trimode.tests.pipeline.fake_jobs import client_spec, job_spec, start_job, task_spec, write_data
 

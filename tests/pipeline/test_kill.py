@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from trimode.pipeline.nfe import read_run_ledger
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.nfe import read_run_ledger
+from trimode.pipeline.run_folder.paths import RunPaths
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 40

@@ -16,8 +16,8 @@ from trimode.core.processes import ProcessId, process_id
 from trimode.pipeline import run as run_module
 from trimode.pipeline.entry import visible_devices
 from trimode.pipeline.owner import read_owner
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.run import run
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.script import setup_environment
 from trimode.tests.pipeline.sweeps import HERE, config_of, local_jobs
 

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 from trimode.pipeline.lock import lock_differences, lock_sha256
-from trimode.pipeline.manifest import Manifest
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.manifest import Manifest
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.pipeline.fake_jobs import job_spec
 
 HTTPX = importlib.metadata.version("httpx")

@@ -24,10 +24,10 @@ from trimode.pipeline.nemo_skills_files import (
     reopen_seed,
     write_dataset,
 )
-from trimode.pipeline.nfe import read_nfe_log
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.prompts import chat_messages
-from trimode.pipeline.resume import Row, read_async, read_output
+from trimode.pipeline.run_folder.nfe import read_nfe_log
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.rows import Row, read_async, read_output
 from trimode.pipeline.spec import JobSpec, TaskSpec
 from trimode.tests.pipeline.fake_balancer import Body, FakeBalancer, Reply, answer
 from trimode.tests.pipeline.fake_jobs import client_spec, decode_spec, job_spec, task_spec, write_data

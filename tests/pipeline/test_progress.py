@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 
 from rich.console import Console
-from trimode.pipeline.nfe import NfeRecord
 from trimode.pipeline.progress import Bars, Progress, TaskProgress, duration, read_snapshot
+from trimode.pipeline.run_folder.nfe import NfeRecord
 
 
 def record(tokens: int = 30, nfe: int = 10, error: str | None = None) -> NfeRecord:

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.report import main
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.summary import JSON_FIELDS
 from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
 

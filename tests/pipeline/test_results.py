@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from trimode.core.errors import ConfigError
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.results import find_run_folders, read_run, read_sweep
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
 
 

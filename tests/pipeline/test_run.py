@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from trimode.core.errors import ConfigError, JobFailed, SubmissionError
 from trimode.pipeline.owner import read_owner, this_process
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.run import give_back, guarded, say_skipped, take
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.script import setup_environment
 from trimode.pipeline.survey import settle
 from trimode.tests.pipeline.sweeps import finish, local_jobs

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from trimode.balancer.settings import BalancerSettings, parse_settings
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.server import BALANCER, Devices, Server
 from trimode.tests.pipeline.fake_jobs import job_spec
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline import survey as survey_module
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.survey import Progress, find_weights, latest_round, settle, survey
 from trimode.tests.pipeline.sweeps import config_of, finish, local_jobs
 

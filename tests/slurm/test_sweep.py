@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
-from trimode.pipeline.paths import RunPaths
 from trimode.pipeline.run import run
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.script import setup_environment
 from trimode.pipeline.slurm import has_ended, job_states
 from trimode.tests.pipeline.sweeps import HERE, config_of

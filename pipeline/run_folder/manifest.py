@@ -7,45 +7,20 @@ from __future__ import annotations
 
 import datetime
 import fcntl
-import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 
 from trimode.core.errors import ConfigError
 from trimode.core.files import write_json_atomic
 from trimode.pipeline.lock import lock_differences, lock_sha256
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.provenance import git_commit, versions
 from trimode.pipeline.spec import JobSpec
-
-PACKAGES = (
-    "trimode",
-    "torch",
-    "transformers",
-    "peft",
-    "safetensors",
-    "ray",
-    "httpx",
-    "math-verify",
-    "latex2sympy2_extended",
-    "sympy",
-    "evalplus",
-)
-
-
-def data_sha256(rows: Sequence[Mapping[str, object]]) -> str:
-    """Hash of a split's rows: their fields and order, not the file's formatting."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def now() -> str:
@@ -131,34 +106,6 @@ class Manifest:
             manifest: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             yield manifest
             write_json_atomic(path, manifest)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that answers and verdicts depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit() -> str | None:
-    """Commit of this code, `+changes` added when files differ from it; None outside a git checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 
 def _differences(name: str, earlier: object, value: object) -> list[str]:

@@ -1,21 +1,14 @@
-"""Reads from the files of a run folder alone which samples are finished and which a repeated command still has to run.
-
-Needs no benchmark data, no model and no network. A sample that failed for want of infrastructure (`error_kind`
-"infrastructure") counts as unfinished: the same command tries it again. One that the server refused (4xx) is finished.
-"""
+"""Reads the rows of a run folder: finished files, rows in order of arrival, and the rule that joins them."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from pathlib import Path
 
 from trimode.core.files import whole_lines
-from trimode.pipeline.paths import RunPaths
-from trimode.pipeline.spec import JobSpec, TaskSpec
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.spec import TaskSpec
 
 Row = dict[str, object]
-
 POSITION = "_async_position"
 """Key of an -async row: its index in the split."""
 LEDGER = "_nfe"
@@ -75,38 +68,3 @@ def num_rows(paths: RunPaths, task: TaskSpec) -> int:
         data = json.loads(paths.manifest.read_text(encoding="utf-8")).get("data", {})
         known = data.get(task.benchmark, {}).get("num_rows", known)
     return known if task.limit is None else min(task.limit, known)
-
-
-def remaining(spec: JobSpec) -> dict[tuple[str, int], int]:
-    """Samples still to run per (benchmark, seed) of the job; 0 = that seed is finished and its metrics can stand."""
-    paths = RunPaths(Path(spec.run_dir))
-    left: dict[tuple[str, int], int] = {}
-    for task in spec.tasks:
-        rows = num_rows(paths, task)
-        for seed in task.seeds:
-            finished = finished_positions(paths, task.benchmark, seed)
-            left[task.benchmark, seed] = sum(position not in finished for position in task.positions(rows))
-    return left
-
-
-def is_finished(spec: JobSpec) -> bool:
-    """True when the job completed and asks for nothing more: no sample is left and every benchmark has its metrics."""
-    paths = RunPaths(Path(spec.run_dir))
-    if any(remaining(spec).values()):
-        return False
-    whole = replace(spec, tasks=tuple(replace(task, chunk=None) for task in spec.tasks))
-    others = remaining(whole)  # samples of jobs that share these benchmarks: whoever ends last puts all together
-    return all(
-        any(others[task.benchmark, seed] for seed in task.seeds)
-        or (paths.metrics(task.benchmark).exists() and is_merged(paths, task, num_rows(paths, task)))
-        for task in spec.tasks
-    )
-
-
-def is_merged(paths: RunPaths, task: TaskSpec, rows_asked: int) -> bool:
-    """Whether every seed's finished file holds the newest of all rows asked, those of all chunks."""
-    return all(
-        not any(position < rows_asked for position in read_async(paths, task.benchmark, seed))
-        and sum(1 for _ in whole_lines(paths.output(task.benchmark, seed))) >= rows_asked
-        for seed in task.seeds
-    )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from trimode.core.errors import ConfigError
-from trimode.pipeline.manifest import Manifest, data_sha256
-from trimode.pipeline.paths import RunPaths
+from trimode.pipeline.run_folder.manifest import Manifest
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.provenance import data_sha256
 from trimode.tests.pipeline.fake_jobs import job_spec
 
 PROMPTS = {"gsm8k": "p0"}

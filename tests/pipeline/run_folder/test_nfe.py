@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trimode.pipeline.nfe import NfeRecord, read_nfe_log, read_run_ledger, summarize
+from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log, read_run_ledger, summarize
 
 
 def record(**changes: object) -> NfeRecord:
