@@ -19,8 +19,8 @@ OURS = {"core", "pipeline", "balancer", "workers", "kernels", "conf", "recipes",
 LOGIN_NODE_BANS = {"torch", "ray", "transformers", "peft", "safetensors", "triton", "tokenizers", "llvmlite"}
 MAY_IMPORT = {
     "core": {"core"},
-    "pipeline": {"pipeline", "core", "conf", "workers.protocol"},
-    "balancer": {"balancer", "core", "workers.protocol"},
+    "pipeline": {"pipeline", "core", "conf"},
+    "balancer": {"balancer", "core"},
     "workers": {"workers", "core", "kernels"},
     "kernels": {"kernels"},
 }
