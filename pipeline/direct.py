@@ -12,16 +12,16 @@ from typing import Any, Protocol
 
 from trimode.core.errors import GenerationError
 from trimode.pipeline.client import REQUEST, Answer, mode_fields
-from trimode.pipeline.metrics import compute_metrics
 from trimode.pipeline.progress import Progress
 from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import data_sha256
 from trimode.pipeline.run_folder.rows import read_output, read_rows
+from trimode.pipeline.scoring.metrics import compute_metrics
+from trimode.pipeline.scoring.verdicts import is_right
 from trimode.pipeline.spec import DecodeSpec, JobSpec
 from trimode.pipeline.tasks import LoadedTask, run_tasks
-from trimode.pipeline.verdicts import is_right
 
 SHARED_FIELDS = (
     "request_id",

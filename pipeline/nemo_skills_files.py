@@ -19,7 +19,7 @@ from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data import data_root, load_rows
 from trimode.pipeline.data.formats import iter_jsonl
 from trimode.pipeline.data.load import raw_form
-from trimode.pipeline.prompts import chat_messages
+from trimode.pipeline.data.prompts import chat_messages
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths

@@ -15,11 +15,11 @@ from pathlib import Path
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
-from trimode.pipeline.metrics import Row
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, LEDGER, POSITION
-from trimode.pipeline.verdicts import is_scored
+from trimode.pipeline.scoring.metrics import Row
+from trimode.pipeline.scoring.verdicts import is_scored
 
 _OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?(?:\.jsonl|(?:_part_\d+)?\.jsonl-async)")
 _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from trimode.pipeline.results import Run, TaskResult
 from trimode.pipeline.run_folder.nfe import NfeRecord, summarize
+from trimode.pipeline.scoring.verdicts import row_points
 from trimode.pipeline.statistics import Floats, Interval, ratio, ratio_interval, score_interval, standard_error
-from trimode.pipeline.verdicts import row_points
 
 JSON_FIELDS = (
     "mode",

@@ -10,11 +10,11 @@ import json
 from trimode.core.errors import WorkerError
 from trimode.core.files import write_json_atomic
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.metrics import compute_metrics
 from trimode.pipeline.run_folder.nfe import read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import is_merged
 from trimode.pipeline.run_folder.rows import read_output
+from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.spec import TaskSpec
 
 

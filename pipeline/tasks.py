@@ -17,8 +17,8 @@ from trimode.core.errors import ConfigError, WorkerError
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.client import Answer, Ask
 from trimode.pipeline.data import load_rows
+from trimode.pipeline.data.prompts import user_message
 from trimode.pipeline.progress import Progress
-from trimode.pipeline.prompts import user_message
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -26,9 +26,9 @@ from trimode.pipeline.run_folder.resume import is_merged
 from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions
 from trimode.pipeline.run_folder.store import SeedStore, chunk_lock
 from trimode.pipeline.scoring import ScoringPool, finish_rows
+from trimode.pipeline.scoring.verdicts import is_right
 from trimode.pipeline.spec import JobSpec, TaskSpec
 from trimode.pipeline.task_metrics import write_metrics
-from trimode.pipeline.verdicts import is_right
 
 MAX_FAILURES_IN_A_ROW = 32
 """So many samples in a row (all, in a smaller job) without an answer for want of infrastructure end the job."""

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark
+from trimode.pipeline.data.prompts import user_message
 from trimode.pipeline.html_report.series import Series
-from trimode.pipeline.metrics import Row
-from trimode.pipeline.prompts import user_message
 from trimode.pipeline.results import Key
 from trimode.pipeline.run_folder.nfe import NfeRecord
-from trimode.pipeline.verdicts import expected, is_right, predicted
+from trimode.pipeline.scoring.metrics import Row
+from trimode.pipeline.scoring.verdicts import expected, is_right, predicted
 
 PROBLEMS_PER_CHUNK = 64
 MAX_TEXT = 12_000

@@ -13,7 +13,7 @@ from typing import Any
 from trimode.core.protocol import WorkerSettings
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring import score_row
-from trimode.pipeline.verdicts import is_right
+from trimode.pipeline.scoring.verdicts import is_right
 from trimode.recipes.demo import dataset
 from trimode.workers.generate import answer
 from trimode.workers.runtime import Runtime

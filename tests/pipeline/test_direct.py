@@ -10,8 +10,8 @@ import pytest
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.direct import DirectProgress
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.scoring.verdicts import is_right
 from trimode.pipeline.tasks import LoadedTask
-from trimode.pipeline.verdicts import is_right
 from trimode.tests.pipeline.fake_jobs import task_spec
 
 

@@ -16,6 +16,7 @@ from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.protocol import Mode
 from trimode.pipeline import nemo_skills_client
 from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.data.prompts import chat_messages
 from trimode.pipeline.nemo_skills_client import PYTHON, find_installation, overrides, run_task
 from trimode.pipeline.nemo_skills_files import (
     dataset_override,
@@ -24,7 +25,6 @@ from trimode.pipeline.nemo_skills_files import (
     reopen_seed,
     write_dataset,
 )
-from trimode.pipeline.prompts import chat_messages
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import Row, read_async, read_output

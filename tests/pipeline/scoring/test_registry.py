@@ -10,10 +10,10 @@ from types import ModuleType
 
 import pytest
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.metrics import compute_metrics
 from trimode.pipeline.scoring import check_scorer, score_row
-from trimode.pipeline.scoring.row import SCORERS, Points, ScorerFacts, scorer_of
-from trimode.pipeline.verdicts import is_right, is_scored, row_points
+from trimode.pipeline.scoring.metrics import compute_metrics
+from trimode.pipeline.scoring.registry import SCORERS, Points, ScorerFacts, scorer_of
+from trimode.pipeline.scoring.verdicts import is_right, is_scored, row_points
 
 ROOT = Path(__file__).resolve().parents[3]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "conf" / "benchmark").glob("*.yaml"))
@@ -66,7 +66,7 @@ def test_a_wrong_row_holds_the_verdict_fields_of_its_scorer(name: str) -> None:
 
 def test_metrics_and_verdicts_load_no_scorer() -> None:
     code = (
-        "import sys; import trimode.pipeline.metrics, trimode.pipeline.verdicts, trimode.pipeline.scoring.row as row;"
+        "import sys; import trimode.pipeline.scoring.metrics, trimode.pipeline.scoring.verdicts, trimode.pipeline.scoring.registry as row;"
         "modules = {f'trimode.pipeline.scoring.{facts.module}' for facts in row.SCORERS.values()};"
         "print(sorted((modules | {'sympy', 'math_verify', 'nltk', 'langdetect'}) & set(sys.modules)))"
     )

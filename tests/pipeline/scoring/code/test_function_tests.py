@@ -7,7 +7,7 @@ import json
 import pytest
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data.load import load_rows
-from trimode.pipeline.scoring.code_tests import score
+from trimode.pipeline.scoring.code.function_tests import score
 
 DEMO = load_benchmark("demo-code")
 ROW = {

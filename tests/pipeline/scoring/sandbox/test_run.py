@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from trimode.pipeline.scoring.sandbox import Limits, run_program
+from trimode.pipeline.scoring.sandbox.run import Limits, run_program
 
 UNSHARE = shutil.which("unshare")
 NAMESPACES = UNSHARE is not None and subprocess.run([UNSHARE, "-rn", "true"], capture_output=True).returncode == 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.row import SCORERS, Points
+from trimode.pipeline.scoring.registry import SCORERS, Points
 from trimode.pipeline.scoring.scorer import Row
 
 

@@ -71,9 +71,9 @@ _BASE_TESTS = _answered(lambda row: row["is_correct"])
 _PLUS_TESTS = _answered(lambda row: row["is_correct-plus"])
 
 SCORERS: dict[str, ScorerFacts] = {
-    "math": ScorerFacts(module="math_answer", measures=_SYMBOLIC, wrong=_NO_ANSWER, answer_key="predicted_answer"),
+    "math": ScorerFacts(module="answers.math", measures=_SYMBOLIC, wrong=_NO_ANSWER, answer_key="predicted_answer"),
     "multichoice": ScorerFacts(
-        module="multichoice", measures=_SYMBOLIC, wrong=_NO_ANSWER, answer_key="predicted_answer"
+        module="answers.choice", measures=_SYMBOLIC, wrong=_NO_ANSWER, answer_key="predicted_answer"
     ),
     "ifeval": ScorerFacts(
         module="ifeval",
@@ -87,10 +87,10 @@ SCORERS: dict[str, ScorerFacts] = {
         right="prompt_strict_accuracy",
     ),
     "code_tests": ScorerFacts(
-        module="code_tests", measures={"passing_base_tests": _BASE_TESTS}, wrong={"is_correct": False}
+        module="code.function_tests", measures={"passing_base_tests": _BASE_TESTS}, wrong={"is_correct": False}
     ),
     "evalplus": ScorerFacts(
-        module="plus",
+        module="code.plus",
         measures={
             "passing_base_tests": _BASE_TESTS,
             "passing_plus_tests": _PLUS_TESTS,
@@ -98,7 +98,7 @@ SCORERS: dict[str, ScorerFacts] = {
         wrong={"is_correct": False, "is_correct-plus": False},
     ),
     "livecodebench": ScorerFacts(
-        module="livecodebench",
+        module="code.livecodebench",
         measures={"accuracy": _answered(lambda row: row["graded_list"][0])},
         wrong={"graded_list": [False]},
     ),

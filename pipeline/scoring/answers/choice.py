@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.answer_extract import DEFAULT_ANSWER_REGEX, extract_answer
+from trimode.pipeline.scoring.answers.extract import DEFAULT_ANSWER_REGEX, extract_answer
 from trimode.pipeline.scoring.scorer import Row, answer_text
 
 VERDICT_KEYS = ("predicted_answer", "symbolic_correct")

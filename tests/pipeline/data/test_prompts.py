@@ -8,9 +8,9 @@ import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data import load_rows
-from trimode.pipeline.prompts import user_message
+from trimode.pipeline.data.prompts import user_message
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
+SHARED = Path(__file__).resolve().parents[4] / "shared"
 PROMPTS = SHARED / "goldens" / "nemo_skills" / "prompts.jsonl"
 DATA = SHARED / "data"
 WITH_DATA = ("gsm8k", "math-500", "aime24", "aime25", "human-eval", "mbpp", "mmlu", "ifeval")

@@ -9,9 +9,9 @@ import secrets
 from pathlib import Path
 
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.code_extract import extract_code
-from trimode.pipeline.scoring.sandbox import Limits, run_program
-from trimode.pipeline.scoring.sandbox_service import service_url
+from trimode.pipeline.scoring.code.extract import extract_code
+from trimode.pipeline.scoring.sandbox.run import Limits, run_program
+from trimode.pipeline.scoring.sandbox.service import service_url
 from trimode.pipeline.scoring.scorer import Row, answer_text
 
 VERDICT_KEYS = ("completion", "is_correct")

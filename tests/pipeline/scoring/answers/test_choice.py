@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.scoring.multichoice import choice_letter, score
+from trimode.pipeline.scoring.answers.choice import choice_letter, score
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from trimode.core.errors import ConfigError
-from trimode.pipeline.scoring.sandbox import Limits, run_program
-from trimode.pipeline.scoring.sandbox_service import service_url
+from trimode.pipeline.scoring.sandbox.run import Limits, run_program
+from trimode.pipeline.scoring.sandbox.service import service_url
 
 REQUESTS: list[dict[str, Any]] = []
 

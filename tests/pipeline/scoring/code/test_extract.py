@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from trimode.pipeline.scoring.code_extract import extract_code
+from trimode.pipeline.scoring.code.extract import extract_code
 from trimode.tests.pipeline.scoring.goldens import needs_goldens, rows
 
 

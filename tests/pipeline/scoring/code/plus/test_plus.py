@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
-from trimode.pipeline.scoring.plus import check, no_answer, problems, score
+from trimode.pipeline.scoring.code.plus import check, no_answer, problems, score
 from trimode.tests.pipeline.scoring.goldens import DATA, needs_goldens, rows
 
 HUMAN_EVAL, MBPP = load_benchmark("human-eval"), load_benchmark("mbpp")

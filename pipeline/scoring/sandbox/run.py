@@ -19,9 +19,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimode.pipeline.scoring.sandbox_service import execute_remotely, service_url
+from trimode.pipeline.scoring.sandbox.service import execute_remotely, service_url
 
-CHILD = Path(__file__).with_name("sandbox_child.py")
+CHILD = Path(__file__).with_name("child.py")
 GRACE_S = 5.0
 """Seconds the supervisor gets to kill what a program started."""
 

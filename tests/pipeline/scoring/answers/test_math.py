@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.scoring.answer_extract import extract_answer
-from trimode.pipeline.scoring.math_answer import math_equal, score
+from trimode.pipeline.scoring.answers.extract import extract_answer
+from trimode.pipeline.scoring.answers.math import math_equal, score
 from trimode.tests.pipeline.scoring.goldens import needs_goldens, rows
 
 

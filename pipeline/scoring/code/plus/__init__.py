@@ -10,11 +10,11 @@ import base64
 from pathlib import Path
 
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.code_extract import extract_code
-from trimode.pipeline.scoring.harness import run_harness
-from trimode.pipeline.scoring.plus.problems import NOT_NONE_TASKS, dataset_path, packed_oracle, read_dataset
-from trimode.pipeline.scoring.sandbox import Limits
-from trimode.pipeline.scoring.sandbox_service import service_url
+from trimode.pipeline.scoring.code.extract import extract_code
+from trimode.pipeline.scoring.code.plus.problems import NOT_NONE_TASKS, dataset_path, packed_oracle, read_dataset
+from trimode.pipeline.scoring.sandbox.harness import run_harness
+from trimode.pipeline.scoring.sandbox.run import Limits
+from trimode.pipeline.scoring.sandbox.service import service_url
 from trimode.pipeline.scoring.scorer import Row, answer_text
 
 VERDICT_KEYS = ("completion", "is_correct", "is_correct-plus")

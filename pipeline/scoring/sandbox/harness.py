@@ -10,7 +10,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from trimode.pipeline.scoring.sandbox import Limits, run_program
+from trimode.pipeline.scoring.sandbox.run import Limits, run_program
 
 DISABLED = {
     "os": (

@@ -24,7 +24,7 @@ from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.load import data_root
 from trimode.pipeline.scoring.cache import cache_dir
-from trimode.pipeline.scoring.plus.inputs import python_inputs
+from trimode.pipeline.scoring.code.plus.inputs import python_inputs
 
 RELEASES = {
     "humaneval": ("HumanEvalPlus", "v0.1.9", "HUMANEVAL_OVERRIDE_PATH"),

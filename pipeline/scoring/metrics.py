@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.row import SCORERS
+from trimode.pipeline.scoring.registry import SCORERS
 
 Row = dict[str, Any]
 Attempts = Sequence[Row]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.metrics import compute_metrics, majority_at_k, mean_of_first, pass_at_k
+from trimode.pipeline.scoring.metrics import compute_metrics, majority_at_k, mean_of_first, pass_at_k
 from trimode.tests.pipeline.scoring.goldens import needs_goldens, rows, value
 
 
