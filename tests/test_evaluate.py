@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import WorkerSettings
-from trimode.pipeline import direct_flags
 from trimode.pipeline.data import hub
+from trimode.pipeline.in_process import flags as direct_flags
 from trimode.tests.fakes import FakeWorker
 from trimode.tests.pipeline.fake_jobs import job_spec
 from trimode.tests.pipeline.sweeps import config_of

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 from trimode.core.processes import process_id
-from trimode.pipeline.script import setup_environment
+from trimode.pipeline.launch.local import setup_environment
 
 SLEEP = "import time; time.sleep(600)"
 LIVES_WITH = """

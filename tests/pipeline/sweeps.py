@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 
 from trimode.core.files import write_json_atomic, write_text_atomic
-from trimode.pipeline.checks import check
-from trimode.pipeline.config import Config, compose
-from trimode.pipeline.plan import plan
+from trimode.pipeline.config.checks import check
+from trimode.pipeline.config.compose import compose
+from trimode.pipeline.config.schema import Config
+from trimode.pipeline.plan.jobs import plan
+from trimode.pipeline.plan.survey import survey
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
-from trimode.pipeline.survey import survey
 
 HERE = "trimode.tests.pipeline.sweeps"
 

@@ -19,8 +19,8 @@ from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, Row, fi
 from trimode.pipeline.run_folder.store import SeedStore
 from trimode.pipeline.spec import Chunk, JobSpec
 from trimode.tests.pipeline.fake_jobs import job_spec, start_job, task_spec, write_data
+from trimode.tests.pipeline.job.test_run import paths_of, rows_of, run, wait_for_rows
 from trimode.tests.pipeline.run_folder.test_store import record, row, same
-from trimode.tests.pipeline.test_job import paths_of, rows_of, run, wait_for_rows
 
 
 @given(num_rows=st.integers(0, 200), count=st.integers(1, 17))

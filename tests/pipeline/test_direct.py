@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.direct import DirectProgress
+from trimode.pipeline.client.samples import LoadedTask
+from trimode.pipeline.in_process.run import DirectProgress
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.scoring.verdicts import is_right
-from trimode.pipeline.tasks import LoadedTask
 from trimode.tests.pipeline.fake_jobs import task_spec
 
 

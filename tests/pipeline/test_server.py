@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from trimode.balancer.settings import BalancerSettings, parse_settings
+from trimode.pipeline.job.balancer import BALANCER, Server
+from trimode.pipeline.job.devices import Devices
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.server import BALANCER, Devices, Server
 from trimode.tests.pipeline.fake_jobs import job_spec
 
 

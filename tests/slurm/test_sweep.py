@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
-from trimode.pipeline.run import run
+from trimode.pipeline.launch.local import setup_environment
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.script import setup_environment
-from trimode.pipeline.slurm import has_ended, job_states
+from trimode.pipeline.slurm.queue import has_ended, job_states
+from trimode.pipeline.sweep import run
 from trimode.tests.pipeline.sweeps import HERE, config_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
