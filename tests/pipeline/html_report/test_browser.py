@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from trimode.pipeline.report import main
+from trimode.pipeline.report.__main__ import main
 from trimode.tests.pipeline.html_report.browser import Browser, find_chromium, open_browser
 from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
 

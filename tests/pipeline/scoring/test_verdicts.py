@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from trimode.core.errors import ConfigError
+from trimode.pipeline.analysis.statistics import ratio
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.verdicts import expected, is_right, is_scored, predicted, row_points
-from trimode.pipeline.statistics import ratio
 
 GOLDENS = Path(__file__).resolve().parents[3].parent / "shared" / "goldens" / "nemo_skills"
 needs_goldens = pytest.mark.skipif(not GOLDENS.exists(), reason="needs the golden runs")

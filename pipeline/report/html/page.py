@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trimode.core.files import write_text_atomic
-from trimode.pipeline.html_report.figures import draw_panels
-from trimode.pipeline.html_report.samples import SampleBook, make_sample_book
-from trimode.pipeline.html_report.series import Series, make_series, model_path
-from trimode.pipeline.html_report.svg import Panel
-from trimode.pipeline.html_report.tables import accuracy_table, cards, esc, figures_table, settings_table
-from trimode.pipeline.results import Run
+from trimode.pipeline.analysis.runs import Run
+from trimode.pipeline.analysis.summary import ReportRow
+from trimode.pipeline.report.html.figures import draw_panels
+from trimode.pipeline.report.html.samples import SampleBook, make_sample_book
+from trimode.pipeline.report.html.series import Series, make_series, model_path
+from trimode.pipeline.report.html.svg import Panel
+from trimode.pipeline.report.html.tables import accuracy_table, cards, esc, figures_table, settings_table
 from trimode.pipeline.run_folder.manifest import now
-from trimode.pipeline.summary import ReportRow
 
 _ASSETS = Path(__file__).resolve().parent
 FILE_NAME = "report.html"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from trimode.core.files import write_json_atomic
-from trimode.pipeline.results import read_run
+from trimode.pipeline.analysis.runs import read_run
+from trimode.pipeline.analysis.statistics import wilson
+from trimode.pipeline.analysis.summary import JSON_FIELDS, ReportRow, disagreement, seed_accuracies, summarize_task
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.statistics import wilson
-from trimode.pipeline.summary import JSON_FIELDS, ReportRow, disagreement, seed_accuracies, summarize_task
 from trimode.tests.pipeline.synthetic_runs import FakeRun, make_record, make_row, write_run
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from trimode.core.errors import ConfigError
-from trimode.pipeline.statistics import Interval
+from trimode.pipeline.analysis.statistics import Interval
 
 _GATE = re.compile(
     r"\s*(?P<left>[A-Za-z_][\w+]*)\s*>=\s*(?P<right>[A-Za-z_][\w+]*)\s*(?:(?P<sign>[+-])\s*(?P<points>\d+(?:\.\d+)?)\s*)?"

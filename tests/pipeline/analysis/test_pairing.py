@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from trimode.pipeline.analysis.pairing import Pairing, common_prefix, pair, pool
+from trimode.pipeline.analysis.runs import TaskResult
+from trimode.pipeline.analysis.statistics import paired_interval
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.pairing import Pairing, common_prefix, pair, pool
-from trimode.pipeline.results import TaskResult
-from trimode.pipeline.statistics import paired_interval
 
 
 def task(verdicts: str, seeds: int = 1, text: str = "so {right}", tokens: int = 5) -> TaskResult:

@@ -13,11 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from trimode.core.errors import ConfigError
 from trimode.core.files import write_text_atomic
-from trimode.pipeline.comparable import differences
-from trimode.pipeline.html_report.page import FILE_NAME, write_page
-from trimode.pipeline.report_formats import as_csv, as_json, as_markdown, as_table
-from trimode.pipeline.results import Run, read_sweep
-from trimode.pipeline.summary import ReportRow, disagreement, summarize_runs
+from trimode.pipeline.analysis.comparable import differences
+from trimode.pipeline.analysis.runs import Run, read_sweep
+from trimode.pipeline.analysis.summary import ReportRow, disagreement, summarize_runs
+from trimode.pipeline.report.formats import as_csv, as_json, as_markdown, as_table
+from trimode.pipeline.report.html.page import FILE_NAME, write_page
 
 FORMATS = ("table", "markdown", "csv", "json")
 

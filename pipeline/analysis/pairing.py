@@ -8,9 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from trimode.pipeline.results import Key, TaskResult
+from trimode.pipeline.analysis.runs import Key, TaskResult
+from trimode.pipeline.analysis.statistics import (
+    Floats,
+    Interval,
+    McNemar,
+    detectable_difference,
+    difference_interval,
+    mcnemar,
+)
 from trimode.pipeline.scoring.verdicts import expected, is_right, predicted, row_points
-from trimode.pipeline.statistics import Floats, Interval, McNemar, detectable_difference, difference_interval, mcnemar
 
 
 @dataclass(frozen=True, slots=True)

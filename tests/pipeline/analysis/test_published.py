@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from trimode.pipeline.paper import BENCHMARKS, checkpoint_size, quoted
+from trimode.pipeline.analysis.published import BENCHMARKS, checkpoint_size, quoted
 
 
 @pytest.mark.parametrize(

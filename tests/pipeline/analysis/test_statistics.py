@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize as scipy_optimize
 from scipy import stats as scipy_stats
-from trimode.pipeline.statistics import (
+from trimode.pipeline.analysis.statistics import (
     Z95,
     Z_POWER80,
     detectable_difference,

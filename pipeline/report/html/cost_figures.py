@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from trimode.core.protocol import FORWARD_KINDS
-from trimode.pipeline.html_report.series import Series
-from trimode.pipeline.html_report.svg import INK, KINDS, MARKERS, PAPER, SERIES, Drawing, Panel, legend_below
+from trimode.pipeline.report.html.series import Series
+from trimode.pipeline.report.html.svg import INK, KINDS, MARKERS, PAPER, SERIES, Drawing, Panel, legend_below
 
 
 def nfe_per_token(series: Sequence[Series]) -> Panel | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trimode.pipeline.comparable import differences, run_names
-from trimode.pipeline.results import read_sweep
+from trimode.pipeline.analysis.comparable import differences, run_names
+from trimode.pipeline.analysis.runs import read_sweep
 from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
 
 

@@ -12,8 +12,9 @@ import json
 from rich import box
 from rich.markup import escape
 from rich.table import Table
-from trimode.pipeline.statistics import Interval
-from trimode.pipeline.summary import JSON_FIELDS, ReportRow
+from trimode.pipeline.analysis.statistics import Interval
+from trimode.pipeline.analysis.summary import JSON_FIELDS, ReportRow
+from trimode.pipeline.analysis.text import MISSING, interval, number
 
 COLUMNS = (
     "Benchmark",
@@ -29,23 +30,6 @@ COLUMNS = (
     "Accepted / verify",
 )
 """Headings of the table for people."""
-
-
-MISSING = "\N{EN DASH}"
-"""Stands where a figure does not apply."""
-
-RANGE = "\N{EN DASH}"
-"""Between the bounds of an interval."""
-
-
-def number(value: float | None, digits: int) -> str:
-    """A figure with fixed digits, or a dash where it does not apply."""
-    return MISSING if value is None else f"{value:.{digits}f}"
-
-
-def interval(value: Interval | None, digits: int) -> str:
-    """`low` to `high`, or a dash."""
-    return MISSING if value is None else f"{value.low:.{digits}f}{RANGE}{value.high:.{digits}f}"
 
 
 def accuracy_interval(row: ReportRow) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from trimode.core.errors import ConfigError
-from trimode.pipeline.results import find_run_folders, read_run, read_sweep
+from trimode.pipeline.analysis.runs import find_run_folders, read_run, read_sweep
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
 

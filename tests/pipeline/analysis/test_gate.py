@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from trimode.core.errors import ConfigError
-from trimode.pipeline.gate import EXIT_STATUS, Gate, Verdict, judge, overall, parse_gate
-from trimode.pipeline.statistics import Interval
+from trimode.pipeline.analysis.gate import EXIT_STATUS, Gate, Verdict, judge, overall, parse_gate
+from trimode.pipeline.analysis.statistics import Interval
 
 
 @pytest.mark.parametrize(

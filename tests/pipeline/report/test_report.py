@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 
 import pytest
-from trimode.pipeline.report import main
+from trimode.pipeline.analysis.summary import JSON_FIELDS
+from trimode.pipeline.report.__main__ import main
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.summary import JSON_FIELDS
 from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from trimode.pipeline.results import Run, TaskResult
+from trimode.pipeline.analysis.runs import Run, TaskResult
+from trimode.pipeline.analysis.statistics import Floats, Interval, ratio, ratio_interval, score_interval, standard_error
 from trimode.pipeline.run_folder.nfe import NfeRecord, summarize
 from trimode.pipeline.scoring.verdicts import row_points
-from trimode.pipeline.statistics import Floats, Interval, ratio, ratio_interval, score_interval, standard_error
 
 JSON_FIELDS = (
     "mode",

@@ -14,9 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from trimode.pipeline.gate import Gate, Verdict
-from trimode.pipeline.pairing import Flip, Pairing
-from trimode.pipeline.statistics import Interval
+from trimode.pipeline.analysis.gate import Gate, Verdict
+from trimode.pipeline.analysis.pairing import Flip, Pairing
+from trimode.pipeline.analysis.text import signed_interval
 
 WIDTH = 120
 """Columns of the text output."""
@@ -100,11 +100,6 @@ def _table(comparison: Comparison) -> Table:
             end_section=index == len(pairings) - 1,
         )
     return table
-
-
-def signed_interval(interval: Interval) -> str:
-    """Bounds with their signs."""
-    return f"{interval.low:+.2f} to {interval.high:+.2f}"
 
 
 def _print_flips(console: Console, comparison: Comparison, num_listed: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trimode.pipeline.results import Run
+from trimode.pipeline.analysis.runs import Run
 from trimode.pipeline.scoring.metrics import Row
 
 DECODE_FIELDS = ("temperature", "top_p", "max_new_tokens", "enable_thinking", "max_thinking_tokens", "eos_early_stop")

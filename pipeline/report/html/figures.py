@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from trimode.pipeline.html_report.cost_figures import (
+from trimode.pipeline.report.html.cost_figures import (
     acceptance_by_position,
     acceptance_lengths,
     forwards_by_kind,
@@ -16,8 +16,8 @@ from trimode.pipeline.html_report.cost_figures import (
     time_by_phase,
     tokens_per_answer,
 )
-from trimode.pipeline.html_report.series import Series, benchmarks_of, shared_benchmarks
-from trimode.pipeline.html_report.svg import INK, MARKERS, PAPER, SERIES, Drawing, Panel, house_style, legend_below
+from trimode.pipeline.report.html.series import Series, benchmarks_of, shared_benchmarks
+from trimode.pipeline.report.html.svg import INK, MARKERS, PAPER, SERIES, Drawing, Panel, house_style, legend_below
 
 
 def draw_panels(series: Sequence[Series]) -> list[Panel]:

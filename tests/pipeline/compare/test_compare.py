@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from trimode.pipeline.compare import main
+from trimode.pipeline.compare.__main__ import main
 from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
 
 

@@ -9,14 +9,14 @@ import html
 from collections.abc import Sequence
 
 from trimode.core.protocol import Mode
-from trimode.pipeline.comparable import facts
-from trimode.pipeline.compare_formats import signed_interval
-from trimode.pipeline.html_report.series import Mean, Series, benchmarks_of, model_path, shared_benchmarks
-from trimode.pipeline.html_report.svg import MARKERS
-from trimode.pipeline.pairing import Pairing, pair, pool
-from trimode.pipeline.paper import SOURCE
-from trimode.pipeline.report_formats import COLUMNS, cells, interval, number
-from trimode.pipeline.summary import ReportRow
+from trimode.pipeline.analysis.comparable import facts
+from trimode.pipeline.analysis.pairing import Pairing, pair, pool
+from trimode.pipeline.analysis.published import SOURCE
+from trimode.pipeline.analysis.summary import ReportRow
+from trimode.pipeline.analysis.text import interval, number, signed_interval
+from trimode.pipeline.report.formats import COLUMNS, cells
+from trimode.pipeline.report.html.series import Mean, Series, benchmarks_of, model_path, shared_benchmarks
+from trimode.pipeline.report.html.svg import MARKERS
 
 _SHAPES = dict(zip(MARKERS, "●■▲◆▼✚✖★", strict=True))
 

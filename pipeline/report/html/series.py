@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimode.pipeline.comparable import run_names
-from trimode.pipeline.paper import Quoted, checkpoint_size, quoted
-from trimode.pipeline.results import Run
+from trimode.pipeline.analysis.comparable import run_names
+from trimode.pipeline.analysis.published import Quoted, checkpoint_size, quoted
+from trimode.pipeline.analysis.runs import Run
+from trimode.pipeline.analysis.summary import ReportRow
 from trimode.pipeline.run_folder.nfe import NfeRecord
-from trimode.pipeline.summary import ReportRow
 
 _SLOTS = {"ar": 0, "dlm": 1, "linear_spec": 2, "linear_spec+lora": 3}
 NUM_SLOTS = 8
