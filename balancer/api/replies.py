@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from trimode.balancer.api.requests import ParsedRequest
 from trimode.balancer.router import WorkItem
-from trimode.balancer.wire import ParsedRequest
 
 Json = dict[str, Any]
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from trimode.balancer.devices import place_workers
+from trimode.balancer.placement import place_workers
 from trimode.balancer.settings import BalancerSettings
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import WorkerSettings

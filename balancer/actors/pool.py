@@ -13,8 +13,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from trimode.balancer.actor import WorkerActor
-from trimode.balancer.devices import Placement
+from trimode.balancer.actors.actor import WorkerActor
+from trimode.balancer.placement import Placement
 from trimode.balancer.router import Router, WorkerSlot
 from trimode.balancer.settings import BalancerSettings
 from trimode.core.errors import GenerationError, TrimodeError, WorkerError

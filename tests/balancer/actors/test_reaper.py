@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from trimode.balancer import reaper
+from trimode.balancer.actors import reaper
 from trimode.tests.balancer.balancer_process import alive, wait_for
 
 OLD = 1_000_000_000

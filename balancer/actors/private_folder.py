@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimode.balancer import reaper
+from trimode.balancer.actors import reaper
 
 _VARIABLE = "TRIMODE_BALANCER_FOLDER"
 _PARENT = Path("/tmp")  # noqa: S108 (mkdtemp makes a folder of mode 0700 with a random name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ray._private import services
-from trimode.balancer import runtime
+from trimode.balancer.actors import ray_head as runtime
 from trimode.core.errors import WorkerError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from trimode.balancer.wire import prompt_sha256
+from trimode.balancer.api.requests import prompt_sha256
 from trimode.tests.balancer.balancer_process import ROOT, RunningBalancer, wait_for
 
 HELLO: Any = [{"role": "user", "content": "hello world"}]

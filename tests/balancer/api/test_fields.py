@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from trimode.balancer.fields import NEUTRAL_VALUES, InvalidRequestError, check_names
+from trimode.balancer.api.fields import NEUTRAL_VALUES, InvalidRequestError, check_names
 
 
 @pytest.mark.parametrize("name", sorted(NEUTRAL_VALUES))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import ray
 from ray._private import services
-from trimode.balancer.private_folder import PrivateFolder
-from trimode.balancer.reaper import processes_in
+from trimode.balancer.actors.private_folder import PrivateFolder
+from trimode.balancer.actors.reaper import processes_in
 from trimode.core.errors import WorkerError
 
 OBJECT_STORE_BYTES = 80 * 2**20
