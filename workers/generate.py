@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import Generation, WorkerSettings
-from trimode.workers.engine import Sequence
+from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
 
 OUTPUT_KEYS = ("token_ids", "text", "finish_reason", "nfe", "forwards", "trace")

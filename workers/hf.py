@@ -21,8 +21,8 @@ from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import FORWARD_KINDS, DecodeParams, Generation, Mode, WorkerSettings
-from trimode.workers.adapter import open_adapter
-from trimode.workers.checkpoint import DTYPES, files_sha256, read_config, read_json
+from trimode.workers.model.adapter import open_adapter
+from trimode.workers.model.checkpoint import DTYPES, files_sha256, read_config, read_json
 from trimode.workers.params import check_fits
 from trimode.workers.runtime import checkpoint_folder, read_request, resolve_device
 from trimode.workers.text import Text

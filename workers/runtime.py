@@ -16,11 +16,19 @@ import torch
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import DecodeParams, Generation, WorkerSettings
 from trimode.kernels.llvm import num_lanes, runs_here
-from trimode.workers.adapter import load_adapter, open_adapter
-from trimode.workers.checkpoint import DTYPES, ModelConfig, expected_shapes, files_sha256, open_weights, read_config
-from trimode.workers.engine import Engine, Sequence
-from trimode.workers.kv_cache import PAGE_SIZE, default_num_pages, pages_for
-from trimode.workers.model import TriModeModel
+from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.scheduler import Sequence
+from trimode.workers.model.adapter import load_adapter, open_adapter
+from trimode.workers.model.checkpoint import (
+    DTYPES,
+    ModelConfig,
+    expected_shapes,
+    files_sha256,
+    open_weights,
+    read_config,
+)
+from trimode.workers.model.kv_cache import PAGE_SIZE, default_num_pages, pages_for
+from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.params import parse_params
 from trimode.workers.text import Text
 

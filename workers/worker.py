@@ -15,7 +15,7 @@ from concurrent.futures import Future
 
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import WorkerSettings
-from trimode.workers.engine import Sequence
+from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
 
 

@@ -9,41 +9,21 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import DecodeParams
-from trimode.workers.batch import pack
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.registry import MODES
-from trimode.workers.decode.state import DecodeContext, DecodeState, StopFinder
-from trimode.workers.kv_cache import PAGE_SIZE, KVCache, PageAllocator, pages_for
-from trimode.workers.model import TriModeModel
+from trimode.workers.decode.state import DecodeContext, StopFinder
+from trimode.workers.engine.counters import EngineCounters
+from trimode.workers.engine.pages import PageAllocator
+from trimode.workers.engine.scheduler import MAX_STEP_PREFILL, PREFILL_SLICE, Sequence
+from trimode.workers.model.batch import pack
+from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache, pages_for
+from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.params import check_fits
-from trimode.workers.sampler import Sampler, SampleRequest
-from trimode.workers.step_ledger import EngineCounters
-
-PREFILL_SLICE = 512
-"""Prompt tokens of one request per step; the same for every request, so that its forwards do not depend on company."""
-MAX_STEP_PREFILL = 2048
-"""Prompt tokens of all requests per step, so that long prompts do not stall decoding."""
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One request inside the engine."""
-
-    request_id: str
-    state: DecodeState
-    arrived: float = field(default_factory=time.perf_counter)
-    pages: list[int] = field(default_factory=list)
-    started: float | None = None
-    first_token: float | None = None
-    ended: float | None = None
-    error: GenerationError | None = None
-    cancelled: bool = False
-    num_shared_tokens: int = 0
-    """Prompt tokens whose KV another request had computed."""
+from trimode.workers.sampling.sampler import Sampler, SampleRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from trimode.workers.decode.ar import ArState
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeState
-from trimode.workers.engine import Sequence
-from trimode.workers.kv_cache import PAGE_SIZE
+from trimode.workers.engine.scheduler import Sequence
+from trimode.workers.model.kv_cache import PAGE_SIZE
 from trimode.workers.runtime import Runtime
 
 CASES = {case.name: case for case in load_cases()}
@@ -41,7 +41,7 @@ def answer(runtime: Runtime, **fields: object) -> Sequence:
 @pytest.mark.parametrize("seed", range(3))
 def test_sum_of_requests_is_the_engine_s_count(micro: Runtime, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Under random load: prompts in slices, requests that arrive late, leave early or fail."""
-    monkeypatch.setattr("trimode.workers.engine.PREFILL_SLICE", 7)
+    monkeypatch.setattr("trimode.workers.engine.engine.PREFILL_SLICE", 7)
     monkeypatch.setitem(MODES, "broken", BrokenState)
     chance = random.Random(seed)
     before = copy.deepcopy(micro.engine.counters)
@@ -105,7 +105,7 @@ def test_a_common_prefix_is_computed_once(micro: Runtime) -> None:
 
 def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["1-linear_spec_0.0"]
-    monkeypatch.setattr("trimode.workers.engine.PREFILL_SLICE", 7)
+    monkeypatch.setattr("trimode.workers.engine.engine.PREFILL_SLICE", 7)
     micro.engine.allocator.match = lambda _prompt: []  # type: ignore[method-assign]
     sequence = micro.submit("sliced", case.fields)
     finish(micro)
@@ -115,8 +115,8 @@ def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime, monkeypatc
 
 
 def test_prompts_of_a_step_are_limited_and_decoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trimode.workers.engine.PREFILL_SLICE", 8)
-    monkeypatch.setattr("trimode.workers.engine.MAX_STEP_PREFILL", 16)
+    monkeypatch.setattr("trimode.workers.engine.engine.PREFILL_SLICE", 8)
+    monkeypatch.setattr("trimode.workers.engine.engine.MAX_STEP_PREFILL", 16)
     runtime = Runtime(micro_settings())
     engine = runtime.engine
     base = {"mode": "ar", "max_new_tokens": 30, "ignore_eos": True}
@@ -146,7 +146,7 @@ def test_a_repetition_penalty_leaves_linear_spec_lossless(micro: Runtime, thresh
 def test_pages_are_shared_only_once_they_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["1-ar"]
     runtime = Runtime(micro_settings())
-    monkeypatch.setattr("trimode.workers.engine.PREFILL_SLICE", 7)
+    monkeypatch.setattr("trimode.workers.engine.engine.PREFILL_SLICE", 7)
     first = runtime.submit("first", case.fields)
     runtime.engine.step()
     second = runtime.submit("second", case.fields)

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from trimode.kernels.llvm import num_lanes
 from trimode.tests.workers.goldens import MICRO
-from trimode.workers import linear
-from trimode.workers.adapter import load_adapter, open_adapter
-from trimode.workers.checkpoint import read_config
-from trimode.workers.linear import Linear
+from trimode.workers.model import linear
+from trimode.workers.model.adapter import load_adapter, open_adapter
+from trimode.workers.model.checkpoint import read_config
+from trimode.workers.model.linear import Linear
 
 DTYPES = [torch.bfloat16, torch.float32]
 

@@ -18,7 +18,7 @@ from trimode.kernels.llvm import num_lanes
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.float64 import Float64Decoder
 from trimode.tests.workers.goldens import MICRO, load_cases
-from trimode.workers.engine import Sequence
+from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
 
 MIN_MARGIN = 1e-4

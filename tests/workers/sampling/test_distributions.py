@@ -11,10 +11,10 @@ from scipy import stats
 from trimode.core.protocol import DecodeParams
 from trimode.tests.workers.goldens import load_cases
 from trimode.workers.decode.chunk import Chunk, Verify
-from trimode.workers.distributions import draw, filtered_probs
-from trimode.workers.randomness import uniform
 from trimode.workers.runtime import Runtime
-from trimode.workers.sampler import Sampler, SampleRequest
+from trimode.workers.sampling.distributions import draw, filtered_probs
+from trimode.workers.sampling.randomness import uniform
+from trimode.workers.sampling.sampler import Sampler, SampleRequest
 
 PROMPT = load_cases()[0].fields["prompt_ids"]
 NUM_DRAWS = 5000

@@ -14,7 +14,7 @@ from trimode.core.errors import ConfigError
 from trimode.kernels.rope import yarn_inv_freq
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.goldens import MICRO
-from trimode.workers.checkpoint import read_config
+from trimode.workers.model.checkpoint import read_config
 from trimode.workers.runtime import Runtime
 
 

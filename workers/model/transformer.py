@@ -14,11 +14,12 @@ from trimode.kernels.block_attention import attends, masked_attention, paged_att
 from trimode.kernels.rms_norm import rms_norm
 from trimode.kernels.rope import apply_rope, query_scale, rope_cos_sin, rotate_and_store, rotates, yarn_inv_freq
 from trimode.kernels.silu_mul import silu_mul
-from trimode.workers.adapter import Adapter
-from trimode.workers.batch import AttentionGroup, Batch
-from trimode.workers.checkpoint import ModelConfig, WeightFiles
-from trimode.workers.kv_cache import KVCache
-from trimode.workers.linear import Linear, tune_allocator
+from trimode.workers.model.adapter import Adapter
+from trimode.workers.model.batch import AttentionGroup, Batch
+from trimode.workers.model.checkpoint import ModelConfig, WeightFiles
+from trimode.workers.model.kv_cache import KVCache
+from trimode.workers.model.linear import Linear
+from trimode.workers.model.memory import tune_allocator
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from trimode.tests.workers.goldens import MICRO
-from trimode.workers.checkpoint import read_config
-from trimode.workers.kv_cache import PAGE_SIZE, KVCache, PageAllocator, pages_for
+from trimode.workers.engine.pages import PageAllocator
+from trimode.workers.model.checkpoint import read_config
+from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache, pages_for
 
 END, OTHER_END = [7], [8]
 FIRST, SECOND, THIRD = (list(range(start, start + PAGE_SIZE)) for start in (0, 100, 200))

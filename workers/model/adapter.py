@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from trimode.core.errors import ConfigError
-from trimode.workers.checkpoint import ModelConfig, WeightFiles, read_json
-from trimode.workers.linear import Linear
+from trimode.workers.model.checkpoint import ModelConfig, WeightFiles, read_json
+from trimode.workers.model.linear import Linear
 
 RANK_MULTIPLE = 16
 """What products on a CPU want of their inputs."""

@@ -15,10 +15,10 @@ from trimode.kernels.argmax import argmax
 from trimode.kernels.confidence_commit import confidence_commit
 from trimode.kernels.prefix_verify import prefix_verify
 from trimode.kernels.softmax_total import softmax_total
-from trimode.workers.batch import int64
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
-from trimode.workers.distributions import apply_repetition_penalty, draw, filtered_probs
-from trimode.workers.randomness import uniform
+from trimode.workers.model.batch import int64
+from trimode.workers.sampling.distributions import apply_repetition_penalty, draw, filtered_probs
+from trimode.workers.sampling.randomness import uniform
 
 ROWS_PER_PASS = 256
 """Logits are made for this many rows at a time: at 131,072 ids that is 134 MB in float32."""
