@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import DecodeParams, Generation, WorkerSettings
-from trimode.kernels.llvm import num_lanes, runs_here
+from trimode.kernels.llvm.jit import num_lanes, runs_here
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.model.adapter import load_adapter, open_adapter

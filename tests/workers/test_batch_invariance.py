@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trimode.kernels.llvm import num_lanes
+from trimode.kernels.llvm.jit import num_lanes
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.float64 import Float64Decoder
 from trimode.tests.workers.goldens import MICRO, load_cases

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from trimode.kernels.block_attention import attends, masked_attention, paged_attention, visible_keys
+from trimode.kernels.paged_attention import attends, masked_attention, paged_attention, visible_keys
 from trimode.kernels.rms_norm import rms_norm
 from trimode.kernels.rope import apply_rope, query_scale, rope_cos_sin, rotate_and_store, rotates, yarn_inv_freq
 from trimode.kernels.silu_mul import silu_mul

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from trimode.kernels.llvm import num_lanes
+from trimode.kernels.llvm.jit import num_lanes
 from trimode.tests.workers.goldens import MICRO
 from trimode.workers.model import linear
 from trimode.workers.model.adapter import load_adapter, open_adapter

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from trimode.kernels.emitter import Emitter, Value
-from trimode.kernels.llvm import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.emitter import Emitter, Value
+from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
 
 _MAX_ROWS = 64
 """Query heads that share one reading of the keys: their sums stay in the cache."""

@@ -12,7 +12,7 @@ from typing import Any
 
 try:
     from llvmlite import ir
-except ImportError:  # then no CPU kernel is offered, see `trimode.kernels.llvm.num_lanes`
+except ImportError:  # then no CPU kernel is offered, see `trimode.kernels.llvm.jit.num_lanes`
     ir = None
 
 Value = Any

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trimode.kernels.emitter import Emitter, Value
+from trimode.kernels.llvm.emitter import Emitter, Value
 
 try:
     from llvmlite import binding, ir
