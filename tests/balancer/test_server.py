@@ -12,7 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from trimode.tests.balancer.balancer_process import (
+from trimode.tests.core.fake_machine import import_path
+from trimode.tests.fakes.balancer_process import (
     RunningBalancer,
     alive,
     command,
@@ -21,7 +22,6 @@ from trimode.tests.balancer.balancer_process import (
     start_balancer,
     wait_for,
 )
-from trimode.tests.core.fake_machine import import_path
 
 
 def all_gone(pids: list[int], folder: Path) -> bool:
@@ -173,7 +173,7 @@ def test_repeated_deaths_end_the_balancer_with_the_cause(tmp_path: Path) -> None
             "error: worker 0 cannot start: the checkpoint lacks model.safetensors\n",
         ),
         (
-            ["--worker-class", "trimode.tests.fakes:Nobody", "--num-workers", "1"],
+            ["--worker-class", "trimode.tests.fakes.worker:Nobody", "--num-workers", "1"],
             1,
             "error: worker 0 cannot start: AttributeError: module",
         ),

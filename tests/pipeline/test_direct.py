@@ -12,7 +12,7 @@ from trimode.pipeline.client.samples import LoadedTask
 from trimode.pipeline.in_process.run import DirectProgress
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.scoring.verdicts import is_right
-from trimode.tests.pipeline.fake_jobs import task_spec
+from trimode.tests.fakes.specs import task_spec
 
 
 @pytest.mark.parametrize("metric", ["average_score", "prompt_loose_accuracy", "instruction_loose_accuracy"])

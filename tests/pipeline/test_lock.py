@@ -10,7 +10,7 @@ from pathlib import Path
 from trimode.pipeline.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.tests.pipeline.fake_jobs import job_spec
+from trimode.tests.fakes.specs import job_spec
 
 HTTPX = importlib.metadata.version("httpx")
 RICH = importlib.metadata.version("rich")

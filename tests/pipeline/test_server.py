@@ -10,7 +10,7 @@ from trimode.balancer.settings import BalancerSettings, parse_settings
 from trimode.pipeline.job.balancer import BALANCER, Server
 from trimode.pipeline.job.devices import Devices
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.tests.pipeline.fake_jobs import job_spec
+from trimode.tests.fakes.specs import job_spec
 
 
 def balancer_settings(folder: Path, **model: object) -> BalancerSettings:

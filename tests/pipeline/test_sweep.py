@@ -15,7 +15,7 @@ from trimode.pipeline.launch.owner import read_owner, this_process
 from trimode.pipeline.plan.rounds import settle
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.sweep import give_back, guarded, say_skipped, take
-from trimode.tests.pipeline.sweeps import finish, local_jobs
+from trimode.tests.fakes.sweeps import finish, local_jobs
 
 
 def python(cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:

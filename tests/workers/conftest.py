@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from trimode.core.protocol import WorkerSettings
-from trimode.tests.workers.goldens import MICRO
+from trimode.tests.workers.micro import MICRO
 from trimode.workers.runtime import Runtime
 
 

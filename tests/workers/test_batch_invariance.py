@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trimode.kernels.llvm.jit import num_lanes
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.float64 import Float64Decoder
-from trimode.tests.workers.goldens import MICRO, load_cases
+from trimode.tests.workers.micro import MICRO, load_cases
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
 

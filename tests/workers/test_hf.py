@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from trimode.core.errors import ConfigError, GenerationError
 from trimode.core.protocol import Generation
 from trimode.tests.workers.conftest import micro_settings
-from trimode.tests.workers.goldens import MICRO, Case, load_cases
+from trimode.tests.workers.micro import MICRO, Case, load_cases
 from trimode.workers import generate
 from trimode.workers.hf import HfReference, folder_revision, lenient_crop
 from trimode.workers.runtime import Runtime

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 from trimode.core.errors import ConfigError
 from trimode.tests.workers.conftest import micro_settings
-from trimode.tests.workers.goldens import MICRO
+from trimode.tests.workers.micro import MICRO
 from trimode.workers.runtime import Runtime, checkpoint_folder
 
 OLD, NEW = "1" * 40, "2" * 40

@@ -11,7 +11,7 @@ import pytest
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import FORWARD_KINDS
 from trimode.tests.workers.conftest import micro_settings
-from trimode.tests.workers.goldens import load_cases
+from trimode.tests.workers.micro import load_cases
 from trimode.workers.engine.engine import Engine
 from trimode.workers.model.kv_cache import pages_for
 from trimode.workers.worker import Worker

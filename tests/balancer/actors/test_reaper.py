@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trimode.balancer.actors import reaper
-from trimode.tests.balancer.balancer_process import alive, wait_for
+from trimode.tests.fakes.balancer_process import alive, wait_for
 
 OLD = 1_000_000_000
 

@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 from trimode.balancer.api.requests import prompt_sha256
-from trimode.tests.balancer.balancer_process import ROOT, RunningBalancer, wait_for
+from trimode.tests.fakes.balancer_process import ROOT, RunningBalancer, wait_for
 
 HELLO: Any = [{"role": "user", "content": "hello world"}]
 GOLDENS = ROOT.parent / "shared" / "goldens" / "nemo_skills" / "requests.jsonl"

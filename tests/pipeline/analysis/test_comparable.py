@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from trimode.pipeline.analysis.comparable import differences, run_names
 from trimode.pipeline.analysis.runs import read_sweep
-from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
+from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
 
 def test_modes_of_one_sweep_do_not_differ(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.analysis.runs import find_run_folders, read_run, read_sweep
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
+from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
 
 def test_every_run_below_a_folder_is_found_in_the_order_of_modes(tmp_path: Path) -> None:

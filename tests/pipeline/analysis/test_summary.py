@@ -10,7 +10,7 @@ from trimode.pipeline.analysis.runs import read_run
 from trimode.pipeline.analysis.statistics import wilson
 from trimode.pipeline.analysis.summary import JSON_FIELDS, ReportRow, disagreement, seed_accuracies, summarize_task
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.tests.pipeline.synthetic_runs import FakeRun, make_record, make_row, write_run
+from trimode.tests.fakes.run_folders import FakeRun, make_record, make_row, write_run
 
 
 def summary_of(root: Path, fake: FakeRun) -> ReportRow:

@@ -11,8 +11,8 @@ import pytest
 from trimode.pipeline.client.answer import Answer
 from trimode.pipeline.client.chat import ChatClient, RetryPolicy, request_body
 from trimode.pipeline.spec import DecodeSpec
-from trimode.tests.pipeline.fake_balancer import Body, FakeBalancer, Reply, answer, error
-from trimode.tests.pipeline.fake_jobs import client_spec, decode_spec
+from trimode.tests.fakes.balancer import Body, FakeBalancer, Reply, answer, error
+from trimode.tests.fakes.specs import client_spec, decode_spec
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 FAST = RetryPolicy(attempts=3, timeouts=2, first_delay_s=0.0)

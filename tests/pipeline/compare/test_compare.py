@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from trimode.pipeline.compare.__main__ import main
-from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
+from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
 
 def test_every_mode_stands_against_ar_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

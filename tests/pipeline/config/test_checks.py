@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.config.checks import parse_benchmarks, parse_time
-from trimode.tests.pipeline.sweeps import config_of
+from trimode.tests.fakes.sweeps import config_of
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import MODE_DEFAULTS, Mode
 from trimode.pipeline.config.compose import compose
-from trimode.tests.pipeline.sweeps import config_of
+from trimode.tests.fakes.sweeps import config_of
 
 
 def test_defaults_are_the_references() -> None:

@@ -17,7 +17,7 @@ from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import remaining
 from trimode.pipeline.run_folder.rows import Row, read_output, read_rows
 from trimode.pipeline.spec import JobSpec, ResourceSpec
-from trimode.tests.pipeline.fake_jobs import client_spec, job_spec, start_job, task_spec, write_data
+from trimode.tests.fakes.specs import client_spec, job_spec, start_job, task_spec, write_data
 
 TIMES = {"generation_start_time", "generation_end_time", "generation_time"}
 PATIENCE_S = 60.0

@@ -12,7 +12,7 @@ from trimode.pipeline.launch import dry_run
 from trimode.pipeline.launch.dry_run import job_scripts
 from trimode.pipeline.launch.local import setup_environment
 from trimode.pipeline.sweep import run
-from trimode.tests.pipeline.sweeps import config_of, finish, jobs_of, local_jobs
+from trimode.tests.fakes.sweeps import config_of, finish, jobs_of, local_jobs
 
 LOCAL = ("model.path=./model", "cluster=local", "suite=demo", "out_dir=out", "dry_run=true")
 

@@ -19,14 +19,14 @@ from trimode.pipeline.launch.local import setup_environment
 from trimode.pipeline.launch.owner import read_owner
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.sweep import run
-from trimode.tests.pipeline.sweeps import HERE, config_of, local_jobs
+from trimode.tests.fakes.sweeps import HERE, config_of, local_jobs
 
 SWEEP = ("model.path=./model", "cluster=local", "suite=demo", "out_dir=out")
 COMMAND = """
 import sys
 from pathlib import Path
 from trimode.pipeline.sweep import guarded, run
-from trimode.tests.pipeline.sweeps import HERE, config_of
+from trimode.tests.fakes.sweeps import HERE, config_of
 sys.exit(guarded(lambda: run(config_of(*sys.argv[2:]), Path.cwd(), f"{HERE}:{sys.argv[1]}")))
 """
 

@@ -10,7 +10,7 @@ from trimode.pipeline.launch import preflight as preflight_module
 from trimode.pipeline.launch.preflight import ensure_worker_packages, preflight
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.survey import survey
-from trimode.tests.pipeline.sweeps import config_of
+from trimode.tests.fakes.sweeps import config_of
 
 READY = (
     "suite=demo",

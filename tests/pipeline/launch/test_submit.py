@@ -14,7 +14,7 @@ from trimode.pipeline.launch.call import JobCall
 from trimode.pipeline.launch.owner import claim, read_owner, this_process
 from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
 from trimode.pipeline.slurm.script import sbatch_text, submission_dir
-from trimode.tests.pipeline.sweeps import finish, jobs_of
+from trimode.tests.fakes.sweeps import finish, jobs_of
 
 
 @pytest.fixture

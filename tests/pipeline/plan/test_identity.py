@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from trimode.pipeline.plan.identity import folder_fingerprint
-from trimode.tests.pipeline.sweeps import jobs_of, local_jobs
+from trimode.tests.fakes.sweeps import jobs_of, local_jobs
 
 
 def name_of(cwd: Path, *overrides: str) -> str:

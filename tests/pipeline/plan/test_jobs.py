@@ -9,7 +9,7 @@ import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.survey import survey
-from trimode.tests.pipeline.sweeps import config_of, jobs_of
+from trimode.tests.fakes.sweeps import config_of, jobs_of
 
 EIGHT_B = "nvidia__Nemotron-Labs-Diffusion-8B"
 

@@ -11,7 +11,7 @@ from trimode.pipeline.plan import survey as survey_module
 from trimode.pipeline.plan.rounds import Progress, latest_round, settle
 from trimode.pipeline.plan.survey import find_weights, survey
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.tests.pipeline.sweeps import config_of, finish, local_jobs
+from trimode.tests.fakes.sweeps import config_of, finish, local_jobs
 
 
 def test_a_folder_here_a_hub_id_and_a_folder_that_is_not_there(tmp_path: Path) -> None:

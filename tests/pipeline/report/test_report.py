@@ -11,7 +11,7 @@ import pytest
 from trimode.pipeline.analysis.summary import JSON_FIELDS
 from trimode.pipeline.report.__main__ import main
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
+from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
 
 def test_json_is_all_that_stdout_gets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from trimode.core.errors import ConfigError
 from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import data_sha256
-from trimode.tests.pipeline.fake_jobs import job_spec
+from trimode.tests.fakes.specs import job_spec
 
 PROMPTS = {"gsm8k": "p0"}
 DATA = {"gsm8k": {"sha256": "d0", "num_rows": 3}}

@@ -15,7 +15,7 @@ from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import remaining
 from trimode.pipeline.run_folder.rows import Row, finished_positions, num_rows, read_output, read_rows
 from trimode.pipeline.run_folder.store import SeedStore
-from trimode.tests.pipeline.fake_jobs import job_spec, task_spec
+from trimode.tests.fakes.specs import job_spec, task_spec
 
 
 def record(position: int, seed: int = 0, **changes: object) -> NfeRecord:

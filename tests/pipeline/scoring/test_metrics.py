@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.metrics import compute_metrics, majority_at_k, mean_of_first, pass_at_k
-from trimode.tests.pipeline.scoring.goldens import needs_goldens, rows, value
+from trimode.tests.goldens import needs_goldens, rows, value
 
 
 def answer(right: bool, text: str | None = "4", **more: Any) -> dict[str, Any]:

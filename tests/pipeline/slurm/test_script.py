@@ -8,7 +8,7 @@ from pathlib import Path
 from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.launch.dry_run import job_scripts
 from trimode.pipeline.slurm.script import by_shape, container_arguments, sbatch_text, submission_dir
-from trimode.tests.pipeline.sweeps import jobs_of, local_jobs
+from trimode.tests.fakes.sweeps import jobs_of, local_jobs
 
 TYPES = PROJECT_DIR / ".types"
 

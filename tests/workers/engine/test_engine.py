@@ -11,7 +11,7 @@ import torch
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import FORWARD_KINDS, ModeDefaults
 from trimode.tests.workers.conftest import micro_settings
-from trimode.tests.workers.goldens import load_cases
+from trimode.tests.workers.micro import load_cases
 from trimode.workers.decode.ar import ArState
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.registry import MODES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from trimode.tests.workers.goldens import MICRO
+from trimode.tests.workers.micro import MICRO
 from trimode.workers.engine.pages import PageAllocator
 from trimode.workers.model.checkpoint import read_config
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache, pages_for

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from trimode.core.errors import ConfigError
 from trimode.kernels.rope import yarn_inv_freq
 from trimode.tests.workers.conftest import micro_settings
-from trimode.tests.workers.goldens import MICRO
+from trimode.tests.workers.micro import MICRO
 from trimode.workers.model.checkpoint import read_config
 from trimode.workers.runtime import Runtime
 

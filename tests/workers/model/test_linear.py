@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from trimode.kernels.llvm.jit import num_lanes
-from trimode.tests.workers.goldens import MICRO
+from trimode.tests.workers.micro import MICRO
 from trimode.workers.model import linear
 from trimode.workers.model.adapter import load_adapter, open_adapter
 from trimode.workers.model.checkpoint import read_config

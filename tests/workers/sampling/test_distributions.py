@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from trimode.core.protocol import DecodeParams
-from trimode.tests.workers.goldens import load_cases
+from trimode.tests.workers.micro import load_cases
 from trimode.workers.decode.chunk import Chunk, Verify
 from trimode.workers.runtime import Runtime
 from trimode.workers.sampling.distributions import draw, filtered_probs

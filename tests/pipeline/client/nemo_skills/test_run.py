@@ -30,10 +30,10 @@ from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import Row, read_async, read_output
 from trimode.pipeline.spec import JobSpec, TaskSpec
-from trimode.tests.pipeline.fake_balancer import Body, FakeBalancer, Reply, answer
-from trimode.tests.pipeline.fake_jobs import client_spec, decode_spec, job_spec, task_spec, write_data
+from trimode.tests.fakes.balancer import Body, FakeBalancer, Reply, answer
+from trimode.tests.fakes.specs import client_spec, decode_spec, job_spec, task_spec, write_data
 
-IMITATION = Path(__file__).parents[2] / "fake_nemo_skills.py"
+IMITATION = Path(__file__).parents[3] / "fakes" / "nemo_skills.py"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.answers.extract import extract_answer
 from trimode.pipeline.scoring.answers.math import math_equal, score
-from trimode.tests.pipeline.scoring.goldens import needs_goldens, rows
+from trimode.tests.goldens import needs_goldens, rows
 
 
 @pytest.mark.parametrize(

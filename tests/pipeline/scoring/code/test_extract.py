@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from trimode.pipeline.scoring.code.extract import extract_code
-from trimode.tests.pipeline.scoring.goldens import needs_goldens, rows
+from trimode.tests.goldens import needs_goldens, rows
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.code.livecodebench import check, score, test_cases
-from trimode.tests.pipeline.scoring.goldens import GOLDENS, needs_goldens, rows
+from trimode.tests.goldens import GOLDENS, needs_goldens, rows
 
 BENCHMARK = load_benchmark("livecodebench")
 

@@ -10,7 +10,7 @@ from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data.load import load_rows
 from trimode.pipeline.scoring import ifeval
-from trimode.tests.pipeline.scoring.goldens import DATA, needs_goldens, rows, value
+from trimode.tests.goldens import DATA, needs_goldens, rows, value
 
 BENCHMARK = load_benchmark("ifeval")
 ROW = {

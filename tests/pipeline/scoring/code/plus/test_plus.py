@@ -11,7 +11,7 @@ import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.scoring.code.plus import check, no_answer, problems, score
-from trimode.tests.pipeline.scoring.goldens import DATA, needs_goldens, rows
+from trimode.tests.goldens import DATA, needs_goldens, rows
 
 HUMAN_EVAL, MBPP = load_benchmark("human-eval"), load_benchmark("mbpp")
 HEAVY = {f"HumanEval/{number}" for number in (14, 15, 36, 59, 83, 94, 100, 130, 139)}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 SEEN_BY_EVAL = "-m trimode.pipeline.eval"
 LOCKED = "install -q --no-deps --no-build-isolation --require-hashes -r ROOT/scripts/locks/"
 OURS = "install -q --no-deps --no-build-isolation -e ROOT"

@@ -15,7 +15,7 @@ from trimode.pipeline.launch.local import setup_environment
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import has_ended, job_states
 from trimode.pipeline.sweep import run
-from trimode.tests.pipeline.sweeps import HERE, config_of
+from trimode.tests.fakes.sweeps import HERE, config_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
 MODEL = PROJECT_DIR / "assets" / "demo_model"

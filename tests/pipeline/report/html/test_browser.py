@@ -10,8 +10,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 from trimode.pipeline.report.__main__ import main
-from trimode.tests.pipeline.html_report.browser import Browser, find_chromium, open_browser
-from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
+from trimode.tests.fakes.browser import Browser, find_chromium, open_browser
+from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
 needs_chromium = pytest.mark.skipif(
     find_chromium() is None and os.environ.get("CI") != "true",

@@ -20,7 +20,7 @@ from trimode.pipeline.plan.survey import survey
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 
-HERE = "trimode.tests.pipeline.sweeps"
+HERE = "trimode.tests.fakes.sweeps"
 
 
 def config_of(*overrides: str) -> Config:

@@ -91,5 +91,5 @@ def start_job(spec: JobSpec, folder: Path, behaviour: dict[str, object] | None =
         "OMP_NUM_THREADS": "1",
         "FAKE_BALANCER": json.dumps(behaviour or {}),
     }
-    command = [sys.executable, str(Path(__file__).with_name("fake_job.py")), str(path)]
+    command = [sys.executable, str(Path(__file__).with_name("job_process.py")), str(path)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

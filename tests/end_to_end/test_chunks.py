@@ -18,7 +18,7 @@ from trimode.pipeline.run_folder.resume import is_finished, remaining
 from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions, read_output, read_rows
 from trimode.pipeline.run_folder.store import SeedStore
 from trimode.pipeline.spec import Chunk, JobSpec
-from trimode.tests.pipeline.fake_jobs import job_spec, start_job, task_spec, write_data
+from trimode.tests.fakes.specs import job_spec, start_job, task_spec, write_data
 from trimode.tests.pipeline.job.test_run import paths_of, rows_of, run, wait_for_rows
 from trimode.tests.pipeline.run_folder.test_store import record, row, same
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[3].parent / "shared"
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 GOLDENS = SHARED / "goldens" / "nemo_skills"
 DATA = SHARED / "data"
 

@@ -1,4 +1,4 @@
-"""`python fake_job.py SPEC.pickle`: one job against the fake balancer, scored by a comparison of strings.
+"""`python job_process.py SPEC.pickle`: one job against the fake balancer, scored by a comparison of strings.
 
 Knows no real server and no real scorer.
 """
@@ -37,7 +37,7 @@ class FakeScoring:
 
 def main() -> None:
     """Runs the pickled spec."""
-    server.BALANCER = (str(Path(__file__).with_name("fake_balancer.py")),)
+    server.BALANCER = (str(Path(__file__).with_name("balancer.py")),)
     tasks.ScoringPool = FakeScoring  # type: ignore[assignment,misc]
     job.run_job(pickle.loads(Path(sys.argv[1]).read_bytes()))
 

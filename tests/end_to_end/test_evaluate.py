@@ -14,11 +14,11 @@ from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import WorkerSettings
 from trimode.pipeline.data import hub
 from trimode.pipeline.in_process import flags as direct_flags
-from trimode.tests.fakes import FakeWorker
-from trimode.tests.pipeline.fake_jobs import job_spec
-from trimode.tests.pipeline.sweeps import config_of
+from trimode.tests.fakes.specs import job_spec
+from trimode.tests.fakes.sweeps import config_of
+from trimode.tests.fakes.worker import FakeWorker
 
-SCRIPT = Path(__file__).resolve().parents[1] / "evaluate.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "evaluate.py"
 ROWS = [{"problem": f"What is {index} + {index}?", "expected_answer": 2 * index} for index in range(6)]
 
 

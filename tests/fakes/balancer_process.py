@@ -38,7 +38,7 @@ def command(folder: Path, *flags: str) -> list[str]:
         *(sys.executable, "-m", "trimode.balancer", "--model", str(folder / "tri"), "--device", "cpu"),
         *(
             "--worker-class",
-            "trimode.tests.fakes:FakeWorker",
+            "trimode.tests.fakes.worker:FakeWorker",
             "--num-workers",
             "2",
             "--max-num-seqs",

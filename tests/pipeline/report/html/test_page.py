@@ -14,7 +14,7 @@ from trimode.pipeline.analysis.summary import summarize_runs
 from trimode.pipeline.report.html.page import make_page
 from trimode.pipeline.report.html.samples import MAX_TEXT, clip
 from trimode.pipeline.report.html.series import Series, make_series
-from trimode.tests.pipeline.synthetic_runs import FakeRun, demo_sweep, write_run
+from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;{{data}}\u2028 {0} "
 
