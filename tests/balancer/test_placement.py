@@ -10,7 +10,7 @@ from trimode.balancer.placement import place_workers
 from trimode.balancer.settings import BalancerSettings
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import WorkerSettings
-from trimode.tests.core.fake_machine import machine
+from trimode.tests.fakes.machine import machine
 
 
 def settings(device: str, num_workers: int | None = None) -> BalancerSettings:

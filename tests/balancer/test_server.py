@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from trimode.tests.core.fake_machine import import_path
 from trimode.tests.fakes.balancer_process import (
     RunningBalancer,
     alive,
@@ -22,6 +21,7 @@ from trimode.tests.fakes.balancer_process import (
     start_balancer,
     wait_for,
 )
+from trimode.tests.fakes.machine import import_path
 
 
 def all_gone(pids: list[int], folder: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from trimode.core.devices import visible_gpus
-from trimode.tests.core.fake_machine import machine
+from trimode.tests.fakes.machine import machine
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from trimode.core.errors import WorkerError
 from trimode.pipeline.job.devices import Devices, choose_devices
 from trimode.pipeline.spec import ResourceSpec
-from trimode.tests.core.fake_machine import machine
+from trimode.tests.fakes.machine import machine
 
 
 def resources(device: str, num_gpus: int, num_workers: int | None = None) -> ResourceSpec:
