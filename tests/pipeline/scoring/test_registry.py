@@ -66,7 +66,8 @@ def test_a_wrong_row_holds_the_verdict_fields_of_its_scorer(name: str) -> None:
 
 def test_metrics_and_verdicts_load_no_scorer() -> None:
     code = (
-        "import sys; import trimode.pipeline.scoring.metrics, trimode.pipeline.scoring.verdicts, trimode.pipeline.scoring.registry as row;"
+        "import sys; import trimode.pipeline.scoring.metrics, trimode.pipeline.scoring.verdicts;"
+        "import trimode.pipeline.scoring.registry as row;"
         "modules = {f'trimode.pipeline.scoring.{facts.module}' for facts in row.SCORERS.values()};"
         "print(sorted((modules | {'sympy', 'math_verify', 'nltk', 'langdetect'}) & set(sys.modules)))"
     )
