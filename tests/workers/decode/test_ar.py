@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from trimode.tests.workers.decode.fake_forward import (
+from trimode.tests.fakes.forward import (
     CONTEXT,
     END_THINK,
     EOS,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 import pytest
-from trimode.tests.workers.decode.fake_forward import (
+from trimode.tests.fakes.forward import (
     CONTEXT,
     END_THINK,
     EOS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trimode.tests.workers.decode.fake_forward import CONTEXT, END_THINK, EOS, FakeModel, new_state
+from trimode.tests.fakes.forward import CONTEXT, END_THINK, EOS, FakeModel, new_state
 from trimode.workers.decode.state import DecodeContext, DecodeState
 
 TOKENS = st.lists(st.sampled_from([20, 21, 22, END_THINK, EOS]), min_size=1, max_size=7)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import pytest
-from trimode.tests.workers.decode.fake_forward import CONTEXT, EOS, begun, logprobs, new_state, peek, sampled, step
+from trimode.tests.fakes.forward import CONTEXT, EOS, begun, logprobs, new_state, peek, sampled, step
 from trimode.workers.decode.ar import ArState
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.protocol import FORWARD_KINDS, Mode
