@@ -7,10 +7,10 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from trimode.core.protocol import DecodeParams
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled, Verify
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeContext, DecodeState
-from trimode.workers.protocol import DecodeParams
 
 MASK = 100
 EOS = 11

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from trimode.core.protocol import MODE_DEFAULTS, Mode
 from trimode.workers.decode.registry import MODES
-from trimode.workers.protocol import MODE_DEFAULTS, Mode
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,7 +29,7 @@ def test_decode_imports_nothing_but_the_standard_library_and_ours() -> None:
         for imported in imports(module):
             (waiting if imported.startswith("trimode") else others).add(imported)
         waiting -= seen
-    assert "trimode.workers.protocol" in seen
+    assert "trimode.core.protocol" in seen
     assert {name.split(".")[0] for name in others} <= sys.stdlib_module_names
 
 

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import pytest
+from trimode.core.protocol import FORWARD_KINDS, Mode
 from trimode.tests.fakes.forward import CONTEXT, EOS, begun, logprobs, new_state, peek, sampled, step
 from trimode.workers.decode.ar import ArState
 from trimode.workers.decode.chunk import Chunk
-from trimode.workers.protocol import FORWARD_KINDS, Mode
 
 SLICED = dataclasses.replace(CONTEXT, prefill_slice=4)
 
