@@ -39,14 +39,14 @@ def check(config: Config) -> None:
 def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
     """One entry of `modes`."""
     _at_least(f"modes.{name}.block_length", mode.block_length, 1)
-    if mode.mode is Mode.AR and mode.block_length != 1:
+    if mode.mode is Mode.ar and mode.block_length != 1:
         raise ConfigError(f"block_length of ar: got {mode.block_length}; valid: 1 (ar decodes token by token)")
     if mode.threshold is not None:
-        if mode.mode is Mode.AR:
+        if mode.mode is Mode.ar:
             raise ConfigError(f"threshold of ar: got {mode.threshold:g}; valid: null (ar has no threshold)")
         if not 0 <= mode.threshold <= 1:
             raise ConfigError(f"threshold of {name}: got {mode.threshold:g}; valid: from 0 up to 1, or null")
-    if mode.lora and mode.mode is not Mode.LINEAR_SPEC:
+    if mode.lora and mode.mode is not Mode.linear_spec:
         raise ConfigError(
             f"lora in {name}: the adapter drafts, which only linear_spec does; got mode {mode.mode.value}"
         )

@@ -116,7 +116,7 @@ def context_limit(mode: ModeConfig, survey: Survey) -> int | None:
 
 def decode_spec(config: Config, mode: ModeConfig, survey: Survey) -> DecodeSpec:
     """How one mode decodes; a null threshold of linear_spec is 0."""
-    threshold = 0.0 if mode.mode is Mode.LINEAR_SPEC and mode.threshold is None else mode.threshold
+    threshold = 0.0 if mode.mode is Mode.linear_spec and mode.threshold is None else mode.threshold
     return DecodeSpec(
         mode=mode.mode,
         lora=mode.lora,

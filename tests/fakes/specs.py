@@ -35,7 +35,7 @@ def write_data(data_dir: Path, num_rows: int) -> Path:
 
 def decode_spec(**changes: Any) -> DecodeSpec:
     spec = DecodeSpec(
-        mode=Mode.LINEAR_SPEC,
+        mode=Mode.linear_spec,
         lora=False,
         lora_path=None,
         block_length=32,

@@ -37,7 +37,7 @@ def test_a_mode_entry_is_touched_dropped_and_added() -> None:
     assert list(config.modes) == ["dlm", "linear_spec"]
     assert config.modes["dlm"].block_length == 64
     assert list(config_of("mode=[ar,dlm]").modes) == ["ar", "dlm"]
-    assert config_of("+mode@modes.dlm16=dlm", "modes.dlm16.block_length=16").modes["dlm16"].mode is Mode.DLM
+    assert config_of("+mode@modes.dlm16=dlm", "modes.dlm16.block_length=16").modes["dlm16"].mode is Mode.dlm
 
 
 def test_the_demo_has_four_rows() -> None:

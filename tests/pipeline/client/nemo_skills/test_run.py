@@ -77,7 +77,7 @@ def _run(tmp_path: Path, task: TaskSpec, num_rows: int = 5, **changes: Any) -> t
 
 
 def test_overrides_send_the_mode_as_flat_scalars() -> None:
-    decode = decode_spec(mode=Mode.DLM, threshold=None, block_length=8, lora=False)
+    decode = decode_spec(mode=Mode.dlm, threshold=None, block_length=8, lora=False)
     assert overrides(decode, 7, 99.6) == [
         "++inference.temperature=0.0",
         "++inference.top_p=0.95",
