@@ -13,7 +13,7 @@ from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config.schema import Config, ModeConfig
-from trimode.pipeline.spec import ClientKind
+from trimode.pipeline.spec import ClientKind, Device
 
 TIME_FORMATS = "minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -99,7 +99,7 @@ def _check_cluster(config: Config) -> None:
     ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name}: got {value}; valid: above 0")
-    if balancer.device != "cpu" and cluster.gpus is not None and (balancer.workers or 0) > cluster.gpus:
+    if balancer.device is not Device.cpu and cluster.gpus is not None and (balancer.workers or 0) > cluster.gpus:
         raise ConfigError(f"workers: each has a GPU of its own; got {balancer.workers} for {cluster.gpus} GPUs")
 
 

@@ -18,7 +18,6 @@ from trimode.pipeline.config.schema import Config, ModeConfig
 from trimode.pipeline.plan.identity import eval_dir_name, run_identity
 from trimode.pipeline.plan.survey import Survey, absolute
 from trimode.pipeline.spec import (
-    Chunk,
     ClientSpec,
     Container,
     DecodeSpec,
@@ -28,6 +27,7 @@ from trimode.pipeline.spec import (
     JobsPer,
     ModelSpec,
     ResourceSpec,
+    SampleShare,
     TaskSpec,
 )
 
@@ -51,7 +51,7 @@ def _split(job: JobSpec, jobs_per: JobsPer, num_chunks: int) -> list[JobSpec]:
     if jobs_per is JobsPer.benchmark:
         parts = [replace(job, name=f"{job.name}-{task.benchmark}", tasks=(task,)) for task in job.tasks]
     if num_chunks > 1:
-        chunks = [Chunk(index, num_chunks) for index in range(num_chunks)]
+        chunks = [SampleShare(index, num_chunks) for index in range(num_chunks)]
         parts = [
             replace(
                 part,
@@ -71,7 +71,7 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
     model = ModelSpec(
         path=survey.model.path,
         tokenizer=survey.tokenizer.path if survey.tokenizer else None,
-        dtype=config.model.dtype.value,
+        dtype=config.model.dtype,
         max_position_embeddings=context_limit(mode, survey),
         revision=config.model.revision,
     )
@@ -153,8 +153,8 @@ def resource_spec(config: Config, mounts: tuple[str, ...]) -> ResourceSpec:
     on_cpu = config.balancer.device is Device.cpu
     return ResourceSpec(
         cluster=cluster.name,
-        executor=cluster.executor.value,
-        device=config.balancer.device.value,
+        executor=cluster.executor,
+        device=config.balancer.device,
         num_gpus=0 if on_cpu else cluster.gpus or 0,
         num_workers=config.balancer.workers or (cluster.gpus if on_cpu else None),
         time_limit_min=parse_time(cluster.time_limit),
@@ -162,7 +162,7 @@ def resource_spec(config: Config, mounts: tuple[str, ...]) -> ResourceSpec:
         account=cluster.account or None,
         cpus_per_task=cluster.cpus_per_task,
         mem_gb=cluster.mem_gb,
-        container=cluster.container.value,
+        container=cluster.container,
         container_image=cluster.container_image or None,
         container_mounts=mounts,
         container_python=cluster.container_python,
@@ -203,7 +203,7 @@ def container_mounts(config: Config, survey: Survey, out_dir: Path, data_dir: st
 def client_spec(config: Config) -> ClientSpec:
     """How prompts are sent and scored."""
     return ClientSpec(
-        kind=config.client.kind.value,
+        kind=config.client.kind,
         max_concurrent_requests=config.client.max_concurrent_requests,
         max_num_seqs=config.balancer.max_num_seqs,
         request_timeout_s=config.client.request_timeout_s,

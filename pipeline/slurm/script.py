@@ -13,7 +13,7 @@ from pathlib import Path
 
 from submitit.slurm.slurm import _make_sbatch_string
 from trimode.core.project import PROJECT_DIR
-from trimode.pipeline.spec import JobSpec, ResourceSpec
+from trimode.pipeline.spec import Container, JobSpec, ResourceSpec
 
 IMPORT_DIR = PROJECT_DIR / ".types"
 """On PYTHONPATH it makes the checkout importable as `trimode`, installed or not."""
@@ -39,7 +39,7 @@ def submission_dir(jobs: Sequence[JobSpec]) -> Path:
 
 def container_arguments(resources: ResourceSpec) -> list[str]:
     """srun's pyxis options; none without a container."""
-    if resources.container == "none":
+    if resources.container is Container.none:
         return []
     return [
         f"--container-image={resources.container_image or 'IMAGE'}",
@@ -51,7 +51,7 @@ def container_arguments(resources: ResourceSpec) -> list[str]:
 
 def python_command(resources: ResourceSpec) -> str:
     """Shell words that start Python inside the job."""
-    if resources.container == "none":
+    if resources.container is Container.none:
         return shlex.quote(sys.executable)
     return f"env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(IMPORT_DIR))} {resources.container_python}"
 
