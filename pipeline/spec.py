@@ -236,7 +236,7 @@ def _from_json(kind: object, raw: object) -> object:
         kinds_by_name = get_type_hints(plain)
         names = [item.name for item in dataclasses.fields(plain) if item.name in raw]
         return plain(**{name: _from_json(kinds_by_name[name], raw[name]) for name in names})
-    if issubclass(plain, StrEnum):
+    if issubclass(plain, StrEnum) and isinstance(raw, str):
         return plain(raw)
     if plain is float and type(raw) is int:
         return float(raw)

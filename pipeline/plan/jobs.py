@@ -13,7 +13,6 @@ from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.config.checks import parse_benchmarks, parse_time
 from trimode.pipeline.config.schema import Config, ModeConfig
 from trimode.pipeline.plan.identity import eval_dir_name, run_identity
 from trimode.pipeline.plan.survey import Survey, absolute
@@ -137,13 +136,13 @@ def task_specs(config: Config) -> tuple[TaskSpec, ...]:
     first = config.starting_seed
     return tuple(
         TaskSpec(
-            benchmark=name,
-            repeats=repeats,
-            seeds=tuple(range(first, first + repeats)),
-            num_samples=load_benchmark(name).num_samples,
+            benchmark=choice.name,
+            repeats=choice.repeats,
+            seeds=tuple(range(first, first + choice.repeats)),
+            num_samples=load_benchmark(choice.name).num_samples,
             limit=config.limit,
         )
-        for name, repeats in parse_benchmarks(config.benchmarks)
+        for choice in config.benchmarks
     )
 
 
@@ -157,7 +156,7 @@ def resource_spec(config: Config, mounts: tuple[str, ...]) -> ResourceSpec:
         device=config.balancer.device,
         num_gpus=0 if on_cpu else cluster.gpus or 0,
         num_workers=config.balancer.workers or (cluster.gpus if on_cpu else None),
-        time_limit_min=parse_time(cluster.time_limit),
+        time_limit_min=cluster.time_limit_min,
         partition=cluster.partition or None,
         account=cluster.account or None,
         cpus_per_task=cluster.cpus_per_task,

@@ -5,7 +5,9 @@ Runs nothing and reads nothing. Dry run and submission print and submit the same
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -34,7 +36,8 @@ def submission_dir(jobs: Sequence[JobSpec]) -> Path:
     Job ids may start again on a new cluster; a stale pickle found there then is the same job.
     """
     out_dir = Path(jobs[0].run_dir).parents[2]
-    return out_dir / ".submitit" / hashlib.sha256(repr(tuple(jobs)).encode()).hexdigest()[:12]
+    text = json.dumps([dataclasses.asdict(job) for job in jobs], sort_keys=True)
+    return out_dir / ".submitit" / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def container_arguments(resources: ResourceSpec) -> list[str]:
