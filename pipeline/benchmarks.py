@@ -9,13 +9,11 @@ import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 from trimode.core.errors import ConfigError
+from trimode.core.project import BENCHMARK_DIR
 from trimode.pipeline.spec import ClientKind, JobSpec
-
-BENCHMARK_DIR = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

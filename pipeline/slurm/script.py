@@ -14,11 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from submitit.slurm.slurm import _make_sbatch_string
-from trimode.core.project import PROJECT_DIR
+from trimode.core.project import IMPORT_DIR, PROJECT_DIR
 from trimode.pipeline.spec import Container, JobSpec, ResourceSpec
 
-IMPORT_DIR = PROJECT_DIR / ".types"
-"""On PYTHONPATH it makes the checkout importable as `trimode`, installed or not."""
 TASK_MODULE = "submitit.core._submit"
 
 
