@@ -1,6 +1,6 @@
 """The benchmark registry: one YAML of facts per benchmark in conf/benchmark/, read into a frozen dataclass.
 
-The facts say which prompt, split, scorer and metric belong to a benchmark.
+Knows no data, no scoring code and no Hydra; names which prompt, split, scorer and metric belong to a benchmark.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BENCHMARK_DIR = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """Facts of one benchmark. Its fields are the keys that conf/benchmark/<name>.yaml may have."""
+    """Facts of one benchmark; field by field what conf/benchmark/<name>.yaml may hold."""
 
     name: str
     prompt_config: str
@@ -45,19 +45,19 @@ class Benchmark:
 
     @property
     def prompt_sha256(self) -> str:
-        """Hash that identifies the prompt text."""
+        """Identity of the prompt text."""
         return hashlib.sha256(self.prompt.encode()).hexdigest()
 
 
 @functools.cache
 def benchmark_names() -> tuple[str, ...]:
-    """Returns every registered name, sorted."""
+    """Every registered name, sorted."""
     return tuple(sorted(path.stem for path in BENCHMARK_DIR.glob("*.yaml")))
 
 
 @functools.cache
 def load_benchmark(name: str) -> Benchmark:
-    """Returns the facts of `name`. Raises ConfigError for an unknown name or a bad file."""
+    """The facts of `name`. Raises ConfigError for an unknown name or a bad file."""
     path = BENCHMARK_DIR / f"{name}.yaml"
     if name not in benchmark_names():
         raise ConfigError(f"unknown benchmark: got {name!r}; valid: {', '.join(benchmark_names())}")
@@ -71,7 +71,7 @@ def load_benchmark(name: str) -> Benchmark:
 
 
 def without_scorer(spec: JobSpec) -> list[str]:
-    """Returns the names of a job's benchmarks that its client cannot score."""
+    """The benchmarks of a job that its client cannot score."""
     kind = spec.client.kind
     benchmarks = [load_benchmark(task.benchmark) for task in spec.tasks]
     return [
