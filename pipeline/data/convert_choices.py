@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from trimode.pipeline.data.formats import Row
+Row = dict[str, object]
 
 _SUBJECTS_BY_AREA = {
     "biology": "college_biology high_school_biology",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trimode.pipeline.data.formats import Row
+Row = dict[str, object]
 
 LCB_RELEASE = "v6"
 LCB_WINDOW = ("2024-08-01", "2025-05-31")

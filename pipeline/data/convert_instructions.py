@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trimode.pipeline.data.formats import Row
+Row = dict[str, object]
 
 
 def ifeval(raw: Row) -> Row:

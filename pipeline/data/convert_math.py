@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from trimode.pipeline.data.formats import Row
+Row = dict[str, object]
 
 
 def gsm8k(raw: Row) -> Row:

@@ -18,7 +18,6 @@ from pathlib import Path
 from trimode.core.errors import ConfigError
 
 Row = dict[str, object]
-"""One row of a benchmark: raw, as its publisher writes it, or prepared, with NeMo-Skills' fields."""
 
 
 def iter_jsonl(path: Path) -> Iterator[Row]:

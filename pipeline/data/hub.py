@@ -17,9 +17,10 @@ from trimode.core.errors import ConfigError
 from trimode.core.files import write_text_atomic
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data import convert_choices, convert_instructions, convert_math
-from trimode.pipeline.data.formats import Row
 from trimode.pipeline.data.load import data_root, each, has_rows, prepared_path
 from trimode.pipeline.data.prepare import PrepareOptions, prepare
+
+Row = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,12 @@ from pathlib import Path
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data import convert_choices, convert_code, convert_instructions, convert_math
-from trimode.pipeline.data.formats import Row, iter_jsonl, read_csv, read_jsonl, read_mmlu_tar, read_parquet
+from trimode.pipeline.data.formats import iter_jsonl, read_csv, read_jsonl, read_mmlu_tar, read_parquet
 from trimode.pipeline.data.sources import SOURCES
 
 log = logging.getLogger(__name__)
 
+Row = dict[str, object]
 BUNDLED_DIR = Path(__file__).resolve().parents[2] / "assets" / "benchmarks"
 
 
