@@ -32,7 +32,6 @@ log = logging.getLogger("trimode.balancer")
 
 CLOSE_S = 2
 """Time that open connections get at the end."""
-PARENT_POLL_S = 0.25
 STUCK_S = 25.0
 """An orderly end that takes longer than this is cut short."""
 
@@ -83,8 +82,6 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
     signals = _SignalRecord()
     try:
         _on_signals(_raise_stop)
-        if settings.die_with_parent:
-            threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
         placement = place_workers(settings)
         listener = _listen(settings.host, settings.port)
         start_ray(folder, num_cpus=placement.num_workers, num_gpus=placement.num_workers * placement.gpus_per_worker)
@@ -204,13 +201,6 @@ def _on_signals(handler: Callable[[int, FrameType | None], object] | signal.Hand
 
 def _raise_stop(_number: int, _frame: FrameType | None) -> None:
     raise _StopRequest
-
-
-def _watch_parent(parent: int) -> None:
-    """Asks for an orderly end once this process has been handed to another parent."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_S)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _cut_short() -> None:

@@ -49,8 +49,6 @@ class BalancerSettings:
     """Bearer key that every request but /health must carry."""
     request_log: Path | None = None
     """One JSON line per answered request is appended here."""
-    die_with_parent: bool = False
-    """End when the process that started this one is gone."""
 
     @property
     def in_flight_limit(self) -> int:
@@ -96,7 +94,6 @@ def build_parser() -> argparse.ArgumentParser:
     process.add_argument("--ready-file", type=Path, help="written as JSON {url, pid, workers} when serving")
     process.add_argument("--log-dir", type=Path, help="folder of the worker logs")
     process.add_argument("--log-prefix", default="", help="put before worker_<i>.log")
-    process.add_argument("--die-with-parent", action="store_true", help="end when the starting process is gone")
     return parser
 
 
@@ -142,7 +139,6 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
         max_worker_deaths=args.max_worker_deaths,
         api_key=api_key,
         request_log=_absolute(args.request_log),
-        die_with_parent=args.die_with_parent,
     )
 
 

@@ -26,6 +26,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from trimode.core.processes import die_with_parent
 from trimode.core.protocol import FORWARD_KINDS, Generation, WorkerSettings
 
 PROMPT = "What is the sum of the first hundred numbers? " * 10
@@ -137,10 +138,11 @@ def balancer_server(num_workers: int) -> Iterator[int]:
     """The balancer with echo workers; prints how long it took to be ready and yields its port."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.json"
-        command = [sys.executable, "-m", "trimode.balancer", "--model", "echo", "--device", "cpu", "--die-with-parent"]
+        command = [sys.executable, "-m", "trimode.balancer", "--model", "echo", "--device", "cpu"]
         command += ["--worker-class", f"{__spec__.name}:EchoWorker", "--num-workers", str(num_workers)]
         began = time.perf_counter()
-        with subprocess.Popen([*command, "--ready-file", str(ready)], stderr=subprocess.DEVNULL) as process:
+        command += ["--ready-file", str(ready)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent) as process:
             try:
                 while not ready.exists():
                     if process.poll() is not None:

@@ -126,22 +126,6 @@ def test_sigterm_answers_what_runs_and_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "ready.json").exists()
 
 
-def test_the_balancer_ends_with_its_parent(tmp_path: Path) -> None:
-    line = command(tmp_path)
-    script = f"import subprocess, time; p = subprocess.Popen({line!r}); print(p.pid, flush=True); time.sleep(600)"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    wait_for((tmp_path / "ready.json").exists, 300)
-    folder = private_folder(pid)
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    wait_for(lambda: all_gone([pid], folder))
-
-
 def test_sigterm_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(command(tmp_path), env=environment(), stderr=subprocess.DEVNULL)
     started: list[Path] = []

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from trimode.core.processes import die_with_parent
 
 import httpx
 import openai
@@ -36,15 +37,7 @@ def command(folder: Path, *flags: str) -> list[str]:
     """Two fake workers on the CPU, everything written below `folder`."""
     return [
         *(sys.executable, "-m", "trimode.balancer", "--model", str(folder / "tri"), "--device", "cpu"),
-        *(
-            "--worker-class",
-            "trimode.tests.fakes.worker:FakeWorker",
-            "--num-workers",
-            "2",
-            "--max-num-seqs",
-            "4",
-            "--die-with-parent",
-        ),
+        *("--worker-class", "trimode.tests.fakes.worker:FakeWorker", "--num-workers", "2", "--max-num-seqs", "4"),
         *("--ready-file", str(folder / "ready.json"), "--log-dir", str(folder / "logs"), *flags),
     ]
 
@@ -97,6 +90,7 @@ def start_balancer(
             command(folder, *flags),
             cwd=folder,
             env={**environment(fake_log), **extra_environment},
+            preexec_fn=die_with_parent,
             stderr=log,
             stdout=log,
             text=True,
