@@ -23,14 +23,14 @@ from dataclasses import asdict
 
 from trimode.core.errors import ConfigError, TrimodeError
 from trimode.core.files import write_json_atomic
-from trimode.core.protocol import WorkerSettings
+from trimode.core.protocol import Worker, WorkerSettings
 from trimode.pipeline.client.samples import LoadedTask, load_tasks
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data import convert_choices, convert_instructions, convert_math
 from trimode.pipeline.data.hub import HubDataset
 from trimode.pipeline.data.load import each
 from trimode.pipeline.in_process.flags import Tasks, parse, plan_jobs
-from trimode.pipeline.in_process.run import DirectWorker, TaskResult, print_result, print_summary, run_task
+from trimode.pipeline.in_process.run import TaskResult, print_result, print_summary, run_task
 from trimode.pipeline.launch.owner import claim, release, this_process
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
@@ -77,7 +77,7 @@ TASKS: Tasks = {
 """Names of --tasks: a benchmark of the registry, and the hub's rows of it where they have the publisher's fields."""
 
 
-def main(argv: Sequence[str], make_worker: Callable[[WorkerSettings], DirectWorker]) -> int:
+def main(argv: Sequence[str], make_worker: Callable[[WorkerSettings], Worker]) -> int:
     """Runs the tasks in turn; what an earlier call finished is kept. Returns 0, 1 (failed) or 2 (the user must act)."""
     args = parse(argv, TASKS)
     try:
@@ -100,13 +100,13 @@ def main(argv: Sequence[str], make_worker: Callable[[WorkerSettings], DirectWork
 
 
 def run_jobs(
-    args: argparse.Namespace, config: Config, jobs: list[JobSpec], make_worker: Callable[[WorkerSettings], DirectWorker]
+    args: argparse.Namespace, config: Config, jobs: list[JobSpec], make_worker: Callable[[WorkerSettings], Worker]
 ) -> list[TaskResult]:
     """Runs every job on one worker, in one run folder that nobody else may use meanwhile."""
     paths = RunPaths(Path(jobs[0].run_dir))
     owner = this_process()
     claim(paths.run_dir, owner)
-    worker: DirectWorker | None = None
+    worker: Worker | None = None
     try:
         work = [(job, load_tasks(job, paths)[0]) for job in jobs]
         if any(loaded.num_left for _, loaded in work):
@@ -134,7 +134,7 @@ def worker_settings(args: argparse.Namespace, config: Config, spec: JobSpec) -> 
 
 
 async def run_all(
-    args: argparse.Namespace, work: Sequence[tuple[JobSpec, LoadedTask]], paths: RunPaths, worker: DirectWorker | None
+    args: argparse.Namespace, work: Sequence[tuple[JobSpec, LoadedTask]], paths: RunPaths, worker: Worker | None
 ) -> list[TaskResult]:
     """The tasks in the order asked for, each with its header and its closing line."""
     results: list[TaskResult] = []
@@ -147,11 +147,11 @@ async def run_all(
     return results
 
 
-def load_worker(settings: WorkerSettings) -> DirectWorker:
+def load_worker(settings: WorkerSettings) -> Worker:
     """The real worker. torch comes in here and no earlier: help, mistakes and scoring processes do without it."""
-    from trimode.workers.worker import Worker
+    from trimode.workers import worker
 
-    return Worker(settings)
+    return worker.Worker(settings)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -27,6 +26,7 @@ from trimode.balancer.api.app import Service, build_app
 from trimode.balancer.placement import Placement, place_workers
 from trimode.balancer.settings import BalancerSettings, parse_settings
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.files import write_json_atomic
 
 log = logging.getLogger("trimode.balancer")
 
@@ -153,7 +153,7 @@ class _Balancer:
             api_key=self.settings.api_key,
             request_log=self.settings.request_log,
             infos=lambda: pool.infos,
-            figures=pool.figures,
+            stats=pool.stats,
         )
         return uvicorn.Config(
             build_app(service),
@@ -172,11 +172,8 @@ class _Balancer:
         log.info("serving %s with %d workers", url, len(pool.infos))
         if self.settings.ready_file is None:
             return
-        text = json.dumps({"url": url, "pid": os.getpid(), "workers": pool.infos}, indent=2) + "\n"
-        beside = self.settings.ready_file.with_name(f".{self.settings.ready_file.name}.{os.getpid()}")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(self.settings.ready_file)
+        workers = [info.to_json() for info in pool.infos]
+        write_json_atomic(self.settings.ready_file, {"url": url, "pid": os.getpid(), "workers": workers})
 
 
 def _listen(host: str, port: int) -> socket.socket:

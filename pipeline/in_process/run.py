@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from trimode.core.errors import GenerationError
+from trimode.core.protocol import Worker
 from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
 from trimode.pipeline.client.samples import LoadedTask, run_tasks
 from trimode.pipeline.console.progress import Progress
@@ -35,19 +35,6 @@ SHARED_FIELDS = (
     "total_s",
 )
 """What an Answer and a Generation call by the same name."""
-
-
-class DirectWorker(Protocol):
-    """What is needed of a worker."""
-
-    async def generate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Answers one request; raises GenerationError for a request it refuses."""
-
-    def info(self) -> dict[str, object]:
-        """What was loaded."""
-
-    def close(self) -> None:
-        """Lets the device go."""
 
 
 @dataclass(slots=True)
@@ -130,7 +117,7 @@ class TaskResult:
 
 
 async def run_task(
-    place: tuple[JobSpec, RunPaths], loaded: LoadedTask, worker: DirectWorker | None, print_every: int
+    place: tuple[JobSpec, RunPaths], loaded: LoadedTask, worker: Worker | None, print_every: int
 ) -> TaskResult:
     """Runs what is left of one task (one seed) and sums up all of it; without a worker nothing may be left.
 
@@ -170,7 +157,7 @@ async def run_task(
     )
 
 
-def ask_worker(worker: DirectWorker | None, decode: DecodeSpec) -> Callable[[str, str, int], Awaitable[Answer]]:
+def ask_worker(worker: Worker | None, decode: DecodeSpec) -> Callable[[str, str, int], Awaitable[Answer]]:
     """How a sample is asked without HTTP; a request the worker refuses is that sample's error."""
 
     async def ask(name: str, prompt: str, seed: int) -> Answer:
@@ -193,11 +180,11 @@ def ask_worker(worker: DirectWorker | None, decode: DecodeSpec) -> Callable[[str
                 request_id=name, started_at=started, ended_at=time.time(), error=error.message, error_kind=REQUEST
             )
         return Answer(
-            text=generation["text"] or "",
-            completion_tokens=len(generation["token_ids"]),
+            text=generation.text or "",
+            completion_tokens=len(generation.token_ids),
             started_at=started,
             ended_at=time.time(),
-            **{key: generation[key] for key in SHARED_FIELDS},
+            **{key: getattr(generation, key) for key in SHARED_FIELDS},
         )
 
     return ask

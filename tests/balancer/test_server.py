@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,7 +93,7 @@ def test_two_balancers_do_not_meet(balancer: RunningBalancer, second: RunningBal
 def test_each_worker_sees_one_gpu(second: RunningBalancer) -> None:
     workers = second.ready["workers"]
     assert [worker["device"] for worker in workers] == ["cuda", "cuda"]
-    assert sorted(worker["cuda_visible_devices"] for worker in workers) == ["3", "5"]
+    assert sorted(worker["device_name"] for worker in workers) == ["GPU 3", "GPU 5"]
 
 
 def test_the_key_is_asked_for_everywhere_but_health(second: RunningBalancer) -> None:
