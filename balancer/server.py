@@ -1,7 +1,4 @@
-"""The life of one balancer process: socket, Ray, workers, HTTP, ready file, and an end that leaves nothing behind.
-
-Knows no request; it only puts the other rooms of this package together.
-"""
+"""The life of one balancer process: socket, Ray, workers, HTTP, ready file, and an end that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -31,24 +28,24 @@ from trimode.core.files import write_json_atomic
 log = logging.getLogger("trimode.balancer")
 
 CLOSE_S = 2
-"""Time that open connections get at the end."""
+"""Seconds that open connections get at the end."""
 STUCK_S = 25.0
-"""An orderly end that takes longer than this is cut short."""
+"""An orderly end that takes longer than this many seconds is cut short."""
 
 
 class _StopRequest(BaseException):
-    """A signal arrived before the event loop ran; not an error."""
+    """A signal arrived before the event loop ran. This is no error."""
 
 
 class _SignalRecord:
-    """Remembers that a stop was asked for, whichever handler ran: what a handler raises can get lost inside Ray."""
+    """Records signals whichever handler runs, since what a handler raises can get lost inside Ray."""
 
     def __init__(self) -> None:
         self._reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     def stop_asked(self) -> bool:
-        """True when SIGTERM or SIGINT has come since the last question."""
+        """True if SIGTERM or SIGINT has arrived since the last call."""
         try:
             return bool({signal.SIGTERM, signal.SIGINT} & set(os.read(self._reading, 4096)))
         except BlockingIOError:
@@ -56,7 +53,7 @@ class _SignalRecord:
 
 
 class _QuietServer(uvicorn.Server):
-    """uvicorn without its own signal handling, which this module does."""
+    """uvicorn without its signal handling: this module handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -65,7 +62,7 @@ class _QuietServer(uvicorn.Server):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the server; 0 = stopped, 1 = could not start or go on, 2 = the user's error. Errors are one line."""
+    """Runs the server. Returns 0 (stopped), 1 (could not start or go on) or 2 (the user's error, on one line)."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
     try:
@@ -77,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
-    """Serves until SIGTERM or SIGINT; raises ConfigError or WorkerError when it cannot start or go on."""
+    """Serves until SIGTERM or SIGINT. ConfigError or WorkerError when it cannot start or go on."""
     listener: socket.socket | None = None
     signals = _SignalRecord()
     try:
@@ -85,7 +82,7 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
         placement = place_workers(settings)
         listener = _listen(settings.host, settings.port)
         start_ray(folder, num_cpus=placement.num_workers, num_gpus=placement.num_workers * placement.gpus_per_worker)
-        _on_signals(_raise_stop)  # Ray has put its own in place
+        _on_signals(_raise_stop)  # Ray has installed its own
         if signals.stop_asked():
             raise _StopRequest
         balancer = _Balancer(settings, listener, settings.log_dir or folder.path / "workers")
@@ -93,7 +90,7 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
     except (_StopRequest, SystemExit):
         log.info("stopped before it was ready")
     except WorkerError:
-        if not signals.stop_asked():  # else the signal is what broke the start
+        if not signals.stop_asked():  # otherwise the signal is what broke the start
             raise
     finally:
         _on_signals(signal.SIG_IGN)
@@ -117,7 +114,7 @@ class _Balancer:
         self.fatal: str | None = None
 
     async def serve(self, placement: Placement) -> None:
-        """From the first worker's start to the last reply; WorkerError with the cause of an early end."""
+        """Serves from the first worker's start to the last reply. WorkerError with the cause of an early end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)
@@ -177,7 +174,7 @@ class _Balancer:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """The port is taken before anything slow starts, and kept: nobody else can get it in between."""
+    """Takes the port before anything slow starts, so that no other process can get it meanwhile."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's algorithm off only where the protocol is named; with it on, replies wait 40 ms for an ACK
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -201,7 +198,7 @@ def _raise_stop(_number: int, _frame: FrameType | None) -> None:
 
 
 def _cut_short() -> None:
-    """Last resort against a hang at the end; the reaper then ends what is left."""
+    """Ends this process if its orderly end hangs. The reaper then ends what is left."""
     time.sleep(STUCK_S)
     os._exit(1)
 
@@ -211,4 +208,4 @@ if __name__ == "__main__":
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # everything is closed; Ray's exit handlers would only wait
+    os._exit(status)  # everything is closed, and Ray's exit handlers would only wait

@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument("--kv-cache-gb", type=float, help="KV cache of one worker in GiB")
     workers.add_argument("--num-threads", type=int, help="CPU threads of one worker; a fair share when absent")
     workers.add_argument("--worker-class", default=DEFAULT_WORKER_CLASS, metavar="MODULE:CLASS")
-    workers.add_argument("--max-worker-deaths", type=int, default=5, help="deaths in a row that end it all")
+    workers.add_argument("--max-worker-deaths", type=int, default=5, help="deaths in a row that end the balancer")
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1")
     server.add_argument("--port", type=int, default=0, help="0 picks a free one")

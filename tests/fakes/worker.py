@@ -52,7 +52,7 @@ def generation(**changes: Any) -> Generation:
 
 
 class FakeWorker(Worker):
-    """Repeats the prompt in its reply; some words of the prompt act.
+    """Repeats the prompt in its reply. Some words in the prompt have an effect:
 
     `sleep:S` waits S seconds, `wait:PATH` waits until the file PATH exists, `crash` ends the process, `crash-once:PATH`
     ends it unless the file PATH exists and creates it, `refuse` raises GenerationError, `bug` raises ValueError. Every

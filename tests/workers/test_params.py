@@ -45,7 +45,7 @@ def test_an_absent_field_has_the_default_of_decode_params() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
         ({"mode": "fast"}, "mode: got 'fast'; valid: ar, dlm, linear_spec"),
         ({}, "mode: got None"),
@@ -61,10 +61,10 @@ def test_an_absent_field_has_the_default_of_decode_params() -> None:
         ({"mode": "ar", "max_new_tokens": 0}, "max_new_tokens: got 0; valid: >= 1"),
     ],
 )
-def test_refusals_name_field_value_and_valid(fields: dict[str, object], words: str) -> None:
+def test_refusals_name_field_value_and_valid(fields: dict[str, object], message: str) -> None:
     with pytest.raises(GenerationError) as caught:
         parse_params(fields)
-    assert words in caught.value.message
+    assert message in caught.value.message
     assert caught.value.status == 400
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 from trimode.balancer.actors.ray_worker import RayWorker
 from trimode.balancer.placement import Placement
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
@@ -90,6 +90,17 @@ def test_a_dead_process_is_a_worker_error_and_has_no_stats() -> None:
             await worker.stats()
         await worker.cancel("r")
         assert await worker.wait_until_dead() == "ActorDiedError"
+
+    run(test())
+
+
+def test_an_unreachable_process_is_ended() -> None:
+    async def test() -> None:
+        worker, actor = await started(FakeActors())
+        actor.answers["r"] = ActorDiedError()
+        with pytest.raises(WorkerError, match="worker 0 died"):
+            await worker.generate({"request_id": "r"})
+        assert actor.died.done()
 
     run(test())
 
