@@ -14,11 +14,12 @@ from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.compose import compose
+from trimode.pipeline.config.flags import BLOCK_LENGTHS, THRESHOLDS
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data.hub import HubDataset, ensure_rows
 from trimode.pipeline.launch.preflight import preflight
 from trimode.pipeline.plan.jobs import plan
-from trimode.pipeline.plan.rounds import settle
+from trimode.pipeline.plan.rounds import continue_or_start
 from trimode.pipeline.plan.survey import survey
 from trimode.pipeline.spec import JobSpec
 
@@ -42,8 +43,8 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
     add("--lora-path", help="default: linear_spec_lora in the model's folder, else miscs/linear_spec_lora")
     add("--limit", type=int, help="first samples of each task only")
     add("--max-new-tokens", type=int, default=512, help="default: 512")
-    add("--block-length", type=int, help="default: ar 1, dlm 8, linear_spec 32")
-    add("--threshold", type=float, help="commit confidence (default: dlm 0.9, linear_spec 0; ar has none)")
+    add("--block-length", type=int, help=f"default: {BLOCK_LENGTHS}")
+    add("--threshold", type=float, help=f"commit confidence (default: {THRESHOLDS}; ar has none)")
     add("--enable-thinking", action="store_true")
     add("--max-thinking-tokens", type=int, default=6000, help="thinking budget; acts with --enable-thinking only")
     add("--temperature", type=float, default=0.0, help="default: 0 (greedy)")
@@ -76,7 +77,7 @@ def plan_jobs(args: argparse.Namespace, tasks: Tasks) -> tuple[Config, list[JobS
     for name in names:
         ensure_rows(load_benchmark(name), data_dir, tasks[name])
     found = survey(config, Path.cwd())
-    jobs = [state.spec for state in settle(plan(config, found), config.fresh)]
+    jobs = [state.spec for state in continue_or_start(plan(config, found), config.fresh)]
     preflight(config, found, jobs)
     return config, jobs
 
