@@ -26,7 +26,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from trimode.core.protocol import FORWARD_KINDS, Generation, WorkerSettings
+from trimode.core.protocol import FORWARD_KINDS, Cost, Generation, WorkerSettings
 
 PROMPT = "What is the sum of the first hundred numbers? " * 10
 BODY = json.dumps({"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 256, "mode": "linear_spec"})
@@ -64,11 +64,14 @@ class EchoWorker:
             token_ids=list(range(256)),
             text=REPLY_TEXT,
             finish_reason="stop",
-            prompt_tokens=100,
-            forwards=dict.fromkeys(FORWARD_KINDS, 8),
-            nfe=50,
+            cost=Cost(
+                prompt_tokens=100,
+                completion_tokens=256,
+                forwards=dict.fromkeys(FORWARD_KINDS, 8),
+                nfe=50,
+                acceptance_lengths=[5] * 50,
+            ),
             trace=None,
-            acceptance_lengths=[5] * 50,
         ).to_json()
 
 

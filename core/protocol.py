@@ -6,6 +6,7 @@ Knows nothing of models, tensors, HTTP, Ray or Hydra; imports only the standard 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -78,27 +79,18 @@ class DecodeParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """What one request got, and its exact ledger."""
+class Cost:
+    """What one sample cost. In JSON its fields stand beside the other fields of the record that holds it."""
 
-    request_id: str
-    token_ids: list[int]
-    """Generated ids; the end token is kept."""
-    text: str | None
-    """Decoded without special tokens, cut at a stop string; None when the checkpoint has no tokenizer."""
-    finish_reason: str
-    """`stop` (end token, stop string or stop id) or `length`."""
     prompt_tokens: int
-    forwards: dict[str, int]
+    completion_tokens: int
+    """Generated tokens, the end token included."""
+    forwards: dict[str, int] = field(default_factory=dict)
     """Model calls by kind, keys = FORWARD_KINDS."""
-    nfe: int
+    nfe: int = 0
     """The reference's number, derived from `forwards` by one rule per mode (DecodeState.nfe)."""
-    trace: list[object] | None
-    """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
-    acceptance_lengths: list[int]
+    acceptance_lengths: list[int] = field(default_factory=list)
     """linear_spec: tokens committed per verify; else empty."""
-    logprobs: list[float] | None = None
-    """Log-probability of each generated token, from the pass that committed it; None unless asked for."""
     queue_s: float = 0.0
     """Seconds from arrival to the first forward."""
     first_token_s: float = 0.0
@@ -107,8 +99,42 @@ class Generation:
     """Seconds from arrival to the end."""
 
     def to_json(self) -> dict[str, object]:
-        """The same as a plain dict, ready for json."""
-        return dataclasses.asdict(self)
+        """Returns the fields as a dict; its lists are not copied."""
+        return {name: getattr(self, name) for name in COST_FIELDS}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Cost:
+        """Reads the cost out of a flat record. Raises TypeError if it lacks the token counts."""
+        return cls(**{name: value[name] for name in COST_FIELDS if name in value})  # type: ignore[arg-type]
+
+
+COST_FIELDS = tuple(item.name for item in dataclasses.fields(Cost))
+NO_COST = Cost(prompt_tokens=0, completion_tokens=0)
+"""Of a sample that never reached a worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What one request got, and what it cost."""
+
+    request_id: str
+    token_ids: list[int]
+    """Generated ids; the end token is kept."""
+    text: str | None
+    """Decoded without special tokens, cut at a stop string; None when the checkpoint has no tokenizer."""
+    finish_reason: str
+    """`stop` (end token, stop string or stop id) or `length`."""
+    cost: Cost
+    trace: list[object] | None
+    """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
+    logprobs: list[float] | None = None
+    """Log-probability of each generated token, from the pass that committed it; None unless asked for."""
+
+    def to_json(self) -> dict[str, object]:
+        """Returns a flat dict, ready for json: the fields of the cost stand beside the others."""
+        own = dataclasses.asdict(self)
+        cost: dict[str, object] = own.pop("cost")
+        return own | cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

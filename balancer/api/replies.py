@@ -11,6 +11,7 @@ from typing import Any
 
 from trimode.balancer.api.requests import ParsedRequest
 from trimode.balancer.router import WorkItem
+from trimode.core.protocol import Cost
 
 Json = dict[str, Any]
 
@@ -55,32 +56,34 @@ def completion_body(head: Json, parsed: ParsedRequest, items: Sequence[WorkItem]
 
 def usage(items: Sequence[WorkItem]) -> Json:
     """Tokens, forwards, seconds. Over several replies counts add up (the prompt counts once); seconds the longest."""
-    generations = [item.done.result() for item in items]
-    prompt_tokens = generations[0]["prompt_tokens"]
-    completion_tokens = sum(len(generation["token_ids"]) for generation in generations)
-    nfe = sum(generation["nfe"] for generation in generations)
-    forwards: dict[str, int] = {}
-    for generation in generations:
-        for kind, count in generation["forwards"].items():
-            forwards[kind] = forwards.get(kind, 0) + count
-
-    def longest(name: str) -> float:
-        # the wait for a worker comes before the worker's own clock starts
-        seconds: float = max(item.waited_s + item.done.result()[name] for item in items)
-        return round(seconds, 6)
-
+    cost = _total([Cost.from_json(item.done.result()) for item in items], [item.waited_s for item in items])
     return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "nfe": nfe,
-        "tpf": round(completion_tokens / nfe, 4) if nfe else None,
-        "forwards": forwards,
-        "acceptance_lengths": [length for generation in generations for length in generation["acceptance_lengths"]],
-        "queue_s": longest("queue_s"),
-        "first_token_s": longest("first_token_s"),
-        "total_s": longest("total_s"),
+        "prompt_tokens": cost.prompt_tokens,
+        "completion_tokens": cost.completion_tokens,
+        "total_tokens": cost.prompt_tokens + cost.completion_tokens,
+        "nfe": cost.nfe,
+        "tpf": round(cost.completion_tokens / cost.nfe, 4) if cost.nfe else None,
+        **cost.to_json(),
     }
+
+
+def _total(costs: Sequence[Cost], waited_s: Sequence[float]) -> Cost:
+    """The cost of several replies to one prompt; the wait for a worker comes before the worker's own clock starts."""
+    forwards: dict[str, int] = {}
+    for cost in costs:
+        for kind, count in cost.forwards.items():
+            forwards[kind] = forwards.get(kind, 0) + count
+    timed = list(zip(costs, waited_s, strict=True))
+    return Cost(
+        prompt_tokens=costs[0].prompt_tokens,
+        completion_tokens=sum(cost.completion_tokens for cost in costs),
+        forwards=forwards,
+        nfe=sum(cost.nfe for cost in costs),
+        acceptance_lengths=[length for cost in costs for length in cost.acceptance_lengths],
+        queue_s=round(max(wait + cost.queue_s for cost, wait in timed), 6),
+        first_token_s=round(max(wait + cost.first_token_s for cost, wait in timed), 6),
+        total_s=round(max(wait + cost.total_s for cost, wait in timed), 6),
+    )
 
 
 def json_safe(value: object) -> object:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from trimode.core.errors import GenerationError
+from trimode.core.protocol import Cost
 from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
 from trimode.pipeline.client.samples import LoadedTask, run_tasks
 from trimode.pipeline.console.progress import Progress
@@ -22,19 +23,6 @@ from trimode.pipeline.run_folder.rows import read_output, read_rows
 from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.scoring.verdicts import is_right
 from trimode.pipeline.spec import DecodeSpec, JobSpec
-
-SHARED_FIELDS = (
-    "request_id",
-    "finish_reason",
-    "prompt_tokens",
-    "forwards",
-    "nfe",
-    "acceptance_lengths",
-    "queue_s",
-    "first_token_s",
-    "total_s",
-)
-"""What an Answer and a Generation call by the same name."""
 
 
 class DirectWorker(Protocol):
@@ -64,8 +52,8 @@ class Counts:
         self.done += 1
         self.correct += correct
         if record is not None:
-            self.tokens += record.completion_tokens
-            self.nfe += record.nfe
+            self.tokens += record.cost.completion_tokens
+            self.nfe += record.cost.nfe
 
     def text(self) -> str:
         """`acc=93.78% avg_tok=302.0 avg_nfe=52.1 TPF=5.79`."""
@@ -161,7 +149,7 @@ async def run_task(
         task=name,
         num_entries=len(rows),
         accuracy=round(float(metrics[loaded.benchmark.metric]), 4),
-        avg_tokens=round(sum(record.completion_tokens for record in records) / len(rows), 2),
+        avg_tokens=round(sum(record.cost.completion_tokens for record in records) / len(rows), 2),
         avg_nfe=figures["average_nfe"] or 0.0,
         tpf=figures["tpf"] or 0.0,
         elapsed_seconds=round(time.perf_counter() - started, 2),
@@ -193,11 +181,12 @@ def ask_worker(worker: DirectWorker | None, decode: DecodeSpec) -> Callable[[str
                 request_id=name, started_at=started, ended_at=time.time(), error=error.message, error_kind=REQUEST
             )
         return Answer(
+            request_id=generation["request_id"],
             text=generation["text"] or "",
-            completion_tokens=len(generation["token_ids"]),
+            finish_reason=generation["finish_reason"],
+            cost=Cost.from_json(generation),
             started_at=started,
             ended_at=time.time(),
-            **{key: generation[key] for key in SHARED_FIELDS},
         )
 
     return ask

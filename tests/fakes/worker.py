@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trimode.core.errors import ConfigError, GenerationError
-from trimode.core.protocol import Generation, WorkerSettings
+from trimode.core.protocol import Cost, Generation, WorkerSettings
 
 
 class FakeWorker:
@@ -65,15 +65,17 @@ class FakeWorker:
             token_ids=list(range(len(shown.split()))),
             text=shown,
             finish_reason="stop",
-            prompt_tokens=len(str(text).split()),
-            forwards={"prefill": 1, "decode": 2, "denoise": 0, "cache": 0, "draft": 0, "verify": 0},
-            nfe=2,
+            cost=Cost(
+                prompt_tokens=len(str(text).split()),
+                completion_tokens=len(shown.split()),
+                forwards={"prefill": 1, "decode": 2, "denoise": 0, "cache": 0, "draft": 0, "verify": 0},
+                nfe=2,
+                queue_s=0.25,
+                first_token_s=0.5,
+                total_s=1.0,
+            ),
             trace=None,
-            acceptance_lengths=[],
             logprobs=[-0.5] * len(shown.split()) if fields.get("logprobs") else None,
-            queue_s=0.25,
-            first_token_s=0.5,
-            total_s=1.0,
         ).to_json() | {"echo": {key: value for key, value in fields.items() if key != "messages"}}
 
     async def _act(self, word: str, request_id: str) -> None:

@@ -23,7 +23,7 @@ def record(**changes: object) -> NfeRecord:
         "queue_s": 1.0,
         "total_s": 3.0,
     }
-    return NfeRecord(**(values | changes))  # type: ignore[arg-type]
+    return NfeRecord.from_json(values | changes)
 
 
 def test_line_and_back(tmp_path: Path) -> None:

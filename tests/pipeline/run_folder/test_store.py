@@ -31,7 +31,7 @@ def record(position: int, seed: int = 0, **changes: object) -> NfeRecord:
         "finish_reason": "stop",
         "nfe": position + 2,
     }
-    return NfeRecord(**(values | changes))  # type: ignore[arg-type]
+    return NfeRecord.from_json(values | changes)
 
 
 def row(position: int) -> Row:
@@ -168,7 +168,7 @@ def test_any_prefix_of_the_writes_resumes_to_the_same_files(
     ledger.close()
     assert read_output(paths, "gsm8k", 0) == [row(position) for position in range(5)]
     assert sorted(item.sample_id for item in read_nfe_log(ledger.path)) == list(range(5))
-    assert sum(item.completion_tokens for item in read_nfe_log(ledger.path)) == sum(range(1, 6))
+    assert sum(item.cost.completion_tokens for item in read_nfe_log(ledger.path)) == sum(range(1, 6))
 
 
 def _async_line(factory: pytest.TempPathFactory, position: int) -> bytes:

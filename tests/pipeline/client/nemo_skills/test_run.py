@@ -102,12 +102,14 @@ def test_a_run_leaves_rows_metrics_and_one_ledger_line_per_sample(tmp_path: Path
     records = read_nfe_log(paths.nfe_log(0))
     assert sorted((record.seed, record.sample_id) for record in records) == [(s, i) for s in (0, 1) for i in range(4)]
     rows = {(seed, i): row for seed in (0, 1) for i, row in enumerate(read_output(paths, "gsm8k", seed))}
-    assert all(rows[each.seed, each.sample_id]["num_generated_tokens"] == each.completion_tokens for each in records)
+    assert all(
+        rows[each.seed, each.sample_id]["num_generated_tokens"] == each.cost.completion_tokens for each in records
+    )
     metrics = json.loads(paths.metrics("gsm8k").read_text(encoding="utf-8"))
     assert metrics["gsm8k"]["pass@1"]["num_entries"] == 4
     assert metrics["nfe_count"] == 8
     assert metrics["tpf"] == pytest.approx(
-        sum(each.completion_tokens for each in records) / sum(each.nfe for each in records), abs=1e-4
+        sum(each.cost.completion_tokens for each in records) / sum(each.cost.nfe for each in records), abs=1e-4
     )
 
 
