@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from trimode.core.project import CONF_DIR
-from trimode.pipeline.config.compose import config_words, register, to_config
+from trimode.pipeline.config.compose import describe_error, register, to_config
 from trimode.pipeline.sweep import USER_ERROR, guarded, run
 
 SWEEP_DIR = "TRIMODE_SWEEP_DIR"
@@ -38,7 +38,7 @@ def main() -> int:
         try:
             sweep()
         except (HydraException, OmegaConfBaseException) as error:
-            print(f"error: {config_words(error)}", file=sys.stderr)
+            print(f"error: {describe_error(error)}", file=sys.stderr)
             return USER_ERROR
     return 0
 

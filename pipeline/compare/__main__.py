@@ -48,8 +48,8 @@ def compare(sides: Sides, benchmarks: Sequence[str] | None = None) -> Comparison
 def _same_text_expected(sides: Sides) -> bool:
     """Whether both sides should give the same text: greedy, and the same mode or ar against linear_spec."""
     jobs = [job for run in (sides.a, sides.b) for job in run.jobs]
-    greedy = all((job.get("decode") or {}).get("temperature", 0.0) == 0 for job in jobs)
-    return greedy and (sides.a.mode == sides.b.mode or Mode.DLM not in (sides.a.mode, sides.b.mode))
+    greedy = all(job.decode.temperature == 0 for job in jobs)
+    return greedy and (sides.a.mode == sides.b.mode or Mode.dlm not in (sides.a.mode, sides.b.mode))
 
 
 def judge_gate(gate: Gate, sides: list[Sides], comparisons: list[Comparison]) -> GateResult:

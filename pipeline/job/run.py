@@ -30,7 +30,7 @@ from trimode.pipeline.run_folder.manifest import Manifest, now
 from trimode.pipeline.run_folder.nfe import read_run_ledger
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import data_sha256
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.spec import ClientKind, JobSpec
 
 WATCH_EVERY_S = 0.2
 MAX_NAMED_FAILURES = 10
@@ -100,7 +100,7 @@ def _run_client(
     """Sends every unfinished sample through the client the job asks for."""
     server, ready = served
     log, signals = console
-    if spec.client.kind == "nemo_skills":
+    if spec.client.kind is ClientKind.nemo_skills:
         for task in spec.tasks:
             with signals.at_once():
                 nemo_skills_client.run_task(spec, task, ready.url, paths)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trimode.core.processes import ProcessId, live_with, process_id
 from trimode.pipeline.launch.owner import join
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.spec import Device, JobSpec
 
 RUN_JOB = "trimode.pipeline.job.run:run_job"
 GRACE_S = 40.0
@@ -55,9 +55,9 @@ class JobCall:
             os.environ[DEVICES] = self.devices
 
 
-def visible_devices(current: str | None, num_gpus: int, device: str) -> str | None:
+def visible_devices(current: str | None, num_gpus: int, device: Device) -> str | None:
     """CUDA_VISIBLE_DEVICES of a local job: none on the CPU, the first `num_gpus` when asked for, else as it is."""
-    if device == "cpu":
+    if device is Device.cpu:
         return ""
     if num_gpus == 0:
         return current

@@ -157,6 +157,6 @@ def local_text(job: JobSpec) -> str:
 
 def job_scripts(jobs: Sequence[JobSpec]) -> list[tuple[tuple[JobSpec, ...], str]]:
     """Every script of a submission with the jobs it runs."""
-    if jobs and jobs[0].resources.executor == "local":
+    if jobs and jobs[0].resources.executor is Executor.local:
         return [((job,), local_text(job)) for job in jobs]
     return [(group, sbatch_text(group)) for group in by_shape(jobs)]
