@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Mode(StrEnum):
@@ -25,6 +26,13 @@ class Mode(StrEnum):
     LINEAR_SPEC = "linear_spec"
     """Aliases of the three, for overrides such as `modes.ar.mode=AR`: earlier releases took only these names."""
 
+
+Row = dict[str, Any]
+"""One sample of a benchmark as JSON: the data's fields, and once answered the reply's and the verdict's.
+
+Declared here because data, scoring and the run folder all handle rows and import only core in common. The values are
+Any because the keys belong to each benchmark and its scorer.
+"""
 
 FORWARD_KINDS = ("prefill", "decode", "denoise", "cache", "draft", "verify")
 """Every model call of a request is exactly one of these."""

@@ -17,8 +17,9 @@ from typing import Any
 
 from trimode.core.errors import ConfigError
 from trimode.core.files import write_json_atomic, write_text_atomic
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark, benchmark_names, load_benchmark
-from trimode.pipeline.scoring import Row, ScoringPool, check_scorer
+from trimode.pipeline.scoring import ScoringPool, check_scorer
 from trimode.pipeline.scoring.metrics import compute_metrics
 
 TIMING = "interleaved_eval_single_time_s"

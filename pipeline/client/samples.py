@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.core.errors import ConfigError, WorkerError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.client.answer import Answer, Ask
 from trimode.pipeline.client.metrics_file import write_metrics
@@ -23,7 +24,7 @@ from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import is_merged
-from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions
+from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, finished_positions
 from trimode.pipeline.run_folder.store import SeedStore, chunk_lock
 from trimode.pipeline.scoring import ScoringPool, finish_rows
 from trimode.pipeline.scoring.verdicts import is_right

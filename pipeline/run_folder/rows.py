@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from trimode.core.files import whole_lines
+from trimode.core.protocol import Row
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import TaskSpec
 
-Row = dict[str, object]
 POSITION = "_async_position"
 """Key of an -async row: its index in the split."""
 LEDGER = "_nfe"

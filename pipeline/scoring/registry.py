@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.scorer import Row, Scorer
+from trimode.pipeline.scoring.scorer import Scorer
 
 Measure = Callable[[Row], "Points"]
 """What one scored row is worth in a metric. Reads the fields that scoring wrote and raises KeyError without them."""

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from trimode.core.processes import die_with_parent
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import score_row, scorer_of, unscored
-from trimode.pipeline.scoring.scorer import Row
 
 PR_SET_PDEATHSIG = 1
 """Of Linux: end when the thread that started this process ends, however it ends."""

@@ -5,6 +5,7 @@ Knows no model and no scorer: answers, verdicts and ledgers are drawn from a see
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.files import cut_torn_line, whole_lines, write_json_atomic, write_text_atomic
-from trimode.core.protocol import Cost
+from trimode.core.protocol import Cost, Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data import data_root, load_rows
 from trimode.pipeline.data.formats import iter_jsonl
@@ -24,7 +24,7 @@ from trimode.pipeline.data.prompts import chat_messages
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import POSITION, Row, read_async, read_output
+from trimode.pipeline.run_folder.rows import POSITION, read_async, read_output
 from trimode.pipeline.spec import JobSpec, TaskSpec
 
 Key = tuple[str, int]

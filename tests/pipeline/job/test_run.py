@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from trimode.core.protocol import Row
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import remaining
-from trimode.pipeline.run_folder.rows import Row, read_output, read_rows
+from trimode.pipeline.run_folder.rows import read_output, read_rows
 from trimode.pipeline.spec import Device, Executor, JobSpec, ResourceSpec
 from trimode.tests.fakes.specs import client_spec, job_spec, start_job, task_spec, write_data
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trimode.core.files import AppendFile, cut_torn_line
+from trimode.core.protocol import Row
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import remaining
-from trimode.pipeline.run_folder.rows import Row, finished_positions, num_rows, read_output, read_rows
+from trimode.pipeline.run_folder.rows import finished_positions, num_rows, read_output, read_rows
 from trimode.pipeline.run_folder.store import SeedStore
 from trimode.tests.fakes.specs import job_spec, task_spec
 

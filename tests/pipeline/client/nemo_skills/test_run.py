@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from trimode.balancer.api.requests import prompt_sha256
 from trimode.core.errors import ConfigError, WorkerError
-from trimode.core.protocol import Mode
+from trimode.core.protocol import Mode, Row
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.client.nemo_skills import run as nemo_skills_client
 from trimode.pipeline.client.nemo_skills.files import (
@@ -28,7 +28,7 @@ from trimode.pipeline.client.nemo_skills.run import overrides, run_task
 from trimode.pipeline.data.prompts import chat_messages
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import Row, read_async, read_output
+from trimode.pipeline.run_folder.rows import read_async, read_output
 from trimode.pipeline.spec import ClientKind, JobSpec, TaskSpec
 from trimode.tests.fakes.balancer import Body, FakeBalancer, Reply, answer
 from trimode.tests.fakes.specs import client_spec, decode_spec, job_spec, task_spec, write_data
