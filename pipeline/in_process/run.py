@@ -98,7 +98,7 @@ class DirectProgress(Progress):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskResult:
+class TaskSummary:
     """One line of the summary; fields as the reference script writes them to its JSON, then ours."""
 
     task: str
@@ -119,7 +119,7 @@ class TaskResult:
 
 async def run_task(
     place: tuple[JobSpec, RunPaths], loaded: LoadedTask, worker: DirectWorker | None, print_every: int
-) -> TaskResult:
+) -> TaskSummary:
     """Runs what is left of one task (one seed) and sums up all of it; without a worker nothing may be left.
 
     Raises ConfigError when the folder holds results of other weights, prompts or data.
@@ -145,7 +145,7 @@ async def run_task(
     records = [record for position in range(len(rows)) if (record := ledger.get((name, seed, position)))]
     figures = summarize(records)
     metrics = compute_metrics(loaded.benchmark, [rows])[name]["pass@1"]
-    return TaskResult(
+    return TaskSummary(
         task=name,
         num_entries=len(rows),
         accuracy=round(float(metrics[loaded.benchmark.metric]), 4),
@@ -192,7 +192,7 @@ def ask_worker(worker: DirectWorker | None, decode: DecodeSpec) -> Callable[[str
     return ask
 
 
-def print_result(result: TaskResult) -> None:
+def print_result(result: TaskSummary) -> None:
     """The line that ends a task."""
     errors = f"  {result.num_errors} without answer" if result.num_errors else ""
     print(
@@ -202,7 +202,7 @@ def print_result(result: TaskResult) -> None:
     )
 
 
-def print_summary(results: Sequence[TaskResult]) -> None:
+def print_summary(results: Sequence[TaskSummary]) -> None:
     """The table at the end."""
     width = max(len("task"), *(len(result.task) for result in results))
     print(f"\n{'task':<{width}}  {'acc%':>7}  {'avg_tok':>8}  {'avg_nfe':>8}  {'TPF':>6}")

@@ -49,10 +49,9 @@ def compute_metrics(
         subset = attempts[0].get("subset_for_metrics", ALL_ROWS)
         if subset != ALL_ROWS:
             groups.setdefault(subset, []).append(attempts)
+    facts = SCORERS[benchmark.scorer]
     return {
-        benchmark.name if subset == ALL_ROWS else f"{benchmark.name}-{subset}": _tables(
-            SCORERS[benchmark.scorer], group
-        )
+        benchmark.name if subset == ALL_ROWS else f"{benchmark.name}-{subset}": _tables(facts, group)
         for subset, group in groups.items()
     }
 
