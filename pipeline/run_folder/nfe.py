@@ -1,16 +1,16 @@
-"""The NFE ledger: one line of nfe_log.jsonl per scored sample, and the figures that follow from the lines.
-
-Knows nothing of scoring, HTTP or models; reads and writes plain JSON lines.
-"""
+"""The NFE ledger: one line of nfe_log.jsonl per scored sample, and the totals that follow from the lines."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from trimode.core.protocol import COST_FIELDS, Cost
+
+K = TypeVar("K", bound=Hashable)
 
 ERROR = "error"
 """finish_reason of a sample that got no answer."""
@@ -35,7 +35,7 @@ class NfeRecord:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """(benchmark, seed, sample_id): at most one line of a run folder has it."""
+        """(benchmark, seed, sample_id): at most one line of a log has it."""
         return self.benchmark, self.seed, self.sample_id
 
     def to_line(self) -> str:
@@ -69,14 +69,29 @@ def read_nfe_log(path: Path) -> list[NfeRecord]:
     return [NfeRecord.from_json(json.loads(line)) for line in lines[:-1] if line]
 
 
+def add_record(ledger: dict[K, NfeRecord], key: K, record: NfeRecord) -> bool:
+    """Adds a later record by the one rule: of two with one key the one with an answer wins, and the first of two.
+
+    Returns True if `record` is the one that counts now.
+    """
+    earlier = ledger.get(key)
+    if earlier is not None and earlier.error is None:
+        return False
+    ledger[key] = record
+    return True
+
+
+def nfe_logs(run_dir: Path) -> list[Path]:
+    """The logs of all jobs of a run folder, sorted."""
+    return sorted(run_dir.glob("nfe_group*/nfe_log.jsonl"))
+
+
 def read_run_ledger(run_dir: Path) -> dict[tuple[str, int, int], NfeRecord]:
-    """All records of a run folder by key, over the logs of its jobs; of two with one key, one with an answer wins."""
+    """All records of a run folder by key. A sample may stand in the logs of several jobs; `add_record` decides."""
     ledger: dict[tuple[str, int, int], NfeRecord] = {}
-    for path in sorted(run_dir.glob("nfe_group*/nfe_log.jsonl")):
+    for path in nfe_logs(run_dir):
         for record in read_nfe_log(path):
-            earlier = ledger.get(record.key)
-            if earlier is None or earlier.error is not None:
-                ledger[record.key] = record
+            add_record(ledger, record.key, record)
     return ledger
 
 
