@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimode.core.errors import GenerationError, WorkerError
-from trimode.core.protocol import Generation, Worker
+from trimode.core.protocol import Generation
+from trimode.core.worker import Worker
 
 MAX_ATTEMPTS = 3
 """Attempts per request. The last one never shares a worker with another request on its last attempt, so that one bad

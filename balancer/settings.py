@@ -21,7 +21,7 @@ class BalancerSettings:
     worker: WorkerSettings
     """The same for every worker; device and num_threads are filled in when the devices are known."""
     worker_class: str = DEFAULT_WORKER_CLASS
-    """`package.module:Class` of a core.protocol.Worker that takes a WorkerSettings."""
+    """`package.module:Class` of a core.worker.Worker that takes a WorkerSettings."""
     num_workers: int | None = None
     """None = one per visible GPU, else 1."""
     host: str = "127.0.0.1"

@@ -27,7 +27,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from trimode.core.processes import die_with_parent
-from trimode.core.protocol import FORWARD_KINDS, Generation, Worker, WorkerInfo, WorkerSettings, WorkerStats
+from trimode.core.protocol import FORWARD_KINDS, Cost, Generation, WorkerSettings
+from trimode.core.worker import Worker, WorkerInfo, WorkerStats
 
 PROMPT = "What is the sum of the first hundred numbers? " * 10
 BODY = json.dumps({"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 256, "mode": "linear_spec"})
@@ -76,11 +77,14 @@ class EchoWorker(Worker):
             token_ids=list(range(256)),
             text=REPLY_TEXT,
             finish_reason="stop",
-            prompt_tokens=100,
-            forwards=dict.fromkeys(FORWARD_KINDS, 8),
-            nfe=50,
+            cost=Cost(
+                prompt_tokens=100,
+                completion_tokens=256,
+                forwards=dict.fromkeys(FORWARD_KINDS, 8),
+                nfe=50,
+                acceptance_lengths=[5] * 50,
+            ),
             trace=None,
-            acceptance_lengths=[5] * 50,
         )
 
 

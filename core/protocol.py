@@ -1,4 +1,4 @@
-"""The contract between pipeline, balancer and workers: modes, request parameters, results, and what a worker is.
+"""The contract between pipeline, balancer and workers: modes, request parameters, results and worker settings.
 
 Standard library only, so that a login node can import it.
 """
@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 
 class Mode(StrEnum):
@@ -26,6 +26,13 @@ class Mode(StrEnum):
     LINEAR_SPEC = "linear_spec"
     """Aliases of the three, for overrides such as `modes.ar.mode=AR`: earlier releases took only these names."""
 
+
+Row = dict[str, Any]
+"""One sample of a benchmark as JSON: the data's fields, and once answered the reply's and the verdict's.
+
+Declared here because data, scoring and the run folder all handle rows and import only core in common. The values are
+Any because the keys belong to each benchmark and its scorer.
+"""
 
 FORWARD_KINDS = ("prefill", "decode", "denoise", "cache", "draft", "verify")
 """Every model call of a request is exactly one of these."""
@@ -93,27 +100,18 @@ DECODE_DEFAULTS: Mapping[str, object] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """What one request got, and its exact ledger."""
+class Cost:
+    """What one sample cost. In JSON its fields stand beside the other fields of the record that holds it."""
 
-    request_id: str
-    token_ids: list[int]
-    """Generated ids; the end token is kept."""
-    text: str | None
-    """Decoded without special tokens, cut at a stop string; None when the checkpoint has no tokenizer."""
-    finish_reason: str
-    """`stop` (end token, stop string or stop id) or `length`."""
     prompt_tokens: int
-    forwards: dict[str, int]
+    completion_tokens: int
+    """Generated tokens, the end token included."""
+    forwards: dict[str, int] = field(default_factory=dict)
     """Model calls by kind, keys = FORWARD_KINDS."""
-    nfe: int
+    nfe: int = 0
     """The reference's number, derived from `forwards` by one rule per mode (DecodeState.nfe)."""
-    trace: list[object] | None
-    """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
-    acceptance_lengths: list[int]
+    acceptance_lengths: list[int] = field(default_factory=list)
     """linear_spec: tokens committed per verify; else empty."""
-    logprobs: list[float] | None = None
-    """Log-probability of each generated token, from the pass that committed it; None unless asked for."""
     queue_s: float = 0.0
     """Seconds from arrival to the first forward."""
     first_token_s: float = 0.0
@@ -122,8 +120,42 @@ class Generation:
     """Seconds from arrival to the end."""
 
     def to_json(self) -> dict[str, object]:
-        """The same as a plain dict, ready for json."""
-        return dataclasses.asdict(self)
+        """Returns the fields as a dict; its lists are not copied."""
+        return {name: getattr(self, name) for name in COST_FIELDS}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Cost:
+        """Reads the cost out of a flat record. Raises TypeError if it lacks the token counts."""
+        return cls(**{name: value[name] for name in COST_FIELDS if name in value})  # type: ignore[arg-type]
+
+
+COST_FIELDS = tuple(item.name for item in dataclasses.fields(Cost))
+NO_COST = Cost(prompt_tokens=0, completion_tokens=0)
+"""Of a sample that never reached a worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What one request got, and what it cost."""
+
+    request_id: str
+    token_ids: list[int]
+    """Generated ids; the end token is kept."""
+    text: str | None
+    """Decoded without special tokens, cut at a stop string; None when the checkpoint has no tokenizer."""
+    finish_reason: str
+    """`stop` (end token, stop string or stop id) or `length`."""
+    cost: Cost
+    trace: list[object] | None
+    """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
+    logprobs: list[float] | None = None
+    """Log-probability of each generated token, from the pass that committed it; None unless asked for."""
+
+    def to_json(self) -> dict[str, object]:
+        """Returns a flat dict, ready for json: the fields of the cost stand beside the others."""
+        own = dataclasses.asdict(self)
+        cost: dict[str, object] = own.pop("cost")
+        return own | cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,118 +193,3 @@ class WorkerSettings:
         """
         names = {item.name for item in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in flags.items() if name in names})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerInfo:
-    """What a worker is: shown in /v1/models and in the ready file, recorded in the manifest."""
-
-    model: str
-    """As in its settings."""
-    served_model_name: str
-    device: str
-    """cpu | cuda | cuda:N."""
-    device_name: str
-    """Name of the GPU, or the CPU's architecture."""
-    dtype: str
-    kernels: Mapping[str, str]
-    """Operator -> implementation, with the reason where it is not the fastest one."""
-    max_model_len: int
-    """Longest prompt and output together, in tokens."""
-    max_num_seqs: int
-    """Requests decoded together."""
-    lora: bool
-    """True if an adapter is loaded."""
-    vocab_size: int
-    weights_sha256: str
-    lora_sha256: str | None
-    versions: Mapping[str, str]
-    """Package -> version."""
-
-    def to_json(self) -> dict[str, object]:
-        """The same as a plain dict, ready for json."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> WorkerInfo:
-        """Returns what `to_json` wrote."""
-        return cls(**raw)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerStats:
-    """What runs in a worker now, and its engine's counters since the start."""
-
-    running: int = 0
-    """Requests that are being decoded."""
-    waiting: int = 0
-    """Requests that have no slot yet."""
-    pages_total: int = 0
-    """Pages of the KV cache."""
-    pages_free: int = 0
-    pages_shared: int = 0
-    """Pages kept for later prompts that begin alike."""
-    steps: int = 0
-    """Forwards of the model over whole batches."""
-    rows: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
-    """Forwards of single requests, by kind."""
-    step_tokens: int = 0
-    """Tokens run through the model, prompt tokens included."""
-    kv_tokens: int = 0
-    """Sum of the KV lengths attended to."""
-    model_s: float = 0.0
-    """Seconds in forward and sampling."""
-    host_s: float = 0.0
-    """Seconds of the steps outside of forward and sampling."""
-    requests_finished: int = 0
-    requests_failed: int = 0
-    tokens_generated: int = 0
-    """Of finished requests, as the next three."""
-    nfe: int = 0
-    accepted: int = 0
-    """Tokens accepted by verifies."""
-    cycles: int = 0
-    """Verifies."""
-
-    def to_json(self) -> dict[str, object]:
-        """A plain dict, ready for json: the fields, then the ratios that follow from them (None where undefined)."""
-        busy_s = self.model_s + self.host_s
-        return dataclasses.asdict(self) | {
-            "tpf": self.tokens_generated / self.nfe if self.nfe else None,
-            "acceptance_length": self.accepted / self.cycles if self.cycles else None,
-            "tokens_per_second": self.tokens_generated / busy_s if busy_s else None,
-            "forwards_per_second": self.steps / busy_s if busy_s else None,
-            "host_gap": self.host_s / busy_s if busy_s else None,
-        }
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> WorkerStats:
-        """Returns what `to_json` wrote; the ratios follow from the fields."""
-        return cls(**{item.name: raw[item.name] for item in dataclasses.fields(cls)})
-
-
-class Worker(Protocol):
-    """One model on one device that answers requests: in this process, or a proxy of one in another process."""
-
-    async def generate(self, fields: Mapping[str, object]) -> Generation:
-        """Answers one request. Cancelling the call cancels the request.
-
-        Args:
-            fields: a prompt and DECODE_FIELDS (see workers.params); `request_id` names the request for `cancel`.
-
-        Raises:
-            GenerationError: this request is refused or failed.
-            WorkerError: the worker is closed, broken or gone.
-        """
-
-    async def cancel(self, request_id: str) -> None:
-        """Ends a request at the next step. One that is unknown or over is ignored."""
-
-    def info(self) -> WorkerInfo:
-        """Returns what this worker is."""
-
-    async def stats(self) -> WorkerStats:
-        """Returns its counters. WorkerError when it does not answer."""
-
-    def close(self) -> None:
-        """Ends the worker; its running requests get a WorkerError."""

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
-from trimode.core.protocol import DECODE_DEFAULTS, FORWARD_KINDS, DecodeParams, Generation, Mode, WorkerSettings
+from trimode.core.protocol import DECODE_DEFAULTS, FORWARD_KINDS, Cost, DecodeParams, Generation, Mode, WorkerSettings
 from trimode.workers.model.adapter import open_adapter
 from trimode.workers.model.checkpoint import DTYPES, files_sha256, read_config, read_json
 from trimode.workers.params import check_fits
@@ -148,13 +148,16 @@ class HfReference:
             token_ids=tokens,
             text=self.text.decode(tokens),
             finish_reason="stop" if ended else "length",
-            prompt_tokens=len(prompt_ids),
-            forwards=_forwards(params, len(whole), nfe, len(accepted)),
-            nfe=nfe,
+            cost=Cost(
+                prompt_tokens=len(prompt_ids),
+                completion_tokens=len(tokens),
+                forwards=_forwards(params, len(whole), nfe, len(accepted)),
+                nfe=nfe,
+                acceptance_lengths=accepted,
+                first_token_s=total_s,
+                total_s=total_s,
+            ),
             trace=None,
-            acceptance_lengths=accepted,
-            first_token_s=total_s,
-            total_s=total_s,
         )
 
     def _check(self, num_prompt: int, params: DecodeParams, fields: Mapping[str, object]) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
-from trimode.core.protocol import DecodeParams, Generation, WorkerInfo, WorkerSettings
+from trimode.core.protocol import Cost, DecodeParams, Generation, WorkerSettings
+from trimode.core.worker import WorkerInfo
 from trimode.kernels.llvm.jit import num_lanes, runs_here
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
@@ -175,15 +176,18 @@ class Runtime:
             token_ids=tokens,
             text=text,
             finish_reason=state.finish_reason or "length",
-            prompt_tokens=len(state.prompt_ids),
-            forwards=dict(state.forwards),
-            nfe=state.nfe(state.forwards),
+            cost=Cost(
+                prompt_tokens=len(state.prompt_ids),
+                completion_tokens=len(tokens),
+                forwards=dict(state.forwards),
+                nfe=state.nfe(state.forwards),
+                acceptance_lengths=state.acceptance_lengths,
+                queue_s=(sequence.started or ended) - arrived,
+                first_token_s=(sequence.first_token or ended) - arrived,
+                total_s=ended - arrived,
+            ),
             trace=state.trace,
-            acceptance_lengths=state.acceptance_lengths,
             logprobs=state.logprobs[: len(tokens)] if state.params.logprobs else None,
-            queue_s=(sequence.started or ended) - arrived,
-            first_token_s=(sequence.first_token or ended) - arrived,
-            total_s=ended - arrived,
         )
 
     def info(self) -> WorkerInfo:

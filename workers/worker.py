@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 
-from trimode.core import protocol
+from trimode.core import worker
 from trimode.core.errors import GenerationError, WorkerError
-from trimode.core.protocol import Generation, WorkerInfo, WorkerSettings, WorkerStats
+from trimode.core.protocol import Generation, WorkerSettings
+from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
 
@@ -28,7 +29,7 @@ class _Job:
     cancelled: bool = False
 
 
-class Worker(protocol.Worker):
+class Worker(worker.Worker):
     """Loads the model in its constructor, then decodes requests of all modes together."""
 
     def __init__(self, settings: WorkerSettings) -> None:

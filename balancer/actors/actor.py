@@ -17,7 +17,8 @@ from typing import Any
 
 from trimode.core.errors import GenerationError, TrimodeError, WorkerError
 from trimode.core.processes import die_with_parent
-from trimode.core.protocol import Generation, Worker, WorkerInfo, WorkerSettings, WorkerStats
+from trimode.core.protocol import Generation, WorkerSettings
+from trimode.core.worker import Worker, WorkerInfo, WorkerStats
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from trimode.balancer.placement import Placement
 from trimode.balancer.router import Router, WorkerSlot
 from trimode.balancer.settings import BalancerSettings
 from trimode.core.errors import TrimodeError, WorkerError
-from trimode.core.protocol import WorkerInfo, WorkerStats
+from trimode.core.worker import WorkerInfo, WorkerStats
 
 log = logging.getLogger("trimode.balancer")
 

@@ -13,7 +13,8 @@ from ray.exceptions import RayError, RayTaskError
 from trimode.balancer.actors.actor import Started, WorkerActor
 from trimode.balancer.placement import Placement
 from trimode.core.errors import GenerationError, TrimodeError, WorkerError
-from trimode.core.protocol import Generation, Worker, WorkerInfo, WorkerStats
+from trimode.core.protocol import Generation
+from trimode.core.worker import Worker, WorkerInfo, WorkerStats
 
 log = logging.getLogger("trimode.balancer")
 

@@ -23,7 +23,8 @@ from trimode.balancer.api.replies import chat_body, completion_body, error_body,
 from trimode.balancer.api.requests import ParsedRequest, parse_chat, parse_completion, read_json
 from trimode.balancer.router import QueueFullError, Reply, Router
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
-from trimode.core.protocol import Mode, WorkerInfo
+from trimode.core.protocol import Mode
+from trimode.core.worker import WorkerInfo
 
 Json = dict[str, Any]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from trimode.balancer.api.requests import ParsedRequest
 from trimode.balancer.router import Reply
-from trimode.core.protocol import Generation
+from trimode.core.protocol import Cost, Generation
 
 Json = dict[str, Any]
 
@@ -52,36 +52,39 @@ def completion_body(head: Json, parsed: ParsedRequest, replies: Sequence[Reply])
 
 
 def usage(replies: Sequence[Reply]) -> Json:
-    """Tokens, forwards and seconds of one request.
-
-    Over several replies the counts are summed, except the prompt's, which counts once; of the seconds the longest
-    stand.
-    """
-    generations = [reply.generation for reply in replies]
-    prompt_tokens = generations[0].prompt_tokens
-    completion_tokens = sum(len(generation.token_ids) for generation in generations)
-    nfe = sum(generation.nfe for generation in generations)
-    forwards: dict[str, int] = {}
-    for generation in generations:
-        for kind, count in generation.forwards.items():
-            forwards[kind] = forwards.get(kind, 0) + count
-
-    def longest(seconds: Callable[[Generation], float]) -> float:
-        # the worker's clock starts when the request reaches it, after the wait for a worker
-        return round(max(reply.waited_s + seconds(reply.generation) for reply in replies), 6)
-
+    """Returns the tokens, forwards and seconds of one request."""
+    cost = _total_cost(replies)
     return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "nfe": nfe,
-        "tpf": round(completion_tokens / nfe, 4) if nfe else None,
-        "forwards": forwards,
-        "acceptance_lengths": [length for generation in generations for length in generation.acceptance_lengths],
-        "queue_s": longest(lambda generation: generation.queue_s),
-        "first_token_s": longest(lambda generation: generation.first_token_s),
-        "total_s": longest(lambda generation: generation.total_s),
+        "prompt_tokens": cost.prompt_tokens,
+        "completion_tokens": cost.completion_tokens,
+        "total_tokens": cost.prompt_tokens + cost.completion_tokens,
+        "nfe": cost.nfe,
+        "tpf": round(cost.completion_tokens / cost.nfe, 4) if cost.nfe else None,
+        **cost.to_json(),
     }
+
+
+def _total_cost(replies: Sequence[Reply]) -> Cost:
+    """Returns the cost of all replies to one prompt, which counts once.
+
+    Counts are summed; of the seconds the longest stand. The worker's clock starts when the request reaches it, so the
+    wait for a worker is added.
+    """
+    costs = [reply.generation.cost for reply in replies]
+    forwards: dict[str, int] = {}
+    for cost in costs:
+        for kind, count in cost.forwards.items():
+            forwards[kind] = forwards.get(kind, 0) + count
+    return Cost(
+        prompt_tokens=costs[0].prompt_tokens,
+        completion_tokens=sum(cost.completion_tokens for cost in costs),
+        forwards=forwards,
+        nfe=sum(cost.nfe for cost in costs),
+        acceptance_lengths=[length for cost in costs for length in cost.acceptance_lengths],
+        queue_s=round(max(reply.waited_s + reply.generation.cost.queue_s for reply in replies), 6),
+        first_token_s=round(max(reply.waited_s + reply.generation.cost.first_token_s for reply in replies), 6),
+        total_s=round(max(reply.waited_s + reply.generation.cost.total_s for reply in replies), 6),
+    )
 
 
 def json_safe(value: object) -> object:

@@ -5,7 +5,7 @@ Knows no files and runs no code.
 
 from __future__ import annotations
 
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 LCB_RELEASE = "v6"
 LCB_WINDOW = ("2024-08-01", "2025-05-31")

@@ -5,7 +5,7 @@ Knows no files.
 
 from __future__ import annotations
 
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 
 def ifeval(raw: Row) -> Row:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from trimode.core.errors import ConfigError
 from trimode.core.files import write_text_atomic
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.data.load import data_root, has_rows, prepared_path
+from trimode.pipeline.data import convert_choices, convert_instructions, convert_math
+from trimode.pipeline.data.load import data_root, each, has_rows, prepared_path
 from trimode.pipeline.data.prepare import PrepareOptions, prepare
-
-Row = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,51 @@ class HubDataset:
     split: str = "test"
     convert: Callable[[Sequence[Row]], list[Row]]
     """Raw rows to prepared ones."""
+
+
+Tasks = Mapping[str, HubDataset | None]
+"""Benchmark -> the hub's data set for it. None: bundled, or `prepare` downloads it from its publisher."""
+
+TASKS: Tasks = {
+    "gsm8k": HubDataset(
+        path="openai/gsm8k",
+        config="main",
+        split="test",
+        convert=each(convert_math.gsm8k),
+    ),
+    "math-500": HubDataset(
+        path="HuggingFaceH4/MATH-500",
+        split="test",
+        convert=each(convert_math.math_500),
+    ),
+    "mmlu-pro": HubDataset(
+        path="TIGER-Lab/MMLU-Pro",
+        split="test",
+        convert=each(convert_choices.mmlu_pro),
+    ),
+    "gpqa": HubDataset(
+        path="Idavidrein/gpqa",
+        config="gpqa_diamond",
+        split="train",
+        convert=convert_choices.gpqa,
+    ),
+    "ifeval": HubDataset(
+        path="google/IFEval",
+        split="train",
+        convert=each(convert_instructions.ifeval),
+    ),
+    "mmlu": None,
+    "aime24": None,
+    "aime25": None,
+    "human-eval": None,
+    "mbpp": None,
+    "livecodebench": None,
+    "demo-math": None,
+    "demo-mcq": None,
+    "demo-code": None,
+    "demo-if": None,
+}
+"""Benchmarks that evaluate.py offers as --tasks."""
 
 
 def ensure_rows(benchmark: Benchmark, data_dir: Path | None, hub: HubDataset | None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
@@ -16,15 +16,12 @@ from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.compose import compose
 from trimode.pipeline.config.flags import BLOCK_LENGTHS, THRESHOLDS
 from trimode.pipeline.config.schema import Config
-from trimode.pipeline.data.hub import HubDataset, ensure_rows
+from trimode.pipeline.data.hub import Tasks, ensure_rows
 from trimode.pipeline.launch.preflight import preflight
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.rounds import continue_or_start
 from trimode.pipeline.plan.survey import survey
 from trimode.pipeline.spec import JobSpec
-
-Tasks = Mapping[str, HubDataset | None]
-"""Benchmark names, each with the hub's data set for it; None: from its publisher as `prepare` does, or bundled."""
 
 DEFAULT_MODEL = "nvidia/Nemotron-Labs-Diffusion-8B"
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from trimode.core.errors import GenerationError
-from trimode.core.protocol import Worker
+from trimode.core.worker import Worker
 from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
 from trimode.pipeline.client.samples import LoadedTask, run_tasks
 from trimode.pipeline.console.progress import Progress
@@ -22,19 +22,6 @@ from trimode.pipeline.run_folder.rows import read_output, read_rows
 from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.scoring.verdicts import is_right
 from trimode.pipeline.spec import DecodeSpec, JobSpec
-
-SHARED_FIELDS = (
-    "request_id",
-    "finish_reason",
-    "prompt_tokens",
-    "forwards",
-    "nfe",
-    "acceptance_lengths",
-    "queue_s",
-    "first_token_s",
-    "total_s",
-)
-"""What an Answer and a Generation call by the same name."""
 
 
 @dataclass(slots=True)
@@ -51,8 +38,8 @@ class Counts:
         self.done += 1
         self.correct += correct
         if record is not None:
-            self.tokens += record.completion_tokens
-            self.nfe += record.nfe
+            self.tokens += record.cost.completion_tokens
+            self.nfe += record.cost.nfe
 
     def text(self) -> str:
         """`acc=93.78% avg_tok=302.0 avg_nfe=52.1 TPF=5.79`."""
@@ -97,7 +84,7 @@ class DirectProgress(Progress):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskResult:
+class TaskSummary:
     """One line of the summary; fields as the reference script writes them to its JSON, then ours."""
 
     task: str
@@ -118,7 +105,7 @@ class TaskResult:
 
 async def run_task(
     place: tuple[JobSpec, RunPaths], loaded: LoadedTask, worker: Worker | None, print_every: int
-) -> TaskResult:
+) -> TaskSummary:
     """Runs what is left of one task (one seed) and sums up all of it; without a worker nothing may be left.
 
     Raises ConfigError when the folder holds results of other weights, prompts or data.
@@ -144,11 +131,11 @@ async def run_task(
     records = [record for position in range(len(rows)) if (record := ledger.get((name, seed, position)))]
     figures = summarize(records)
     metrics = compute_metrics(loaded.benchmark, [rows])[name]["pass@1"]
-    return TaskResult(
+    return TaskSummary(
         task=name,
         num_entries=len(rows),
         accuracy=round(float(metrics[loaded.benchmark.metric]), 4),
-        avg_tokens=round(sum(record.completion_tokens for record in records) / len(rows), 2),
+        avg_tokens=round(sum(record.cost.completion_tokens for record in records) / len(rows), 2),
         avg_nfe=figures["average_nfe"] or 0.0,
         tpf=figures["tpf"] or 0.0,
         elapsed_seconds=round(time.perf_counter() - started, 2),
@@ -180,17 +167,18 @@ def ask_worker(worker: Worker | None, decode: DecodeSpec) -> Callable[[str, str,
                 request_id=name, started_at=started, ended_at=time.time(), error=error.message, error_kind=REQUEST
             )
         return Answer(
+            request_id=generation.request_id,
             text=generation.text or "",
-            completion_tokens=len(generation.token_ids),
+            finish_reason=generation.finish_reason,
+            cost=generation.cost,
             started_at=started,
             ended_at=time.time(),
-            **{key: getattr(generation, key) for key in SHARED_FIELDS},
         )
 
     return ask
 
 
-def print_result(result: TaskResult) -> None:
+def print_result(result: TaskSummary) -> None:
     """The line that ends a task."""
     errors = f"  {result.num_errors} without answer" if result.num_errors else ""
     print(
@@ -200,7 +188,7 @@ def print_result(result: TaskResult) -> None:
     )
 
 
-def print_summary(results: Sequence[TaskResult]) -> None:
+def print_summary(results: Sequence[TaskSummary]) -> None:
     """The table at the end."""
     width = max(len("task"), *(len(result.task) for result in results))
     print(f"\n{'task':<{width}}  {'acc%':>7}  {'avg_tok':>8}  {'avg_nfe':>8}  {'TPF':>6}")

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from trimode.core.errors import WorkerError
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import die_with_parent
-from trimode.core.protocol import WorkerInfo
+from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now

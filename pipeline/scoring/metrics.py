@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.registry import SCORERS
+from trimode.pipeline.scoring.registry import SCORERS, Measure, ScorerFacts
 
-Row = dict[str, Any]
 Attempts = Sequence[Row]
 """One problem's rows, one per seed."""
 Table = dict[str, Any]
 """One aggregation of metrics.json."""
 
 ALL_ROWS = "_all_"
-INSTRUCTIONS = "ifeval"
-"""The scorer whose verdict is a list of instructions instead of one answer."""
 
 
 def compute_metrics(
@@ -51,8 +49,9 @@ def compute_metrics(
         subset = attempts[0].get("subset_for_metrics", ALL_ROWS)
         if subset != ALL_ROWS:
             groups.setdefault(subset, []).append(attempts)
+    facts = SCORERS[benchmark.scorer]
     return {
-        benchmark.name if subset == ALL_ROWS else f"{benchmark.name}-{subset}": _tables(benchmark.scorer, group)
+        benchmark.name if subset == ALL_ROWS else f"{benchmark.name}-{subset}": _tables(facts, group)
         for subset, group in groups.items()
     }
 
@@ -71,26 +70,32 @@ def _limited(benchmark: Benchmark, row: Row, max_seq_len: int) -> Row:
     return dict(facts.wrong) if facts.answer_key is None else {**row, **facts.wrong}
 
 
-def _tables(scorer: str, problems: Sequence[Attempts]) -> dict[str, Table]:
+def _tables(facts: ScorerFacts, problems: Sequence[Attempts]) -> dict[str, Table]:
     if not problems:
         return {}
-    ks = range(1, len(problems[0]) + 1)
-    if scorer == INSTRUCTIONS:
-        scores = {measure: _interleaved(problems, score) for measure, score in INSTRUCTION_SCORES.items()}
-        tables = _instruction_tables(problems, ks)
+    if facts.pooled is None:
+        scores = {name: _scores(problems, (measure,)) for name, measure in facts.measures.items()}
+        tables = _answer_tables(facts, problems, scores)
     else:
         scores = {
-            name: [[int(measure(row).scored[0]) for row in rows] for rows in problems]
-            for name, measure in SCORERS[scorer].measures.items()
+            name: _scores(problems, [facts.measures[measure] for measure in measures])
+            for name, measures in facts.pooled.items()
         }
-        tables = _answer_tables(scorer, problems, scores)
-    for k in ks[1:]:
+        tables = _instruction_tables(facts, problems)
+    for k in range(2, len(problems[0]) + 1):
         for name, lists in (_token_counts(problems) | scores).items():
             tables[f"pass@1[avg-of-{k}]"][f"{name}_statistics"] = _statistics(lists, k)
     return tables
 
 
-def _answer_tables(scorer: str, problems: Sequence[Attempts], scores: dict[str, list[list[int]]]) -> dict[str, Table]:
+def _scores(problems: Sequence[Attempts], measures: Sequence[Measure]) -> list[list[int]]:
+    """Points of every attempt, one list per problem and measure; the measures of a problem follow each other."""
+    return [[int(measure(row).scored[0]) for row in rows] for rows in problems for measure in measures]
+
+
+def _answer_tables(
+    facts: ScorerFacts, problems: Sequence[Attempts], scores: dict[str, list[list[int]]]
+) -> dict[str, Table]:
     """Percentages per aggregation for scorers with one right or wrong answer."""
     common, num_seeds = _common(problems), len(problems[0])
     names = [name for k in range(1, num_seeds + 1) for name in _pass_names(k)]
@@ -99,10 +104,16 @@ def _answer_tables(scorer: str, problems: Sequence[Attempts], scores: dict[str, 
         for k in range(1, num_seeds + 1):
             for name, score in _pass_names(k).items():
                 tables[name][measure] = _percent([score(values, k) for values in lists])
-    answer_key = SCORERS[scorer].answer_key
-    if answer_key is None:
-        return tables
-    answers = [[row[answer_key] for row in rows] for rows in problems]
+    if facts.answer_key is not None:
+        _add_answers(tables, [[row[facts.answer_key] for row in rows] for rows in problems], scores, common)
+    return tables
+
+
+def _add_answers(
+    tables: dict[str, Table], answers: list[list[str | None]], scores: dict[str, list[list[int]]], common: Table
+) -> None:
+    """Adds what only extracted answers allow: `no_answer` of every aggregation, and the majority tables."""
+    num_seeds = len(answers[0])
     for k in range(1, num_seeds + 1):
         missing = [[answer is None for answer in row[:k]] for row in answers]
         for name in _pass_names(k):
@@ -114,7 +125,6 @@ def _answer_tables(scorer: str, problems: Sequence[Attempts], scores: dict[str, 
             pairs = zip(answers, lists, strict=True)
             tables[f"majority@{k}"][measure] = _percent([majority_at_k(row, values, k) for row, values in pairs])
         tables[f"majority@{k}"]["no_answer"] = _percent([float(all(a is None for a in row[:k])) for row in answers])
-    return tables
 
 
 def _pass_names(k: int) -> dict[str, Callable[[Sequence[int], int], float]]:
@@ -145,33 +155,21 @@ def majority_at_k(answers: Sequence[str | None], scores: Sequence[int], k: int) 
     return sum(winners) / len(winners) if winners else 0.0
 
 
-INSTRUCTION_SCORES: dict[str, Callable[[Row], int]] = {
-    "prompt": lambda verdict: int(verdict["follow_all_instructions"]),
-    "instruction": lambda verdict: sum(verdict["follow_instruction_list"]),
-}
-
-
-def _interleaved(problems: Sequence[Attempts], score: Callable[[Row], int]) -> list[list[int]]:
-    """Scores for the statistics: strict and loose lists of each problem, pooled as NeMo-Skills does."""
-    return [[score(row[verdict]) for row in rows] for rows in problems for verdict in ("strict_eval", "loose_eval")]
-
-
-def _instruction_tables(problems: Sequence[Attempts], ks: range) -> dict[str, Table]:
-    """Percentages per aggregation over prompts and over instructions, strict and loose."""
-    num_instructions = sum(len(rows[0]["instruction_id_list"]) for rows in problems)
-    totals = {"prompt": len(problems), "instruction": num_instructions}
+def _instruction_tables(facts: ScorerFacts, problems: Sequence[Attempts]) -> dict[str, Table]:
+    """Percentages per aggregation over prompts and over instructions; `average_score` is the mean of the others."""
+    single = {name: facts.measures[name] for name in facts.measures if name != "average_score"}
+    scores = {name: _scores(problems, (measure,)) for name, measure in single.items()}
+    totals = {name: int(_sum(measure(rows[0]).possible[0] for rows in problems)) for name, measure in single.items()}
     tables: dict[str, Table] = {}
-    for k in ks:
+    for k in range(1, len(problems[0]) + 1):
         for name, aggregate in _pass_names(k).items():
-            accuracies = {}
-            for strictness in ("strict", "loose"):
-                for measure, score in INSTRUCTION_SCORES.items():
-                    lists = [[score(row[f"{strictness}_eval"]) for row in rows] for rows in problems]
-                    found = _sum(aggregate(values, k) for values in lists)
-                    accuracies[f"{measure}_{strictness}_accuracy"] = found / totals[measure] * 100.0
+            accuracies = {
+                measure: _sum(aggregate(values, k) for values in lists) / totals[measure] * 100.0
+                for measure, lists in scores.items()
+            }
             tables[name] = {
                 "num_prompts": len(problems),
-                "num_instructions": num_instructions,
+                "num_instructions": totals["instruction_strict_accuracy"],
                 "average_score": _sum(accuracies.values()) / len(accuracies),
                 **accuracies,
                 **_common(problems),

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import IO, Self
 
 from trimode.core.project import child_environment
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring import worker
 from trimode.pipeline.scoring.registry import scorer_of, unscored
-from trimode.pipeline.scoring.scorer import Row
 
 WORKER_MODULE = worker.__name__
 """What a scoring process runs."""
@@ -37,7 +37,10 @@ LOG_TAIL = 300
 
 
 class ScoringPool:
-    """Scores rows of one benchmark in `num_processes` processes while open; use as a context manager."""
+    """Scores rows of one benchmark in `num_processes` processes, between `open` and `close` or `abandon`.
+
+    As a context manager it closes at the end of the block, and abandons when an error leaves the block.
+    """
 
     def __init__(self, benchmark: Benchmark, data_dir: Path | None, num_processes: int) -> None:
         self._benchmark = benchmark
@@ -47,23 +50,45 @@ class ScoringPool:
         self._threads = [
             threading.Thread(target=self._serve, name=f"scorer-{index}", daemon=True) for index in range(num_processes)
         ]
-        self._closing = threading.Event()
+        self._abandoned = threading.Event()
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
+        """Makes the pool ready; each process starts with its first row."""
         for thread in self._threads:
             thread.start()
+
+    def close(self) -> None:
+        """Scores every row that was submitted, then ends the processes. Returns when all of that is done."""
+        self._end_threads()
+        for thread in self._threads:
+            thread.join()
+
+    def abandon(self) -> None:
+        """Cancels the rows that wait for a process and returns at once.
+
+        A process that is scoring a row ends after that row, or with the caller's process.
+        """
+        self._abandoned.set()
+        with contextlib.suppress(queue.Empty):
+            while (item := self._rows.get_nowait()) is not None:
+                item[1].cancel()
+        self._end_threads()
+
+    def __enter__(self) -> Self:
+        self.open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the processes. Rows not scored yet are dropped when an error is on its way, and finished otherwise."""
-        if kind is not None:
-            self._closing.set()
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def _end_threads(self) -> None:
         for _ in self._threads:
             self._rows.put(None)
-        for thread in self._threads:
-            thread.join()
 
     def submit(self, row: Row) -> Future[Row]:
         """The verdict fields of `row`, later. The future never fails: what went wrong stands in `scoring_error`."""
@@ -76,7 +101,7 @@ class ScoringPool:
         try:
             while (item := self._rows.get()) is not None:
                 row, future = item
-                if self._closing.is_set():
+                if self._abandoned.is_set():
                     future.cancel()
                 elif future.set_running_or_notify_cancel():
                     future.set_result(self._judge(process, row))

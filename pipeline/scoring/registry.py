@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.scorer import Row, Scorer
+from trimode.pipeline.scoring.scorer import Scorer
 
 Measure = Callable[[Row], "Points"]
 """What one scored row is worth in a metric. Reads the fields that scoring wrote and raises KeyError without them."""
@@ -40,6 +41,11 @@ class ScorerFacts:
     """Verdict fields of a reply over a length limit; None = the scorer has no such limit."""
     answer_key: str | None = None
     """Row field of the extracted answer, where there is one: adds no_answer and majority@k."""
+    pooled: Mapping[str, tuple[str, ...]] | None = None
+    """A scorer of many instructions per prompt: statistic in metrics.json -> measures whose points it pools.
+
+    None = one verdict per row; each measure then has a statistic of its own.
+    """
 
 
 def _answered(read: Callable[[Row], bool]) -> Measure:
@@ -79,12 +85,16 @@ SCORERS: dict[str, ScorerFacts] = {
         module="ifeval",
         measures={
             "prompt_strict_accuracy": _prompt("strict"),
-            "prompt_loose_accuracy": _prompt("loose"),
             "instruction_strict_accuracy": _instructions("strict"),
+            "prompt_loose_accuracy": _prompt("loose"),
             "instruction_loose_accuracy": _instructions("loose"),
             "average_score": _average_score,
         },
         right="prompt_strict_accuracy",
+        pooled={
+            "prompt": ("prompt_strict_accuracy", "prompt_loose_accuracy"),
+            "instruction": ("instruction_strict_accuracy", "instruction_loose_accuracy"),
+        },
     ),
     "code_tests": ScorerFacts(
         module="code.function_tests", measures={"passing_base_tests": _BASE_TESTS}, wrong={"is_correct": False}

@@ -6,12 +6,10 @@ Knows no scorer by name and reads no files.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
-
-Row = dict[str, Any]
-"""One line of an output file: reply keys (generation, num_generated_tokens, ...), data fields and verdict fields."""
 
 
 class Scorer(Protocol):

@@ -6,9 +6,9 @@ Reads no files and loads no scorer; it only reads the fields that scoring wrote.
 from __future__ import annotations
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import SCORERS, Points
-from trimode.pipeline.scoring.scorer import Row
 
 
 def row_points(benchmark: Benchmark, row: Row) -> Points:

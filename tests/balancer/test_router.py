@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from trimode.balancer.router import MAX_ATTEMPTS, QueueFullError, Reply, Router, WorkerSlot
 from trimode.core.errors import GenerationError, WorkerError
-from trimode.core.protocol import Generation, Worker, WorkerInfo, WorkerStats
+from trimode.core.protocol import Generation
+from trimode.core.worker import Worker, WorkerInfo, WorkerStats
 from trimode.tests.fakes.worker import generation, worker_info
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import Generation, WorkerSettings
+from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data import hub
-from trimode.pipeline.in_process import flags as direct_flags
+from trimode.pipeline.in_process.evaluate import worker_settings
+from trimode.pipeline.in_process.flags import parse
 from trimode.tests.fakes.specs import job_spec
 from trimode.tests.fakes.sweeps import config_of
 from trimode.tests.fakes.worker import FakeWorker
@@ -199,8 +201,8 @@ def test_what_cannot_be_meant_is_refused_before_the_model_loads(
 
 
 def test_every_task_is_a_registered_benchmark() -> None:
-    for name in evaluate.TASKS:
-        assert direct_flags.load_benchmark(name).scorer != "none"
+    for name in hub.TASKS:
+        assert load_benchmark(name).scorer != "none"
 
 
 def test_without_network_and_data_the_error_names_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +213,7 @@ def test_without_network_and_data_the_error_names_both_ways(tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "datasets", None)
     monkeypatch.setattr(hub, "prepare", no_network)
     with pytest.raises(ConfigError, match=r"With network.*could not download.*Without, give --data-dir DIR"):
-        hub.ensure_rows(direct_flags.load_benchmark("gsm8k"), None, evaluate.TASKS["gsm8k"])
+        hub.ensure_rows(load_benchmark("gsm8k"), None, hub.TASKS["gsm8k"])
 
 
 def test_rows_of_the_hub_are_converted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,19 +228,19 @@ def test_rows_of_the_hub_are_converted_and_kept(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(datasets, "load_dataset", load_dataset, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", datasets)
     monkeypatch.setenv("TRIMODE_DATA_DIR", str(tmp_path))
-    benchmark = direct_flags.load_benchmark("gsm8k")
-    hub.ensure_rows(benchmark, None, evaluate.TASKS["gsm8k"])
-    hub.ensure_rows(benchmark, None, evaluate.TASKS["gsm8k"])
+    benchmark = load_benchmark("gsm8k")
+    hub.ensure_rows(benchmark, None, hub.TASKS["gsm8k"])
+    hub.ensure_rows(benchmark, None, hub.TASKS["gsm8k"])
     assert asked == [("openai/gsm8k", "main", "test")]
     assert json.loads((tmp_path / "gsm8k" / "test.jsonl").read_text(encoding="utf-8"))["expected_answer"] == 7
 
 
 def test_the_worker_loads_the_revision_of_the_plan(tmp_path: Path) -> None:
-    args = direct_flags.parse([], evaluate.TASKS)
+    args = parse([], hub.TASKS)
     config = config_of("mode=dlm", "model.path=org/tri")
     spec = job_spec(tmp_path)
     spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, path="org/tri", revision="v1"))
-    settings = evaluate.worker_settings(args, config, spec)
+    settings = worker_settings(args, config, spec)
     assert (settings.model, settings.revision) == ("org/tri", "v1")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from ray.exceptions import ActorDiedError
 from trimode.balancer.actors.actor import Started
 from trimode.core.errors import TrimodeError
-from trimode.core.protocol import Generation, WorkerSettings, WorkerStats
+from trimode.core.protocol import Generation, WorkerSettings
+from trimode.core.worker import WorkerStats
 from trimode.tests.fakes.worker import generation, worker_info
 
 

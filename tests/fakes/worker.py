@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trimode.core.errors import ConfigError, GenerationError
-from trimode.core.protocol import FORWARD_KINDS, Generation, Worker, WorkerInfo, WorkerSettings, WorkerStats
+from trimode.core.protocol import FORWARD_KINDS, Cost, Generation, WorkerSettings
+from trimode.core.worker import Worker, WorkerInfo, WorkerStats
 
 
 def worker_info(**changes: Any) -> WorkerInfo:
@@ -32,6 +33,20 @@ def worker_info(**changes: Any) -> WorkerInfo:
     return WorkerInfo(**(fields | changes))
 
 
+def cost(**changes: Any) -> Cost:
+    """What that reply cost, with some fields changed."""
+    fields: dict[str, Any] = {
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "forwards": dict.fromkeys(FORWARD_KINDS, 0) | {"prefill": 1, "decode": 2},
+        "nfe": 2,
+        "queue_s": 0.25,
+        "first_token_s": 0.5,
+        "total_s": 1.0,
+    }
+    return Cost(**(fields | changes))
+
+
 def generation(**changes: Any) -> Generation:
     """A reply of three tokens, with some fields changed."""
     fields: dict[str, Any] = {
@@ -39,14 +54,8 @@ def generation(**changes: Any) -> Generation:
         "token_ids": [0, 1, 2],
         "text": "one two three",
         "finish_reason": "stop",
-        "prompt_tokens": 5,
-        "forwards": dict.fromkeys(FORWARD_KINDS, 0) | {"prefill": 1, "decode": 2},
-        "nfe": 2,
+        "cost": cost(),
         "trace": None,
-        "acceptance_lengths": [],
-        "queue_s": 0.25,
-        "first_token_s": 0.5,
-        "total_s": 1.0,
     }
     return Generation(**(fields | changes))
 
@@ -99,7 +108,7 @@ class FakeWorker(Worker):
             request_id=request_id,
             token_ids=list(range(num_tokens)),
             text=shown,
-            prompt_tokens=len(str(text).split()),
+            cost=cost(prompt_tokens=len(str(text).split()), completion_tokens=num_tokens),
             logprobs=[-0.5] * num_tokens if fields.get("logprobs") else None,
         )
 

@@ -31,13 +31,13 @@ def test_concurrent_requests_get_their_own_answers(worker: Worker) -> None:
         return await asyncio.gather(*(worker.generate(case.fields) for case in CASES))
 
     for case, result in zip(CASES, asyncio.run(all_at_once()), strict=True):
-        assert (result.token_ids, result.nfe, result.trace) == (case.tokens, case.nfe, case.trace)
+        assert (result.token_ids, result.cost.nfe, result.trace) == (case.tokens, case.nfe, case.trace)
 
 
 def test_a_bad_request_is_refused_and_the_worker_lives(worker: Worker) -> None:
     with pytest.raises(GenerationError, match="mode: got 'x'"):
         asyncio.run(worker.generate({"mode": "x", "prompt_ids": [1]}))
-    assert asyncio.run(worker.generate(CASES[0].fields)).nfe == CASES[0].nfe
+    assert asyncio.run(worker.generate(CASES[0].fields)).cost.nfe == CASES[0].nfe
 
 
 def test_a_cancelled_task_frees_its_slot(worker: Worker) -> None:
@@ -59,7 +59,7 @@ def test_stats_add_up(worker: Worker) -> None:
     before = asyncio.run(worker.stats())
     results = [asyncio.run(worker.generate(case.fields)) for case in CASES[:3]]
     after = asyncio.run(worker.stats())
-    assert after.nfe - before.nfe == sum(result.nfe for result in results)
+    assert after.nfe - before.nfe == sum(result.cost.nfe for result in results)
     assert after.tokens_generated - before.tokens_generated == sum(len(result.token_ids) for result in results)
 
 
@@ -165,11 +165,11 @@ def test_stats_under_load_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_totals(done: dict[str, Any], results: list[Generation]) -> None:
     """The stats at the end follow from the five replies and from the clock."""
-    assert done["rows"] == {kind: sum(result.forwards[kind] for result in results) for kind in FORWARD_KINDS}
-    tokens, nfe = sum(len(result.token_ids) for result in results), sum(result.nfe for result in results)
-    accepted = [length for result in results for length in result.acceptance_lengths]
+    assert done["rows"] == {kind: sum(result.cost.forwards[kind] for result in results) for kind in FORWARD_KINDS}
+    tokens, nfe = sum(len(result.token_ids) for result in results), sum(result.cost.nfe for result in results)
+    accepted = [length for result in results for length in result.cost.acceptance_lengths]
     steps = done["steps"]
-    assert max(sum(result.forwards.values()) for result in results) <= steps < sum(done["rows"].values())
+    assert max(sum(result.cost.forwards.values()) for result in results) <= steps < sum(done["rows"].values())
     assert (tokens, done["tokens_generated"], done["nfe"]) == (100, 100, nfe)
     assert done["tpf"] == tokens / nfe
     assert done["acceptance_length"] == sum(accepted) / len(accepted)

@@ -19,8 +19,6 @@ from trimode.pipeline.data.load import data_root
 FOLDER = "nltk_punkt"
 RESOURCE = "tokenizers/punkt_tab/english/"
 URL = "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/tokenizers/punkt_tab.zip"
-NEEDS_PUNKT = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
-"""Instructions that cannot be judged without the data."""
 
 
 def use_data_dir(data_dir: Path | None) -> None:

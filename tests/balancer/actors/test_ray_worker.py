@@ -12,7 +12,8 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from trimode.balancer.actors.ray_worker import RayWorker
 from trimode.balancer.placement import Placement
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
-from trimode.core.protocol import WorkerSettings, WorkerStats
+from trimode.core.protocol import WorkerSettings
+from trimode.core.worker import WorkerStats
 from trimode.tests.fakes.actors import FakeActor, FakeActors
 
 PLACEMENT = Placement(1, 0, WorkerSettings(model="m"))

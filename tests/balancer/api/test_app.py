@@ -14,10 +14,10 @@ import httpx
 import openai
 import pytest
 from trimode.balancer.api.requests import prompt_sha256
-from trimode.tests.fakes.balancer_process import ROOT, RunningBalancer, wait_for
+from trimode.tests.fakes.balancer_process import RunningBalancer, wait_for
+from trimode.tests.goldens import rows
 
 HELLO: Any = [{"role": "user", "content": "hello world"}]
-GOLDENS = ROOT.parent / "shared" / "goldens" / "nemo_skills" / "requests.jsonl"
 NEMO_SKILLS_FIELDS: dict[str, Any] = {
     "frequency_penalty": 0.0,
     "logprobs": False,
@@ -117,10 +117,8 @@ def test_all_that_nemo_skills_sends_is_accepted(balancer: RunningBalancer, extra
     assert balancer.ask("hello", **(NEMO_SKILLS_FIELDS | extra)).status_code == 200
 
 
-@pytest.mark.skipif(not GOLDENS.exists(), reason="recorded requests are not beside this checkout")
 def test_recorded_requests_of_nemo_skills_are_accepted(balancer: RunningBalancer) -> None:
-    recorded = [json.loads(line) for line in GOLDENS.read_text().splitlines()]
-    chosen = [entry for entry in recorded if entry["body"].get("presence_penalty", 0) == 0]
+    chosen = [entry for entry in rows("requests.jsonl") if entry["body"].get("presence_penalty", 0) == 0]
     assert len(chosen) >= 8
     for entry in chosen:
         response = httpx.post(balancer.url + entry["path"], json=entry["body"], timeout=60)

@@ -12,7 +12,7 @@ from trimode.balancer.api.replies import LOWEST_LOGPROB, chat_body, completion_b
 from trimode.balancer.api.requests import parse_chat
 from trimode.balancer.router import Reply
 from trimode.core.protocol import Mode
-from trimode.tests.fakes.worker import generation
+from trimode.tests.fakes.worker import cost, generation
 
 HEAD = {"id": "chatcmpl-1", "created": 1, "model": "tri"}
 PARSED = parse_chat({"messages": [{"role": "user", "content": "hello"}]}, Mode.AR)
@@ -20,6 +20,10 @@ PARSED = parse_chat({"messages": [{"role": "user", "content": "hello"}]}, Mode.A
 
 def reply(waited_s: float = 0.0, **changes: Any) -> Reply:
     return Reply(generation(**changes), waited_s)
+
+
+def costing(waited_s: float = 0.0, **changes: Any) -> Reply:
+    return reply(waited_s, cost=cost(**changes))
 
 
 def test_a_chat_reply_is_openais() -> None:
@@ -47,7 +51,7 @@ def test_token_ids_are_shown_on_request() -> None:
 
 
 def test_counts_add_up_over_replies_but_the_prompts() -> None:
-    counts = usage([reply(acceptance_lengths=[1, 2]), reply(token_ids=[7], nfe=1, acceptance_lengths=[3])])
+    counts = usage([costing(acceptance_lengths=[1, 2]), costing(completion_tokens=1, nfe=1, acceptance_lengths=[3])])
     assert (counts["prompt_tokens"], counts["completion_tokens"], counts["total_tokens"]) == (5, 4, 9)
     assert (counts["nfe"], counts["tpf"]) == (3, 1.3333)
     assert (counts["forwards"]["prefill"], counts["forwards"]["decode"]) == (2, 4)
@@ -55,12 +59,12 @@ def test_counts_add_up_over_replies_but_the_prompts() -> None:
 
 
 def test_seconds_are_those_of_the_slowest_reply_with_its_wait() -> None:
-    counts = usage([reply(waited_s=2.0, total_s=1.0), reply(waited_s=0.5, total_s=4.0)])
+    counts = usage([costing(waited_s=2.0, total_s=1.0), costing(waited_s=0.5, total_s=4.0)])
     assert (counts["queue_s"], counts["first_token_s"], counts["total_s"]) == (2.25, 2.5, 4.5)
 
 
 def test_no_forwards_have_no_ratio() -> None:
-    assert usage([reply(nfe=0)])["tpf"] is None
+    assert usage([costing(nfe=0)])["tpf"] is None
 
 
 def test_logprobs_name_tokens_by_id_and_stay_json() -> None:
