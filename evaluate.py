@@ -17,15 +17,15 @@ except ImportError:
     sys.path.append(str(ROOT / ".types"))
 
 from trimode.core.protocol import WorkerSettings
+from trimode.core.worker import Worker
 from trimode.pipeline.in_process.evaluate import main
-from trimode.pipeline.in_process.run import DirectWorker
 
 
-def load_worker(settings: WorkerSettings) -> DirectWorker:
+def load_worker(settings: WorkerSettings) -> Worker:
     """Loads the real worker. Imports torch only now: help, mistakes and scoring processes do without it."""
-    from trimode.workers.worker import Worker
+    from trimode.workers import worker
 
-    return Worker(settings)
+    return worker.Worker(settings)
 
 
 if __name__ == "__main__":

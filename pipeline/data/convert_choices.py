@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Sequence
 
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 _SUBJECTS_BY_AREA = {
     "biology": "college_biology high_school_biology",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 LCB_RELEASE = "v6"
 LCB_WINDOW = ("2024-08-01", "2025-05-31")

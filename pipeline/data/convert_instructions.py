@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 
 def ifeval(raw: Row) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 
 def gsm8k(raw: Row) -> Row:

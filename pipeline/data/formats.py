@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
-
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 
 def iter_jsonl(path: Path) -> Iterator[Row]:

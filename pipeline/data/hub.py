@@ -15,12 +15,11 @@ from pathlib import Path
 import httpx
 from trimode.core.errors import ConfigError
 from trimode.core.files import write_text_atomic
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data import convert_choices, convert_instructions, convert_math
 from trimode.pipeline.data.load import data_root, each, has_rows, prepared_path
 from trimode.pipeline.data.prepare import PrepareOptions, prepare
-
-Row = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

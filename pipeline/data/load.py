@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError
 from trimode.core.project import ASSETS_DIR
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data import convert_choices, convert_code, convert_instructions, convert_math
 from trimode.pipeline.data.formats import iter_jsonl, read_csv, read_jsonl, read_mmlu_tar, read_parquet
@@ -21,7 +22,6 @@ from trimode.pipeline.data.sources import SOURCES
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, object]
 BUNDLED_DIR = ASSETS_DIR / "benchmarks"
 
 

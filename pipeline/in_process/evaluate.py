@@ -12,17 +12,18 @@ from pathlib import Path
 from trimode.core.errors import ConfigError, TrimodeError, guarded
 from trimode.core.files import write_json_atomic
 from trimode.core.protocol import WorkerSettings
+from trimode.core.worker import Worker
 from trimode.pipeline.client.samples import LoadedTask, load_tasks
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data.hub import TASKS
 from trimode.pipeline.in_process.flags import parse, plan_jobs
-from trimode.pipeline.in_process.run import DirectWorker, TaskSummary, print_result, print_summary, run_task
+from trimode.pipeline.in_process.run import TaskSummary, print_result, print_summary, run_task
 from trimode.pipeline.launch.owner import claim, release, this_process
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 
 
-def main(argv: Sequence[str], make_worker: Callable[[WorkerSettings], DirectWorker]) -> int:
+def main(argv: Sequence[str], make_worker: Callable[[WorkerSettings], Worker]) -> int:
     """Runs the tasks in turn and keeps what an earlier call finished.
 
     Returns 0, 1 (failed), 2 (the user must act) or 130 (interrupted).
@@ -42,7 +43,7 @@ def error_text(error: TrimodeError) -> str:
     return f"failed: {error}\nFinished samples are kept; the same command goes on."
 
 
-def evaluate(args: argparse.Namespace, make_worker: Callable[[WorkerSettings], DirectWorker]) -> int:
+def evaluate(args: argparse.Namespace, make_worker: Callable[[WorkerSettings], Worker]) -> int:
     """Does everything after parsing and returns 0. Raises TrimodeError."""
     config, jobs = plan_jobs(args, TASKS)
     results = run_jobs(args, config, jobs, make_worker)
@@ -54,13 +55,13 @@ def evaluate(args: argparse.Namespace, make_worker: Callable[[WorkerSettings], D
 
 
 def run_jobs(
-    args: argparse.Namespace, config: Config, jobs: list[JobSpec], make_worker: Callable[[WorkerSettings], DirectWorker]
+    args: argparse.Namespace, config: Config, jobs: list[JobSpec], make_worker: Callable[[WorkerSettings], Worker]
 ) -> list[TaskSummary]:
     """Runs every job on one worker. Claims the run folder meanwhile; loads no worker if every sample is finished."""
     paths = RunPaths(Path(jobs[0].run_dir))
     owner = this_process()
     claim(paths.run_dir, owner)
-    worker: DirectWorker | None = None
+    worker: Worker | None = None
     try:
         work = [(job, load_tasks(job, paths)[0]) for job in jobs]
         if any(loaded.num_left for _, loaded in work):
@@ -88,7 +89,7 @@ def worker_settings(args: argparse.Namespace, config: Config, spec: JobSpec) -> 
 
 
 async def run_all(
-    args: argparse.Namespace, work: Sequence[tuple[JobSpec, LoadedTask]], paths: RunPaths, worker: DirectWorker | None
+    args: argparse.Namespace, work: Sequence[tuple[JobSpec, LoadedTask]], paths: RunPaths, worker: Worker | None
 ) -> list[TaskSummary]:
     """Runs the tasks in the given order and prints a header and a closing line for each."""
     results: list[TaskSummary] = []

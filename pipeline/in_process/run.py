@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from trimode.core.errors import GenerationError
+from trimode.core.worker import Worker
 from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
 from trimode.pipeline.client.samples import LoadedTask, run_tasks
 from trimode.pipeline.console.progress import Progress
@@ -22,32 +22,6 @@ from trimode.pipeline.run_folder.rows import read_output, read_rows
 from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.scoring.verdicts import is_right
 from trimode.pipeline.spec import DecodeSpec, JobSpec
-
-SHARED_FIELDS = (
-    "request_id",
-    "finish_reason",
-    "prompt_tokens",
-    "forwards",
-    "nfe",
-    "acceptance_lengths",
-    "queue_s",
-    "first_token_s",
-    "total_s",
-)
-"""What an Answer and a Generation call by the same name."""
-
-
-class DirectWorker(Protocol):
-    """What is needed of a worker."""
-
-    async def generate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Answers one request; raises GenerationError for a request it refuses."""
-
-    def info(self) -> dict[str, object]:
-        """What was loaded."""
-
-    def close(self) -> None:
-        """Lets the device go."""
 
 
 @dataclass(slots=True)
@@ -64,8 +38,8 @@ class Counts:
         self.done += 1
         self.correct += correct
         if record is not None:
-            self.tokens += record.completion_tokens
-            self.nfe += record.nfe
+            self.tokens += record.cost.completion_tokens
+            self.nfe += record.cost.nfe
 
     def text(self) -> str:
         """Returns `acc=93.78% avg_tok=302.0 avg_nfe=52.1 TPF=5.79`."""
@@ -130,7 +104,7 @@ class TaskSummary:
 
 
 async def run_task(
-    place: tuple[JobSpec, RunPaths], loaded: LoadedTask, worker: DirectWorker | None, print_every: int
+    place: tuple[JobSpec, RunPaths], loaded: LoadedTask, worker: Worker | None, print_every: int
 ) -> TaskSummary:
     """Runs the unfinished samples of one task (one seed) and returns the summary of all its samples.
 
@@ -162,7 +136,7 @@ async def run_task(
         task=name,
         num_entries=len(rows),
         accuracy=round(float(metrics[loaded.benchmark.metric]), 4),
-        avg_tokens=round(sum(record.completion_tokens for record in records) / len(rows), 2),
+        avg_tokens=round(sum(record.cost.completion_tokens for record in records) / len(rows), 2),
         avg_nfe=totals["average_nfe"] or 0.0,
         tpf=totals["tpf"] or 0.0,
         elapsed_seconds=round(time.perf_counter() - started, 2),
@@ -171,7 +145,7 @@ async def run_task(
     )
 
 
-def ask_worker(worker: DirectWorker | None, decode: DecodeSpec) -> Callable[[str, str, int], Awaitable[Answer]]:
+def ask_worker(worker: Worker | None, decode: DecodeSpec) -> Callable[[str, str, int], Awaitable[Answer]]:
     """Returns the function that asks the worker for one sample. A refused request becomes that sample's error."""
 
     async def ask(name: str, prompt: str, seed: int) -> Answer:
@@ -194,11 +168,12 @@ def ask_worker(worker: DirectWorker | None, decode: DecodeSpec) -> Callable[[str
                 request_id=name, started_at=started, ended_at=time.time(), error=error.message, error_kind=REQUEST
             )
         return Answer(
-            text=generation["text"] or "",
-            completion_tokens=len(generation["token_ids"]),
+            request_id=generation.request_id,
+            text=generation.text or "",
+            finish_reason=generation.finish_reason,
+            cost=generation.cost,
             started_at=started,
             ended_at=time.time(),
-            **{key: generation[key] for key in SHARED_FIELDS},
         )
 
     return ask

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import SCORERS, Measure, ScorerFacts
-from trimode.pipeline.scoring.scorer import Row
 
 Attempts = Sequence[Row]
 """One problem's rows, one per seed."""

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import IO, Self
 
 from trimode.core.project import child_environment
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring import worker
 from trimode.pipeline.scoring.registry import scorer_of, unscored
-from trimode.pipeline.scoring.scorer import Row
 
 WORKER_MODULE = worker.__name__
 """Module that a scoring process runs."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.scorer import Row, Scorer
+from trimode.pipeline.scoring.scorer import Scorer
 
 Measure = Callable[[Row], "Points"]
 """Returns the points of one scored row in a metric. Raises KeyError if the row has no verdict."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
-
-Row = dict[str, Any]
-"""One line of an output file: reply keys (generation, num_generated_tokens, ...), data fields and verdict fields."""
 
 
 class Scorer(Protocol):

@@ -6,9 +6,9 @@ Needs only the fields that scoring wrote: no file is read and no scorer is loade
 from __future__ import annotations
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import SCORERS, Points
-from trimode.pipeline.scoring.scorer import Row
 
 
 def row_points(benchmark: Benchmark, row: Row) -> Points:

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 from trimode.core.processes import die_with_parent
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import score_row, scorer_of, unscored
-from trimode.pipeline.scoring.scorer import Row
 
 MEMORY_BYTES = 8 << 30
 """Largest address space of a scoring process. Beyond it a row fails with MemoryError."""

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.project import PROJECT_DIR
-from trimode.core.protocol import WorkerSettings
+from trimode.core.protocol import Generation, WorkerSettings
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data import hub
 from trimode.pipeline.in_process.evaluate import worker_settings
@@ -46,12 +47,12 @@ class Adder(FakeWorker):
 
     def __init__(self, settings: WorkerSettings, fail_from: int | None = None, refuse: str = "") -> None:
         super().__init__(settings)
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[Mapping[str, Any]] = []
         self.closed = False
         self._fail_from = fail_from
         self._refuse = refuse
 
-    async def generate(self, fields: dict[str, Any]) -> dict[str, object]:
+    async def generate(self, fields: Mapping[str, Any]) -> Generation:
         self.asked.append(fields)
         if self._fail_from is not None and len(self.asked) > self._fail_from:
             raise WorkerError("the device is lost")
@@ -59,7 +60,8 @@ class Adder(FakeWorker):
         if self._refuse and question.startswith(self._refuse):
             raise GenerationError("context: too long")
         number = int(question.partition(" ")[0])
-        return await super().generate(fields) | {"text": rf"\boxed{{{0 if number == 3 else 2 * number}}}"}
+        reply = await super().generate(fields)
+        return dataclasses.replace(reply, text=rf"\boxed{{{0 if number == 3 else 2 * number}}}")
 
     def close(self) -> None:
         self.closed = True

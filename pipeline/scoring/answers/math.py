@@ -11,9 +11,10 @@ from pathlib import Path
 
 from latex2sympy2_extended import NormalizationConfig, normalize_latex
 from math_verify import LatexExtractionConfig, StringExtractionConfig, parse, verify
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.answers.extract import extract_answer
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("predicted_answer", "symbolic_correct", "interleaved_eval_single_time_s")
 ROW_LIMIT_S = 120.0

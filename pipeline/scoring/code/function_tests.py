@@ -8,11 +8,12 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.code.extract import extract_code
 from trimode.pipeline.scoring.sandbox.run import Limits, run_program
 from trimode.pipeline.scoring.sandbox.service import service_url
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("completion", "is_correct")
 ROW_LIMIT_S = 60.0

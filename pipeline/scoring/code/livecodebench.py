@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.load import data_root
 from trimode.pipeline.scoring.code.extract import extract_code
 from trimode.pipeline.scoring.sandbox.harness import run_harness
 from trimode.pipeline.scoring.sandbox.run import Limits
 from trimode.pipeline.scoring.sandbox.service import service_url
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("completion", "question_id", "code_list", "graded_list")
 ROW_LIMIT_S = 1200.0

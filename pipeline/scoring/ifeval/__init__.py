@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.ifeval import keywords, language, layout, length
 from trimode.pipeline.scoring.ifeval.arguments import Arguments, Check
 from trimode.pipeline.scoring.ifeval.punkt import require_punkt, use_data_dir
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("loose_eval", "strict_eval")
 ROW_LIMIT_S = 60.0

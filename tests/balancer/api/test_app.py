@@ -146,7 +146,7 @@ def test_what_is_not_offered_is_a_400_that_names_the_field(
     assert "valid" in error["message"]
 
 
-def test_the_workers_refusal_keeps_its_words_and_names_the_field(balancer: RunningBalancer) -> None:
+def test_the_workers_refusal_keeps_its_message_and_names_the_field(balancer: RunningBalancer) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         balancer.openai().chat.completions.create(model="tri", messages=[{"role": "user", "content": "refuse"}])
     assert "block_length: got 0; valid: 1 or more" in str(caught.value)
@@ -202,13 +202,13 @@ def test_request_log_joins_by_hash(balancer: RunningBalancer) -> None:
     assert "find me" not in json.dumps(line)
 
 
-def test_figures_add_up_to_what_clients_were_told(balancer: RunningBalancer) -> None:
+def test_totals_are_the_sums_of_usage(balancer: RunningBalancer) -> None:
     before = balancer.stats()["told"]
     usages = [balancer.ask(f"word {index}").json()["usage"] for index in range(3)]
-    told = balancer.stats()["told"]
-    assert told["requests"] - before["requests"] == 3
-    assert told["nfe"] - before["nfe"] == sum(usage["nfe"] for usage in usages)
-    assert told["forwards"]["decode"] - before["forwards"].get("decode", 0) == 6
+    totals = balancer.stats()["told"]
+    assert totals["requests"] - before["requests"] == 3
+    assert totals["nfe"] - before["nfe"] == sum(usage["nfe"] for usage in usages)
+    assert totals["forwards"]["decode"] - before["forwards"].get("decode", 0) == 6
 
 
 def test_full_queue_is_429_and_health_answers_while_all_are_busy(balancer: RunningBalancer, tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.code.extract import extract_code
 from trimode.pipeline.scoring.code.plus.problems import NOT_NONE_TASKS, dataset_path, packed_oracle, read_dataset
 from trimode.pipeline.scoring.sandbox.harness import run_harness
 from trimode.pipeline.scoring.sandbox.run import Limits
 from trimode.pipeline.scoring.sandbox.service import service_url
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("completion", "is_correct", "is_correct-plus")
 ROW_LIMIT_S = 300.0
