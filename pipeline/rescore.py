@@ -17,8 +17,10 @@ from typing import Any
 
 from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.core.files import write_json_atomic, write_text_atomic
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark, benchmark_names, load_benchmark
-from trimode.pipeline.scoring import Row, ScoringPool, check_scorer
+from trimode.pipeline.run_folder.rows import parse_row
+from trimode.pipeline.scoring import ScoringPool, check_scorer
 from trimode.pipeline.scoring.metrics import compute_metrics
 
 TIMING = "interleaved_eval_single_time_s"
@@ -55,14 +57,9 @@ def find_outputs(folder: Path) -> dict[Path, list[Path]]:
 
 def read_rows(path: Path) -> tuple[list[str], list[Row]]:
     """The lines of a file and their rows. Raises ConfigError naming the line that is no row."""
+    # Nobody is writing the file, so a last line without a newline is a row as well.
     lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}: line {number} is no JSON row: {error}") from error
-    return lines, rows
+    return lines, [parse_row(line, path, number) for number, line in enumerate(lines, start=1)]
 
 
 def with_verdict(row: Row, verdict: Row) -> Row:

@@ -112,16 +112,7 @@ def _answer_by_reference(settings: WorkerSettings, arguments: argparse.Namespace
 def main() -> int:
     """Runs the command line; returns the exit status."""
     arguments = _arguments()
-    settings = WorkerSettings(
-        model=arguments.model,
-        revision=arguments.revision,
-        lora=arguments.lora,
-        tokenizer=arguments.tokenizer,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        max_num_seqs=arguments.max_num_seqs,
-        kv_cache_gb=arguments.kv_cache_gb,
-    )
+    settings = WorkerSettings.from_flags(vars(arguments))
     return guarded(lambda: _generate(settings, arguments), failed=USER_ERROR)
 
 

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
-from trimode.core.protocol import FORWARD_KINDS, DecodeParams, Generation, Mode, WorkerSettings
+from trimode.core.protocol import DECODE_DEFAULTS, FORWARD_KINDS, Cost, DecodeParams, Generation, Mode, WorkerSettings
 from trimode.workers.model.adapter import open_adapter
 from trimode.workers.model.checkpoint import DTYPES, files_sha256, read_config, read_json
 from trimode.workers.params import check_fits
@@ -30,10 +30,10 @@ from trimode.workers.text import Text
 METHODS = {Mode.ar: "ar_generate", Mode.dlm: "generate", Mode.linear_spec: "linear_spec_generate"}
 """What the released class calls its decoders."""
 ABSENT_FIELDS = {
-    "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop": (), "stop_token_ids": (),
-    "logprobs": False,
-}  # fmt: skip
-"""Fields the released methods have no counterpart of, and the values at which they say nothing."""
+    name: DECODE_DEFAULTS[name]
+    for name in ("top_p", "top_k", "min_p", "repetition_penalty", "stop", "stop_token_ids", "logprobs")
+}
+"""Fields that the released methods lack, with the values that have no effect."""
 NO_TOKEN = -1
 """Passed as end token when a request ignores it: None would mean the config's own."""
 REMOTE_ERRORS = (
@@ -148,13 +148,16 @@ class HfReference:
             token_ids=tokens,
             text=self.text.decode(tokens),
             finish_reason="stop" if ended else "length",
-            prompt_tokens=len(prompt_ids),
-            forwards=_forwards(params, len(whole), nfe, len(accepted)),
-            nfe=nfe,
+            cost=Cost(
+                prompt_tokens=len(prompt_ids),
+                completion_tokens=len(tokens),
+                forwards=_forwards(params, len(whole), nfe, len(accepted)),
+                nfe=nfe,
+                acceptance_lengths=accepted,
+                first_token_s=total_s,
+                total_s=total_s,
+            ),
             trace=None,
-            acceptance_lengths=accepted,
-            first_token_s=total_s,
-            total_s=total_s,
         )
 
     def _check(self, num_prompt: int, params: DecodeParams, fields: Mapping[str, object]) -> None:

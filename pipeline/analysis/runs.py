@@ -8,17 +8,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import Mode
+from trimode.core.protocol import Mode, Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
-from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord
+from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, LEDGER, POSITION
-from trimode.pipeline.scoring.metrics import Row
+from trimode.pipeline.run_folder.rows import LEDGER, POSITION, add_row, read_lines
 from trimode.pipeline.scoring.verdicts import is_scored
 from trimode.pipeline.spec import JobSpec, job_from_json
 
@@ -169,29 +167,11 @@ def _read_object(path: Path, notes: list[str]) -> Row:
     return value if isinstance(value, dict) else {"jobs": value}
 
 
-def _read_lines(path: Path, notes: list[str]) -> Iterator[Row]:
-    """Objects of a jsonl file; a torn or foreign line is left out with a note."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    notes.append(f"{path}, line {number}: torn, left out")
-                    continue
-                if isinstance(value, dict):
-                    yield value
-    except OSError as error:
-        notes.append(f"{path} cannot be read: {error}")
-
-
 def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
     """Every line of every nfe_log.jsonl of the run."""
     records: list[NfeRecord] = []
-    for path in sorted(folder.glob("nfe_group*/nfe_log.jsonl")):
-        for value in _read_lines(path, notes):
+    for path in nfe_logs(folder):
+        for value in read_lines(path, notes):
             try:
                 records.append(NfeRecord.from_json(value))
             except TypeError as error:
@@ -229,7 +209,7 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
         if match is None:
             continue
         seed = int(match["seed"] or 0)
-        for position, row in enumerate(_read_lines(path, notes)):
+        for position, row in enumerate(read_lines(path, notes)):
             for name in _BULKY:
                 row.pop(name, None)
             key = (int(row.pop(POSITION, position)), seed)
@@ -237,11 +217,8 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
             if not is_scored(task.benchmark, row):
                 unscored += 1
                 continue
-            # -async sorts behind the finished file and holds the newer rows; a row with an answer stays
-            if key in task.rows and row.get(ERROR_KIND) == INFRASTRUCTURE:
-                continue
-            task.rows[key] = row
-            if isinstance(carried, dict):
+            # -async sorts behind the finished file and holds the newer rows
+            if add_row(task.rows, key, row) and isinstance(carried, dict):
                 task.records[key] = NfeRecord.from_json(carried)
     if unscored:
         notes.append(f"{task_dir}: {unscored} rows carry no verdict of {task.benchmark.metric} and are left out")
@@ -260,9 +237,7 @@ def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> Non
         if key not in task.rows:
             continue
         earlier = task.records.get(key)
-        if earlier is None or earlier.error is not None:
-            task.records[key] = record
-        elif earlier != record:
+        if not add_record(task.records, key, record) and earlier != record:
             repeated += 1
     if repeated:
         notes.append(f"{name}: {repeated} samples have more than one line in nfe_log.jsonl; the first answer counts")

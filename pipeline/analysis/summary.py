@@ -135,7 +135,7 @@ def summarize_task(run: Run, task: TaskResult, intervals: bool = True) -> Report
     records = list(task.records.values())
     figures = summarize(records)
     tokens = [int(str(row.get("num_generated_tokens") or 0)) for row in task.rows.values()]
-    accepted = [length for record in records for length in record.acceptance_lengths]
+    accepted = [length for record in records for length in record.cost.acceptance_lengths]
     per_seed = seed_accuracies(task)
     return ReportRow(
         mode=run.mode.value,
@@ -173,14 +173,18 @@ def summarize_runs(runs: list[Run], intervals: bool = True) -> list[ReportRow]:
 def tpf_interval(records: list[NfeRecord]) -> Interval | None:
     """Bootstrap interval of TPF over problems."""
     return _record_interval(
-        [(r.sample_id, float(r.completion_tokens), float(r.nfe)) for r in records if r.error is None]
+        [(r.sample_id, float(r.cost.completion_tokens), float(r.cost.nfe)) for r in records if r.error is None]
     )
 
 
 def speed_interval(records: list[NfeRecord]) -> Interval | None:
     """Bootstrap interval of tokens per second over problems."""
     return _record_interval(
-        [(r.sample_id, float(r.completion_tokens), r.total_s - r.queue_s) for r in records if r.error is None]
+        [
+            (r.sample_id, float(r.cost.completion_tokens), r.cost.total_s - r.cost.queue_s)
+            for r in records
+            if r.error is None
+        ]
     )
 
 

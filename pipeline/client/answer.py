@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from trimode.core.protocol import NO_COST, Cost
 from trimode.pipeline.spec import DecodeSpec
 
 REQUEST = "request"
@@ -21,15 +22,8 @@ class Answer:
     """The reply's reasoning_content, if the server splits it off."""
     finish_reason: str = "error"
     """stop | length | error."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    cost: Cost = NO_COST
     reasoning_tokens: int | None = None
-    forwards: dict[str, int] = field(default_factory=dict)
-    nfe: int = 0
-    acceptance_lengths: list[int] = field(default_factory=list)
-    queue_s: float = 0.0
-    first_token_s: float = 0.0
-    total_s: float = 0.0
     started_at: float = 0.0
     """Unix time when the answer's (last) attempt was sent."""
     ended_at: float = 0.0

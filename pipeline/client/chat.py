@@ -10,10 +10,11 @@ import asyncio
 import json
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import httpx
+from trimode.core.protocol import NO_COST, Cost
 from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
 from trimode.pipeline.run_folder.rows import INFRASTRUCTURE
 from trimode.pipeline.spec import ClientSpec, DecodeSpec
@@ -162,15 +163,17 @@ def read_reply(reply: dict[str, object], name: str, started: float) -> Answer:
         text=message.get("content") or "",
         reasoning=message.get("reasoning_content"),
         finish_reason=choice.get("finish_reason") or "stop",
-        prompt_tokens=_integer(usage.get("prompt_tokens")),
-        completion_tokens=_integer(usage.get("completion_tokens")),
+        cost=Cost(
+            prompt_tokens=_integer(usage.get("prompt_tokens")),
+            completion_tokens=_integer(usage.get("completion_tokens")),
+            forwards=dict(usage.get("forwards") or {}),  # type: ignore[call-overload]
+            nfe=_integer(usage.get("nfe")),
+            acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
+            queue_s=_seconds(usage.get("queue_s")),
+            first_token_s=_seconds(usage.get("first_token_s")),
+            total_s=_seconds(usage.get("total_s")),
+        ),
         reasoning_tokens=None if reasoning_tokens is None else _integer(reasoning_tokens),
-        forwards=dict(usage.get("forwards") or {}),  # type: ignore[call-overload]
-        nfe=_integer(usage.get("nfe")),
-        acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
-        queue_s=_seconds(usage.get("queue_s")),
-        first_token_s=_seconds(usage.get("first_token_s")),
-        total_s=_seconds(usage.get("total_s")),
         started_at=started,
         ended_at=time.time(),
     )
@@ -180,7 +183,7 @@ def _failure(name: str, started: float, error: str, kind: str) -> Answer:
     ended = time.time()
     return Answer(
         request_id=name,
-        total_s=round(ended - started, 6),
+        cost=replace(NO_COST, total_s=round(ended - started, 6)),
         started_at=started,
         ended_at=ended,
         error=error,

@@ -7,13 +7,13 @@ the workers. Knows no HTTP and no processes of servers: whatever answers is hand
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.core.errors import ConfigError, WorkerError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.client.answer import Answer, Ask
 from trimode.pipeline.client.metrics_file import write_metrics
@@ -24,7 +24,7 @@ from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import is_merged
-from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions
+from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, finished_positions
 from trimode.pipeline.run_folder.store import SeedStore, chunk_lock
 from trimode.pipeline.scoring import ScoringPool, finish_rows
 from trimode.pipeline.scoring.verdicts import is_right
@@ -34,11 +34,6 @@ MAX_FAILURES_IN_A_ROW = 32
 """So many samples in a row (all, in a smaller job) without an answer for want of infrastructure end the job."""
 SCORING_BACKLOG = 256
 """Answers that may wait for a scorer before no more are asked."""
-
-
-SHARED_FIELDS = {item.name for item in dataclasses.fields(NfeRecord)} & {
-    item.name for item in dataclasses.fields(Answer)
-}
 
 
 @dataclass(slots=True)
@@ -233,7 +228,7 @@ def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
     message: Row = {"content": answer.text, "role": "assistant", "tool_calls": None, "function_call": None}
     row: Row = {
         benchmark.generation_key: answer.text,
-        "num_generated_tokens": answer.completion_tokens,
+        "num_generated_tokens": answer.cost.completion_tokens,
         "finish_reason": answer.finish_reason,
         "serialized_output": [message] if answer.error is None else [],
     }
@@ -241,7 +236,7 @@ def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
         row["reasoning_content"] = message["reasoning_content"] = answer.reasoning
     if answer.reasoning_tokens is not None:
         row["num_reasoning_tokens"] = answer.reasoning_tokens
-        row["num_answer_tokens"] = answer.completion_tokens - answer.reasoning_tokens
+        row["num_answer_tokens"] = answer.cost.completion_tokens - answer.reasoning_tokens
     if answer.error is not None:
         row["error"] = answer.error
         row[ERROR_KIND] = answer.error_kind
@@ -254,12 +249,15 @@ def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
 def nfe_record(spec: JobSpec, question: _Question, answer: Answer) -> NfeRecord:
     """The ledger line of one answer."""
     return NfeRecord(
+        request_id=answer.request_id,
         benchmark=question.run.loaded.task.benchmark,
         sample_id=question.position,
         seed=question.seed,
         mode=spec.decode.mode.value,
         lora=spec.decode.lora,
-        **{name: getattr(answer, name) for name in SHARED_FIELDS},
+        finish_reason=answer.finish_reason,
+        cost=answer.cost,
+        error=answer.error,
     )
 
 

@@ -107,16 +107,16 @@ class Progress:
         """Counts one scored sample."""
         task = self._tasks[benchmark]
         now = time.time()
-        task.started_at = task.started_at or now - (
-            record.total_s - record.queue_s
-        )  # in the queue it waited for other requests
+        cost = record.cost
+        # in the queue it waited for other requests
+        task.started_at = task.started_at or now - (cost.total_s - cost.queue_s)
         task.seconds = now - task.started_at
         task.done += 1
         task.scored += 1
         task.correct += correct
         task.failed += record.error is not None
-        task.tokens += record.completion_tokens
-        task.nfe += record.nfe
+        task.tokens += cost.completion_tokens
+        task.nfe += cost.nfe
         if now - self._lines_at.get(benchmark, 0.0) >= LINE_EVERY_S and task.done < task.total:
             self._line(benchmark)
         if now - self._snapshot_at >= SNAPSHOT_EVERY_S:

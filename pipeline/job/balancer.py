@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from trimode.core.errors import WorkerError
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import die_with_parent
+from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
@@ -39,13 +40,12 @@ class Ready:
     """What a balancer says once it serves."""
 
     url: str
-    workers: list[dict[str, object]]
-    """info() of every worker."""
+    workers: list[WorkerInfo]
 
     @property
     def model(self) -> str:
         """Name to put into requests."""
-        return str(self.workers[0].get("served_model_name") or "model")
+        return self.workers[0].served_model_name
 
 
 class Server:
@@ -139,7 +139,7 @@ class Server:
             if time.monotonic() - began > READY_TIMEOUT_S:
                 raise WorkerError(f"the workers were not ready after {READY_TIMEOUT_S:.0f} s; {self._last_words()}")
         told = json.loads(self._ready_file.read_text(encoding="utf-8"))
-        ready = Ready(url=told["url"], workers=told["workers"])
+        ready = Ready(url=told["url"], workers=[WorkerInfo.from_json(worker) for worker in told["workers"]])
         self._url = ready.url
         write_server_info(self._spec, self._paths, "running", self._url, self._devices)
         return ready

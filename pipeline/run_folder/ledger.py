@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimode.core.files import AppendFile, cut_torn_line, write_text_atomic
+from trimode.core.protocol import Row
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import LEDGER, Row, num_rows, read_rows
+from trimode.pipeline.run_folder.rows import LEDGER, num_rows, read_rows
 from trimode.pipeline.spec import JobSpec
 
 NFE_LOGS = "nfe_group*/nfe_log.jsonl"

@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 from trimode.core.errors import ConfigError
 from trimode.core.files import write_json_atomic
+from trimode.core.worker import WorkerInfo
 from trimode.pipeline.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import git_commit, now, versions
@@ -51,14 +52,14 @@ class Manifest:
             )
             _list(self._job(manifest), "runs").append(run)
 
-    def add_workers(self, workers: Sequence[Mapping[str, object]]) -> None:
+    def add_workers(self, workers: Sequence[WorkerInfo]) -> None:
         """Records what the workers loaded. Raises ConfigError when the folder's results came from other weights."""
         first = workers[0]
-        self.pin({name: first.get(name) for name in ("weights_sha256", "lora_sha256")})
+        self.pin({"weights_sha256": first.weights_sha256, "lora_sha256": first.lora_sha256})
         with self._edit() as manifest:
-            self._job(manifest)["devices"] = [worker.get("device") for worker in workers]
-            self._job(manifest)["dtype"] = first.get("dtype")
-            self._job(manifest)["worker_versions"] = first.get("versions")
+            self._job(manifest)["devices"] = [worker.device for worker in workers]
+            self._job(manifest)["dtype"] = first.dtype
+            self._job(manifest)["worker_versions"] = dict(first.versions)
 
     def pin(self, facts: Mapping[str, object]) -> None:
         """Compares pinned entries with the recorded ones, then records them.

@@ -14,9 +14,10 @@ import json
 from collections.abc import Callable, Iterator
 
 from trimode.core.files import AppendFile, whole_lines, write_text_atomic
+from trimode.core.protocol import Row
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import LEDGER, POSITION, Row, read_async, read_rows
+from trimode.pipeline.run_folder.rows import LEDGER, POSITION, read_async, read_rows
 from trimode.pipeline.spec import SampleShare
 
 Arrange = Callable[[list[Row]], list[Row]]

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trimode.core.protocol import Row
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import is_finished, remaining
-from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions, read_output, read_rows
+from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, finished_positions, read_output, read_rows
 from trimode.pipeline.run_folder.store import SeedStore
 from trimode.pipeline.spec import JobSpec, SampleShare
 from trimode.tests.fakes.specs import job_spec, start_job, task_spec, write_data

@@ -10,10 +10,10 @@ import sys
 from concurrent.futures import Future
 from pathlib import Path
 
+from trimode.core.protocol import Row
 from trimode.pipeline.client import samples as tasks
 from trimode.pipeline.job import balancer as server
 from trimode.pipeline.job import run as job
-from trimode.pipeline.run_folder.rows import Row
 
 
 class FakeScoring:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.core.files import write_json_atomic
-from trimode.core.protocol import Mode
+from trimode.core.protocol import Cost, Mode
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -57,7 +57,7 @@ def write_run(root: Path, fake: FakeRun) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("w", encoding="utf-8") as file:
                 for i, row in enumerate(kept):
-                    ledger = dataclasses.asdict(make_record(fake, name, i, seed, row))
+                    ledger = make_record(fake, name, i, seed, row).to_json()
                     line = row if fake.finished else {**row, "_nfe": ledger, "_async_position": i}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
             lines += [make_record(fake, name, i, seed, row).to_line() for i, row in enumerate(kept)]
@@ -153,15 +153,17 @@ def make_record(fake: FakeRun, name: str, sample_id: int, seed: int, row: dict[s
         seed=seed,
         mode=fake.mode,
         lora=fake.lora,
-        prompt_tokens=30,
-        completion_tokens=tokens,
         finish_reason="stop",
-        forwards=forwards,
-        nfe=nfe,
-        acceptance_lengths=accepted,
-        queue_s=0.5,
-        first_token_s=0.52,
-        total_s=0.5 + seconds,
+        cost=Cost(
+            prompt_tokens=30,
+            completion_tokens=tokens,
+            forwards=forwards,
+            nfe=nfe,
+            acceptance_lengths=accepted,
+            queue_s=0.5,
+            first_token_s=0.52,
+            total_s=0.5 + seconds,
+        ),
     )
 
 

@@ -83,7 +83,7 @@ def test_company_order_and_slots_change_nothing(micro: Runtime, exact: Float64De
             if alone.margin < MIN_MARGIN:
                 continue
             got = micro.generation(sequence)
-            assert (got.token_ids, got.nfe, got.trace) == (alone.tokens, alone.nfe, alone.trace), fields
+            assert (got.token_ids, got.cost.nfe, got.trace) == (alone.tokens, alone.nfe, alone.trace), fields
 
     try:
         same_answer()
@@ -102,7 +102,7 @@ def test_on_a_cpu_company_does_not_change_one_bit(dtype: str) -> None:
 
     def told(runtime: Runtime, sequence: Sequence) -> tuple[object, ...]:
         got = runtime.generation(sequence)
-        return got.token_ids, got.nfe, got.trace, got.logprobs
+        return got.token_ids, got.cost.nfe, got.trace, got.logprobs
 
     @settings(max_examples=15, deadline=None)
     @given(st.lists(requests(), min_size=2, max_size=8), st.integers(1, 8), st.data())

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.files import cut_torn_line, whole_lines, write_json_atomic, write_text_atomic
+from trimode.core.protocol import Cost, Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data import data_root, load_rows
 from trimode.pipeline.data.formats import iter_jsonl
@@ -23,7 +24,7 @@ from trimode.pipeline.data.prompts import chat_messages
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import POSITION, Row, read_async, read_output
+from trimode.pipeline.run_folder.rows import POSITION, read_async, read_output
 from trimode.pipeline.spec import JobSpec, TaskSpec
 
 Key = tuple[str, int]
@@ -155,7 +156,6 @@ def _record(spec: JobSpec, key: tuple[str, int, int], line: Row) -> NfeRecord:
     usage, reasons = line["usage"], line["finish_reasons"]
     assert isinstance(usage, dict)
     assert isinstance(reasons, list)
-    names = ("prompt_tokens", "completion_tokens", "forwards", "nfe", "acceptance_lengths", "queue_s", "first_token_s")
     return NfeRecord(
         request_id=str(line["request_id"]),
         benchmark=benchmark,
@@ -164,6 +164,5 @@ def _record(spec: JobSpec, key: tuple[str, int, int], line: Row) -> NfeRecord:
         mode=spec.decode.mode.value,
         lora=spec.decode.lora,
         finish_reason=str(reasons[0]),
-        total_s=float(usage["total_s"]),
-        **{name: usage[name] for name in names},
+        cost=Cost.from_json(usage),
     )

@@ -16,7 +16,10 @@ from trimode.pipeline.report.html.svg import INK, KINDS, MARKERS, PAPER, SERIES,
 
 def nfe_per_token(series: Sequence[Series]) -> Panel | None:
     """How many forwards a token took, answer by answer: one row per run on one axis."""
-    values = [(s, np.array([r.nfe / r.completion_tokens for r in s.records if r.completion_tokens])) for s in series]
+    values = [
+        (s, np.array([r.cost.nfe / r.cost.completion_tokens for r in s.records if r.cost.completion_tokens]))
+        for s in series
+    ]
     values = [(s, v) for s, v in values if len(v)]
     if not values:
         return None
@@ -91,7 +94,7 @@ def acceptance_by_position(series: Sequence[Series]) -> Panel | None:
 
 def tokens_per_answer(series: Sequence[Series]) -> Panel | None:
     """Share of answers that are at most so long."""
-    values = [(s, np.sort([r.completion_tokens for r in s.records])) for s in series]
+    values = [(s, np.sort([r.cost.completion_tokens for r in s.records])) for s in series]
     values = [(s, v) for s, v in values if len(v)]
     if not values:
         return None
@@ -118,9 +121,9 @@ def forwards_by_kind(series: Sequence[Series]) -> Panel | None:
     """Model calls per 100 generated tokens, by kind."""
     bars = []
     for s in series:
-        tokens = sum(r.completion_tokens for r in s.records)
+        tokens = sum(r.cost.completion_tokens for r in s.records)
         if tokens:
-            bars.append((s, [100 * sum(r.forwards.get(k, 0) for r in s.records) / tokens for k in FORWARD_KINDS]))
+            bars.append((s, [100 * sum(r.cost.forwards.get(k, 0) for r in s.records) / tokens for k in FORWARD_KINDS]))
     if not bars:
         return None
     drawing = Drawing(height=1.35 + 0.42 * len(bars))
@@ -134,11 +137,13 @@ def time_by_phase(series: Sequence[Series]) -> Panel | None:
     phases = ("queue", "to first token", "rest of the answer")
     bars = []
     for s in series:
-        records = [r for r in s.records if r.total_s > 0]
+        records = [r for r in s.records if r.cost.total_s > 0]
         if records:
-            queue = float(np.mean([r.queue_s for r in records]))
-            first = float(np.mean([max(r.first_token_s - r.queue_s, 0.0) for r in records]))
-            rest = float(np.mean([max(r.total_s - max(r.first_token_s, r.queue_s), 0.0) for r in records]))
+            queue = float(np.mean([r.cost.queue_s for r in records]))
+            first = float(np.mean([max(r.cost.first_token_s - r.cost.queue_s, 0.0) for r in records]))
+            rest = float(
+                np.mean([max(r.cost.total_s - max(r.cost.first_token_s, r.cost.queue_s), 0.0) for r in records])
+            )
             bars.append((s, [queue, first, rest]))
     if not bars:
         return None
@@ -178,5 +183,5 @@ def _stacked(
 
 def _accepted(series: Sequence[Series]) -> list[tuple[Series, NDArray[np.int64]]]:
     """Acceptance lengths of every verify, of the runs that have any."""
-    found = [(s, [n for r in s.records for n in r.acceptance_lengths]) for s in series]
+    found = [(s, [n for r in s.records for n in r.cost.acceptance_lengths]) for s in series]
     return [(s, np.array(lengths, dtype=np.int64)) for s, lengths in found if lengths]

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.analysis.runs import Key
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.prompts import user_message
 from trimode.pipeline.report.html.series import Series
 from trimode.pipeline.run_folder.nfe import NfeRecord
-from trimode.pipeline.scoring.metrics import Row
 from trimode.pipeline.scoring.verdicts import expected, is_right, predicted
 
 PROBLEMS_PER_CHUNK = 64
@@ -90,12 +90,12 @@ def _problems(series: Sequence[Series]) -> dict[tuple[str, Key], list[Answer]]:
 
 def _entry(row: Row, record: NfeRecord | None) -> dict[str, object]:
     """What the list shows of one answer."""
-    accepted = record.acceptance_lengths if record else []
+    accepted = record.cost.acceptance_lengths if record else []
     return {
         "t": int(row.get("num_generated_tokens") or 0),
-        "n": record.nfe if record else None,
+        "n": record.cost.nfe if record else None,
         "a": round(sum(accepted) / len(accepted), 2) if accepted else None,
-        "sec": round(record.total_s - record.queue_s, 3) if record else None,
+        "sec": round(record.cost.total_s - record.cost.queue_s, 3) if record else None,
         "end": str(record.finish_reason if record else row.get("finish_reason") or ""),
         "p": _short(predicted(row)),
         "e": _short(expected(row)),
@@ -112,12 +112,12 @@ def _answer(benchmark: Benchmark, row: Row, record: NfeRecord | None) -> dict[st
         answer["scoringError"] = clip(str(row["scoring_error"]))
     if record is not None:
         answer["ledger"] = {
-            "forwards": {kind: count for kind, count in record.forwards.items() if count},
-            "accepted": record.acceptance_lengths,
-            "prompt": record.prompt_tokens,
-            "queue": round(record.queue_s, 3),
-            "first": round(record.first_token_s, 3),
-            "total": round(record.total_s, 3),
+            "forwards": {kind: count for kind, count in record.cost.forwards.items() if count},
+            "accepted": record.cost.acceptance_lengths,
+            "prompt": record.cost.prompt_tokens,
+            "queue": round(record.cost.queue_s, 3),
+            "first": round(record.cost.first_token_s, 3),
+            "total": round(record.cost.total_s, 3),
             "error": record.error,
         }
     return answer

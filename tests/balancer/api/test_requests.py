@@ -81,10 +81,6 @@ def test_bad_n_is_refused(n: object) -> None:
     assert refusal(n=n).param == "n"
 
 
-def test_top_k_of_minus_one_is_off() -> None:
-    assert chat(top_k=-1)["top_k"] == 0
-
-
 def test_sampling_without_seed_draws_one() -> None:
     seeds = {chat(temperature=0.7)["seed"] for _ in range(8)}
     assert len(seeds) > 1

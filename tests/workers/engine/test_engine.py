@@ -62,9 +62,9 @@ def test_sum_of_requests_is_the_engine_s_count(micro: Runtime, monkeypatch: pyte
     assert after.requests_finished - before.requests_finished == len(whole)
     assert after.requests_failed - before.requests_failed == len(sequences) - len(whole)
     assert after.tokens_generated - before.tokens_generated == sum(len(g.token_ids) for g in whole)
-    assert after.nfe - before.nfe == sum(g.nfe for g in whole)
-    assert after.accepted - before.accepted == sum(sum(g.acceptance_lengths) for g in whole)
-    assert after.cycles - before.cycles == sum(g.forwards["verify"] for g in whole)
+    assert after.nfe - before.nfe == sum(g.cost.nfe for g in whole)
+    assert after.accepted - before.accepted == sum(sum(g.cost.acceptance_lengths) for g in whole)
+    assert after.cycles - before.cycles == sum(g.cost.forwards["verify"] for g in whole)
     assert micro.engine.allocator.num_free == micro.engine.allocator.num_pages
 
 
@@ -111,7 +111,7 @@ def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime, monkeypatc
     finish(micro)
     del micro.engine.allocator.match  # type: ignore[method-assign]
     assert sequence.state.forwards["prefill"] > 1
-    assert (sequence.state.tokens(), micro.generation(sequence).nfe) == (case.tokens, case.nfe)
+    assert (sequence.state.tokens(), micro.generation(sequence).cost.nfe) == (case.tokens, case.nfe)
 
 
 def test_prompts_of_a_step_are_limited_and_decoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from trimode.balancer.api.requests import prompt_sha256
 from trimode.core.errors import ConfigError, WorkerError
-from trimode.core.protocol import Mode
+from trimode.core.protocol import Mode, Row
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.client.nemo_skills import run as nemo_skills_client
 from trimode.pipeline.client.nemo_skills.files import (
@@ -28,7 +28,7 @@ from trimode.pipeline.client.nemo_skills.run import overrides, run_task
 from trimode.pipeline.data.prompts import chat_messages
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import Row, read_async, read_output
+from trimode.pipeline.run_folder.rows import read_async, read_output
 from trimode.pipeline.spec import ClientKind, JobSpec, TaskSpec
 from trimode.tests.fakes.balancer import Body, FakeBalancer, Reply, answer
 from trimode.tests.fakes.specs import client_spec, decode_spec, job_spec, task_spec, write_data
@@ -102,12 +102,14 @@ def test_a_run_leaves_rows_metrics_and_one_ledger_line_per_sample(tmp_path: Path
     records = read_nfe_log(paths.nfe_log(0))
     assert sorted((record.seed, record.sample_id) for record in records) == [(s, i) for s in (0, 1) for i in range(4)]
     rows = {(seed, i): row for seed in (0, 1) for i, row in enumerate(read_output(paths, "gsm8k", seed))}
-    assert all(rows[each.seed, each.sample_id]["num_generated_tokens"] == each.completion_tokens for each in records)
+    assert all(
+        rows[each.seed, each.sample_id]["num_generated_tokens"] == each.cost.completion_tokens for each in records
+    )
     metrics = json.loads(paths.metrics("gsm8k").read_text(encoding="utf-8"))
     assert metrics["gsm8k"]["pass@1"]["num_entries"] == 4
     assert metrics["nfe_count"] == 8
     assert metrics["tpf"] == pytest.approx(
-        sum(each.completion_tokens for each in records) / sum(each.nfe for each in records), abs=1e-4
+        sum(each.cost.completion_tokens for each in records) / sum(each.cost.nfe for each in records), abs=1e-4
     )
 
 
