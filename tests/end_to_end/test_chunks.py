@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trimode.core.protocol import Row
-from trimode.pipeline.run_folder.ledger import Ledger
-from trimode.pipeline.run_folder.nfe import read_nfe_log, read_run_ledger
+from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import is_finished, remaining
 from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, finished_positions, read_output, read_rows
@@ -195,66 +194,3 @@ def test_rows_that_nobody_put_together_are_not_finished(spec: JobSpec, calm: Job
     assert run(jobs[1], tmp_path, {"fail_start": "must not start"})[0] == 0
     assert rows_of(spec) == rows_of(calm)
     assert is_finished(jobs[0])
-
-
-def ledger_of(folder: Path, index: int, chunk: SampleShare | None) -> Ledger:
-    task = dataclasses.replace(task_spec(limit=4), chunk=chunk)
-    return Ledger(job_spec(folder, (task,), index=index), RunPaths(folder / "run"))
-
-
-def test_an_answers_line_counts_beside_another_jobs_line_of_the_failure(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    paths.nfe_log(0).parent.mkdir(parents=True)
-    paths.nfe_log(0).write_text(record(1, error="no worker", finish_reason="error").to_line())
-    paths.nfe_log(1).parent.mkdir(parents=True)
-    paths.nfe_log(1).write_text(record(1).to_line())
-    store = SeedStore(paths, "gsm8k", 0)
-    for position in range(4):
-        store.append(position, row(position), record(position))
-    store.finish(4, same)
-    for index, share in ((1, SampleShare(1, 2)), (0, SampleShare(0, 2)), (1, SampleShare(1, 2))):
-        ledger = ledger_of(tmp_path, index, share)
-        ledger.open()
-        ledger.close()
-    assert read_run_ledger(paths.run_dir) == {("gsm8k", 0, 1): record(1)}
-
-
-def test_a_job_writes_only_its_own_log(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    store = SeedStore(paths, "gsm8k", 0)
-    store.append(0, row(0), record(0))
-    store.close()
-    paths.nfe_log(1).parent.mkdir(parents=True)
-    paths.nfe_log(1).write_text(record(3).to_line() * 2)
-    before = paths.nfe_log(1).read_bytes()
-    ledger = ledger_of(tmp_path, 0, None)
-    ledger.open()
-    ledger.close()
-    assert paths.nfe_log(1).read_bytes() == before
-    assert read_nfe_log(paths.nfe_log(0)) == [record(0)]
-
-
-def test_line_lost_by_a_kill_is_written_by_the_job_that_owns_the_row(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    store = SeedStore(paths, "gsm8k", 0, SampleShare(1, 2))
-    store.append(3, row(3), record(3))  # killed before the line of the row
-    store.close()
-    for index in (0, 1):
-        ledger_of(tmp_path, index, SampleShare(index, 2)).open()
-    assert [read_nfe_log(paths.nfe_log(index)) for index in (0, 1)] == [[], [record(3)]]
-
-
-def test_line_lost_by_a_kill_is_written_by_the_job_that_puts_the_rows_together(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    killed = SeedStore(paths, "gsm8k", 0, SampleShare(3, 4))
-    killed.append(3, row(3), record(3))  # killed before the line of the row, then two jobs go on instead of four
-    killed.close()
-    ledger = ledger_of(tmp_path, 0, SampleShare(0, 2))
-    ledger.open()
-    store = SeedStore(paths, "gsm8k", 0, SampleShare(0, 2), ledger)
-    for position in range(3):
-        store.append(position, row(position), record(position))
-        ledger.append(record(position))
-    assert store.finish(4, same)
-    ledger.close()
-    assert read_nfe_log(paths.nfe_log(0)) == [record(position) for position in range(4)]
