@@ -79,7 +79,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "--lora-path", "DIR", "linear_spec_lora in the model's folder, else miscs/linear_spec_lora", "the adapter"
         ),
-        Flag("--draft-lora-only", "BOOL", "false", "true says in the folder's name what holds anyway", listed=False),
+        Flag("--draft-lora-only", "BOOL", "false", "adds _draft_only to the folder's name", listed=False),
         Flag("--max-model-len", "N", "ar 65536, dlm and linear_spec 20480", "prompt and answer of one request at most"),
         Flag(
             "--max-pos-emb",

@@ -1,7 +1,4 @@
-"""Command line of the data package: `python -m trimode.pipeline.data prepare NAME...`.
-
-Knows only how to read its arguments and to print; the work is in `prepare`.
-"""
+"""Command line of the data package: `python -m trimode.pipeline.data prepare NAME...`."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepares every name, also after one failed; returns 0, or 2 when the user must act on a name."""
+    """Prepares every name, even after one failed. Returns 0, or 2 if the user must act on a name."""
     args = _parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     return guarded(lambda: prepare_all(args))

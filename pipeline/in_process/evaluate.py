@@ -45,7 +45,7 @@ def error_text(error: TrimodeError) -> str:
 
 
 def evaluate(args: argparse.Namespace, make_worker: Callable[[WorkerSettings], Worker]) -> int:
-    """Everything after parsing; returns 0. Raises TrimodeError."""
+    """Does everything after parsing and returns 0. Raises TrimodeError."""
     config, jobs = plan_jobs(args, TASKS)
     results = run_jobs(args, config, jobs, make_worker)
     print_summary(results)

@@ -1,6 +1,6 @@
-"""Command line of evaluate.py: flags to the pipeline's own overrides, and those to one planned job per task.
+"""Command line of evaluate.py: turns flags into the pipeline's overrides and plans one job per task.
 
-Knows no worker and runs nothing; data that is missing is fetched here, before the model loads.
+Fetches missing data here, before the model loads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
 def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
-    """The command line. Exits 2 on a flag it does not know."""
+    """Returns the parsed command line. Exits with 2 for an unknown flag."""
     about = "Evaluates one mode on some tasks, in this process."
     parser = argparse.ArgumentParser(prog="evaluate.py", description=about, allow_abbrev=False)
     add = parser.add_argument
@@ -58,7 +58,7 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
 
 
 def plan_jobs(args: argparse.Namespace, tasks: Tasks) -> tuple[Config, list[JobSpec]]:
-    """One job per task, as the pipeline plans them. Raises ConfigError for whatever cannot run."""
+    """Returns the config and one job per task. Raises ConfigError for whatever cannot run."""
     names = list(dict.fromkeys(name for item in args.tasks for name in item.split(",") if name))
     if unknown := [name for name in names if name not in tasks]:
         raise ConfigError(f"unknown task: got {', '.join(unknown)}; valid: {', '.join(tasks)}")
@@ -80,7 +80,7 @@ def plan_jobs(args: argparse.Namespace, tasks: Tasks) -> tuple[Config, list[JobS
 
 
 def overrides(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
-    """The choices of the command line as the pipeline's own overrides."""
+    """Returns the choices of the command line as Hydra overrides of the pipeline."""
     mode = f"modes.{args.mode}"
     values: dict[str, object] = {
         f"{mode}.block_length": args.block_length,
