@@ -1,7 +1,9 @@
-"""Writes and reads files safely: atomic replacement, append-only lines, torn last lines, last lines of a log."""
+"""Writes and reads files safely: atomic replacement, append-only lines, torn last lines, a lock, end of a log."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -85,6 +87,15 @@ def whole_lines(path: Path) -> Iterator[str]:
                 return  # its writer is at work; reading on could yield the rest of it as a line
             if line.strip():
                 yield line
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on the file `path`, which is created if missing; waits while another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def tail(path: Path, num_lines: int) -> str:

@@ -7,10 +7,11 @@ the workers. Knows no HTTP and no processes of servers: whatever answers is hand
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.protocol import Row
@@ -20,12 +21,10 @@ from trimode.pipeline.client.metrics_file import write_metrics
 from trimode.pipeline.console.progress import Progress
 from trimode.pipeline.data import load_rows
 from trimode.pipeline.data.prompts import user_message
-from trimode.pipeline.run_folder.ledger import Ledger
+from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.nfe import NfeRecord
-from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.resume import is_merged
-from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, finished_positions
-from trimode.pipeline.run_folder.store import SeedStore, chunk_lock
+from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE
+from trimode.pipeline.run_folder.store import chunk_lock
 from trimode.pipeline.scoring import ScoringPool, finish_rows
 from trimode.pipeline.scoring.verdicts import is_right
 from trimode.pipeline.spec import JobSpec, TaskSpec
@@ -34,6 +33,26 @@ MAX_FAILURES_IN_A_ROW = 32
 """So many samples in a row (all, in a smaller job) without an answer for want of infrastructure end the job."""
 SCORING_BACKLOG = 256
 """Answers that may wait for a scorer before no more are asked."""
+
+
+class Scorers(Protocol):
+    """What scores rows while it is open: `scoring.ScoringPool`, or a test's stand-in."""
+
+    def open(self) -> None:
+        """Makes the scorers ready."""
+
+    def submit(self, row: Row) -> Future[Row]:
+        """The verdict fields of `row`, later."""
+
+    def close(self) -> None:
+        """Scores every row that was submitted, then ends."""
+
+    def abandon(self) -> None:
+        """Ends without waiting for rows that are not scored yet."""
+
+
+MakePool = Callable[[Benchmark, Path | None, int], Scorers]
+"""(benchmark, data folder, number of processes) -> scorers, not open yet."""
 
 
 @dataclass(slots=True)
@@ -59,8 +78,9 @@ class LoadedTask:
         return self.task.positions(self.rows_asked)
 
 
-def load_tasks(spec: JobSpec, paths: RunPaths) -> list[LoadedTask]:
+def load_tasks(folder: RunFolder) -> list[LoadedTask]:
     """The benchmarks of a job with their data and what is finished of them. Raises ConfigError when data is missing."""
+    spec = folder.spec
     loaded = []
     for task in spec.tasks:
         benchmark = load_benchmark(task.benchmark)
@@ -68,7 +88,7 @@ def load_tasks(spec: JobSpec, paths: RunPaths) -> list[LoadedTask]:
         if not rows:
             raise ConfigError(f"data of {task.benchmark}: no rows; needed: at least one")
         asked = len(rows) if task.limit is None else min(task.limit, len(rows))
-        finished = {seed: finished_positions(paths, task.benchmark, seed) for seed in task.seeds}
+        finished = {seed: folder.finished(task.benchmark, seed) for seed in task.seeds}
         loaded.append(LoadedTask(task=task, benchmark=benchmark, all_rows=rows, rows_asked=asked, finished=finished))
     return loaded
 
@@ -91,16 +111,16 @@ class _Question:
 class _TaskRun:
     """One benchmark while its samples are running: scorer, files and how many are left per seed."""
 
-    def __init__(self, loaded: LoadedTask, spec: JobSpec, paths: RunPaths) -> None:
+    def __init__(self, loaded: LoadedTask, folder: RunFolder, make_pool: MakePool) -> None:
         self.loaded = loaded
-        self._spec = spec
-        self._paths = paths
+        self._folder = folder
+        self._make_pool = make_pool
         task = loaded.task
-        self.stores = {seed: SeedStore(paths, task.benchmark, seed, task.chunk) for seed in task.seeds}
+        self.stores = {seed: folder.store(task, seed) for seed in task.seeds}
         self.left = {
             seed: sum(position not in loaded.finished[seed] for position in loaded.positions) for seed in task.seeds
         }
-        self._pool: ScoringPool | None = None
+        self._pool: Scorers | None = None
 
     def questions(self) -> Iterator[_Question]:
         for seed in self.loaded.task.seeds:
@@ -111,9 +131,10 @@ class _TaskRun:
     async def score(self, row: Row) -> Row:
         """The row with its verdict, from a scoring process."""
         if self._pool is None:
-            data_dir = Path(self._spec.data_dir) if self._spec.data_dir else None
-            self._pool = ScoringPool(self.loaded.benchmark, data_dir, self._spec.client.num_scorers)
-            self._pool.__enter__()
+            spec = self._folder.spec
+            data_dir = Path(spec.data_dir) if spec.data_dir else None
+            self._pool = self._make_pool(self.loaded.benchmark, data_dir, spec.client.num_scorers)
+            self._pool.open()
         return row | await asyncio.wrap_future(self._pool.submit(row))
 
     def finish_seed(self, seed: int) -> None:
@@ -123,47 +144,48 @@ class _TaskRun:
         for store in self.stores.values():
             store.close()
         if self._pool is not None:
-            self._pool.__exit__(None, None, None)
+            self._pool.close()
             self._pool = None
-        task = self.loaded.task
-        with chunk_lock(self._paths, task.benchmark, task.chunk):
-            if task.chunk is None or is_merged(self._paths, task, self.loaded.rows_asked):
-                write_metrics(self._paths, task, self.loaded.rows_asked)
+        task, folder = self.loaded.task, self._folder
+        with chunk_lock(folder.paths, task.benchmark, task.chunk):
+            if folder.is_merged(task, self.loaded.rows_asked):
+                write_metrics(folder.paths, task, self.loaded.rows_asked)
+                folder.note_metrics(task.benchmark)
 
     def abandon(self) -> None:
         """Lets go of files and scorers without waiting for rows that are still being scored: nobody will read them."""
         for store in self.stores.values():
             store.close()
         if self._pool is not None:
-            reason = WorkerError("the job ends early")
-            threading.Thread(target=self._pool.__exit__, args=(WorkerError, reason, None), daemon=True).start()
+            self._pool.abandon()
             self._pool = None
 
 
-async def run_tasks(spec: JobSpec, paths: RunPaths, loaded: list[LoadedTask], ask: Ask, progress: Progress) -> None:
+async def run_tasks(
+    folder: RunFolder, loaded: list[LoadedTask], ask: Ask, progress: Progress, make_pool: MakePool | None = None
+) -> None:
     """Runs every unfinished sample of the loaded tasks to its stored, scored row; then each task's metrics.json.
 
     Raises WorkerError when the infrastructure does not answer any more; what was stored until then stays.
     """
-    runs = [_TaskRun(item, spec, paths) for item in loaded]
-    ledger = Ledger(spec, paths)
-    ledger.open()
+    runs = [_TaskRun(item, folder, make_pool or ScoringPool) for item in loaded]
+    folder.open_ledger()
     try:
-        await _Stream(spec, ledger, ask, progress).run(runs)
+        await _Stream(folder, ask, progress).run(runs)
     except BaseExceptionGroup as group:
         raise _first(group) from group
     finally:
         for run in runs:
             run.abandon()
-        ledger.close()
+        folder.ledger.close()
 
 
 class _Stream:
     """The one stream of requests: `max_concurrent_requests` senders over all questions, then scoring and storing."""
 
-    def __init__(self, spec: JobSpec, ledger: Ledger, ask: Ask, progress: Progress) -> None:
-        self._spec = spec
-        self._ledger = ledger
+    def __init__(self, folder: RunFolder, ask: Ask, progress: Progress) -> None:
+        self._spec = folder.spec
+        self._ledger = folder.ledger
         self._ask = ask
         self._progress = progress
         self._failures_in_a_row = 0

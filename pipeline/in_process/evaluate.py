@@ -19,6 +19,7 @@ from trimode.pipeline.data.hub import TASKS
 from trimode.pipeline.in_process.flags import parse, plan_jobs
 from trimode.pipeline.in_process.run import TaskSummary, print_result, print_summary, run_task
 from trimode.pipeline.launch.owner import claim, release, this_process
+from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 
@@ -63,10 +64,10 @@ def run_jobs(
     claim(paths.run_dir, owner)
     worker: Worker | None = None
     try:
-        work = [(job, load_tasks(job, paths)[0]) for job in jobs]
+        work = [(folder, load_tasks(folder)[0]) for folder in (RunFolder(job, paths) for job in jobs)]
         if any(loaded.num_left for _, loaded in work):
             worker = make_worker(worker_settings(args, config, jobs[0]))
-        return asyncio.run(run_all(args, work, paths, worker))
+        return asyncio.run(run_all(args, work, worker))
     finally:
         if worker is not None:
             worker.close()
@@ -89,14 +90,14 @@ def worker_settings(args: argparse.Namespace, config: Config, spec: JobSpec) -> 
 
 
 async def run_all(
-    args: argparse.Namespace, work: Sequence[tuple[JobSpec, LoadedTask]], paths: RunPaths, worker: Worker | None
+    args: argparse.Namespace, work: Sequence[tuple[RunFolder, LoadedTask]], worker: Worker | None
 ) -> list[TaskSummary]:
     """Runs the tasks in the given order and prints a header and a closing line for each."""
     results: list[TaskSummary] = []
-    for job, loaded in work:
+    for folder, loaded in work:
         kept = loaded.rows_asked - loaded.num_left
         earlier = f", {kept} finished earlier" if kept else ""
         print(f"\n=== {loaded.benchmark.name}: {loaded.rows_asked} samples{earlier}, mode {args.mode}", flush=True)
-        results.append(await run_task((job, paths), loaded, worker, args.print_every))
+        results.append(await run_task(folder, loaded, worker, args.print_every))
         print_result(results[-1])
     return results

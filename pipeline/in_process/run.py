@@ -14,6 +14,7 @@ from trimode.core.worker import Worker
 from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
 from trimode.pipeline.client.samples import LoadedTask, run_tasks
 from trimode.pipeline.console.progress import Progress
+from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -21,7 +22,7 @@ from trimode.pipeline.run_folder.provenance import data_sha256
 from trimode.pipeline.run_folder.rows import read_output, read_rows
 from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.scoring.verdicts import is_right
-from trimode.pipeline.spec import DecodeSpec, JobSpec
+from trimode.pipeline.spec import DecodeSpec
 
 
 @dataclass(slots=True)
@@ -103,15 +104,13 @@ class TaskSummary:
     """File with one line per sample."""
 
 
-async def run_task(
-    place: tuple[JobSpec, RunPaths], loaded: LoadedTask, worker: Worker | None, print_every: int
-) -> TaskSummary:
+async def run_task(folder: RunFolder, loaded: LoadedTask, worker: Worker | None, print_every: int) -> TaskSummary:
     """Runs the unfinished samples of one task (one seed) and returns the summary of all its samples.
 
     `worker` may be None if no sample is left. Raises ConfigError if the folder holds results of other weights, prompts
     or data.
     """
-    spec, paths = place
+    spec, paths = folder.spec, folder.paths
     name = loaded.benchmark.name
     (seed,) = loaded.task.seeds
     manifest = Manifest(spec, paths)
@@ -123,7 +122,7 @@ async def run_task(
         if worker is not None:
             manifest.add_workers([worker.info()])
         progress = TaskProgressLines(loaded, paths, print_every)
-        await run_tasks(spec, paths, [loaded], ask_worker(worker, spec.decode), progress)
+        await run_tasks(folder, [loaded], ask_worker(worker, spec.decode), progress)
         status = "completed"
     finally:
         manifest.close(status)

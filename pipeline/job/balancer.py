@@ -33,6 +33,7 @@ READY_TIMEOUT_S = 3600.0
 STOP_S = 30.0
 """How long the balancer may take to end its workers before it is killed."""
 BALANCER = ("-m", "trimode.balancer")
+"""Arguments of the Python interpreter that start the balancer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,14 @@ class Ready:
         return self.workers[0].served_model_name
 
 
-class Server:
+class BalancerProcess:
     """One balancer process with its workers, used as a context manager: nothing of it is left afterwards."""
 
-    def __init__(self, spec: JobSpec, paths: RunPaths, devices: Devices) -> None:
+    def __init__(self, spec: JobSpec, paths: RunPaths, devices: Devices, program: tuple[str, ...] = BALANCER) -> None:
         self._spec = spec
         self._paths = paths
         self._devices = devices
+        self._program = program
         self._ready_file = paths.balancer_log(spec.index).with_suffix(".ready.json")
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
@@ -63,7 +65,7 @@ class Server:
     def command(self) -> list[str]:
         """The balancer's command line."""
         model, client = self._spec.model, self._spec.client
-        command = [sys.executable, *BALANCER, "--model", model.path]
+        command = [sys.executable, *self._program, "--model", model.path]
         options: dict[str, object] = {
             "--revision": model.revision,
             "--lora": self._spec.decode.lora_path,
@@ -94,7 +96,7 @@ class Server:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> BalancerProcess:
         log = self._paths.balancer_log(self._spec.index)
         log.parent.mkdir(parents=True, exist_ok=True)
         self._ready_file.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -21,12 +22,13 @@ from trimode.pipeline.client.answer import Answer
 from trimode.pipeline.client.chat import ChatClient
 from trimode.pipeline.client.metrics_file import check_metrics
 from trimode.pipeline.client.nemo_skills import run as nemo_skills_client
-from trimode.pipeline.client.samples import LoadedTask, load_tasks, run_tasks
+from trimode.pipeline.client.samples import LoadedTask, MakePool, load_tasks, run_tasks
 from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
 from trimode.pipeline.console.signals import Signals
-from trimode.pipeline.job.balancer import Ready, Server
+from trimode.pipeline.job.balancer import BALANCER, BalancerProcess, Ready
 from trimode.pipeline.job.devices import choose_devices
+from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.nfe import read_run_ledger
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -37,11 +39,22 @@ WATCH_EVERY_S = 0.2
 MAX_NAMED_FAILURES = 10
 
 
-def run_job(spec: JobSpec) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What a job starts; tests put stand-ins here."""
+
+    balancer: tuple[str, ...] = BALANCER
+    """Arguments of the Python interpreter that start the balancer."""
+    make_pool: MakePool | None = None
+    """Makes the scorers of one benchmark; None = scoring processes."""
+
+
+def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
     """Runs one job to COMPLETED_group<N>; what earlier runs finished is kept.
 
     Raises JobFailed after writing FAILED_group<N>.
     """
+    hooks = hooks or Hooks()
     paths = RunPaths(Path(spec.run_dir).absolute())
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     _enter(paths.run_dir)
@@ -50,7 +63,7 @@ def run_job(spec: JobSpec) -> None:
             paths.completed(spec.index).unlink(missing_ok=True)
             paths.failed(spec.index).unlink(missing_ok=True)
             print(f"=== {now()} {spec.name}: job {spec.index} on {socket.gethostname()}, pid {os.getpid()}", flush=True)
-            _run(spec, paths, log, signals)
+            _run(spec, paths, (log, signals), hooks)
             signals.check()
             signals.ignore()
             write_text_atomic(paths.completed(spec.index), now() + "\n")
@@ -60,9 +73,11 @@ def run_job(spec: JobSpec) -> None:
             raise _record_failure(spec, paths, error) from error
 
 
-def _run(spec: JobSpec, paths: RunPaths, log: JobLog, signals: Signals) -> None:
+def _run(spec: JobSpec, paths: RunPaths, console: tuple[JobLog, Signals], hooks: Hooks) -> None:
     """Everything between the two markers."""
-    loaded = load_tasks(spec, paths)
+    log, signals = console
+    folder = RunFolder(spec, paths)
+    loaded = load_tasks(folder)
     signals.check()
     manifest = Manifest(spec, paths)
     manifest.open(
@@ -74,17 +89,20 @@ def _run(spec: JobSpec, paths: RunPaths, log: JobLog, signals: Signals) -> None:
         if any(item.num_left for item in loaded):
             devices = choose_devices(spec.resources)
             print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
-            with Server(spec, paths, devices) as server:
+            with BalancerProcess(spec, paths, devices, hooks.balancer) as server:
                 ready = server.wait_ready(signals.check)
                 manifest.add_workers(ready.workers)
                 print(f"serving at {ready.url}", flush=True)
-                _run_client(spec, paths, (server, ready), loaded, (log, signals))
+                _run_client(folder, (server, ready), loaded, (log, signals), hooks)
         else:
             print("every sample is finished; only the metrics are written", flush=True)
             with _progress(spec, paths, log, loaded) as progress:
-                signals.run(run_tasks(spec, paths, loaded, _ask_nobody, progress))
+                signals.run(run_tasks(folder, loaded, _ask_nobody, progress, hooks.make_pool))
         for item in loaded:
-            check_metrics(paths, item.task, item.rows_asked)
+            if folder.has_metrics(item.task):
+                check_metrics(paths, item.task, item.rows_asked)
+            else:
+                _announce_share(item)
         _name_failures(spec, paths)
         status = "completed"
     finally:
@@ -92,13 +110,14 @@ def _run(spec: JobSpec, paths: RunPaths, log: JobLog, signals: Signals) -> None:
 
 
 def _run_client(
-    spec: JobSpec,
-    paths: RunPaths,
-    served: tuple[Server, Ready],
+    folder: RunFolder,
+    served: tuple[BalancerProcess, Ready],
     loaded: list[LoadedTask],
     console: tuple[JobLog, Signals],
+    hooks: Hooks,
 ) -> None:
     """Sends every unfinished sample through the client the job asks for."""
+    spec, paths = folder.spec, folder.paths
     server, ready = served
     log, signals = console
     if spec.client.kind is ClientKind.nemo_skills:
@@ -107,17 +126,22 @@ def _run_client(
                 nemo_skills_client.run_task(spec, task, ready.url, paths)
         return
     with _progress(spec, paths, log, loaded) as progress:
-        signals.run(_run_embedded(spec, paths, served, loaded, progress))
+        signals.run(_run_embedded(folder, served, loaded, progress, hooks))
     server.check()
 
 
 async def _run_embedded(
-    spec: JobSpec, paths: RunPaths, served: tuple[Server, Ready], loaded: list[LoadedTask], progress: Progress
+    folder: RunFolder,
+    served: tuple[BalancerProcess, Ready],
+    loaded: list[LoadedTask],
+    progress: Progress,
+    hooks: Hooks,
 ) -> None:
     """Runs the tasks for as long as the balancer lives. Raises WorkerError when it does not."""
+    spec = folder.spec
     server, ready = served
     async with ChatClient(ready.url, ready.model, spec.decode, spec.client) as client:
-        work = asyncio.create_task(run_tasks(spec, paths, loaded, client.ask, progress))
+        work = asyncio.create_task(run_tasks(folder, loaded, client.ask, progress, hooks.make_pool))
         watch = asyncio.create_task(_watch(server))
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -128,11 +152,19 @@ async def _run_embedded(
             await asyncio.gather(work, watch, return_exceptions=True)
 
 
+def _announce_share(loaded: LoadedTask) -> None:
+    """Says that this job's share is finished and that another job writes the metrics."""
+    chunk = loaded.task.chunk
+    assert chunk is not None
+    share = f"chunk {chunk.index} of {chunk.count}"
+    print(f"{loaded.benchmark.name}: {share} is finished; the last one to finish puts all together", flush=True)
+
+
 def _data_facts(loaded: LoadedTask) -> dict[str, object]:
     return {"sha256": data_sha256(loaded.all_rows), "num_rows": len(loaded.all_rows)}
 
 
-async def _watch(server: Server) -> None:
+async def _watch(server: BalancerProcess) -> None:
     while True:
         server.check()
         await asyncio.sleep(WATCH_EVERY_S)

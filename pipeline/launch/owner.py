@@ -6,7 +6,6 @@ Every change happens under a file lock, so two commands never both own a folder.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import socket
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.core.errors import ConfigError, WorkerError
-from trimode.core.files import write_json_atomic
+from trimode.core.files import locked, write_json_atomic
 from trimode.core.processes import ProcessId, process_id
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import has_ended, job_states
@@ -146,7 +145,5 @@ def _write(run_dir: Path, owner: Owner) -> None:
 
 @contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with RunPaths(run_dir).owner.with_name(".owner.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(RunPaths(run_dir).owner.with_name(".owner.lock")):
         yield

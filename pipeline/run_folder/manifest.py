@@ -5,7 +5,6 @@ Knows no server and no scoring; weights' hashes are handed in by whoever asked t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from trimode.core.errors import ConfigError
-from trimode.core.files import write_json_atomic
+from trimode.core.files import locked, write_json_atomic
 from trimode.core.worker import WorkerInfo
 from trimode.pipeline.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -95,9 +94,7 @@ class Manifest:
     def _edit(self) -> Iterator[dict[str, object]]:
         """Reads, hands out and writes the file while no other job of the folder does; an error leaves it as it was."""
         path = self._paths.manifest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(".manifest.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(path.with_name(".manifest.lock")):
             manifest: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             yield manifest
             write_json_atomic(path, manifest)

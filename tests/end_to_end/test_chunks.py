@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trimode.core.protocol import Row
-from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import is_finished, remaining
@@ -46,6 +45,7 @@ def chunk_jobs(spec: JobSpec, count: int) -> list[JobSpec]:
 
 
 def ledger_keys(spec: JobSpec, num_logs: int) -> list[tuple[str, int, int]]:
+    """Keys of every line of every log: no sample is logged twice as long as no job takes over another's answers."""
     logs = [read_nfe_log(paths_of(spec).nfe_log(index)) for index in range(num_logs)]
     return sorted(line.key for log in logs for line in log)
 
@@ -194,48 +194,3 @@ def test_rows_that_nobody_put_together_are_not_finished(spec: JobSpec, calm: Job
     assert run(jobs[1], tmp_path, {"fail_start": "must not start"})[0] == 0
     assert rows_of(spec) == rows_of(calm)
     assert is_finished(jobs[0])
-
-
-def ledger_of(folder: Path, index: int, chunk: SampleShare | None) -> Ledger:
-    task = dataclasses.replace(task_spec(limit=4), chunk=chunk)
-    return Ledger(job_spec(folder, (task,), index=index), RunPaths(folder / "run"))
-
-
-def test_an_answers_line_survives_another_jobs_line_of_the_failure(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    paths.nfe_log(0).parent.mkdir(parents=True)
-    paths.nfe_log(0).write_text(record(1, error="no worker", finish_reason="error").to_line())
-    paths.nfe_log(1).parent.mkdir(parents=True)
-    paths.nfe_log(1).write_text(record(1).to_line())
-    store = SeedStore(paths, "gsm8k", 0)
-    for position in range(4):
-        store.append(position, row(position), record(position))
-    store.finish(4, same)
-    for index, chunk in ((1, SampleShare(1, 2)), (0, SampleShare(0, 2)), (1, SampleShare(1, 2))):
-        ledger_of(tmp_path, index, chunk).reconcile()
-    lines = [line for index in (0, 1) for line in read_nfe_log(paths.nfe_log(index))]
-    assert [(line.sample_id, line.error) for line in lines] == [(1, None)]
-
-
-def test_two_jobs_that_both_know_a_failure_keep_one_line_of_it(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    failed = record(1, error="no worker", finish_reason="error")
-    store = SeedStore(paths, "gsm8k", 0)
-    for position in range(4):
-        store.append(position, row(position), record(position))
-    store.finish(4, same)
-    for index in (0, 2):
-        paths.nfe_log(index).parent.mkdir(parents=True)
-        paths.nfe_log(index).write_text(failed.to_line())
-    for index, chunk in ((2, SampleShare(2, 3)), (0, SampleShare(1, 3)), (2, SampleShare(2, 3))):
-        ledger_of(tmp_path, index, chunk).reconcile()
-    assert [len(read_nfe_log(paths.nfe_log(index))) for index in (0, 2)] == [1, 0]
-
-
-def test_line_lost_by_a_kill_is_written_by_whoever_comes_next(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    store = SeedStore(paths, "gsm8k", 0, SampleShare(1, 2))
-    store.append(3, row(3), record(3))  # killed before the line of the row
-    store.close()
-    ledger_of(tmp_path, 0, SampleShare(0, 2)).reconcile()
-    assert [line.sample_id for line in read_nfe_log(paths.nfe_log(0))] == [3]

@@ -17,6 +17,7 @@ from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.files import cut_torn_line, whole_lines, write_json_atomic, write_text_atomic
 from trimode.core.protocol import Cost, Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
+from trimode.pipeline.client.metrics_file import check_metrics
 from trimode.pipeline.data import data_root, load_rows
 from trimode.pipeline.data.formats import iter_jsonl
 from trimode.pipeline.data.load import raw_form
@@ -24,7 +25,7 @@ from trimode.pipeline.data.prompts import chat_messages
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import POSITION, read_async, read_output
+from trimode.pipeline.run_folder.rows import POSITION, merge_rows, read_async, read_output
 from trimode.pipeline.spec import JobSpec, TaskSpec
 
 Key = tuple[str, int]
@@ -76,7 +77,7 @@ def reopen_seed(paths: RunPaths, benchmark: str, seed: int, num_rows: int) -> No
     rows = read_output(paths, benchmark, seed)
     if not chunks and (not output.exists() or len(rows) >= num_rows):
         return
-    merged = dict(enumerate(rows)) | read_async(paths, benchmark, seed)
+    merged = merge_rows(rows, read_async(paths, benchmark, seed))
     lines = [json.dumps(row | {POSITION: position}) + "\n" for position, row in sorted(merged.items())]
     write_text_atomic(pending, "".join(lines))
     paths.output_done(benchmark, seed).unlink(missing_ok=True)
@@ -92,30 +93,22 @@ def rows_done(paths: RunPaths, benchmark: str, seed: int) -> int:
     )
 
 
-def check_output(paths: RunPaths, task: TaskSpec, num_rows: int) -> None:
-    """Raises WorkerError when a seed lacks rows or metrics.json does not cover them."""
-    counts = {seed: len(read_output(paths, task.benchmark, seed)) for seed in task.seeds}
-    if short := {seed: count for seed, count in counts.items() if count < num_rows}:
-        raise WorkerError(f"NeMo-Skills left {short} rows by seed of {task.benchmark}; asked: {num_rows} each")
-    path = paths.metrics(task.benchmark)
-    if not path.is_file():
-        raise WorkerError(f"NeMo-Skills wrote no {path}")
-    figures = json.loads(path.read_text(encoding="utf-8")).get(task.benchmark, {})
-    entries = {name: figure.get("num_entries") for name, figure in figures.items()}
-    if not entries or any(count is None or count < num_rows for count in entries.values()):
-        raise WorkerError(f"{path} counts {entries} entries; asked: {num_rows}")
+def finish_nfe(spec: JobSpec, task: TaskSpec, paths: RunPaths, rows_asked: int) -> None:
+    """Writes the ledger lines of the task's samples, and the totals that follow from them into metrics.json.
 
-
-def finish_nfe(spec: JobSpec, task: TaskSpec, paths: RunPaths) -> None:
-    """Writes the ledger lines of the task's samples, and the figures that follow from them into metrics.json."""
+    Raises WorkerError if a seed has fewer rows than were asked, or metrics.json does not cover them.
+    """
+    outputs = {seed: read_output(paths, task.benchmark, seed) for seed in task.seeds}
+    if short := {seed: len(rows) for seed, rows in outputs.items() if len(rows) < rows_asked}:
+        raise WorkerError(f"NeMo-Skills left {short} rows by seed of {task.benchmark}; asked: {rows_asked} each")
+    check_metrics(paths, task, rows_asked)
     log = _read_request_log(paths.request_log(spec.index))
     known = read_run_ledger(paths.run_dir)
     ledger = Ledger(spec, paths)
     ledger.open()
     missing = 0
     benchmark = load_benchmark(task.benchmark)
-    for seed in task.seeds:
-        rows = read_output(paths, task.benchmark, seed)
+    for seed, rows in outputs.items():
         keys: list[Key] = [(messages_sha256(benchmark, row), seed) for row in rows]
         left = newest_lines(log, keys)
         for position, key in enumerate(keys):

@@ -17,11 +17,11 @@ from pathlib import Path
 import httpx
 import psutil
 from trimode.core.errors import WorkerError
+from trimode.core.files import tail
 from trimode.core.processes import die_with_parent
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.client.answer import mode_fields
 from trimode.pipeline.client.nemo_skills.files import (
-    check_output,
     dataset_override,
     finish_nfe,
     reopen_seed,
@@ -57,8 +57,7 @@ def run_task(spec: JobSpec, task: TaskSpec, url: str, paths: RunPaths) -> None:
     for seeds in run.batches():
         run.execute(run.eval_command(seeds, url, served), f"seeds {seeds[0]} to {seeds[-1]}")
     run.execute(run.summarize_command(), "metrics")
-    check_output(paths, task, run.rows_asked)
-    finish_nfe(spec, task, paths)
+    finish_nfe(spec, task, paths, run.rows_asked)
 
 
 def overrides(decode: DecodeSpec, max_concurrent_requests: int, timeout_s: float) -> list[str]:
@@ -162,7 +161,7 @@ class _Run:
                 _end_all(self._mark)
                 process.wait()
         if process.returncode != 0:
-            raise WorkerError(f"NeMo-Skills ended with status {process.returncode} ({self.log}):\n{_tail(self.log)}")
+            raise WorkerError(f"NeMo-Skills ended with status {process.returncode} ({self.log}):\n{tail(self.log, 15)}")
 
     @property
     def _mark(self) -> str:
@@ -212,7 +211,3 @@ def _marked(mark: str) -> list[int]:
             if process.environ().get(MARK) == mark:
                 found.append(process.pid)
     return found
-
-
-def _tail(path: Path, num_lines: int = 15) -> str:
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])

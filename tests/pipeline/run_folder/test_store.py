@@ -180,29 +180,6 @@ def _async_line(factory: pytest.TempPathFactory, position: int) -> bytes:
     return paths.output_async("gsm8k", 0).read_bytes()
 
 
-def test_ledger_keeps_lines_of_other_benchmarks(tmp_path: Path) -> None:
-    paths = paths_in(tmp_path)
-    ledger = Ledger(job_spec(tmp_path), paths)
-    ledger.open()
-    ledger.append(record(0, benchmark="math-500"))
-    ledger.append(record(0))
-    ledger.close()
-    assert [item.benchmark for item in read_nfe_log(ledger.path)] == ["math-500"]
-
-
-def test_ledger_does_not_repeat_another_jobs_line(tmp_path: Path) -> None:
-    paths = paths_in(tmp_path)
-    store = SeedStore(paths, "gsm8k", 0)
-    store.append(0, row(0), record(0))
-    store.close()
-    first = Ledger(job_spec(tmp_path), paths)
-    first.open()
-    second = Ledger(job_spec(tmp_path, index=4), paths)
-    second.open()
-    assert len(read_nfe_log(first.path)) == 1
-    assert read_nfe_log(second.path) == []
-
-
 def test_sample_run_again_has_one_line(tmp_path: Path) -> None:
     paths = paths_in(tmp_path)
     store, ledger = SeedStore(paths, "gsm8k", 0), Ledger(job_spec(tmp_path), paths)
