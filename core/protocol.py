@@ -175,5 +175,3 @@ class WorkerSettings:
     """Torch CPU threads; None = all this process may use."""
     served_model_name: str | None = None
     """Name in /v1/models; None = the folder's name."""
-    extra: dict[str, str] = field(default_factory=dict)
-    """Environment of the worker process, for a launcher that starts it elsewhere."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trimode.core.errors import ConfigError
+from trimode.core.errors import ConfigError, guarded
 from trimode.core.protocol import Mode
 from trimode.pipeline.analysis.comparable import differences
 from trimode.pipeline.analysis.gate import EXIT_STATUS, Gate, judge, overall, parse_gate
@@ -114,11 +114,8 @@ def run_compare(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    try:
-        return run_compare(_parser().parse_args(argv))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = _parser().parse_args(argv)
+    return guarded(lambda: run_compare(options))
 
 
 if __name__ == "__main__":

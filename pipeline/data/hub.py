@@ -1,6 +1,6 @@
-"""Benchmark rows from the Hugging Face hub through its `datasets` package, written where `load_rows` finds them.
+"""Fetches benchmark rows from the Hugging Face hub with its `datasets` package and writes them where `load_rows` looks.
 
-Knows no model and no prompt; used where nobody prepared data beforehand.
+evaluate.py uses this when no data were prepared beforehand.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from trimode.pipeline.data.prepare import PrepareOptions, prepare
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubDataset:
-    """A data set of the hub whose rows have the raw fields of a benchmark."""
+    """A data set of the hub whose rows have the publisher's fields of a benchmark."""
 
     path: str
     """owner/name."""
     config: str | None = None
     split: str = "test"
     convert: Callable[[Sequence[Row]], list[Row]]
-    """Raw rows to prepared ones."""
+    """Converts raw rows to prepared ones."""
 
 
 Tasks = Mapping[str, HubDataset | None]
@@ -80,9 +80,9 @@ TASKS: Tasks = {
 
 
 def ensure_rows(benchmark: Benchmark, data_dir: Path | None, hub: HubDataset | None) -> None:
-    """Returns when `load_rows` will find rows: they are there, or now come from the hub, or from their publisher.
+    """Makes sure that `load_rows` finds rows: fetches missing ones from the hub, or from their publisher.
 
-    A folder given by the user is only read. Raises ConfigError that names both ways when nothing worked.
+    A folder given by the user is only read. Raises ConfigError that names both ways if nothing worked.
     """
     if benchmark.source == "bundled" or data_dir is not None or has_rows(benchmark, None):
         return
@@ -101,7 +101,7 @@ def ensure_rows(benchmark: Benchmark, data_dir: Path | None, hub: HubDataset | N
 
 
 def fetch_rows(hub: HubDataset) -> list[Row]:
-    """All rows, prepared. Raises ConfigError when the hub does not give them."""
+    """Returns all rows, prepared. Raises ConfigError if the hub does not give them."""
     datasets = importlib.import_module("datasets")
     try:
         raws = datasets.load_dataset(hub.path, hub.config, split=hub.split)

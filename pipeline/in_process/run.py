@@ -1,6 +1,6 @@
-"""Runs benchmarks on one worker in this process: no server, no Slurm; the same samples, scoring and files as a job.
+"""Runs one task on a worker in this process, with the same samples, scoring and files as a job.
 
-Knows no model: whatever generates is handed in. Prints the reference script's progress and summary lines.
+Prints the progress and summary lines of the public reference's script.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Counts:
     nfe: int = 0
 
     def add(self, correct: bool, record: NfeRecord | None) -> None:
-        """Counts one sample; one without a ledger line brings no tokens."""
+        """Counts one sample. One without a ledger line adds no tokens."""
         self.done += 1
         self.correct += correct
         if record is not None:
@@ -57,15 +57,15 @@ class Counts:
             self.nfe += record.cost.nfe
 
     def text(self) -> str:
-        """`acc=93.78% avg_tok=302.0 avg_nfe=52.1 TPF=5.79`."""
+        """Returns `acc=93.78% avg_tok=302.0 avg_nfe=52.1 TPF=5.79`."""
         done = max(self.done, 1)
         tpf = self.tokens / self.nfe if self.nfe else 0.0
         accuracy = 100 * self.correct / done
         return f"acc={accuracy:.2f}% avg_tok={self.tokens / done:.1f} avg_nfe={self.nfe / done:.1f} TPF={tpf:.2f}"
 
 
-class DirectProgress(Progress):
-    """One line per `print_every` samples of the task that runs, samples of earlier calls counted in."""
+class TaskProgressLines(Progress):
+    """Prints a line after every `print_every` samples of one task. Samples of earlier calls count too."""
 
     def __init__(self, loaded: LoadedTask, paths: RunPaths, print_every: int) -> None:
         super().__init__(loaded.benchmark.name, print)
@@ -82,17 +82,17 @@ class DirectProgress(Progress):
                 self.counts.add(is_right(loaded.benchmark, rows[position]), record)
 
     def add(self, benchmark: str, correct: bool, record: NfeRecord) -> None:
-        """Counts one sample of this call, and prints where it is one to print after."""
+        """Counts one sample of this call and prints a line if it is due."""
         del benchmark
         self.counts.add(correct, record)
         if self.counts.done % self._every == 0 or self.counts.done == self._total:
             self.print_line()
 
     def finish(self, benchmark: str) -> None:
-        """The summary comes later."""
+        """Does nothing: `print_result` prints the end."""
 
     def print_line(self) -> None:
-        """`[  50/1319] acc=... (12.3s)`."""
+        """Prints `[  50/1319] acc=... (12.3s)`."""
         seconds = time.perf_counter() - self._started
         width = len(str(self._total))
         print(f"[{self.counts.done:>{width}}/{self._total}] {self.counts.text()} ({seconds:.1f}s)", flush=True)
@@ -100,18 +100,18 @@ class DirectProgress(Progress):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSummary:
-    """One line of the summary; fields as the reference script writes them to its JSON, then ours."""
+    """One line of the summary: the fields that the public reference's script writes to its JSON, then ours."""
 
     task: str
     num_entries: int
     accuracy: float
-    """Percent, by the benchmark's own metric."""
+    """Percent, in the benchmark's own metric."""
     avg_tokens: float
     avg_nfe: float
     tpf: float
     """Sum of tokens / sum of NFE."""
     elapsed_seconds: float
-    """Of this call."""
+    """Wall-clock seconds of this call."""
     num_errors: int
     """Samples without an answer, scored as wrong."""
     samples: str
@@ -119,9 +119,10 @@ class TaskSummary:
 
 
 async def run_task(folder: RunFolder, loaded: LoadedTask, worker: DirectWorker | None, print_every: int) -> TaskSummary:
-    """Runs what is left of one task (one seed) and sums up all of it; without a worker nothing may be left.
+    """Runs the unfinished samples of one task (one seed) and returns the summary of all its samples.
 
-    Raises ConfigError when the folder holds results of other weights, prompts or data.
+    `worker` may be None if no sample is left. Raises ConfigError if the folder holds results of other weights, prompts
+    or data.
     """
     spec, paths = folder.spec, folder.paths
     name = loaded.benchmark.name
@@ -134,7 +135,7 @@ async def run_task(folder: RunFolder, loaded: LoadedTask, worker: DirectWorker |
     try:
         if worker is not None:
             manifest.add_workers([worker.info()])
-        progress = DirectProgress(loaded, paths, print_every)
+        progress = TaskProgressLines(loaded, paths, print_every)
         await run_tasks(folder, [loaded], ask_worker(worker, spec.decode), progress)
         status = "completed"
     finally:
@@ -142,15 +143,15 @@ async def run_task(folder: RunFolder, loaded: LoadedTask, worker: DirectWorker |
     rows = read_output(paths, name, seed)[: loaded.rows_asked]
     ledger = read_run_ledger(paths.run_dir)
     records = [record for position in range(len(rows)) if (record := ledger.get((name, seed, position)))]
-    figures = summarize(records)
+    totals = summarize(records)
     metrics = compute_metrics(loaded.benchmark, [rows])[name]["pass@1"]
     return TaskSummary(
         task=name,
         num_entries=len(rows),
         accuracy=round(float(metrics[loaded.benchmark.metric]), 4),
         avg_tokens=round(sum(record.cost.completion_tokens for record in records) / len(rows), 2),
-        avg_nfe=figures["average_nfe"] or 0.0,
-        tpf=figures["tpf"] or 0.0,
+        avg_nfe=totals["average_nfe"] or 0.0,
+        tpf=totals["tpf"] or 0.0,
         elapsed_seconds=round(time.perf_counter() - started, 2),
         num_errors=sum(record.error is not None for record in records),
         samples=str(paths.output(name, seed)),
@@ -158,7 +159,7 @@ async def run_task(folder: RunFolder, loaded: LoadedTask, worker: DirectWorker |
 
 
 def ask_worker(worker: DirectWorker | None, decode: DecodeSpec) -> Callable[[str, str, int], Awaitable[Answer]]:
-    """How a sample is asked without HTTP; a request the worker refuses is that sample's error."""
+    """Returns the function that asks the worker for one sample. A refused request becomes that sample's error."""
 
     async def ask(name: str, prompt: str, seed: int) -> Answer:
         fields = {
@@ -192,7 +193,7 @@ def ask_worker(worker: DirectWorker | None, decode: DecodeSpec) -> Callable[[str
 
 
 def print_result(result: TaskSummary) -> None:
-    """The line that ends a task."""
+    """Prints the closing line of a task."""
     errors = f"  {result.num_errors} without answer" if result.num_errors else ""
     print(
         f"✓ {result.task}: acc={result.accuracy:.2f}% ({result.num_entries} samples) avg_tok={result.avg_tokens:.1f} "
@@ -202,7 +203,7 @@ def print_result(result: TaskSummary) -> None:
 
 
 def print_summary(results: Sequence[TaskSummary]) -> None:
-    """The table at the end."""
+    """Prints the table of all tasks."""
     width = max(len("task"), *(len(result.task) for result in results))
     print(f"\n{'task':<{width}}  {'acc%':>7}  {'avg_tok':>8}  {'avg_nfe':>8}  {'TPF':>6}")
     for result in results:

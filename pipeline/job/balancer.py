@@ -21,8 +21,8 @@ from trimode.core.errors import WorkerError
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import die_with_parent
 from trimode.pipeline.job.devices import Devices
-from trimode.pipeline.run_folder.manifest import now
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.provenance import now
 from trimode.pipeline.spec import ClientKind, Device, JobSpec
 
 POLL_S = 0.1

@@ -1,7 +1,4 @@
-"""Scoring: verdicts of single rows, processes that give them, and the order of finished rows' keys.
-
-Knows generations that are already there; no model, no server and no SLURM.
-"""
+"""Scoring: verdicts of single rows, the processes that compute them, and metrics over scored rows."""
 
 from trimode.core.protocol import Row
 from trimode.pipeline.scoring.pool import ScoringPool

@@ -1,6 +1,6 @@
 """Accuracy of one benchmark over its seeds: the content of NeMo-Skills 0.7.0's metrics.json, key by key, in its order.
 
-Knows verdict fields only: no files, no scorer and no ledger. Sums run left to right, so that the last digits agree too.
+Sums run left to right, as in NeMo-Skills, so that even the last digits agree.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def compute_metrics(
     max_seq_len: int | None = None,
     max_samples: int | None = None,
 ) -> dict[str, dict[str, Table]]:
-    """`{"<benchmark>": {aggregation: {...}}, "<benchmark>-<subset>": ...}` of scored rows, one list per seed.
+    """Returns `{"<benchmark>": {aggregation: {...}}, "<benchmark>-<subset>": ...}` of scored rows, one list per seed.
 
-    All seeds hold the same problems in the same order; the first `max_samples` of them count, and a reply of more than
-    `max_seq_len` tokens counts as wrong. Percentages, except `*_statistics` (fractions, tokens). Raises ValueError
-    when the seeds differ in length or the scorer has no such metrics.
+    All seeds hold the same problems in the same order. Only the first `max_samples` problems count, and a reply of more
+    than `max_seq_len` tokens counts as wrong. Values are percentages, except in `*_statistics` (fractions or tokens).
+    Raises ValueError if the seeds differ in length or the scorer has no such metrics.
     """
     if benchmark.scorer not in SCORERS:
         valid = ", ".join(SCORERS)
@@ -61,10 +61,13 @@ def _attempts(rows: Iterable[Row]) -> Attempts:
 
 
 def _limited(benchmark: Benchmark, row: Row, max_seq_len: int) -> Row:
-    """`row`, or a wrong one in its place; as in NeMo-Skills, only rows with answers keep their other fields then."""
+    """Returns `row`, or a wrong one if its reply is too long.
+
+    As in NeMo-Skills, the wrong one keeps the row's other fields only if the scorer extracts answers.
+    """
     facts = SCORERS[benchmark.scorer]
     if facts.wrong is None:
-        raise ValueError(f"max_seq_len is not defined for instructions; got {max_seq_len} for {benchmark.name}")
+        raise ValueError(f"max_seq_len is not defined for instructions: got {max_seq_len} for {benchmark.name}")
     if int(row["num_generated_tokens"]) <= max_seq_len:
         return row
     return dict(facts.wrong) if facts.answer_key is None else {**row, **facts.wrong}
@@ -128,7 +131,7 @@ def _add_answers(
 
 
 def _pass_names(k: int) -> dict[str, Callable[[Sequence[int], int], float]]:
-    """The aggregations of `k` attempts; pass@1[avg-of-1] is pass@1 and left out."""
+    """Returns the aggregations of `k` attempts. pass@1[avg-of-1] is left out: it is pass@1."""
     names: dict[str, Callable[[Sequence[int], int], float]] = {f"pass@{k}": pass_at_k}
     if k > 1:
         names[f"pass@1[avg-of-{k}]"] = mean_of_first
@@ -136,7 +139,7 @@ def _pass_names(k: int) -> dict[str, Callable[[Sequence[int], int], float]]:
 
 
 def pass_at_k(scores: Sequence[int], k: int) -> float:
-    """Chance that k of all attempts hold a right one, for scores 0 and 1; the best of the first k for counts."""
+    """Probability that k random attempts contain a right one, for scores 0 and 1. For counts: best of the first k."""
     if any(score not in (0, 1) for score in scores):
         return max(scores[:k])
     wrong = len(scores) - sum(scores)
@@ -149,7 +152,7 @@ def mean_of_first(scores: Sequence[int], k: int) -> float:
 
 
 def majority_at_k(answers: Sequence[str | None], scores: Sequence[int], k: int) -> float:
-    """Score of the most frequent answer among the first k, ties averaged; 0 when there is no answer."""
+    """Score of the most frequent answer among the first k attempts. Ties are averaged; no answer at all scores 0."""
     votes = Counter((a, s) for a, s in zip(answers[:k], scores[:k], strict=True) if a is not None)
     winners = [score for (_, score), count in votes.items() if count == max(votes.values())]
     return sum(winners) / len(winners) if winners else 0.0
@@ -178,7 +181,7 @@ def _instruction_tables(facts: ScorerFacts, problems: Sequence[Attempts]) -> dic
 
 
 def _common(problems: Sequence[Attempts]) -> Table:
-    """Entries, mean reply length and wall-clock span; the last two only where rows carry them."""
+    """Entries, mean tokens per reply, seconds from first start to last end; the last two only where rows have them."""
     common = {"num_entries": len(problems)}
     tokens = _sum(sum(row.get("num_generated_tokens", 0) for row in rows) / len(rows) for rows in problems)
     if tokens > 0:
@@ -191,7 +194,7 @@ def _common(problems: Sequence[Attempts]) -> Table:
 
 
 def _token_counts(problems: Sequence[Attempts]) -> dict[str, list[list[int]]]:
-    """Thinking and answer tokens of every attempt; a reply without the split is all answer."""
+    """Thinking and answer tokens of every attempt. A reply without the split counts as answer only."""
     splits = [[_token_split(row) for row in rows] for rows in problems]
     return {
         "reasoning_tokens": [[thinking for thinking, _ in row] for row in splits],
@@ -207,7 +210,7 @@ def _token_split(row: Row) -> tuple[int, int]:
 
 
 def _statistics(lists: Sequence[Sequence[int]], k: int) -> dict[str, float]:
-    """Mean and spread of the first k attempts: between runs, and within a problem."""
+    """Mean of the first k attempts, and their standard deviations across runs and within a problem."""
     runs = [np.mean([scores[run] for scores in lists]) for run in range(k)]
     spread = float(np.std(runs, ddof=1))
     within = [float(np.std(scores[:k], ddof=1)) for scores in lists]
@@ -224,7 +227,7 @@ def _percent(values: Sequence[float]) -> float:
 
 
 def _sum(values: Iterable[float]) -> float:
-    """Plain left-to-right sum: the built-in one compensates rounding from Python 3.12 on."""
+    """Plain left-to-right sum. The built-in one compensates rounding errors from Python 3.12 on."""
     total = 0.0
     for value in values:
         total += value

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import WorkerSettings
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data import hub
@@ -20,7 +21,7 @@ from trimode.tests.fakes.specs import job_spec
 from trimode.tests.fakes.sweeps import config_of
 from trimode.tests.fakes.worker import FakeWorker
 
-SCRIPT = Path(__file__).resolve().parents[2] / "evaluate.py"
+SCRIPT = PROJECT_DIR / "evaluate.py"
 ROWS = [{"problem": f"What is {index} + {index}?", "expected_answer": 2 * index} for index in range(6)]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from trimode.balancer.api.fields import InvalidRequestError
 from trimode.balancer.api.requests import parse_chat, parse_completion, prompt_sha256, read_json
+from trimode.core.errors import InvalidRequestError
 from trimode.core.protocol import Mode
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -5,19 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 from trimode.core.errors import ConfigError
-from trimode.pipeline.benchmarks import load_benchmark
+from trimode.core.project import PROJECT_DIR
+from trimode.pipeline.benchmarks import benchmark_names, load_benchmark
 from trimode.pipeline.scoring import check_scorer, finish_rows, score_row
 from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.scoring.registry import SCORERS, Points, ScorerFacts, scorer_of
 from trimode.pipeline.scoring.verdicts import is_right, is_scored, row_points
 
-ROOT = Path(__file__).resolve().parents[3]
-BENCHMARKS = sorted(path.stem for path in (ROOT / "conf" / "benchmark").glob("*.yaml"))
+BENCHMARKS = benchmark_names()
 REPLY = {"generation": "g", "num_generated_tokens": 3, "finish_reason": "stop", "serialized_output": []}
 TIMES = {"generation_start_time": 1.0, "generation_end_time": 2.0, "generation_time": 1.0}
 REPLY_ORDER = ["num_generated_tokens", "finish_reason", "serialized_output", *TIMES, "generation"]
@@ -72,11 +71,11 @@ def test_a_wrong_row_holds_the_verdict_fields_of_its_scorer(name: str) -> None:
 def test_metrics_and_verdicts_load_no_scorer() -> None:
     code = (
         "import sys; import trimode.pipeline.scoring.metrics, trimode.pipeline.scoring.verdicts;"
-        "import trimode.pipeline.scoring.registry as row;"
-        "modules = {f'trimode.pipeline.scoring.{facts.module}' for facts in row.SCORERS.values()};"
+        "from trimode.pipeline.scoring.registry import SCORERS;"
+        "modules = {f'trimode.pipeline.scoring.{facts.module}' for facts in SCORERS.values()};"
         "print(sorted((modules | {'sympy', 'math_verify', 'nltk', 'langdetect'}) & set(sys.modules)))"
     )
-    environment = {"PYTHONPATH": str(ROOT / ".types"), "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    environment = {"PYTHONPATH": str(PROJECT_DIR / ".types"), "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
