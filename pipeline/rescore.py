@@ -1,7 +1,7 @@
 """Scores existing generations again: `python -m trimode.pipeline.rescore DIR [--data-dir D]`.
 
-Rewrites the verdict fields of every output*.jsonl below DIR in place, and the metrics.json beside it. As in NeMo-Skills, a
-folder's name is its benchmark.
+Rewrites the verdict fields of every output*.jsonl below DIR in place, and the metrics.json beside it. As in
+NeMo-Skills, a folder's name is its benchmark.
 """
 
 from __future__ import annotations
