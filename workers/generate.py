@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trimode.core.errors import USER_ERROR, ConfigError, GenerationError, guarded
+from trimode.core.files import write_text_atomic
 from trimode.core.protocol import Generation, WorkerSettings
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
@@ -126,9 +127,7 @@ def _generate(settings: WorkerSettings, arguments: argparse.Namespace) -> int:
         raise ConfigError("--trust-remote-code and --revision: valid with --engine hf only; native runs no remote code")
     else:
         results = answer(Runtime(settings), arguments.input)
-    beside = arguments.output.with_name(f".{arguments.output.name}.tmp")
-    beside.write_text("".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results), encoding="utf-8")
-    beside.replace(arguments.output)
+    write_text_atomic(arguments.output, "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results))
     return 1 if any("error" in result for result in results) else 0
 
 

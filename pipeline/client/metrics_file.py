@@ -15,9 +15,9 @@ from trimode.pipeline.spec import TaskSpec
 
 
 def write_metrics(paths: RunPaths, task: TaskSpec, rows_asked: int) -> None:
-    """Writes a benchmark's metrics.json from its finished seeds; with unequal seeds, over the rows all of them have.
+    """Writes a benchmark's metrics.json from its finished seeds, over the rows that all seeds have.
 
-    Raises WorkerError when the file would not cover what was asked.
+    Raises WorkerError if the file would not cover what was asked.
     """
     seeds = [read_output(paths, task.benchmark, seed) for seed in task.seeds]
     count = min(len(rows) for rows in seeds)

@@ -1,7 +1,7 @@
-"""Runs the benchmarks of one job: asks every unfinished sample, scores and stores it, and ends each with metrics.json.
+"""Runs the benchmarks of one job: asks every unfinished sample, scores and stores it, and writes each metrics.json.
 
-Samples of all benchmarks and seeds share one stream of requests, so a slow last answer of one benchmark does not idle
-the workers. Knows no HTTP and no processes of servers: whatever answers is handed in as `ask`.
+Samples of all benchmarks and seeds share one stream of requests, so the workers do not idle while one benchmark waits
+for its last answers. How a sample is asked is handed in as `ask`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from trimode.pipeline.scoring.verdicts import is_right
 from trimode.pipeline.spec import JobSpec, TaskSpec
 
 MAX_FAILURES_IN_A_ROW = 32
-"""So many samples in a row (all, in a smaller job) without an answer for want of infrastructure end the job."""
+"""The job fails after this many consecutive infrastructure errors (or after all samples, if it has fewer)."""
 SCORING_BACKLOG = 256
-"""Answers that may wait for a scorer before no more are asked."""
+"""Most answers waiting to be scored. At the limit the client stops sending prompts."""
 
 
 class Scorers(Protocol):
@@ -57,19 +57,19 @@ MakePool = Callable[[Benchmark, Path | None, int], Scorers]
 
 @dataclass(slots=True)
 class LoadedTask:
-    """A benchmark with its rows, as far as the job's limit reaches."""
+    """A benchmark of a job with its data and the positions that are finished."""
 
     task: TaskSpec
     benchmark: Benchmark
     all_rows: list[Row]
-    """The whole split, for its hash."""
+    """The whole split; its hash goes into the manifest."""
     rows_asked: int
     finished: dict[int, set[int]] = field(default_factory=dict)
     """Per seed, the positions that need not be asked."""
 
     @property
     def num_left(self) -> int:
-        """Samples still to ask, over all seeds."""
+        """Number of samples still to ask, over all seeds."""
         return sum(position not in self.finished[seed] for seed in self.task.seeds for position in self.positions)
 
     @property
@@ -79,7 +79,7 @@ class LoadedTask:
 
 
 def load_tasks(folder: RunFolder) -> list[LoadedTask]:
-    """The benchmarks of a job with their data and what is finished of them. Raises ConfigError when data is missing."""
+    """Returns the benchmarks of a job with their data and finished positions. Raises ConfigError if data is missing."""
     spec = folder.spec
     loaded = []
     for task in spec.tasks:
@@ -109,7 +109,7 @@ class _Question:
 
 
 class _TaskRun:
-    """One benchmark while its samples are running: scorer, files and how many are left per seed."""
+    """One benchmark while its samples are running: its scorers, its stores and how many samples are left per seed."""
 
     def __init__(self, loaded: LoadedTask, folder: RunFolder, make_pool: MakePool) -> None:
         self.loaded = loaded
@@ -129,7 +129,7 @@ class _TaskRun:
                     yield _Question(self, seed, position)
 
     async def score(self, row: Row) -> Row:
-        """The row with its verdict, from a scoring process."""
+        """Returns the row with its verdict, from a scoring process."""
         if self._pool is None:
             spec = self._folder.spec
             data_dir = Path(spec.data_dir) if spec.data_dir else None
@@ -153,7 +153,7 @@ class _TaskRun:
                 folder.note_metrics(task.benchmark)
 
     def abandon(self) -> None:
-        """Lets go of files and scorers without waiting for rows that are still being scored: nobody will read them."""
+        """Closes files and scorers without waiting for rows that are still being scored: nobody will read them."""
         for store in self.stores.values():
             store.close()
         if self._pool is not None:
@@ -164,9 +164,10 @@ class _TaskRun:
 async def run_tasks(
     folder: RunFolder, loaded: list[LoadedTask], ask: Ask, progress: Progress, make_pool: MakePool | None = None
 ) -> None:
-    """Runs every unfinished sample of the loaded tasks to its stored, scored row; then each task's metrics.json.
+    """Asks, scores and stores every unfinished sample of the loaded tasks, then writes each task's metrics.json.
 
-    Raises WorkerError when the infrastructure does not answer any more; what was stored until then stays.
+    `make_pool` makes the scorers of a benchmark; None = scoring processes. Raises WorkerError if the infrastructure
+    stops answering; the rows stored until then stay.
     """
     runs = [_TaskRun(item, folder, make_pool or ScoringPool) for item in loaded]
     folder.open_ledger()
@@ -181,7 +182,7 @@ async def run_tasks(
 
 
 class _Stream:
-    """The one stream of requests: `max_concurrent_requests` senders over all questions, then scoring and storing."""
+    """The stream of requests: `max_concurrent_requests` senders share all questions; answers are scored and stored."""
 
     def __init__(self, folder: RunFolder, ask: Ask, progress: Progress) -> None:
         self._spec = folder.spec
@@ -211,7 +212,7 @@ class _Stream:
             answer = await self._ask(question.name, prompt, question.seed)
             self._watch(answer)
             await self._backlog.acquire()
-            group.create_task(self._settle(question, answer))
+            group.create_task(self._score_and_store(question, answer))
 
     def _watch(self, answer: Answer) -> None:
         if answer.error_kind != INFRASTRUCTURE:
@@ -221,8 +222,8 @@ class _Stream:
         if self._failures_in_a_row >= self._max_failures:
             raise WorkerError(f"the last {self._failures_in_a_row} samples got no answer; the last one: {answer.error}")
 
-    async def _settle(self, question: _Question, answer: Answer) -> None:
-        """Scores and stores one answer, and ends its seed or benchmark when it was the last."""
+    async def _score_and_store(self, question: _Question, answer: Answer) -> None:
+        """Scores and stores one answer, and finishes its seed and benchmark if it was the last of them."""
         run = question.run
         try:
             row = await run.score(answered_row(run.loaded.benchmark, question.row, answer))
@@ -246,7 +247,7 @@ class _Stream:
 
 
 def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
-    """A row as NeMo-Skills builds it from a reply, before scoring: reply keys, then the data's fields."""
+    """Returns the row that NeMo-Skills builds from a reply, before scoring: reply keys, then the data's fields."""
     message: Row = {"content": answer.text, "role": "assistant", "tool_calls": None, "function_call": None}
     row: Row = {
         benchmark.generation_key: answer.text,
@@ -269,7 +270,7 @@ def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
 
 
 def nfe_record(spec: JobSpec, question: _Question, answer: Answer) -> NfeRecord:
-    """The ledger line of one answer."""
+    """Returns the ledger record of one answer."""
     return NfeRecord(
         request_id=answer.request_id,
         benchmark=question.run.loaded.task.benchmark,
@@ -284,7 +285,7 @@ def nfe_record(spec: JobSpec, question: _Question, answer: Answer) -> NfeRecord:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first plain error inside a group of groups."""
+    """Returns the first error inside nested groups that is not a group itself."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -108,8 +108,8 @@ class Progress:
         task = self._tasks[benchmark]
         now = time.time()
         cost = record.cost
-        # in the queue it waited for other requests
-        task.started_at = task.started_at or now - (cost.total_s - cost.queue_s)
+        worked_s = cost.total_s - cost.queue_s  # in the queue it waited for other requests
+        task.started_at = task.started_at or now - worked_s
         task.seconds = now - task.started_at
         task.done += 1
         task.scored += 1

@@ -1,6 +1,6 @@
-"""Starts, watches and ends the balancer process of one job, and keeps server_info_group<N>.env true meanwhile.
+"""Starts, watches and ends the balancer process of one job, and keeps server_info_group<N>.env up to date.
 
-Knows the balancer by its command line and its ready file only; knows nothing of benchmarks.
+It uses only the balancer's command line and its ready file.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from trimode.pipeline.spec import ClientKind, Device, JobSpec
 POLL_S = 0.1
 NOTE_EVERY_S = 60.0
 READY_TIMEOUT_S = 3600.0
-"""A large checkpoint from a slow file system takes many minutes."""
+"""The job fails if the workers are not ready by then. A large checkpoint on a slow file system takes many minutes."""
 STOP_S = 30.0
-"""How long the balancer may take to end its workers before it is killed."""
+"""The balancer is killed if it has not ended its workers by then."""
 BALANCER = ("-m", "trimode.balancer")
 """Arguments of the Python interpreter that start the balancer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a balancer says once it serves."""
+    """What the balancer wrote into its ready file."""
 
     url: str
     workers: list[WorkerInfo]
 
     @property
     def model(self) -> str:
-        """Name to put into requests."""
+        """Model name for requests."""
         return self.workers[0].served_model_name
 
 
 class BalancerProcess:
-    """One balancer process with its workers, used as a context manager: nothing of it is left afterwards."""
+    """One balancer process with its workers, used as a context manager: no process is left afterwards."""
 
     def __init__(self, spec: JobSpec, paths: RunPaths, devices: Devices, program: tuple[str, ...] = BALANCER) -> None:
         self._spec = spec
@@ -89,7 +89,7 @@ class BalancerProcess:
         return command
 
     def _request_log(self) -> Path | None:
-        """NeMo-Skills drops what its replies say about forwards, so the balancer must note it."""
+        """Returns the balancer's request log. NeMo-Skills drops the cost in replies, so the balancer logs it."""
         if self._spec.client.kind is not ClientKind.nemo_skills:
             return None
         path = self._paths.request_log(self._spec.index)
@@ -128,7 +128,7 @@ class BalancerProcess:
     def wait_ready(self, interrupt: Callable[[], None]) -> Ready:
         """Blocks until the balancer serves; calls `interrupt` often, which may raise.
 
-        Raises WorkerError with the balancer's last words when it ends or takes too long.
+        Raises WorkerError with the end of the balancer's log if it ends or takes too long.
         """
         began = noted = time.monotonic()
         while not self._ready_file.exists():
@@ -139,18 +139,18 @@ class BalancerProcess:
                 noted = time.monotonic()
                 print(f"waiting for the workers for {noted - began:.0f} s", flush=True)
             if time.monotonic() - began > READY_TIMEOUT_S:
-                raise WorkerError(f"the workers were not ready after {READY_TIMEOUT_S:.0f} s; {self._last_words()}")
-        told = json.loads(self._ready_file.read_text(encoding="utf-8"))
-        ready = Ready(url=told["url"], workers=[WorkerInfo.from_json(worker) for worker in told["workers"]])
+                raise WorkerError(f"the workers were not ready after {READY_TIMEOUT_S:.0f} s; {self._end_of_log()}")
+        content = json.loads(self._ready_file.read_text(encoding="utf-8"))
+        ready = Ready(url=content["url"], workers=[WorkerInfo.from_json(worker) for worker in content["workers"]])
         self._url = ready.url
         write_server_info(self._spec, self._paths, "running", self._url, self._devices)
         return ready
 
     def check(self) -> None:
-        """Raises WorkerError when the balancer has ended."""
+        """Raises WorkerError if the balancer has ended."""
         if self._process is not None and (status := self._process.poll()) is not None:
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-            raise WorkerError(f"the balancer {how}; {self._last_words()}")
+            raise WorkerError(f"the balancer {how}; {self._end_of_log()}")
 
     def _stop(self) -> None:
         if self._process is None or self._process.poll() is not None:
@@ -164,13 +164,13 @@ class BalancerProcess:
             self._process.kill()
             self._process.wait()
 
-    def _last_words(self) -> str:
+    def _end_of_log(self) -> str:
         log = self._paths.balancer_log(self._spec.index)
         return f"its log {log} ends with:\n{tail(log, 20)}"
 
 
 def _end_with_job() -> None:
-    """In the child: when the job is killed so is the balancer, whose own reaper then ends the workers."""
+    """Runs in the child. If the job is killed, so is the balancer, and the balancer's reaper then ends the workers."""
     die_with_parent(signal.SIGKILL)
 
 

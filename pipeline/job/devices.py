@@ -1,6 +1,6 @@
 """Decides what a job runs on: how many workers, on CUDA or on the CPU; it never falls back from one to the other.
 
-Asks the operating system only, so it works without torch. Knows nothing of whether a device really computes.
+Asks the operating system only, so it works without torch. It does not check that a device can compute.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What happens inside one allocation: starts the balancer, runs the job's benchmarks and leaves exactly one marker.
+"""Runs one job inside its allocation: starts the balancer, runs the benchmarks and leaves exactly one marker.
 
-Whatever ends the job early becomes FAILED_group<N> and a JobFailed. Knows nothing of Hydra, submission or how prompts
-are decoded.
+Every early end of the job becomes FAILED_group<N> and a JobFailed.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Hooks:
 
 
 def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
-    """Runs one job to COMPLETED_group<N>; what earlier runs finished is kept.
+    """Runs one job to COMPLETED_group<N>; rows that earlier runs finished are kept.
 
     Raises JobFailed after writing FAILED_group<N>.
     """
@@ -68,7 +67,7 @@ def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
             signals.ignore()
             write_text_atomic(paths.completed(spec.index), now() + "\n")
             print(f"=== {now()} {spec.name}: completed", flush=True)
-        except BaseException as error:  # the job's boundary: every way out that the process survives leaves a record
+        except BaseException as error:  # the job's boundary: every end that the process survives leaves a record
             signals.ignore()
             raise _record_failure(spec, paths, error) from error
 
@@ -137,7 +136,7 @@ async def _run_embedded(
     progress: Progress,
     hooks: Hooks,
 ) -> None:
-    """Runs the tasks for as long as the balancer lives. Raises WorkerError when it does not."""
+    """Runs the tasks while the balancer lives. Raises WorkerError if the balancer ends."""
     spec = folder.spec
     server, ready = served
     async with ChatClient(ready.url, ready.model, spec.decode, spec.client) as client:
@@ -175,7 +174,7 @@ async def _ask_nobody(name: str, _prompt: str, _seed: int) -> Answer:
 
 
 def _progress(spec: JobSpec, paths: RunPaths, log: JobLog, loaded: list[LoadedTask]) -> Progress:
-    """Progress of the job with every benchmark announced: on a terminal bars there and lines in the log, else lines."""
+    """Returns the job's progress with every benchmark announced. On a terminal it shows bars, and lines in the log."""
     bars = Bars(Console(file=log.terminal)) if log.terminal else None
     show = log.write_line if bars else _print_line
     progress = Progress(spec.name, show, snapshot=paths.progress(spec.index), bars=bars)

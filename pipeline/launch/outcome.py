@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trimode.core.files import tail
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 
@@ -23,6 +24,6 @@ def failure_message(spec: JobSpec, executor_log: Path) -> str:
         causes = [line for line in record.read_text(encoding="utf-8").splitlines() if line.startswith("Cause: ")]
         return f"{causes[0] if causes else 'no cause written'}\n  record: {record}"
     if executor_log.exists():
-        lines = executor_log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+        lines = tail(executor_log, TAIL_LINES).splitlines()
         return "\n".join([f"it left no record; {executor_log} ends with:", *("  " + line for line in lines)])
     return f"it left no record and no output ({executor_log})"

@@ -1,6 +1,6 @@
-"""manifest.json of a run folder: what ran, on what, with which weights, prompts and data; refuses to mix different.
+"""manifest.json of a run folder: what ran, on what, with which weights, prompts and data.
 
-Knows no server and no scoring; weights' hashes are handed in by whoever asked the workers.
+Refuses to add results of other weights, prompts or data to a folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Manifest:
         self._paths = paths
 
     def open(self, prompts: Mapping[str, str], data: Mapping[str, Mapping[str, object]]) -> None:
-        """Adds this run of the job. Raises ConfigError when the folder's results came from other prompts or data.
+        """Adds this run of the job. Raises ConfigError if the folder's results came from other prompts or data.
 
         `prompts`: benchmark -> sha256; `data`: benchmark -> {"sha256", "num_rows"}.
         """
@@ -52,7 +52,7 @@ class Manifest:
             _list(self._job(manifest), "runs").append(run)
 
     def add_workers(self, workers: Sequence[WorkerInfo]) -> None:
-        """Records what the workers loaded. Raises ConfigError when the folder's results came from other weights."""
+        """Records what the workers loaded. Raises ConfigError if the folder's results came from other weights."""
         first = workers[0]
         self.pin({"weights_sha256": first.weights_sha256, "lora_sha256": first.lora_sha256})
         with self._edit() as manifest:
@@ -92,7 +92,7 @@ class Manifest:
 
     @contextmanager
     def _edit(self) -> Iterator[dict[str, object]]:
-        """Reads, hands out and writes the file while no other job of the folder does; an error leaves it as it was."""
+        """Reads the file, yields it and writes it back under a lock. An error leaves the file as it was."""
         path = self._paths.manifest
         with locked(path.with_name(".manifest.lock")):
             manifest: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -101,7 +101,7 @@ class Manifest:
 
 
 def _differences(name: str, earlier: object, value: object) -> list[str]:
-    """One line per value that was recorded and is not the same now; what one side does not know does not differ."""
+    """Returns one line per value that differs from the recorded one. A value that one side lacks does not differ."""
     if earlier is None or value is None:
         return []
     if isinstance(earlier, dict) and isinstance(value, dict):

@@ -31,7 +31,7 @@ class NfeRecord:
     """stop | length | error."""
     cost: Cost
     error: str | None = None
-    """Why there is no answer; None when there is one."""
+    """Why there is no answer; None if there is one."""
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -39,7 +39,7 @@ class NfeRecord:
         return self.benchmark, self.seed, self.sample_id
 
     def to_line(self) -> str:
-        """The record as one JSON line, newline included."""
+        """Returns the record as one JSON line, newline included."""
         return json.dumps(self.to_json()) + "\n"
 
     def to_json(self) -> dict[str, object]:
@@ -49,7 +49,7 @@ class NfeRecord:
 
     @classmethod
     def from_json(cls, value: dict[str, object]) -> NfeRecord:
-        """The record of a parsed line; unknown keys are dropped. Raises TypeError when a required key is missing."""
+        """Returns the record of a parsed line without unknown keys. Raises TypeError if a required key is missing."""
         own = {key: value[key] for key in LINE_KEYS if key in value and key not in COST_FIELDS}
         return cls(cost=Cost.from_json(value), **own)  # type: ignore[arg-type]
 
@@ -62,7 +62,7 @@ LINE_KEYS = (
 
 
 def read_nfe_log(path: Path) -> list[NfeRecord]:
-    """Every whole line of a log, in order; a torn last line is left out, a missing file is an empty log."""
+    """Returns the records of a log in order. A torn last line is left out; a missing file is an empty log."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -82,7 +82,7 @@ def add_record(ledger: dict[K, NfeRecord], key: K, record: NfeRecord) -> bool:
 
 
 def nfe_logs(run_dir: Path) -> list[Path]:
-    """The logs of all jobs of a run folder, sorted."""
+    """Returns the logs of all jobs of a run folder, sorted."""
     return sorted(run_dir.glob("nfe_group*/nfe_log.jsonl"))
 
 
@@ -96,10 +96,10 @@ def read_run_ledger(run_dir: Path) -> dict[tuple[str, int, int], NfeRecord]:
 
 
 def summarize(records: Iterable[NfeRecord]) -> dict[str, float | int | None]:
-    """average_nfe, nfe_count, tpf, tpf_total and tokens_per_second over the samples that got an answer.
+    """Returns average_nfe, nfe_count, tpf, tpf_total and tokens_per_second over the samples that got an answer.
 
-    Ratios of sums: tpf = tokens / nfe, tpf_total = tokens / forwards of every kind, tokens_per_second = tokens /
-    seconds from first forward to end (the speed one stream sees). A ratio over nothing is None.
+    The ratios are ratios of sums: tpf = tokens / nfe, tpf_total = tokens / forwards of every kind, and
+    tokens_per_second = tokens / seconds from first forward to end (the speed of one stream). x / 0 is None.
     """
     answered = [record for record in records if record.error is None]
     tokens = sum(record.cost.completion_tokens for record in answered)

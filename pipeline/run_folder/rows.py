@@ -78,12 +78,12 @@ def add_row(rows: dict[K, Row], key: K, row: Row) -> bool:
 
 
 def read_output(paths: RunPaths, benchmark: str, seed: int) -> list[Row]:
-    """The finished, ordered rows of a seed; position = index."""
+    """Returns the finished, ordered rows of a seed; position = index."""
     return list(read_lines(paths.output(benchmark, seed)))
 
 
 def read_async(paths: RunPaths, benchmark: str, seed: int) -> dict[int, Row]:
-    """Rows of an unfinished seed by position, `_nfe` kept, those of other jobs' shares included."""
+    """Returns the arrived rows of a seed by position, with `_nfe`, those of all jobs that share the benchmark."""
     rows: dict[int, Row] = {}
     for path in paths.outputs_async(benchmark, seed):
         for row in read_lines(path):
@@ -100,8 +100,8 @@ def merge_rows(finished: list[Row], newer: dict[int, Row]) -> dict[int, Row]:
 
 
 def read_rows(paths: RunPaths, benchmark: str, seed: int) -> dict[int, Row]:
-    """Every scored row of a seed by position, from both files; the -async file holds the newer ones."""
-    # In this order: what another job has just put into the finished file leaves the -async files only after that.
+    """Returns every scored row of a seed by position, from the finished file and the newer -async files."""
+    # In this order, because a job that merges removes -async files only after the finished file is in place.
     newer = read_async(paths, benchmark, seed)
     return merge_rows(read_output(paths, benchmark, seed), newer)
 
@@ -139,12 +139,12 @@ def read_seed(paths: RunPaths, benchmark: str, seed: int) -> SeedState:
 
 
 def finished_positions(paths: RunPaths, benchmark: str, seed: int) -> set[int]:
-    """Positions of a seed that need not be asked again."""
+    """Returns the positions of a seed that need not be asked again."""
     return read_seed(paths, benchmark, seed).finished
 
 
 def num_rows(paths: RunPaths, task: TaskSpec) -> int:
-    """Rows this task asks for: the limit, or the split, as far as the data reached in an earlier run (manifest)."""
+    """Returns how many rows the task asks for: its limit, at most the rows that an earlier run found in the data."""
     known = task.num_samples
     if paths.manifest.exists():
         data = json.loads(paths.manifest.read_text(encoding="utf-8")).get("data", {})

@@ -1,8 +1,9 @@
-"""Writes scored rows and their ledger lines so that a kill at any instant loses and doubles nothing.
+"""Writes scored rows so that a kill at any instant loses nothing and doubles nothing.
 
 Order of writing: the row goes to `output-rsN.jsonl-async` first and carries its whole ledger record; only then the line
 goes to nfe_log.jsonl. So after a kill the log can lack lines, never rows; `Ledger.open` adds what is missing.
-At the end of a seed the ordered rows are renamed into place before the -async file goes: what is in both is the same.
+At the end of a seed the ordered rows are renamed into place before the -async file is removed, so a row that is in both
+files is the same in both.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Arrange = Callable[[list[Row]], list[Row]]
 class SeedStore:
     """The rows of one benchmark and seed while they arrive, and their finished file at the end.
 
-    Jobs that share a benchmark have a store each with a `chunk`: their rows arrive in files of their own, and the last
-    to finish puts all together.
+    Jobs that share a benchmark each have a store with a `chunk`. Their rows arrive in separate files, and the last job
+    to finish merges them.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class SeedStore:
         self._file: AppendFile | None = None
 
     def append(self, position: int, row: Row, record: NfeRecord) -> None:
-        """Adds a scored row in order of arrival; the ledger line must follow."""
+        """Adds a scored row in order of arrival. The caller adds the ledger line after it."""
         if self._file is None:
             chunk = None if self._chunk is None else self._chunk.index
             with chunk_lock(self._paths, self._benchmark, self._chunk):
@@ -111,7 +112,7 @@ class SeedStore:
             self._ledger.sync()
 
     def close(self) -> None:
-        """Closes the -async file; what is in it stays."""
+        """Closes the -async file; its rows stay."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -128,7 +129,7 @@ class SeedStore:
 
 @contextlib.contextmanager
 def chunk_lock(paths: RunPaths, benchmark: str, chunk: SampleShare | None) -> Iterator[None]:
-    """Keeps other jobs that share the benchmark from beginning, merging or writing metrics meanwhile."""
+    """Stops other jobs that share the benchmark from beginning, merging or writing metrics meanwhile."""
     with contextlib.nullcontext() if chunk is None else locked(paths.merge_lock(benchmark)):
         yield
 

@@ -1,6 +1,6 @@
 """The files NeMo-Skills reads and writes: data in its layout, its output made resumable, and NFE joined to its rows.
 
-Knows no processes. NeMo-Skills keeps only text and token counts of a reply, so what a sample cost comes from the
+NeMo-Skills keeps only text and token counts of a reply, so what a sample cost comes from the
 balancer's request log, found again by the hash of its prompt and its seed.
 """
 
@@ -33,11 +33,10 @@ Key = tuple[str, int]
 
 
 def write_dataset(benchmark: Benchmark, data_dir: Path | None, limit: int | None, folders: tuple[Path, Path]) -> int:
-    """Lays out the first rows as a data folder of NeMo-Skills: the installed package's description beside our rows.
+    """Writes the first rows as a data folder of NeMo-Skills, with the installed package's description beside them.
 
-    Returns the number of rows.
-
-    `folders`: the installed package, the data folder to make. Raises ConfigError for a benchmark the package lacks.
+    `folders`: the installed package, the data folder to make. Returns the number of rows. Raises ConfigError if the
+    package lacks the benchmark.
     """
     package, target = folders
     description = package / "dataset" / benchmark.name / "__init__.py"
@@ -55,7 +54,7 @@ def write_dataset(benchmark: Benchmark, data_dir: Path | None, limit: int | None
 
 
 def dataset_override(benchmark: Benchmark, data_dir: Path | None, num_rows: int, folder: Path) -> dict[str, str]:
-    """Environment that points the evaluators at our data: evalplus' tasks, cut to those asked; NLTK's model."""
+    """Returns the environment that points the evaluators at our data: the asked tasks of evalplus, and NLTK."""
     root = data_root(data_dir)
     if benchmark.scorer != "evalplus":
         return {"NLTK_DATA": str(root / "nltk_punkt")} if benchmark.scorer == "ifeval" else {}
@@ -70,7 +69,7 @@ def dataset_override(benchmark: Benchmark, data_dir: Path | None, num_rows: int,
 
 
 def reopen_seed(paths: RunPaths, benchmark: str, seed: int, num_rows: int) -> None:
-    """Turns a finished output with too few rows back into the -async form that NeMo-Skills goes on from."""
+    """Turns a finished output with too few rows back into the -async file from which NeMo-Skills resumes."""
     pending, *chunks = paths.outputs_async(benchmark, seed)
     cut_torn_line(pending)
     output = paths.output(benchmark, seed)
@@ -87,7 +86,7 @@ def reopen_seed(paths: RunPaths, benchmark: str, seed: int, num_rows: int) -> No
 
 
 def rows_done(paths: RunPaths, benchmark: str, seed: int) -> int:
-    """Rows of a seed so far."""
+    """Returns the number of rows of a seed so far."""
     return sum(
         1 for path in (paths.output(benchmark, seed), paths.output_async(benchmark, seed)) for _ in whole_lines(path)
     )
@@ -131,7 +130,7 @@ def newest_lines(log: Mapping[Key, list[Row]], keys: Sequence[Key]) -> dict[Key,
 
 
 def messages_sha256(benchmark: Benchmark, row: Row) -> str:
-    """The hash under which the balancer logs a sample: its messages as compact JSON with sorted keys."""
+    """Returns the hash under which the balancer logs a sample: of its messages as compact JSON with sorted keys."""
     text = json.dumps(chat_messages(benchmark, row), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
