@@ -21,7 +21,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from trimode.core.errors import ConfigError, TrimodeError
+from trimode.core.errors import ConfigError, TrimodeError, guarded
 from trimode.core.files import write_json_atomic
 from trimode.core.protocol import WorkerSettings
 from trimode.pipeline.client.samples import LoadedTask, load_tasks
@@ -81,17 +81,23 @@ def main(argv: Sequence[str], make_worker: Callable[[WorkerSettings], DirectWork
     """Runs the tasks in turn; what an earlier call finished is kept. Returns 0, 1 (failed) or 2 (the user must act)."""
     args = parse(argv, TASKS)
     try:
-        config, jobs = plan_jobs(args, TASKS)
-        results = run_jobs(args, config, jobs, make_worker)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrimodeError as error:
-        print(f"failed: {error}\nFinished samples are kept; the same command goes on.", file=sys.stderr)
-        return 1
+        return guarded(lambda: evaluate(args, make_worker), text=error_text)
     except KeyboardInterrupt:
         print("\ninterrupted; finished samples are kept, the same command goes on", file=sys.stderr)
         return 130
+
+
+def error_text(error: TrimodeError) -> str:
+    """Returns what is printed for an error: after a failure also how to go on."""
+    if isinstance(error, ConfigError):
+        return f"error: {error}"
+    return f"failed: {error}\nFinished samples are kept; the same command goes on."
+
+
+def evaluate(args: argparse.Namespace, make_worker: Callable[[WorkerSettings], DirectWorker]) -> int:
+    """Everything after parsing; returns 0. Raises TrimodeError."""
+    config, jobs = plan_jobs(args, TASKS)
+    results = run_jobs(args, config, jobs, make_worker)
     print_summary(results)
     if args.output is not None:
         shown = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}

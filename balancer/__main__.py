@@ -10,31 +10,24 @@ import os
 import resource
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
-import trimode
 from trimode.balancer.actors.private_folder import PrivateFolder
 from trimode.balancer.placement import place_workers
 from trimode.balancer.settings import parse_settings
-from trimode.core.errors import ConfigError
+from trimode.core.errors import guarded
+from trimode.core.project import child_environment
 
 
 def main(argv: Sequence[str]) -> NoReturn:
     """Becomes the server; exits with status 2 and one line on stderr for the user's error."""
-    try:
-        place_workers(parse_settings(argv))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if status := guarded(lambda: _check(argv)):
+        sys.exit(status)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # thousands of clients may wait at once
     folder = PrivateFolder.create()
     environment = {
-        **os.environ,
-        **folder.environment(),
-        "PYTHONPATH": _import_path(),
-        "PYTHONSAFEPATH": "1",
+        **child_environment(**folder.environment()),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder.write_token()),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -51,14 +44,10 @@ def main(argv: Sequence[str]) -> NoReturn:
     os.execve(sys.executable, command, environment)  # noqa: S606 (the arguments are a list; no shell is wanted)
 
 
-def _import_path() -> str:
-    """PYTHONPATH with which `import trimode` works from any folder: absolute, and with this package's own place."""
-    entries = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    for package_dir in trimode.__path__:
-        parent = Path(package_dir).absolute().parent
-        if (parent / "trimode").exists() and str(parent) not in entries:
-            entries.append(str(parent))
-    return os.pathsep.join(entries)
+def _check(argv: Sequence[str]) -> int:
+    """Returns 0. Raises ConfigError for settings that this machine cannot serve."""
+    place_workers(parse_settings(argv))
+    return 0
 
 
 if __name__ == "__main__":

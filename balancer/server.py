@@ -26,7 +26,7 @@ from trimode.balancer.actors.ray_head import start_ray, stop_ray
 from trimode.balancer.api.app import Service, build_app
 from trimode.balancer.placement import Placement, place_workers
 from trimode.balancer.settings import BalancerSettings, parse_settings
-from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.errors import ConfigError, GenerationError, Stopped, TrimodeError, WorkerError, guarded
 
 log = logging.getLogger("trimode.balancer")
 
@@ -35,10 +35,6 @@ CLOSE_S = 2
 PARENT_POLL_S = 0.25
 STUCK_S = 25.0
 """An orderly end that takes longer than this is cut short."""
-
-
-class _StopRequest(BaseException):
-    """A signal arrived before the event loop ran; not an error."""
 
 
 class _SignalRecord:
@@ -69,16 +65,15 @@ def main(argv: Sequence[str]) -> int:
     """Runs the server; 0 = stopped, 1 = could not start or go on, 2 = the user's error. Errors are one line."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    try:
-        run_server(parse_settings(argv), PrivateFolder.from_environment())
-    except (ConfigError, WorkerError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    return 0
+    return guarded(lambda: run_server(parse_settings(argv), PrivateFolder.from_environment()), text=_one_line)
 
 
-def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
-    """Serves until SIGTERM or SIGINT; raises ConfigError or WorkerError when it cannot start or go on."""
+def _one_line(error: TrimodeError) -> str:
+    return f"error: {' '.join(str(error).split())}"
+
+
+def run_server(settings: BalancerSettings, folder: PrivateFolder) -> int:
+    """Serves until SIGTERM or SIGINT; returns 0. Raises ConfigError or WorkerError when it cannot start or go on."""
     listener: socket.socket | None = None
     signals = _SignalRecord()
     try:
@@ -90,10 +85,10 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
         start_ray(folder, num_cpus=placement.num_workers, num_gpus=placement.num_workers * placement.gpus_per_worker)
         _on_signals(_raise_stop)  # Ray has put its own in place
         if signals.stop_asked():
-            raise _StopRequest
+            raise Stopped(signal.SIGTERM)
         balancer = _Balancer(settings, listener, settings.log_dir or folder.path / "workers")
         asyncio.run(balancer.serve(placement))
-    except (_StopRequest, SystemExit):
+    except (Stopped, SystemExit):
         log.info("stopped before it was ready")
     except WorkerError:
         if not signals.stop_asked():  # else the signal is what broke the start
@@ -107,6 +102,7 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
             listener.close()
         stop_ray()
         folder.remove()
+    return 0
 
 
 class _Balancer:
@@ -202,8 +198,8 @@ def _on_signals(handler: Callable[[int, FrameType | None], object] | signal.Hand
         signal.signal(number, handler)
 
 
-def _raise_stop(_number: int, _frame: FrameType | None) -> None:
-    raise _StopRequest
+def _raise_stop(number: int, _frame: FrameType | None) -> None:
+    raise Stopped(number)
 
 
 def _watch_parent(parent: int) -> None:

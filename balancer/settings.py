@@ -36,7 +36,7 @@ class BalancerSettings:
     """Worker logs go here; None = a folder that is removed at the end."""
     log_prefix: str = ""
     """Put before `worker_<i>.log`."""
-    default_mode: Mode = Mode.AR
+    default_mode: Mode = Mode.ar
     """Mode of a request that names none."""
     max_in_flight: int = 0
     """Requests given to one worker at a time; 0 = its slots and a quarter more: a free slot then finds work waiting."""

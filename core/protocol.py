@@ -13,12 +13,16 @@ from enum import StrEnum
 class Mode(StrEnum):
     """How one set of weights decodes."""
 
-    AR = "ar"
+    ar = "ar"
     """Left to right, one token per forward."""
-    DLM = "dlm"
+    dlm = "dlm"
     """Block diffusion: a block of masks, positions committed when confident."""
-    LINEAR_SPEC = "linear_spec"
+    linear_spec = "linear_spec"
     """The model drafts a block by diffusion and verifies it causally."""
+    AR = "ar"
+    DLM = "dlm"
+    LINEAR_SPEC = "linear_spec"
+    """Aliases of the three, for overrides such as `modes.ar.mode=AR`: earlier releases took only these names."""
 
 
 FORWARD_KINDS = ("prefill", "decode", "denoise", "cache", "draft", "verify")
@@ -34,9 +38,9 @@ class ModeDefaults:
 
 
 MODE_DEFAULTS: dict[Mode, ModeDefaults] = {
-    Mode.AR: ModeDefaults(block_length=1, threshold=None),
-    Mode.DLM: ModeDefaults(block_length=8, threshold=0.9),
-    Mode.LINEAR_SPEC: ModeDefaults(block_length=32, threshold=0.0),
+    Mode.ar: ModeDefaults(block_length=1, threshold=None),
+    Mode.dlm: ModeDefaults(block_length=8, threshold=0.9),
+    Mode.linear_spec: ModeDefaults(block_length=32, threshold=0.0),
 }
 
 DEFAULT_MAX_NEW_TOKENS = 8192

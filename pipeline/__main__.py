@@ -14,9 +14,10 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from trimode.core.errors import USER_ERROR
 from trimode.core.project import CONF_DIR
-from trimode.pipeline.config.compose import config_words, register, to_config
-from trimode.pipeline.sweep import USER_ERROR, guarded, run
+from trimode.pipeline.config.compose import describe_error, register, to_config
+from trimode.pipeline.sweep import guarded_sweep, run
 
 SWEEP_DIR = "TRIMODE_SWEEP_DIR"
 """Hydra writes a file per multirun; this folder takes it and goes away."""
@@ -25,7 +26,7 @@ SWEEP_DIR = "TRIMODE_SWEEP_DIR"
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def sweep(node: DictConfig) -> None:
     """One composed config, run to its end; the process ends with the first one that fails."""
-    if status := guarded(lambda: run(to_config(node), Path.cwd())):
+    if status := guarded_sweep(lambda: run(to_config(node), Path.cwd())):
         sys.exit(status)
 
 
@@ -38,7 +39,7 @@ def main() -> int:
         try:
             sweep()
         except (HydraException, OmegaConfBaseException) as error:
-            print(f"error: {config_words(error)}", file=sys.stderr)
+            print(f"error: {describe_error(error)}", file=sys.stderr)
             return USER_ERROR
     return 0
 

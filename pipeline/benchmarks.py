@@ -9,13 +9,11 @@ import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 from trimode.core.errors import ConfigError
-from trimode.pipeline.spec import JobSpec
-
-BENCHMARK_DIR = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
+from trimode.core.project import BENCHMARK_DIR
+from trimode.pipeline.spec import ClientKind, JobSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +71,8 @@ def load_benchmark(name: str) -> Benchmark:
 def without_scorer(spec: JobSpec) -> list[str]:
     """The benchmarks of a job that its client cannot score."""
     kind = spec.client.kind
-    benchmarks = [load_benchmark(task.benchmark) for task in spec.tasks]
     return [
-        item.name for item in benchmarks if kind not in item.clients or (kind == "embedded" and item.scorer == "none")
+        item.name
+        for item in (load_benchmark(task.benchmark) for task in spec.tasks)
+        if kind not in item.clients or (kind is ClientKind.embedded and item.scorer == "none")
     ]

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from trimode.pipeline.config.compose import compose
 from trimode.pipeline.config.flags import to_overrides
-from trimode.pipeline.sweep import guarded, run
+from trimode.pipeline.sweep import guarded_sweep, run
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns the exit status: 0, 1 a failed job or submission, 2 an error of the caller."""
-    return guarded(lambda: run(compose(to_overrides(argv)), Path.cwd()))
+    return guarded_sweep(lambda: run(compose(to_overrides(argv)), Path.cwd()))
 
 
 if __name__ == "__main__":

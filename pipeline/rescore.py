@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimode.core.errors import ConfigError
+from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.core.files import write_json_atomic, write_text_atomic
 from trimode.pipeline.benchmarks import Benchmark, benchmark_names, load_benchmark
 from trimode.pipeline.scoring import Row, ScoringPool, check_scorer
@@ -179,14 +179,15 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Scores every benchmark folder, also after one could not be; returns 0, or 2 when the user must act on one."""
     options = _parser().parse_args(argv)
+    return guarded(lambda: run_rescore(options))
+
+
+def run_rescore(options: argparse.Namespace) -> int:
+    """Everything after parsing; returns the exit status. Raises ConfigError when there is nothing to score."""
+    outputs = find_outputs(options.folder)
+    if options.num_processes < 1:
+        raise ConfigError(f"--num-processes must be at least 1; got {options.num_processes}")
     failed = False
-    try:
-        outputs = find_outputs(options.folder)
-        if options.num_processes < 1:
-            raise ConfigError(f"--num-processes must be at least 1; got {options.num_processes}")
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     for folder, paths in outputs.items():
         if folder.name not in benchmark_names():
             print(f"note: {folder} is left out: {folder.name!r} is no benchmark", file=sys.stderr)
@@ -196,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ConfigError as error:
             failed = True
             print(f"error: {folder}: {error}", file=sys.stderr)
-    return 2 if failed else 0
+    return USER_ERROR if failed else 0
 
 
 if __name__ == "__main__":

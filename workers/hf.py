@@ -27,7 +27,7 @@ from trimode.workers.params import check_fits
 from trimode.workers.runtime import checkpoint_folder, read_request, resolve_device
 from trimode.workers.text import Text
 
-METHODS = {Mode.AR: "ar_generate", Mode.DLM: "generate", Mode.LINEAR_SPEC: "linear_spec_generate"}
+METHODS = {Mode.ar: "ar_generate", Mode.dlm: "generate", Mode.linear_spec: "linear_spec_generate"}
 """What the released class calls its decoders."""
 ABSENT_FIELDS = {
     "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop": (), "stop_token_ids": (),
@@ -138,7 +138,7 @@ class HfReference:
                 nfe = int(nfe)
             except REMOTE_ERRORS as error:
                 raise GenerationError(f"the released code failed: {type(error).__name__}: {error}", 500) from None
-        lengths = [len(prompt_ids), *kept] if params.mode == Mode.LINEAR_SPEC else []
+        lengths = [len(prompt_ids), *kept] if params.mode == Mode.linear_spec else []
         accepted = [after - before for before, after in itertools.pairwise(lengths)]
         tokens = whole[: params.max_new_tokens]
         ended = not params.ignore_eos and any(token in self.config.eos_token_ids for token in tokens)
@@ -163,7 +163,7 @@ class HfReference:
                 raise GenerationError(
                     f"{name}: got {fields[name]!r}; valid with engine hf: none, the reference lacks it"
                 )
-        speculative = params.mode == Mode.LINEAR_SPEC and params.temperature > 0
+        speculative = params.mode == Mode.linear_spec and params.temperature > 0
         if speculative and fields.get("acceptance") == "rejection":
             raise GenerationError("acceptance: got 'rejection'; valid with engine hf: 'equality', the reference's rule")
         if params.mode not in METHODS:
@@ -179,10 +179,10 @@ class HfReference:
             "max_thinking_tokens": params.max_thinking_tokens,
             "end_think_token_id": params.end_think_token_id,
         }
-        if params.mode == Mode.AR:
+        if params.mode == Mode.ar:
             return method(prompt, **arguments)
         arguments |= {"block_length": params.block_length, "threshold": params.threshold}
-        if params.mode == Mode.DLM:  # takes whole blocks only
+        if params.mode == Mode.dlm:  # takes whole blocks only
             arguments["max_new_tokens"] = -(-params.max_new_tokens // params.block_length) * params.block_length
         return method(prompt, **arguments)
 
@@ -190,7 +190,7 @@ class HfReference:
     def _adapter_on(self, params: DecodeParams) -> Iterator[None]:
         """The released code lets an attached adapter act in ar and dlm, and in every draft: scaled to nothing, unless
         this request drafts with it."""
-        scale = 1.0 if params.lora and params.mode == Mode.LINEAR_SPEC else 0.0
+        scale = 1.0 if params.lora and params.mode == Mode.linear_spec else 0.0
         for module in self._model.modules() if self._has_adapter else ():
             if hasattr(module, "lora_A"):
                 module.set_scale("default", scale)
@@ -247,9 +247,9 @@ def _with_adapter(model: Any, folder: str) -> Any:  # noqa: ANN401 -- remote cod
 def _forwards(params: DecodeParams, num_tokens: int, nfe: int, num_cycles: int) -> dict[str, int]:
     """Model calls by kind: what the mode's rule says of the returned nfe. The prompt is one forward."""
     counts = {"prefill": 1}
-    if params.mode == Mode.AR:
+    if params.mode == Mode.ar:
         counts["decode"] = nfe - 1
-    elif params.mode == Mode.DLM:
+    elif params.mode == Mode.dlm:
         counts["cache"] = -(-num_tokens // params.block_length)
         counts["denoise"] = nfe - counts["cache"]
     else:

@@ -62,7 +62,7 @@ def _patience(folder: Path) -> Iterator[None]:
                 return original(*args)
             except RuntimeError:
                 if not raylets_in(folder):
-                    raise WorkerError("Ray cannot start: its raylet ended at once" + raylet_words(folder)) from None
+                    raise WorkerError("Ray cannot start: its raylet ended at once" + last_error_line(folder)) from None
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
@@ -86,7 +86,7 @@ def _name(pid: int) -> str:
         return ""
 
 
-def raylet_words(folder: Path) -> str:
+def last_error_line(folder: Path) -> str:
     """The last line the raylet wrote to its error file, ready to follow a message; empty when it wrote none."""
     for path in sorted(folder.glob("session_*/logs/raylet.err")):
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")

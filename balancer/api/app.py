@@ -21,11 +21,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from trimode.balancer.api.fields import DECODING_FIELDS, InvalidRequestError
+from trimode.balancer.api.fields import DECODING_FIELDS
 from trimode.balancer.api.replies import chat_body, completion_body, error_body, json_safe
 from trimode.balancer.api.requests import ParsedRequest, parse_chat, parse_completion, read_json
 from trimode.balancer.router import QueueFullError, Router, WorkItem
-from trimode.core.errors import GenerationError, WorkerError
+from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 from trimode.core.protocol import Mode
 
 Json = dict[str, Any]

@@ -9,6 +9,8 @@ import difflib
 import json
 from collections.abc import Mapping
 
+from trimode.core.errors import InvalidRequestError
+
 DECODING_FIELDS = frozenset(
     {
         "mode",
@@ -107,17 +109,6 @@ WITHOUT_EFFECT = frozenset(
 """Known and accepted; they do not change which tokens are generated."""
 
 _KNOWN = DECODING_FIELDS | OWN_FIELDS | frozenset(NEUTRAL_VALUES) | WITHOUT_EFFECT
-
-
-class InvalidRequestError(Exception):
-    """The body cannot be served as it is. `param` names the field, or is None."""
-
-    def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.status = status
-        self.code = code
 
 
 def check_names(body: Mapping[str, object]) -> list[str]:

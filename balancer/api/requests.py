@@ -12,7 +12,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimode.balancer.api.fields import DECODING_FIELDS, InvalidRequestError, check_names, show
+from trimode.balancer.api.fields import DECODING_FIELDS, check_names, show
+from trimode.core.errors import InvalidRequestError
 from trimode.core.protocol import Mode
 
 Json = dict[str, Any]

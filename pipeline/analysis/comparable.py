@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from trimode.pipeline.analysis.runs import Run
 from trimode.pipeline.scoring.metrics import Row
+from trimode.pipeline.spec import job_from_json
 
 DECODE_FIELDS = ("temperature", "top_p", "max_new_tokens", "enable_thinking", "max_thinking_tokens", "eos_early_stop")
 """Decoding settings that should be alike in every mode."""
@@ -67,17 +68,14 @@ def _job_facts(run: Run) -> Iterator[tuple[str, str]]:
     """Settings and versions of what ran in the folder."""
     jobs = run.manifest.get("jobs", {})
     for job in jobs.values() if isinstance(jobs, dict) else ():
-        config = job.get("config") or {}
-        decode = config.get("decode") or {}
-        for field in DECODE_FIELDS:
-            if field in decode:
-                yield field, str(decode[field])
-        for field in MODE_FIELDS:
-            if field in decode:
-                yield f"{field} of {run.label}", str(decode[field])
-        if "client" in config:
-            yield "client", str(config["client"].get("kind"))
-        yield "dtype", str(job.get("dtype") or (config.get("model") or {}).get("dtype") or _MISSING)
+        spec = job_from_json(job.get("config"))
+        if spec is not None:
+            for field in DECODE_FIELDS:
+                yield field, str(getattr(spec.decode, field))
+            for field in MODE_FIELDS:
+                yield f"{field} of {run.label}", str(getattr(spec.decode, field))
+            yield "client", spec.client.kind
+        yield "dtype", str(job.get("dtype") or (spec.model.dtype if spec else _MISSING))
         yield "git commit", _short(job.get("git_commit"))
         yield from _versions(job)
 

@@ -20,6 +20,7 @@ from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, LEDGER, POSITION
 from trimode.pipeline.scoring.metrics import Row
 from trimode.pipeline.scoring.verdicts import is_scored
+from trimode.pipeline.spec import JobSpec, job_from_json
 
 _OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?(?:\.jsonl|(?:_part_\d+)?\.jsonl-async)")
 _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")
@@ -73,8 +74,8 @@ class Run:
     mode: Mode
     lora: bool
     manifest: Row
-    jobs: list[Row]
-    """Job specs: of plan.json (the last submission), then of manifest.json (what ran)."""
+    jobs: list[JobSpec]
+    """Of plan.json (the last submission), then of manifest.json (what ran); an unreadable one is left out."""
     tasks: dict[str, TaskResult]
     state: str
     """completed | failed | unfinished."""
@@ -198,22 +199,20 @@ def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
     return records
 
 
-def _jobs(source: Row) -> list[Row]:
-    """Job specs in a plan (a list) or a manifest (by index, under `config`)."""
+def _jobs(source: Row) -> list[JobSpec]:
+    """Returns the job specs in a plan (a list) or a manifest (by index, under `config`)."""
     jobs = source.get("jobs", [])
     found = jobs.values() if isinstance(jobs, dict) else jobs if isinstance(jobs, list) else []
-    specs = [job.get("config", job) for job in found if isinstance(job, dict)]
-    return [spec for spec in specs if isinstance(spec, dict)]
+    specs = [job_from_json(job.get("config", job)) for job in found if isinstance(job, dict)]
+    return [spec for spec in specs if spec is not None]
 
 
-def _mode_of(folder: Path, jobs: list[Row], ledger: list[NfeRecord]) -> tuple[Mode, bool]:
+def _mode_of(folder: Path, jobs: list[JobSpec], ledger: list[NfeRecord]) -> tuple[Mode, bool]:
     """Mode and adapter of a run: from the ledger, else from its job specs."""
     for record in ledger:
         return Mode(record.mode), record.lora
     for job in jobs:
-        decode = job.get("decode")
-        if isinstance(decode, dict) and decode.get("mode") in list(Mode):
-            return Mode(decode["mode"]), bool(decode.get("lora"))
+        return job.decode.mode, job.decode.lora
     raise ConfigError(f"{folder}: neither nfe_log.jsonl, plan.json nor manifest.json tells the mode of this run")
 
 
@@ -276,12 +275,10 @@ def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> Non
         )
 
 
-def _num_expected(jobs: list[Row], task: TaskResult) -> int | None:
+def _num_expected(jobs: list[JobSpec], task: TaskResult) -> int | None:
     """Rows x seeds that the last submission asked for."""
     for job in jobs:
-        specs = job.get("tasks")
-        for spec in specs if isinstance(specs, list | tuple) else ():
-            if isinstance(spec, dict) and spec.get("benchmark") == task.benchmark.name:
-                rows, limit = int(spec["num_samples"]), spec.get("limit")
-                return (rows if limit is None else min(rows, int(limit))) * int(spec.get("repeats", 1))
+        for spec in job.tasks:
+            if spec.benchmark == task.benchmark.name:
+                return spec.num_rows * spec.repeats
     return None

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trimode.core.errors import ConfigError
+from trimode.core.errors import ConfigError, guarded
 from trimode.core.protocol import Mode
 from trimode.pipeline.analysis.comparable import differences
 from trimode.pipeline.analysis.gate import EXIT_STATUS, Gate, judge, overall, parse_gate
@@ -48,8 +48,8 @@ def compare(sides: Sides, benchmarks: Sequence[str] | None = None) -> Comparison
 def _same_text_expected(sides: Sides) -> bool:
     """Whether both sides should give the same text: greedy, and the same mode or ar against linear_spec."""
     jobs = [job for run in (sides.a, sides.b) for job in run.jobs]
-    greedy = all((job.get("decode") or {}).get("temperature", 0.0) == 0 for job in jobs)
-    return greedy and (sides.a.mode == sides.b.mode or Mode.DLM not in (sides.a.mode, sides.b.mode))
+    greedy = all(job.decode.temperature == 0 for job in jobs)
+    return greedy and (sides.a.mode == sides.b.mode or Mode.dlm not in (sides.a.mode, sides.b.mode))
 
 
 def judge_gate(gate: Gate, sides: list[Sides], comparisons: list[Comparison]) -> GateResult:
@@ -114,11 +114,8 @@ def run_compare(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    try:
-        return run_compare(_parser().parse_args(argv))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = _parser().parse_args(argv)
+    return guarded(lambda: run_compare(options))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def select_sides(
         return _select_across(sweep_a, sweep_b, modes)
     if modes is not None:
         return [Sides(find_run(sweep_a, modes[0]), find_run(sweep_a, modes[1]), modes[0], modes[1], False)]
-    reference = find_run(sweep_a, Mode.AR.value)
+    reference = find_run(sweep_a, Mode.ar.value)
     others = [run for run in sweep_a if run is not reference]
     if not others:
         raise ConfigError("nothing to compare: the folder holds one run; give a second folder")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
+from trimode.core.project import ASSETS_DIR
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data import convert_choices, convert_code, convert_instructions, convert_math
 from trimode.pipeline.data.formats import iter_jsonl, read_csv, read_jsonl, read_mmlu_tar, read_parquet
@@ -21,7 +22,7 @@ from trimode.pipeline.data.sources import SOURCES
 log = logging.getLogger(__name__)
 
 Row = dict[str, object]
-BUNDLED_DIR = Path(__file__).resolve().parents[2] / "assets" / "benchmarks"
+BUNDLED_DIR = ASSETS_DIR / "benchmarks"
 
 
 @dataclass(frozen=True, slots=True)

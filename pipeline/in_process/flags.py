@@ -18,7 +18,7 @@ from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data.hub import HubDataset, ensure_rows
 from trimode.pipeline.launch.preflight import preflight
 from trimode.pipeline.plan.jobs import plan
-from trimode.pipeline.plan.rounds import settle
+from trimode.pipeline.plan.rounds import continue_or_start
 from trimode.pipeline.plan.survey import survey
 from trimode.pipeline.spec import JobSpec
 
@@ -76,7 +76,7 @@ def plan_jobs(args: argparse.Namespace, tasks: Tasks) -> tuple[Config, list[JobS
     for name in names:
         ensure_rows(load_benchmark(name), data_dir, tasks[name])
     found = survey(config, Path.cwd())
-    jobs = [state.spec for state in settle(plan(config, found), config.fresh)]
+    jobs = [state.spec for state in continue_or_start(plan(config, found), config.fresh)]
     preflight(config, found, jobs)
     return config, jobs
 

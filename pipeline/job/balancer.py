@@ -21,9 +21,9 @@ from trimode.core.errors import WorkerError
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import die_with_parent
 from trimode.pipeline.job.devices import Devices
-from trimode.pipeline.run_folder.manifest import now
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.run_folder.provenance import now
+from trimode.pipeline.spec import ClientKind, Device, JobSpec
 
 POLL_S = 0.1
 NOTE_EVERY_S = 60.0
@@ -88,7 +88,7 @@ class Server:
 
     def _request_log(self) -> Path | None:
         """NeMo-Skills drops what its replies say about forwards, so the balancer must note it."""
-        if self._spec.client.kind != "nemo_skills":
+        if self._spec.client.kind is not ClientKind.nemo_skills:
             return None
         path = self._paths.request_log(self._spec.index)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,13 +177,13 @@ def write_server_info(spec: JobSpec, paths: RunPaths, status: str, url: str | No
     address = urlsplit(url or "")
     values: Mapping[str, object] = {
         "SERVER_INFO_GENERATED_AT": now(),
-        "SERVER_MODE": "gpu_only" if devices.device == "cuda" else "cpu_only",
+        "SERVER_MODE": "gpu_only" if devices.device is Device.cuda else "cpu_only",
         "SERVER_STATUS": status,
         "SERVER_CLIENT_HOST": address.hostname or "",
         "SERVER_PORT": address.port or "",
         "SERVER_ADDRESS": f"{url.rstrip('/')}/v1" if url else "",
         "MULTI_GPU": "true" if devices.num_workers > 1 else "false",
-        "NUM_GPUS": devices.num_workers if devices.device == "cuda" else 0,
+        "NUM_GPUS": devices.num_workers if devices.device is Device.cuda else 0,
         "SLURM_JOB_ID": os.environ.get("SLURM_JOB_ID", ""),
     }
     text = "".join(f'{key}="{value}"\n' for key, value in values.items())

@@ -14,8 +14,9 @@ import traceback
 from pathlib import Path
 
 from rich.console import Console
-from trimode.core.errors import JobFailed, TrimodeError, WorkerError
+from trimode.core.errors import JobFailed, Stopped, TrimodeError, WorkerError
 from trimode.core.files import tail, write_text_atomic
+from trimode.core.project import child_environment
 from trimode.pipeline.client.answer import Answer
 from trimode.pipeline.client.chat import ChatClient
 from trimode.pipeline.client.metrics_file import check_metrics
@@ -23,14 +24,14 @@ from trimode.pipeline.client.nemo_skills import run as nemo_skills_client
 from trimode.pipeline.client.samples import LoadedTask, load_tasks, run_tasks
 from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
-from trimode.pipeline.console.signals import Interrupted, Signals
+from trimode.pipeline.console.signals import Signals
 from trimode.pipeline.job.balancer import Ready, Server
 from trimode.pipeline.job.devices import choose_devices
-from trimode.pipeline.run_folder.manifest import Manifest, now
+from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.nfe import read_run_ledger
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.provenance import data_sha256
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.run_folder.provenance import data_sha256, now
+from trimode.pipeline.spec import ClientKind, JobSpec
 
 WATCH_EVERY_S = 0.2
 MAX_NAMED_FAILURES = 10
@@ -100,7 +101,7 @@ def _run_client(
     """Sends every unfinished sample through the client the job asks for."""
     server, ready = served
     log, signals = console
-    if spec.client.kind == "nemo_skills":
+    if spec.client.kind is ClientKind.nemo_skills:
         for task in spec.tasks:
             with signals.at_once():
                 nemo_skills_client.run_task(spec, task, ready.url, paths)
@@ -173,7 +174,7 @@ def _name_failures(spec: JobSpec, paths: RunPaths) -> None:
 
 def _record_failure(spec: JobSpec, paths: RunPaths, error: BaseException) -> JobFailed:
     """Writes FAILED_group<N> with the cause and the logs' tails, and returns the error to raise."""
-    if not isinstance(error, TrimodeError | Interrupted):
+    if not isinstance(error, TrimodeError | Stopped):
         traceback.print_exception(error)
     cause = f"{type(error).__name__}: {error}"
     print(f"=== {now()} {spec.name}: failed: {cause}", file=sys.stderr, flush=True)
@@ -191,11 +192,9 @@ def _record_failure(spec: JobSpec, paths: RunPaths, error: BaseException) -> Job
 def _enter(run_dir: Path) -> None:
     """Makes the run folder the current one: Ray puts the driver's folder on every worker's path, and it has no code.
 
-    Relative entries of PYTHONPATH are made absolute first, for the processes started from here.
+    The environment is made fit for the processes started from here first: PYTHONPATH may hold relative entries.
     """
-    if path := os.environ.get("PYTHONPATH"):
-        os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
-    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ.update(child_environment())
     os.chdir(run_dir)
 
 

@@ -12,13 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.core.processes import ProcessId, live_with, process_id
-from trimode.pipeline.launch.owner import join
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.launch.owner import Owner, join
+from trimode.pipeline.spec import Device, JobSpec
 
 RUN_JOB = "trimode.pipeline.job.run:run_job"
 GRACE_S = 40.0
 """How long a local job may take to stop by itself once its launcher is gone."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Who starts the jobs of a sweep, and what each of them runs."""
+
+    owner: Owner
+    """Claim on the run folders."""
+    function: str = RUN_JOB
+    """`module:name` of a function that takes the spec."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +65,9 @@ class JobCall:
             os.environ[DEVICES] = self.devices
 
 
-def visible_devices(current: str | None, num_gpus: int, device: str) -> str | None:
+def visible_devices(current: str | None, num_gpus: int, device: Device) -> str | None:
     """CUDA_VISIBLE_DEVICES of a local job: none on the CPU, the first `num_gpus` when asked for, else as it is."""
-    if device == "cpu":
+    if device is Device.cpu:
         return ""
     if num_gpus == 0:
         return current

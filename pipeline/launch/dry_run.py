@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from trimode.pipeline.benchmarks import without_scorer
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.launch.local import local_dir
-from trimode.pipeline.plan.rounds import JobState, Progress
+from trimode.pipeline.plan.rounds import JobProgress, JobState
 from trimode.pipeline.plan.survey import Survey, Weights, absolute
 from trimode.pipeline.slurm.script import TASK_MODULE, by_shape, sbatch_text
 from trimode.pipeline.spec import Container, Executor, JobSpec
@@ -54,7 +54,7 @@ def as_json(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
 
 def started(states: Sequence[JobState]) -> list[JobSpec]:
     """The jobs that would be started."""
-    return [state.spec for state in states if state.progress is not Progress.SKIPPED]
+    return [state.spec for state in states if state.progress is not JobProgress.SKIPPED]
 
 
 def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
@@ -123,7 +123,7 @@ def _cells(state: JobState) -> tuple[str, ...]:
     unscored = without_scorer(spec)
     names = [task.benchmark + (" (no scorer yet)" if task.benchmark in unscored else "") for task in spec.tasks]
     requests = sum(task.num_requests for task in spec.tasks)
-    left = "" if state.progress is not Progress.RESUMED else f" ({state.num_left} left)"
+    left = "" if state.progress is not JobProgress.RESUMED else f" ({state.num_left} left)"
     workers = spec.resources.num_workers or spec.resources.num_gpus or "per GPU"
     mode = spec.decode.mode.value + (" + LoRA" if spec.decode.lora else "")
     repeats = ",".join(str(task.repeats) for task in spec.tasks)
@@ -157,6 +157,6 @@ def local_text(job: JobSpec) -> str:
 
 def job_scripts(jobs: Sequence[JobSpec]) -> list[tuple[tuple[JobSpec, ...], str]]:
     """Every script of a submission with the jobs it runs."""
-    if jobs and jobs[0].resources.executor == "local":
+    if jobs and jobs[0].resources.executor is Executor.local:
         return [((job,), local_text(job)) for job in jobs]
     return [(group, sbatch_text(group)) for group in by_shape(jobs)]

@@ -16,24 +16,17 @@ from pathlib import Path
 from types import FrameType
 
 from submitit.local.local import LocalExecutor, LocalJob
+from trimode.core.errors import Stopped
+from trimode.core.project import child_environment
 from trimode.pipeline.console.progress import Bars, read_snapshot
-from trimode.pipeline.launch.call import DEVICES, GRACE_S, RUN_JOB, JobCall, visible_devices
-from trimode.pipeline.launch.outcome import failure_words, is_completed
-from trimode.pipeline.launch.owner import Owner
+from trimode.pipeline.launch.call import DEVICES, GRACE_S, JobCall, Launcher, visible_devices
+from trimode.pipeline.launch.outcome import failure_message, is_completed
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import outside_of_jobs
-from trimode.pipeline.slurm.script import IMPORT_DIR
 from trimode.pipeline.spec import JobSpec
 
 POLL_S = 0.2
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class Stopped(BaseException):
-    """This process was told to end by a signal."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
 
 
 class _Executor(LocalExecutor):  # type: ignore[misc]
@@ -47,7 +40,7 @@ class _Executor(LocalExecutor):  # type: ignore[misc]
             signal.signal(signal.SIGINT, before)
 
 
-def run_local(jobs: Sequence[JobSpec], owner: Owner, function: str = RUN_JOB) -> list[JobSpec]:
+def run_local(jobs: Sequence[JobSpec], launcher: Launcher) -> list[JobSpec]:
     """Runs every job; one that fails does not keep the next from running. Returns those that failed.
 
     A signal that ends this process ends the running job first and is raised as Stopped.
@@ -56,7 +49,7 @@ def run_local(jobs: Sequence[JobSpec], owner: Owner, function: str = RUN_JOB) ->
     with _signals_raise(), outside_of_jobs():
         for number, job in enumerate(jobs, 1):
             print(f"[{number}/{len(jobs)}] {job.name}: {job.run_dir}", file=sys.stderr, flush=True)
-            started = start(job, owner, function)
+            started = start(job, launcher)
             try:
                 follow(job, started)
             except BaseException:
@@ -65,19 +58,22 @@ def run_local(jobs: Sequence[JobSpec], owner: Owner, function: str = RUN_JOB) ->
             error = started.exception()
             if error is not None or not is_completed(job):
                 failed.append(job)
-                print(f"{job.name} failed: {failure_words(job, started.paths.stdout)}", file=sys.stderr, flush=True)
+                print(f"{job.name} failed: {failure_message(job, started.paths.stdout)}", file=sys.stderr, flush=True)
     return failed
 
 
-def start(job: JobSpec, owner: Owner, function: str) -> LocalJob[None]:
+def start(job: JobSpec, launcher: Launcher) -> LocalJob[None]:
     """Starts one job in the background."""
     folder = local_dir(job)
     shutil.rmtree(folder, ignore_errors=True)  # pids come again, and with them the names of old pickles
     executor = _Executor(folder)
     executor.update_parameters(timeout_min=job.resources.time_limit_min, stderr_to_stdout=True)
-    os.environ.update(setup_environment())
+    os.environ.update(child_environment())
     devices = visible_devices(os.environ.get(DEVICES), job.resources.num_gpus, job.resources.device)
-    call = JobCall(spec=job, token=owner.token, launcher=owner.processes[0], devices=devices, function=function)
+    owner = launcher.owner
+    call = JobCall(
+        spec=job, token=owner.token, launcher=owner.processes[0], devices=devices, function=launcher.function
+    )
     started: LocalJob[None] = executor.submit(call)
     started._results_timeout_s = 0  # the result is there when the process has ended, or never
     return started
@@ -140,13 +136,6 @@ def _signals_raise() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-def setup_environment() -> dict[str, str]:
-    """The same for a local job, as variables."""
-    inherited = os.environ.get("PYTHONPATH")
-    parts = [str(IMPORT_DIR), *(str(Path(part).absolute()) for part in (inherited or "").split(os.pathsep) if part)]
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys(parts))}
 
 
 def local_dir(job: JobSpec) -> Path:

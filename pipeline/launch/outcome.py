@@ -18,7 +18,7 @@ def is_completed(spec: JobSpec) -> bool:
     return RunPaths(Path(spec.run_dir)).completed(spec.index).exists()
 
 
-def failure_words(spec: JobSpec, executor_log: Path) -> str:
+def failure_message(spec: JobSpec, executor_log: Path) -> str:
     """Why a job failed: the cause in its record, else the end of what the executor wrote for it."""
     record = RunPaths(Path(spec.run_dir)).failed(spec.index)
     if record.exists():

@@ -14,8 +14,8 @@ from pathlib import Path
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 from trimode.core.errors import SubmissionError, WorkerError
-from trimode.pipeline.launch.call import RUN_JOB, JobCall
-from trimode.pipeline.launch.outcome import failure_words, is_completed
+from trimode.pipeline.launch.call import JobCall, Launcher
+from trimode.pipeline.launch.outcome import failure_message, is_completed
 from trimode.pipeline.launch.owner import Owner, hand_over
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import has_ended, job_states, outside_of_jobs
@@ -39,21 +39,21 @@ class Submitted:
         return found[-1] if found else RunPaths(Path(self.spec.run_dir)).pipeline_log(self.spec.index)
 
 
-def submit_arrays(jobs: Sequence[JobSpec], owner: Owner, function: str = RUN_JOB) -> list[Submitted]:
-    """One array per resource shape. The run folders, claimed by `owner`, belong to the Slurm jobs afterwards.
+def submit_arrays(jobs: Sequence[JobSpec], launcher: Launcher) -> list[Submitted]:
+    """One array per resource shape. The run folders, claimed by the launcher, belong to the Slurm jobs afterwards.
 
     Raises SubmissionError with sbatch's words; arrays it took before stay submitted and are named in it.
     """
     submitted: list[Submitted] = []
     for group in by_shape(jobs):
         try:
-            ids = submit_array(group, owner, function)
+            ids = submit_array(group, launcher)
         except SubmissionError as error:
-            hand_folders_over(submitted, owner)
+            hand_folders_over(submitted, launcher.owner)
             before = f"\nalready submitted: {', '.join(item.job_id for item in submitted)}" if submitted else ""
             raise SubmissionError(f"{error}{before}", error.script) from error
         submitted += [Submitted(job, job_id) for job, job_id in zip(group, ids, strict=True)]
-    hand_folders_over(submitted, owner)
+    hand_folders_over(submitted, launcher.owner)
     return submitted
 
 
@@ -64,11 +64,11 @@ def hand_folders_over(submitted: Sequence[Submitted], owner: Owner) -> None:
         hand_over(Path(run_dir), owner.token, ids)
 
 
-def submit_array(jobs: Sequence[JobSpec], owner: Owner, function: str) -> list[str]:
+def submit_array(jobs: Sequence[JobSpec], launcher: Launcher) -> list[str]:
     """Submits jobs of one shape; returns their Slurm ids. Raises SubmissionError."""
     folder = submission_dir(jobs)
     folder.mkdir(parents=True, exist_ok=True)
-    calls = [JobCall(spec=job, token=owner.token, function=function) for job in jobs]
+    calls = [JobCall(spec=job, token=launcher.owner.token, function=launcher.function) for job in jobs]
     with outside_of_jobs():
         executor = SlurmExecutor(folder, python=python_command(jobs[0].resources))
         executor.update_parameters(**slurm_parameters(jobs))
@@ -94,8 +94,8 @@ def wait(submitted: Sequence[Submitted], pause: Callable[[float], None] = time.s
             waiting.remove(item)
             state = states.get(item.job_id, "gone from squeue")
             completed = is_completed(item.spec) and state in ("COMPLETED", "gone from squeue")
-            words = "COMPLETED" if completed else f"failed ({state}): {failure_words(item.spec, item.log)}"
-            print(f"{item.job_id} ({item.spec.name}): {words}", file=sys.stderr, flush=True)
+            outcome = "COMPLETED" if completed else f"failed ({state}): {failure_message(item.spec, item.log)}"
+            print(f"{item.job_id} ({item.spec.name}): {outcome}", file=sys.stderr, flush=True)
             if not completed:
                 failed.append(item)
         if waiting:

@@ -13,12 +13,10 @@ from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.config.checks import parse_benchmarks, parse_time
 from trimode.pipeline.config.schema import Config, ModeConfig
 from trimode.pipeline.plan.identity import eval_dir_name, run_identity
 from trimode.pipeline.plan.survey import Survey, absolute
 from trimode.pipeline.spec import (
-    Chunk,
     ClientSpec,
     Container,
     DecodeSpec,
@@ -28,6 +26,7 @@ from trimode.pipeline.spec import (
     JobsPer,
     ModelSpec,
     ResourceSpec,
+    SampleShare,
     TaskSpec,
 )
 
@@ -51,7 +50,7 @@ def _split(job: JobSpec, jobs_per: JobsPer, num_chunks: int) -> list[JobSpec]:
     if jobs_per is JobsPer.benchmark:
         parts = [replace(job, name=f"{job.name}-{task.benchmark}", tasks=(task,)) for task in job.tasks]
     if num_chunks > 1:
-        chunks = [Chunk(index, num_chunks) for index in range(num_chunks)]
+        chunks = [SampleShare(index, num_chunks) for index in range(num_chunks)]
         parts = [
             replace(
                 part,
@@ -71,7 +70,7 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
     model = ModelSpec(
         path=survey.model.path,
         tokenizer=survey.tokenizer.path if survey.tokenizer else None,
-        dtype=config.model.dtype.value,
+        dtype=config.model.dtype,
         max_position_embeddings=context_limit(mode, survey),
         revision=config.model.revision,
     )
@@ -116,7 +115,7 @@ def context_limit(mode: ModeConfig, survey: Survey) -> int | None:
 
 def decode_spec(config: Config, mode: ModeConfig, survey: Survey) -> DecodeSpec:
     """How one mode decodes; a null threshold of linear_spec is 0."""
-    threshold = 0.0 if mode.mode is Mode.LINEAR_SPEC and mode.threshold is None else mode.threshold
+    threshold = 0.0 if mode.mode is Mode.linear_spec and mode.threshold is None else mode.threshold
     return DecodeSpec(
         mode=mode.mode,
         lora=mode.lora,
@@ -137,13 +136,13 @@ def task_specs(config: Config) -> tuple[TaskSpec, ...]:
     first = config.starting_seed
     return tuple(
         TaskSpec(
-            benchmark=name,
-            repeats=repeats,
-            seeds=tuple(range(first, first + repeats)),
-            num_samples=load_benchmark(name).num_samples,
+            benchmark=choice.name,
+            repeats=choice.repeats,
+            seeds=tuple(range(first, first + choice.repeats)),
+            num_samples=load_benchmark(choice.name).num_samples,
             limit=config.limit,
         )
-        for name, repeats in parse_benchmarks(config.benchmarks)
+        for choice in config.benchmarks
     )
 
 
@@ -153,16 +152,16 @@ def resource_spec(config: Config, mounts: tuple[str, ...]) -> ResourceSpec:
     on_cpu = config.balancer.device is Device.cpu
     return ResourceSpec(
         cluster=cluster.name,
-        executor=cluster.executor.value,
-        device=config.balancer.device.value,
+        executor=cluster.executor,
+        device=config.balancer.device,
         num_gpus=0 if on_cpu else cluster.gpus or 0,
         num_workers=config.balancer.workers or (cluster.gpus if on_cpu else None),
-        time_limit_min=parse_time(cluster.time_limit),
+        time_limit_min=cluster.time_limit_min,
         partition=cluster.partition or None,
         account=cluster.account or None,
         cpus_per_task=cluster.cpus_per_task,
         mem_gb=cluster.mem_gb,
-        container=cluster.container.value,
+        container=cluster.container,
         container_image=cluster.container_image or None,
         container_mounts=mounts,
         container_python=cluster.container_python,
@@ -203,7 +202,7 @@ def container_mounts(config: Config, survey: Survey, out_dir: Path, data_dir: st
 def client_spec(config: Config) -> ClientSpec:
     """How prompts are sent and scored."""
     return ClientSpec(
-        kind=config.client.kind.value,
+        kind=config.client.kind,
         max_concurrent_requests=config.client.max_concurrent_requests,
         max_num_seqs=config.balancer.max_num_seqs,
         request_timeout_s=config.client.request_timeout_s,

@@ -14,7 +14,7 @@ from trimode.pipeline.run_folder.resume import is_finished, remaining
 from trimode.pipeline.spec import JobSpec
 
 
-class Progress(StrEnum):
+class JobProgress(StrEnum):
     """How far a job's folder has come."""
 
     NEW = "new"
@@ -28,12 +28,12 @@ class JobState:
     """A planned job and what is left of it."""
 
     spec: JobSpec
-    progress: Progress
+    progress: JobProgress
     num_left: int
     """Requests still to send."""
 
 
-def settle(jobs: Sequence[JobSpec], fresh: bool) -> tuple[JobState, ...]:
+def continue_or_start(jobs: Sequence[JobSpec], fresh: bool) -> tuple[JobState, ...]:
     """Each job in the folder it goes on in, the newest of its name or with `fresh` one after it; and what is left."""
     states = []
     for job in jobs:
@@ -47,10 +47,10 @@ def settle(jobs: Sequence[JobSpec], fresh: bool) -> tuple[JobState, ...]:
 def job_state(spec: JobSpec) -> JobState:
     """What the files of a job's folder say."""
     if not Path(spec.run_dir).is_dir():
-        return JobState(spec, Progress.NEW, sum(task.num_requests for task in spec.tasks))
+        return JobState(spec, JobProgress.NEW, sum(task.num_requests for task in spec.tasks))
     done = RunPaths(Path(spec.run_dir)).completed(spec.index).exists() and is_finished(spec)
     num_left = 0 if done else sum(remaining(spec).values())
-    return JobState(spec, Progress.SKIPPED if done else Progress.RESUMED, num_left)
+    return JobState(spec, JobProgress.SKIPPED if done else JobProgress.RESUMED, num_left)
 
 
 def latest_round(run_dir: Path) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from trimode.core.errors import ConfigError
+from trimode.core.errors import USER_ERROR, guarded
 from trimode.core.files import write_text_atomic
 from trimode.pipeline.analysis.comparable import differences
 from trimode.pipeline.analysis.runs import Run, read_sweep
@@ -88,15 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     by_default = options.format == "table" and not options.no_html
     page = options.html or (options.folders[0] / FILE_NAME if by_default else None)
+    return guarded(lambda: run_report(options, page))
+
+
+def run_report(options: argparse.Namespace, page: Path | None) -> int:
+    """Everything after parsing; returns the exit status. Raises ConfigError when no folder holds a run."""
     try:
         runs, notes = read_sweep(*options.folders)
         publish(runs, notes, options.format, page)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
         print(f"error: the page cannot be written ({error}); name another place with --html FILE", file=sys.stderr)
-        return 2 if options.html else 0
+        return USER_ERROR if options.html else 0
     return 0
 
 

@@ -5,7 +5,6 @@ Knows no server and no scoring; weights' hashes are handed in by whoever asked t
 
 from __future__ import annotations
 
-import datetime
 import fcntl
 import json
 import os
@@ -19,13 +18,8 @@ from trimode.core.errors import ConfigError
 from trimode.core.files import write_json_atomic
 from trimode.pipeline.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.provenance import git_commit, versions
+from trimode.pipeline.run_folder.provenance import git_commit, now, versions
 from trimode.pipeline.spec import JobSpec
-
-
-def now() -> str:
-    """This moment in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class Manifest:

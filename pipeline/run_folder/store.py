@@ -17,7 +17,7 @@ from trimode.core.files import AppendFile, whole_lines, write_text_atomic
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import LEDGER, POSITION, Row, read_async, read_rows
-from trimode.pipeline.spec import Chunk
+from trimode.pipeline.spec import SampleShare
 
 Arrange = Callable[[list[Row]], list[Row]]
 
@@ -29,7 +29,7 @@ class SeedStore:
     to finish puts all together.
     """
 
-    def __init__(self, paths: RunPaths, benchmark: str, seed: int, chunk: Chunk | None = None) -> None:
+    def __init__(self, paths: RunPaths, benchmark: str, seed: int, chunk: SampleShare | None = None) -> None:
         self._paths = paths
         self._benchmark = benchmark
         self._seed = seed
@@ -60,7 +60,7 @@ class SeedStore:
             self._merge(rows_asked, arrange)
         return True
 
-    def _is_last(self, chunk: Chunk, rows_asked: int) -> bool:
+    def _is_last(self, chunk: SampleShare, rows_asked: int) -> bool:
         """Touches the chunk's `.done`; whether no other chunk is being answered and no row is missing.
 
         A chunk that has begun and not ended has a file of rows and no `.done`; one that had nothing to ask has neither.
@@ -103,7 +103,7 @@ class SeedStore:
 
 
 @contextlib.contextmanager
-def chunk_lock(paths: RunPaths, benchmark: str, chunk: Chunk | None) -> Iterator[None]:
+def chunk_lock(paths: RunPaths, benchmark: str, chunk: SampleShare | None) -> Iterator[None]:
     """Keeps other jobs that share the benchmark from beginning, merging or writing metrics meanwhile."""
     if chunk is None:
         yield

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from trimode.core.project import child_environment
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring import worker
 from trimode.pipeline.scoring.registry import scorer_of, unscored
@@ -97,8 +98,7 @@ class _Process:
     """One scoring process, started when first needed and again after it was stopped."""
 
     def __init__(self, benchmark: Benchmark, data_dir: Path | None) -> None:
-        paths = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
-        self._environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
+        self._environment = child_environment()
         self._command = [sys.executable, "-m", WORKER_MODULE, *worker.arguments(benchmark, data_dir)]
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None

@@ -5,18 +5,18 @@ Runs nothing and reads nothing. Dry run and submission print and submit the same
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from submitit.slurm.slurm import _make_sbatch_string
-from trimode.core.project import PROJECT_DIR
-from trimode.pipeline.spec import JobSpec, ResourceSpec
+from trimode.core.project import IMPORT_DIR, PROJECT_DIR
+from trimode.pipeline.spec import Container, JobSpec, ResourceSpec
 
-IMPORT_DIR = PROJECT_DIR / ".types"
-"""On PYTHONPATH it makes the checkout importable as `trimode`, installed or not."""
 TASK_MODULE = "submitit.core._submit"
 
 
@@ -34,12 +34,13 @@ def submission_dir(jobs: Sequence[JobSpec]) -> Path:
     Job ids may start again on a new cluster; a stale pickle found there then is the same job.
     """
     out_dir = Path(jobs[0].run_dir).parents[2]
-    return out_dir / ".submitit" / hashlib.sha256(repr(tuple(jobs)).encode()).hexdigest()[:12]
+    text = json.dumps([dataclasses.asdict(job) for job in jobs], sort_keys=True)
+    return out_dir / ".submitit" / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def container_arguments(resources: ResourceSpec) -> list[str]:
     """srun's pyxis options; none without a container."""
-    if resources.container == "none":
+    if resources.container is Container.none:
         return []
     return [
         f"--container-image={resources.container_image or 'IMAGE'}",
@@ -51,7 +52,7 @@ def container_arguments(resources: ResourceSpec) -> list[str]:
 
 def python_command(resources: ResourceSpec) -> str:
     """Shell words that start Python inside the job."""
-    if resources.container == "none":
+    if resources.container is Container.none:
         return shlex.quote(sys.executable)
     return f"env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(IMPORT_DIR))} {resources.container_python}"
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.core.files import write_json_atomic
+from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.spec import DType, ModelSpec, TaskSpec
+from trimode.tests.fakes.specs import decode_spec, job_spec
 
 WORDS = ("so", "the", "first", "train", "leaves", "with", "twelve", "people", "then", "three", "get", "off", "again")
 
@@ -183,24 +186,15 @@ def make_metrics(name: str, seeds: list[list[dict[str, object]]]) -> dict[str, o
 
 
 def make_job(fake: FakeRun) -> dict[str, object]:
-    """The job's entry in plan.json, as far as a reader needs it."""
+    """The job's entry in plan.json."""
+    seeds = tuple(range(fake.seeds))
     tasks = [
-        {
-            "benchmark": n,
-            "repeats": fake.seeds,
-            "seeds": list(range(fake.seeds)),
-            "num_samples": fake.samples,
-            "limit": None,
-        }
-        for n in fake.benchmarks
+        TaskSpec(benchmark=name, repeats=fake.seeds, seeds=seeds, num_samples=fake.samples, limit=None)
+        for name in fake.benchmarks
     ]
-    decode = {"mode": fake.mode, "lora": fake.lora, "temperature": 0.0, "block_length": 32, "threshold": 0.9}
-    return {
-        "index": 0,
-        "decode": decode,
-        "tasks": tasks,
-        "model": {"path": f"/models/{fake.model}", "dtype": "bfloat16"},
-    }
+    decode = decode_spec(mode=Mode(fake.mode), lora=fake.lora, block_length=32, threshold=0.9)
+    model = ModelSpec(path=f"/models/{fake.model}", tokenizer=None, dtype=DType.bfloat16, max_position_embeddings=None)
+    return dataclasses.asdict(job_spec(Path("/runs"), tuple(tasks), decode=decode, model=model))
 
 
 def make_manifest(fake: FakeRun) -> dict[str, object]:

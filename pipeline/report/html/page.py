@@ -19,7 +19,7 @@ from trimode.pipeline.report.html.samples import SampleBook, make_sample_book
 from trimode.pipeline.report.html.series import Series, make_series, model_path
 from trimode.pipeline.report.html.svg import Panel
 from trimode.pipeline.report.html.tables import accuracy_table, cards, esc, figures_table, settings_table
-from trimode.pipeline.run_folder.manifest import now
+from trimode.pipeline.run_folder.provenance import now
 
 _ASSETS = Path(__file__).resolve().parent
 FILE_NAME = "report.html"

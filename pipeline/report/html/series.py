@@ -86,11 +86,7 @@ def make_series(runs: Sequence[Run], rows: Sequence[ReportRow]) -> list[Series]:
 
 def model_path(run: Run) -> str:
     """Checkpoint folder or hub id as recorded; empty when nothing recorded it."""
-    for job in run.jobs:
-        path = (job.get("model") or {}).get("path")
-        if path:
-            return str(path)
-    return ""
+    return run.jobs[0].model.path if run.jobs else ""
 
 
 def benchmarks_of(series: Sequence[Series]) -> list[str]:

@@ -35,7 +35,7 @@ def chip(series: Series) -> str:
 def cards(series: Sequence[Series]) -> str:
     """One card per run: means over the shared benchmarks and the paired difference to ar."""
     shared = shared_benchmarks(series)
-    reference = next((s for s in series if s.run.mode is Mode.AR), None)
+    reference = next((s for s in series if s.run.mode is Mode.ar), None)
     return '<div class="cards">' + "".join(_card(s, shared, reference) for s in series) + "</div>"
 
 
@@ -77,7 +77,7 @@ def _against(s: Series, reference: Series) -> str:
         f"<b>{total.difference:+.2f}</b> points against ar ({signed_interval(total.interval)}), "
         f"{_flips(total)} over {total.num_answers} answers"
     )
-    if s.run.mode is Mode.LINEAR_SPEC:
+    if s.run.mode is Mode.linear_spec:
         text += f"; same text as ar in {100 * total.num_identical / total.num_answers:.1f} %"
     return text + "."
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trimode.core.errors import ConfigError
 from trimode.pipeline.config.compose import compose
 from trimode.pipeline.config.flags import FLAGS, parser, quote, to_overrides
-from trimode.pipeline.config.schema import Config
+from trimode.pipeline.config.schema import BenchmarkChoice, Config
 
 
 def config_of(*flags: str) -> Config:
@@ -30,7 +30,7 @@ VALUES: tuple[tuple[str, str, str, object], ...] = (
     ("--model", "a b/c,d", "model.path", "a b/c,d"),
     ("--tokenizer", "tok", "model.tokenizer", "tok"),
     ("--exp-name", "mine", "exp_name", "mine"),
-    ("--benchmarks", "gsm8k:1,mbpp:2", "benchmarks", "gsm8k:1,mbpp:2"),
+    ("--benchmarks", "gsm8k:1,mbpp:2", "benchmarks", (BenchmarkChoice("gsm8k", 1), BenchmarkChoice("mbpp", 2))),
     ("--limit", "7", "limit", 7),
     ("--data-dir", "d", "data_dir", "d"),
     ("--tokens", "128", "max_new_tokens", 128),

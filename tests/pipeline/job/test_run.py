@@ -16,7 +16,7 @@ from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import remaining
 from trimode.pipeline.run_folder.rows import Row, read_output, read_rows
-from trimode.pipeline.spec import JobSpec, ResourceSpec
+from trimode.pipeline.spec import Device, Executor, JobSpec, ResourceSpec
 from trimode.tests.fakes.specs import client_spec, job_spec, start_job, task_spec, write_data
 
 TIMES = {"generation_start_time", "generation_end_time", "generation_time"}
@@ -195,7 +195,7 @@ def test_job_that_asked_for_gpus_and_sees_none_fails(spec: JobSpec, tmp_path: Pa
     if list(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("needs a machine without a GPU")
     resources = ResourceSpec(
-        cluster="local", executor="local", device="auto", num_gpus=2, num_workers=None, time_limit_min=1
+        cluster="local", executor=Executor.local, device=Device.auto, num_gpus=2, num_workers=None, time_limit_min=1
     )
     run(dataclasses.replace(spec, resources=resources), tmp_path)
     assert "asked for 2 GPU(s) and sees none" in paths_of(spec).failed(0).read_text()

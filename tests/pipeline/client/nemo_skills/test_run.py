@@ -29,7 +29,7 @@ from trimode.pipeline.data.prompts import chat_messages
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import Row, read_async, read_output
-from trimode.pipeline.spec import JobSpec, TaskSpec
+from trimode.pipeline.spec import ClientKind, JobSpec, TaskSpec
 from trimode.tests.fakes.balancer import Body, FakeBalancer, Reply, answer
 from trimode.tests.fakes.specs import client_spec, decode_spec, job_spec, task_spec, write_data
 
@@ -69,7 +69,7 @@ def _logged(spec: JobSpec, paths: RunPaths) -> FakeBalancer:
 
 def _run(tmp_path: Path, task: TaskSpec, num_rows: int = 5, **changes: Any) -> tuple[RunPaths, list[Body]]:
     write_data(tmp_path / "data", num_rows)
-    spec = job_spec(tmp_path, (task,), client=client_spec(kind="nemo_skills"), **changes)
+    spec = job_spec(tmp_path, (task,), client=client_spec(kind=ClientKind.nemo_skills), **changes)
     paths = RunPaths(Path(spec.run_dir))
     with _logged(spec, paths) as balancer:
         run_task(spec, task, balancer.url, paths)
@@ -77,7 +77,7 @@ def _run(tmp_path: Path, task: TaskSpec, num_rows: int = 5, **changes: Any) -> t
 
 
 def test_overrides_send_the_mode_as_flat_scalars() -> None:
-    decode = decode_spec(mode=Mode.DLM, threshold=None, block_length=8, lora=False)
+    decode = decode_spec(mode=Mode.dlm, threshold=None, block_length=8, lora=False)
     assert overrides(decode, 7, 99.6) == [
         "++inference.temperature=0.0",
         "++inference.top_p=0.95",
@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
 def test_rows_with_the_same_prompt_get_a_line_each(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", 1) / "gsm8k" / "test.jsonl"
     data.write_text(data.read_text(encoding="utf-8") * 3, encoding="utf-8")
-    spec = job_spec(tmp_path, (task_spec(),), client=client_spec(kind="nemo_skills"))
+    spec = job_spec(tmp_path, (task_spec(),), client=client_spec(kind=ClientKind.nemo_skills))
     paths = RunPaths(Path(spec.run_dir))
     with _logged(spec, paths) as balancer:
         run_task(spec, spec.tasks[0], balancer.url, paths)
