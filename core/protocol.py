@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Mode(StrEnum):
@@ -24,6 +25,13 @@ class Mode(StrEnum):
     LINEAR_SPEC = "linear_spec"
     """Aliases of the three, for overrides such as `modes.ar.mode=AR`: earlier releases took only these names."""
 
+
+Row = dict[str, Any]
+"""One sample of a benchmark as JSON: the data's fields, and once answered the reply's and the verdict's.
+
+Declared here because data, scoring and the run folder all handle rows and import only core in common. The values are
+Any because the keys belong to each benchmark and its scorer.
+"""
 
 FORWARD_KINDS = ("prefill", "decode", "denoise", "cache", "draft", "verify")
 """Every model call of a request is exactly one of these."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from trimode.core.protocol import Row
 from trimode.pipeline.analysis.runs import Run
-from trimode.pipeline.scoring.metrics import Row
 from trimode.pipeline.spec import job_from_json
 
 DECODE_FIELDS = ("temperature", "top_p", "max_new_tokens", "enable_thinking", "max_thinking_tokens", "eos_early_stop")

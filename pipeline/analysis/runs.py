@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import Mode
+from trimode.core.protocol import Mode, Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, LEDGER, POSITION
-from trimode.pipeline.scoring.metrics import Row
 from trimode.pipeline.scoring.verdicts import is_scored
 from trimode.pipeline.spec import JobSpec, job_from_json
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.analysis.runs import Key
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.prompts import user_message
 from trimode.pipeline.report.html.series import Series
 from trimode.pipeline.run_folder.nfe import NfeRecord
-from trimode.pipeline.scoring.metrics import Row
 from trimode.pipeline.scoring.verdicts import expected, is_right, predicted
 
 PROBLEMS_PER_CHUNK = 64
