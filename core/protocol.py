@@ -6,7 +6,7 @@ Knows nothing of models, tensors, HTTP, Ray or Hydra; imports only the standard 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -149,5 +149,3 @@ class WorkerSettings:
     """Torch CPU threads; None = all this process may use."""
     served_model_name: str | None = None
     """Name in /v1/models; None = the folder's name."""
-    extra: dict[str, str] = field(default_factory=dict)
-    """Environment of the worker process, for a launcher that starts it elsewhere."""

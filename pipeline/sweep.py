@@ -1,6 +1,6 @@
 """One sweep from its typed config to an exit status: check, survey, plan, then dry run, local run or submission.
 
-Knows no flags and no Hydra; says nothing on stdout but the dry run, the report, and what to type next.
+Only the dry run, the report and what to type next go to stdout.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
 
 
 def say_skipped(states: Sequence[JobState]) -> None:
-    """Names what is finished already."""
+    """Prints the jobs that are skipped because they are finished."""
     for state in states:
         if state.progress is JobProgress.SKIPPED:
             print(f"{state.spec.name}: finished before, skipped: {state.spec.run_dir}", file=sys.stderr)
@@ -112,7 +112,7 @@ def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launche
 
 
 def take(jobs: Sequence[JobSpec], owner: Owner) -> None:
-    """Claims every run folder of the jobs and writes what is planned there; all of them or, on an error, none."""
+    """Claims every run folder of the jobs and writes plan.json there. On an error no folder stays claimed."""
     taken: list[JobSpec] = []
     try:
         for run_dir in dict.fromkeys(job.run_dir for job in jobs):
@@ -126,15 +126,15 @@ def take(jobs: Sequence[JobSpec], owner: Owner) -> None:
 
 
 def give_back(jobs: Sequence[JobSpec], owner: Owner) -> None:
-    """Ends the claims of this process; folders handed over to Slurm jobs stay theirs."""
+    """Ends the claims of this process. Folders handed over to Slurm jobs stay theirs."""
     for run_dir in dict.fromkeys(job.run_dir for job in jobs):
         release(Path(run_dir), owner.token)
 
 
 def print_report(jobs: Sequence[JobSpec], out_dir: Path) -> None:
-    """The sweep's table on stdout, remarks on stderr, and report.html and report.md in `out_dir`.
+    """Prints the sweep's table on stdout and remarks on stderr, and writes report.html and report.md in `out_dir`.
 
-    A process of its own, so that planning does not pay for the drawing library; a report that fails fails no job.
+    It runs in a process of its own, so that planning need not import the drawing library. If it fails, no job does.
     """
     folders = [folder for folder in dict.fromkeys(job.run_dir for job in jobs) if Path(folder).is_dir()]
     if folders:

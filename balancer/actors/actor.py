@@ -7,18 +7,15 @@ words and status arrive unchanged; anything else reaches the caller as Ray's own
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from trimode.core.errors import GenerationError, TrimodeError, WorkerError
+from trimode.core.processes import die_with_parent
 from trimode.core.protocol import WorkerSettings
-
-_PR_SET_PDEATHSIG = 1
 
 Reply = dict[str, Any]
 """{"ok": value} or {"error": message, "status": HTTP status or None}."""
@@ -30,14 +27,13 @@ class WorkerActor:
     def __init__(self, log_file: str) -> None:
         _redirect_output(Path(log_file))
         # a worker deep in a forward does not look at its socket to the raylet; the kernel ends it in time
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         self._worker: Any = None
 
     async def start(self, worker_class: str, settings: WorkerSettings) -> Reply:
         """Loads the model; {"ok": {"info": the worker's info, "pid": ...}} or the reason why it cannot."""
         if settings.num_threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(settings.num_threads)  # Ray has put 1 there
-        os.environ.update(settings.extra)
         module, _, name = worker_class.partition(":")
         try:
             self._worker = getattr(importlib.import_module(module), name)(settings)

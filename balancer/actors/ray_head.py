@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import ray
 from ray._private import services
 from trimode.balancer.actors.private_folder import PrivateFolder
@@ -81,8 +82,8 @@ def raylets_in(folder: Path) -> list[int]:
 
 def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
-    except OSError:  # gone meanwhile
+        return str(psutil.Process(pid).name())
+    except psutil.Error:  # gone meanwhile
         return ""
 
 

@@ -17,7 +17,7 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def check(config: Config) -> None:
-    """Every rule of a config. Raises ConfigError."""
+    """Checks every rule. Raises ConfigError for the first that is broken."""
     if not config.modes:
         raise ConfigError("a sweep has at least one mode: got none; valid: ar, dlm, linear_spec, all")
     for name, mode in config.modes.items():
@@ -33,7 +33,7 @@ def check(config: Config) -> None:
 
 
 def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
-    """One entry of `modes`."""
+    """Checks one entry of `modes`."""
     _at_least(f"modes.{name}.block_length", mode.block_length, 1)
     if mode.mode is Mode.ar and mode.block_length != 1:
         raise ConfigError(f"block_length of ar: got {mode.block_length}; valid: 1 (ar decodes token by token)")
@@ -62,7 +62,7 @@ def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
 
 
 def _check_decoding(config: Config) -> None:
-    """What all modes share."""
+    """Checks the decoding settings that all modes share."""
     _at_least("max_new_tokens", config.max_new_tokens, 1)
     _at_least("max_thinking_tokens", config.max_thinking_tokens, 1)
     _at_least("starting_seed", config.starting_seed, 0)
@@ -79,7 +79,7 @@ def _check_decoding(config: Config) -> None:
 
 
 def _check_cluster(config: Config) -> None:
-    """Resources, workers and client."""
+    """Checks resources, workers and client."""
     cluster, balancer, client = config.cluster, config.balancer, config.client
     _at_least("cluster.gpus", cluster.gpus, 1)
     _at_least("cluster.cpus_per_task", cluster.cpus_per_task, 1)

@@ -14,6 +14,7 @@ from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.compose import compose
+from trimode.pipeline.config.flags import BLOCK_LENGTHS, THRESHOLDS
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data.hub import HubDataset, ensure_rows
 from trimode.pipeline.launch.preflight import preflight
@@ -42,8 +43,8 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
     add("--lora-path", help="default: linear_spec_lora in the model's folder, else miscs/linear_spec_lora")
     add("--limit", type=int, help="first samples of each task only")
     add("--max-new-tokens", type=int, default=512, help="default: 512")
-    add("--block-length", type=int, help="default: ar 1, dlm 8, linear_spec 32")
-    add("--threshold", type=float, help="commit confidence (default: dlm 0.9, linear_spec 0; ar has none)")
+    add("--block-length", type=int, help=f"default: {BLOCK_LENGTHS}")
+    add("--threshold", type=float, help=f"commit confidence (default: {THRESHOLDS}; ar has none)")
     add("--enable-thinking", action="store_true")
     add("--max-thinking-tokens", type=int, default=6000, help="thinking budget; acts with --enable-thinking only")
     add("--temperature", type=float, default=0.0, help="default: 0 (greedy)")

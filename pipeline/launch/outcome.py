@@ -1,7 +1,4 @@
-"""What became of a job that has ended, from its markers and logs; and the table of a sweep that has ended.
-
-Knows no executor.
-"""
+"""What became of a job that has ended, from its markers and logs."""
 
 from __future__ import annotations
 
@@ -11,15 +8,16 @@ from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 
 TAIL_LINES = 30
+"""Lines of the executor's log that stand for a failure record that is missing."""
 
 
 def is_completed(spec: JobSpec) -> bool:
-    """Whether the job's marker says so. A job takes old markers away when it starts."""
+    """True if the job has left its COMPLETED marker. A job removes old markers when it starts."""
     return RunPaths(Path(spec.run_dir)).completed(spec.index).exists()
 
 
 def failure_message(spec: JobSpec, executor_log: Path) -> str:
-    """Why a job failed: the cause in its record, else the end of what the executor wrote for it."""
+    """Returns why a job failed: the cause in its record, or else the end of the executor's log."""
     record = RunPaths(Path(spec.run_dir)).failed(spec.index)
     if record.exists():
         causes = [line for line in record.read_text(encoding="utf-8").splitlines() if line.startswith("Cause: ")]

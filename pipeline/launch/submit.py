@@ -1,6 +1,6 @@
-"""Hands planned jobs to Slurm through submitit and says what became of them; returns at once unless asked to wait.
+"""Hands planned jobs to Slurm through submitit, and on request waits for them and prints what became of them.
 
-Knows nothing of what a job does. State comes from squeue and from the markers in the run folders.
+States come from squeue and from the markers in the run folders.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ from trimode.pipeline.slurm.script import by_shape, python_command, sbatch_text,
 from trimode.pipeline.spec import JobSpec
 
 POLL_S = 5.0
+"""Seconds between two calls of squeue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job that Slurm has taken."""
+    """A job that Slurm has accepted."""
 
     spec: JobSpec
     job_id: str
 
     @property
     def log(self) -> Path:
-        """What Slurm writes for it, also when the job's own code never starts."""
+        """The log that Slurm writes, also if the job's own code never starts."""
         found = sorted((Path(self.spec.run_dir).parents[2] / ".submitit").glob(f"*/{self.job_id}_*_log.out"))
         return found[-1] if found else RunPaths(Path(self.spec.run_dir)).pipeline_log(self.spec.index)
 
 
 def submit_arrays(jobs: Sequence[JobSpec], launcher: Launcher) -> list[Submitted]:
-    """One array per resource shape. The run folders, claimed by the launcher, belong to the Slurm jobs afterwards.
+    """Submits one array per set of resources. The run folders, claimed by the launcher, belong to the Slurm jobs then.
 
-    Raises SubmissionError with sbatch's words; arrays it took before stay submitted and are named in it.
+    Raises SubmissionError with sbatch's message. Arrays accepted before stay submitted and are named in it.
     """
     submitted: list[Submitted] = []
     for group in by_shape(jobs):
@@ -58,14 +59,14 @@ def submit_arrays(jobs: Sequence[JobSpec], launcher: Launcher) -> list[Submitted
 
 
 def hand_folders_over(submitted: Sequence[Submitted], owner: Owner) -> None:
-    """Each run folder belongs to the Slurm jobs that write into it."""
+    """Makes the Slurm jobs that write into a run folder its owner."""
     for run_dir in {item.spec.run_dir for item in submitted}:
         ids = tuple(item.job_id for item in submitted if item.spec.run_dir == run_dir)
         hand_over(Path(run_dir), owner.token, ids)
 
 
 def submit_array(jobs: Sequence[JobSpec], launcher: Launcher) -> list[str]:
-    """Submits jobs of one shape; returns their Slurm ids. Raises SubmissionError."""
+    """Submits jobs that ask for the same resources. Returns their Slurm ids. Raises SubmissionError."""
     folder = submission_dir(jobs)
     folder.mkdir(parents=True, exist_ok=True)
     calls = [JobCall(spec=job, token=launcher.owner.token, function=launcher.function) for job in jobs]
@@ -80,7 +81,7 @@ def submit_array(jobs: Sequence[JobSpec], launcher: Launcher) -> list[str]:
 
 
 def wait(submitted: Sequence[Submitted], pause: Callable[[float], None] = time.sleep) -> list[Submitted]:
-    """Blocks until every job has ended; returns those without a COMPLETED marker of this submission."""
+    """Blocks until every job has ended. Returns those without a COMPLETED marker of this submission."""
     waiting = list(submitted)
     failed = []
     while waiting:

@@ -97,10 +97,6 @@ class RunPaths:
         """NeMo-Skills' metrics plus ours."""
         return self.task_dir(benchmark) / "metrics.json"
 
-    def worker_log(self, group: int, worker: int) -> Path:
-        """What one worker printed."""
-        return self.results / "worker_logs" / f"group{group}_worker_{worker}.log"
-
     def balancer_log(self, group: int) -> Path:
         """What the balancer printed."""
         return self.results / "worker_logs" / f"group{group}_load_balancer.log"

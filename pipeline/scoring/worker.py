@@ -6,7 +6,6 @@ a formula that explodes ends this process and not the machine.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import os
@@ -21,8 +20,6 @@ from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import score_row, scorer_of, unscored
 from trimode.pipeline.scoring.scorer import Row
 
-PR_SET_PDEATHSIG = 1
-"""Of Linux: end when the thread that started this process ends, however it ends."""
 MEMORY_BYTES = 8 << 30
 """Address space of a scoring process."""
 
@@ -51,7 +48,6 @@ def main() -> None:
     data_dir = Path(sys.argv[2]) if sys.argv[2] else None
     die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     bound = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_AS, (bound, hard))

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 from trimode.core.errors import WorkerError
 from trimode.core.processes import die_with_parent
 from trimode.pipeline.benchmarks import load_benchmark
@@ -205,12 +206,11 @@ def _end_all(mark: str) -> None:
 
 
 def _marked(mark: str) -> list[int]:
-    wanted = f"{MARK}={mark}".encode()
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # gone, a zombie, or another user's
+            if process.environ().get(MARK) == mark:
+                found.append(process.pid)
     return found
 
 
