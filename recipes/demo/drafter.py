@@ -19,6 +19,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
+from trimode.core.files import replacing
 from trimode.recipes.demo import optimizer
 from trimode.recipes.demo.batches import BLOCK, Batch, NoisePlan, Row, assemble
 from trimode.recipes.demo.export import write_tensors
@@ -148,16 +149,15 @@ class DrafterTrainer:
             self.step = state["step"]
 
     def save(self) -> None:
-        """Write the checkpoint beside its place, then rename it."""
-        beside = self.checkpoint.with_suffix(".new")
+        """Writes the checkpoint; a training killed meanwhile finds the last one."""
         state = {
             "made_by": self.made_by,
             "adapter": self.drafter.tensors(),
             "adam": self.adam.state_dict(),
             "step": self.step,
         }
-        torch.save(state, beside)
-        beside.replace(self.checkpoint)
+        with replacing(self.checkpoint) as beside:
+            torch.save(state, beside)
 
     def train_step(self) -> float:
         """One update, a function of the weights, the optimizer state and the step number; returns the loss."""

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
+from trimode.core.files import replacing
 from trimode.recipes.demo import tokenizer
 from trimode.recipes.demo.network import Network, config_of
 from trimode.recipes.demo.tokenizer import BOS_ID, EOS_ID
@@ -23,8 +24,6 @@ def write_checkpoint(network: Network, words: Tokenizer, folder: Path) -> None:
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """A safetensors file that everybody may read, written beside its place and renamed."""
-    beside = path.with_suffix(".new")
-    save_file(tensors, beside, metadata={"format": "pt"})
-    beside.chmod(0o644)
-    beside.replace(path)
+    """Writes a safetensors file that everybody may read, atomically."""
+    with replacing(path) as beside:
+        save_file(tensors, beside, metadata={"format": "pt"})

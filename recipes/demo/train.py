@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 from tokenizers import Tokenizer
+from trimode.core.files import replacing
 from trimode.recipes.demo import dataset, export, objective, optimizer, probe, tokenizer
 from trimode.recipes.demo.batches import NoisePlan, Row, assemble
 from trimode.recipes.demo.drafter import Drafter, DrafterPlan, DrafterTrainer, write_adapter
@@ -124,16 +125,15 @@ class Trainer:
         self.step = state["step"]
 
     def save(self) -> None:
-        """Write the checkpoint beside its place, then rename it."""
+        """Writes the checkpoint; a training killed meanwhile finds the last one."""
         state = {
             "network": self.network.state_dict(),
             "step": self.step,
             "made_by": self.made_by,
             "optimizers": [one.state_dict() for one in self.optimizers],
         }
-        beside = self.checkpoint.with_suffix(".new")
-        torch.save(state, beside)
-        beside.replace(self.checkpoint)
+        with replacing(self.checkpoint) as beside:
+            torch.save(state, beside)
 
     def log(self, record: dict[str, Any]) -> None:
         """One line in the written log, also on the screen where there is no bar."""
