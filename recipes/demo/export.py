@@ -1,4 +1,4 @@
-"""Writes the checkpoint folder in the released layout; knows no training."""
+"""Writes the checkpoint folder in the released layout."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from trimode.recipes.demo.tokenizer import BOS_ID, EOS_ID
 
 
 def write_checkpoint(network: Network, words: Tokenizer, folder: Path) -> None:
-    """config.json, generation_config.json, model.safetensors in bf16, tokenizer and chat template."""
+    """Writes config.json, generation_config.json, model.safetensors in bf16, tokenizer and chat template."""
     tokenizer.save(words, folder)
     (folder / "config.json").write_text(json.dumps(config_of(network.geometry), indent=2) + "\n")
     generation = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID}
