@@ -1,6 +1,6 @@
 """What the balancer adds to a request: latency and throughput beside bare uvicorn + starlette, in the same run.
 
-Both answer the same body at once; neither has a model. Knows the balancer by its command line and HTTP only.
+Both answer the same body at once; neither has a model. The balancer is used by its command line and HTTP only.
 Run: `python -m trimode.bench.balancer [--requests N] [--repeats N]`.
 """
 
@@ -73,7 +73,7 @@ class EchoWorker:
 
 
 def bare_app() -> Starlette:
-    """The rival: reads the JSON body and sends a reply of the same size, nothing else."""
+    """The rival: it reads the JSON body and sends a reply of the same size, nothing else."""
     reply = {"choices": [{"message": {"role": "assistant", "content": REPLY_TEXT}}], "usage": {"lengths": [5] * 50}}
 
     async def answer(request: Request) -> Response:
@@ -123,7 +123,7 @@ async def load(port: int, concurrency: int, requests: int) -> Load:
 
 @contextlib.contextmanager
 def bare_server() -> Iterator[int]:
-    """The rival in a process of its own; yields its port."""
+    """Starts the rival in its own process; yields its port."""
     with subprocess.Popen([sys.executable, "-m", __spec__.name, "--serve-bare"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
@@ -134,7 +134,7 @@ def bare_server() -> Iterator[int]:
 
 @contextlib.contextmanager
 def balancer_server(num_workers: int) -> Iterator[int]:
-    """The balancer with echo workers; prints how long it took to be ready and yields its port."""
+    """Starts the balancer with echo workers, prints how long it took to be ready, and yields its port."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.json"
         command = [sys.executable, "-m", "trimode.balancer", "--model", "echo", "--device", "cpu", "--die-with-parent"]

@@ -18,3 +18,4 @@ def test_digits_are_fixed() -> None:
 
 def test_bounds_of_a_difference_carry_their_signs() -> None:
     assert signed_interval(Interval(-1.5, 0.25)) == "-1.50 to +0.25"
+    assert signed_interval(Interval(0.5, 1.0)) == "+0.50 to +1.00"

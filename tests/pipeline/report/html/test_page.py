@@ -116,7 +116,7 @@ def test_the_policy_admits_exactly_the_pages_own_script(tmp_path: Path) -> None:
     assert not re.search(r"\son\w+=", re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL))
 
 
-def test_published_figures_stand_beside_a_known_checkpoint_only(tmp_path: Path) -> None:
+def test_published_results_stand_beside_a_known_checkpoint_only(tmp_path: Path) -> None:
     fake = FakeRun(mode="linear_spec", lora=True, benchmarks=("gsm8k", "math-500"), samples=4)
     write_run(tmp_path / "known", FakeRun(**{**_fields(fake), "model": "Nemotron-Labs-Diffusion-8B"}))
     write_run(tmp_path / "other", fake)
