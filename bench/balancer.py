@@ -1,6 +1,6 @@
 """What the balancer adds to a request: latency and throughput beside bare uvicorn + starlette, in the same run.
 
-Both answer the same body at once; neither has a model. The balancer is used by its command line and HTTP only.
+Both answer the same body at once; neither has a model.
 Run: `python -m trimode.bench.balancer [--requests N] [--repeats N]`.
 """
 
