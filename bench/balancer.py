@@ -89,7 +89,7 @@ class EchoWorker(Worker):
 
 
 def bare_app() -> Starlette:
-    """The rival: reads the JSON body and sends a reply of the same size, nothing else."""
+    """The rival: it reads the JSON body and sends a reply of the same size, nothing else."""
     reply = {"choices": [{"message": {"role": "assistant", "content": REPLY_TEXT}}], "usage": {"lengths": [5] * 50}}
 
     async def answer(request: Request) -> Response:
@@ -139,7 +139,7 @@ async def load(port: int, concurrency: int, requests: int) -> Load:
 
 @contextlib.contextmanager
 def bare_server() -> Iterator[int]:
-    """The rival in a process of its own; yields its port."""
+    """Starts the rival in its own process; yields its port."""
     with subprocess.Popen([sys.executable, "-m", __spec__.name, "--serve-bare"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
@@ -150,7 +150,7 @@ def bare_server() -> Iterator[int]:
 
 @contextlib.contextmanager
 def balancer_server(num_workers: int) -> Iterator[int]:
-    """The balancer with echo workers; prints how long it took to be ready and yields its port."""
+    """Starts the balancer with echo workers, prints how long it took to be ready, and yields its port."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.json"
         command = [sys.executable, "-m", "trimode.balancer", "--model", "echo", "--device", "cpu"]

@@ -1,6 +1,6 @@
-"""Reads run folders back, finished or not: rows, ledgers, metrics, manifest; notes everything torn or missing.
+"""Reads run folders, finished or not: rows, ledgers, metrics and manifest. It never writes.
 
-Knows no statistics and no output format; it never writes and never raises over a damaged file.
+A damaged file is no error: whatever is torn or missing becomes a note.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trimode.pipeline.spec import JobSpec, job_from_json
 
 _OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?(?:\.jsonl|(?:_part_\d+)?\.jsonl-async)")
 _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")
-"""Row fields nothing here reads; they would double the memory of a large sweep."""
+"""Row fields that no analysis reads. Keeping them would double the memory of a large sweep."""
 
 Key = tuple[int, int]
 """(sample id, seed)."""
@@ -36,11 +36,11 @@ class TaskResult:
     rows: dict[Key, Row] = field(default_factory=dict)
     """Scored rows by (sample id, seed)."""
     records: dict[Key, NfeRecord] = field(default_factory=dict)
-    """Ledgers of those rows; a row whose ledger is lost has none."""
+    """Ledger lines of those rows. A row whose line is lost has none."""
     metrics: dict[str, dict[str, float]] | None = None
     """Aggregations of metrics.json; None until it is written."""
     num_expected: int | None = None
-    """Rows when finished (samples x seeds); None when nothing says so."""
+    """Number of rows when finished (samples x seeds); None if no job spec says it."""
 
     @property
     def seeds(self) -> list[int]:
@@ -54,13 +54,13 @@ class TaskResult:
 
     @property
     def finished(self) -> bool:
-        """Whether every expected row is there and metrics.json covers them."""
+        """True if every expected row is there and metrics.json is written."""
         complete = self.num_expected is None or len(self.rows) >= self.num_expected
         return complete and self.metrics is not None and bool(self.rows)
 
     @property
     def failed_keys(self) -> list[Key]:
-        """Samples whose request failed; they count as no answer."""
+        """Samples whose request failed. They count as not answered."""
         return [key for key, record in self.records.items() if record.finish_reason == ERROR]
 
 
@@ -73,7 +73,7 @@ class Run:
     lora: bool
     manifest: Row
     jobs: list[JobSpec]
-    """Of plan.json (the last submission), then of manifest.json (what ran); an unreadable one is left out."""
+    """Specs in plan.json (the last submission), then in manifest.json (what ran). Unreadable ones are left out."""
     tasks: dict[str, TaskResult]
     state: str
     """completed | failed | unfinished."""
@@ -87,7 +87,7 @@ class Run:
 
 
 def find_run_folders(root: Path) -> list[Path]:
-    """Every run folder at or below `root`, sorted. Raises ConfigError when there is none."""
+    """Returns every run folder at or below `root`, sorted. Raises ConfigError when there is none."""
     if not root.is_dir():
         raise ConfigError(f"a report needs a folder at or above run folders: got {str(root)!r}, which is not a folder")
     found: list[Path] = []
@@ -106,7 +106,7 @@ def find_run_folders(root: Path) -> list[Path]:
 
 
 def read_sweep(*roots: Path) -> tuple[list[Run], list[str]]:
-    """Every run at or below `roots`, ordered by mode, adapter and path, and what was torn, missing or doubtful.
+    """Returns every run at or below `roots`, ordered by mode, adapter and path, and notes of what is torn or missing.
 
     Raises ConfigError when no folder holds a run.
     """
@@ -125,7 +125,7 @@ def read_sweep(*roots: Path) -> tuple[list[Run], list[str]]:
 
 
 def read_run(folder: Path) -> Run:
-    """One run folder. Raises ConfigError only when nothing in it tells the mode."""
+    """Reads one run folder. Raises ConfigError only if nothing in it says the mode."""
     paths, notes = RunPaths(folder), list[str]()
     manifest = _read_object(paths.manifest, notes)
     jobs = _jobs(_read_object(paths.plan, notes) if paths.plan.exists() else {}) + _jobs(manifest)
@@ -155,7 +155,7 @@ def _state(folder: Path, tasks: dict[str, TaskResult]) -> str:
 
 
 def _read_object(path: Path, notes: list[str]) -> Row:
-    """A JSON object; {} and a note when it is absent or damaged."""
+    """Reads a JSON object. Returns {} and adds a note if the file is absent or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -188,7 +188,7 @@ def _jobs(source: Row) -> list[JobSpec]:
 
 
 def _mode_of(folder: Path, jobs: list[JobSpec], ledger: list[NfeRecord]) -> tuple[Mode, bool]:
-    """Mode and adapter of a run: from the ledger, else from its job specs."""
+    """Returns the mode of a run and whether it has an adapter: from the ledger, else from its job specs."""
     for record in ledger:
         return Mode(record.mode), record.lora
     for job in jobs:
@@ -197,7 +197,7 @@ def _mode_of(folder: Path, jobs: list[JobSpec], ledger: list[NfeRecord]) -> tupl
 
 
 def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
-    """Rows and metrics of one benchmark folder; None with a note when the benchmark is unknown."""
+    """Reads rows and metrics of one benchmark folder. Returns None and adds a note if the benchmark is unknown."""
     try:
         task = TaskResult(load_benchmark(task_dir.name))
     except ConfigError as error:
@@ -230,7 +230,7 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
 
 
 def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> None:
-    """Joins ledgers to scored rows by (sample id, seed); a line without a row is not counted, nor a second one."""
+    """Joins ledger lines to scored rows by (sample id, seed). A line without a row and a second line do not count."""
     name, repeated = task.benchmark.name, 0
     for record in records:
         key = (record.sample_id, record.seed)
@@ -251,7 +251,7 @@ def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> Non
 
 
 def _num_expected(jobs: list[JobSpec], task: TaskResult) -> int | None:
-    """Rows x seeds that the last submission asked for."""
+    """Returns the number of rows (rows x seeds) that the last submission asked for; None if no spec names the task."""
     for job in jobs:
         for spec in job.tasks:
             if spec.benchmark == task.benchmark.name:

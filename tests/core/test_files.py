@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from trimode.core.files import AppendFile, cut_torn_line, tail, whole_lines, write_json_atomic, write_text_atomic
+from trimode.core.files import (
+    AppendFile,
+    cut_torn_line,
+    replacing,
+    tail,
+    whole_lines,
+    write_json_atomic,
+    write_text_atomic,
+)
 
 
 def test_an_atomic_write_makes_the_folder_and_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
@@ -27,6 +35,27 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_text_atomic(path, "\ud800")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_any_writer_can_replace_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.bin"
+    for data in (b"old", b"new"):
+        with replacing(path) as beside:
+            beside.unlink()  # a writer may make the file anew
+            beside.write_bytes(data)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_writer_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as beside:
+        beside.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -1,6 +1,6 @@
 """Writes made-up run folders in the real file formats, so that reading and reporting can be tested without a model.
 
-Knows no model and no scorer: answers, verdicts and ledgers are drawn from a seeded generator.
+Answers, verdicts and ledgers are drawn from a seeded generator.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The figures that show cost: forwards per token, acceptance, length, and where forwards and time went.
+"""Figures of cost: forwards per token, acceptance, length, and where forwards and time went.
 
-Knows no accuracy; each function returns one Panel, or None when there is nothing to draw.
+Each function returns one Panel, or None if there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def tokens_per_answer(series: Sequence[Series]) -> Panel | None:
     if values[-1][1][-1] > 20 * np.median(values[-1][1]):
         axes.set_xscale("log")
     axes.set_xlabel("generated tokens")
-    axes.set_ylabel("answers at most so long, %")
+    axes.set_ylabel("answers up to this length, %")
     axes.set_ylim(0, 102)
     legend_below(axes)
     title = "Length of the answers"
@@ -156,7 +156,7 @@ def time_by_phase(series: Sequence[Series]) -> Panel | None:
 def _stacked(
     drawing: Drawing, bars: list[tuple[Series, list[float]]], parts: Sequence[str], axis: str, form: str
 ) -> None:
-    """Horizontal bars, one per run from the top, cut into `parts`; parts that are zero everywhere are left out."""
+    """Draws horizontal bars, one per run from the top, cut into `parts`. Parts that are all zero are left out."""
     axes = drawing.figure.subplots()
     places = np.arange(len(bars))[::-1]
     left = np.zeros(len(bars))
