@@ -17,7 +17,7 @@ from dataclasses import asdict
 
 from trimode.core.errors import ConfigError
 from trimode.core.files import write_json_atomic
-from trimode.pipeline.lock import lock_differences, lock_sha256
+from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import git_commit, versions
 from trimode.pipeline.spec import JobSpec
