@@ -16,7 +16,7 @@ from dataclasses import asdict
 from trimode.core.errors import ConfigError
 from trimode.core.files import locked, write_json_atomic
 from trimode.core.worker import WorkerInfo
-from trimode.pipeline.lock import lock_differences, lock_sha256
+from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import git_commit, now, versions
 from trimode.pipeline.spec import JobSpec
