@@ -238,10 +238,3 @@ def test_workers_and_kernels_load_without_ray_and_hydra() -> None:
     environment = {"PYTHONPATH": str(ROOT / ".types"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_readme_names_every_file() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "readme_tree.py")], capture_output=True, text=True, check=True
-    )
-    assert done.stdout in (ROOT / "README.md").read_text(), "run: python scripts/readme_tree.py --write"
