@@ -77,7 +77,7 @@ def links(text: str) -> list[str]:
 
 
 def named_paths(text: str) -> list[str]:
-    """Paths from the repository's root that stand in backticks or in a fenced block, alone or as a word of a command."""
+    """Paths from the repository root in backticks or in a fenced block, alone or as a word of a command."""
     fenced = FENCE.findall(text)
     words = [word for code in [*fenced, *CODE.findall(FENCE.sub("", text))] for word in code.split()]
     return [word for word in words if PLAIN_PATH.fullmatch(word) and "/" in word and word.split("/")[0] in TOP_FOLDERS]
