@@ -21,17 +21,19 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from trimode.pipeline.config import Config
+from trimode.core.errors import ConfigError, TrimodeError
+from trimode.core.files import write_json_atomic
+from trimode.core.protocol import WorkerSettings
+from trimode.pipeline.client.samples import LoadedTask, load_tasks
+from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data import convert_choices, convert_instructions, convert_math
 from trimode.pipeline.data.hub import HubDataset
 from trimode.pipeline.data.load import each
-from trimode.pipeline.direct import DirectWorker, TaskResult, print_result, print_summary, run_task
-from trimode.pipeline.direct_flags import Tasks, parse, plan_jobs
-from trimode.pipeline.owner import claim, release, this_process
-from trimode.pipeline.paths import RunPaths, write_json_atomic
+from trimode.pipeline.in_process.flags import Tasks, parse, plan_jobs
+from trimode.pipeline.in_process.run import DirectWorker, TaskResult, print_result, print_summary, run_task
+from trimode.pipeline.launch.owner import claim, release, this_process
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
-from trimode.pipeline.tasks import LoadedTask, load_tasks
-from trimode.workers.protocol import ConfigError, TrimodeError, WorkerSettings
 
 TASKS: Tasks = {
     "gsm8k": HubDataset(
@@ -120,6 +122,7 @@ def worker_settings(args: argparse.Namespace, config: Config, spec: JobSpec) -> 
     """What the worker loads, from the plan."""
     return WorkerSettings(
         model=spec.model.path,
+        revision=spec.model.revision,
         lora=spec.decode.lora_path,
         tokenizer=spec.model.tokenizer,
         device=args.device,

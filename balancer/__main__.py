@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import trimode
-from trimode.balancer.devices import place_workers
-from trimode.balancer.private_folder import PrivateFolder
+from trimode.balancer.actors.private_folder import PrivateFolder
+from trimode.balancer.placement import place_workers
 from trimode.balancer.settings import parse_settings
-from trimode.workers.protocol import ConfigError
+from trimode.core.errors import ConfigError
 
 
 def main(argv: Sequence[str]) -> NoReturn:

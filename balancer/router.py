@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trimode.workers.protocol import GenerationError, WorkerError
+from trimode.core.errors import GenerationError, WorkerError
 
 MAX_ATTEMPTS = 3
 """The first, one more elsewhere, and a last one away from other requests that saw two workers die."""

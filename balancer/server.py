@@ -20,13 +20,13 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from trimode.balancer.app import Service, build_app
-from trimode.balancer.devices import Placement, place_workers
-from trimode.balancer.pool import WorkerPool
-from trimode.balancer.private_folder import PrivateFolder
-from trimode.balancer.runtime import start_ray, stop_ray
+from trimode.balancer.actors.pool import WorkerPool
+from trimode.balancer.actors.private_folder import PrivateFolder
+from trimode.balancer.actors.ray_head import start_ray, stop_ray
+from trimode.balancer.api.app import Service, build_app
+from trimode.balancer.placement import Placement, place_workers
 from trimode.balancer.settings import BalancerSettings, parse_settings
-from trimode.workers.protocol import ConfigError, GenerationError, WorkerError
+from trimode.core.errors import ConfigError, GenerationError, WorkerError
 
 log = logging.getLogger("trimode.balancer")
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trimode.workers.protocol import ConfigError, Mode, WorkerSettings
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import Mode, WorkerSettings
 
 DEFAULT_WORKER_CLASS = "trimode.workers.worker:Worker"
 
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model = parser.add_argument_group("model")
     model.add_argument("--model", required=True, help="checkpoint folder or cached hub id")
+    model.add_argument("--revision", help="commit, branch or tag of a hub id; main when absent")
     model.add_argument("--lora", help="adapter folder for linear_spec")
     model.add_argument("--tokenizer", help="tokenizer folder; the checkpoint's own when absent")
     model.add_argument("--served-model-name", help="name in /v1/models; the folder's name when absent")
@@ -114,6 +116,7 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
         raise ConfigError(f"--host: got {args.host}, which others can reach; valid without --api-key-file: 127.0.0.1")
     worker = WorkerSettings(
         model=_absolute_if_path(args.model),
+        revision=args.revision,
         lora=args.lora and _absolute_if_path(args.lora),
         tokenizer=args.tokenizer and _absolute_if_path(args.tokenizer),
         device=args.device,

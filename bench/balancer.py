@@ -26,7 +26,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from trimode.workers.protocol import FORWARD_KINDS, Generation, WorkerSettings
+from trimode.core.protocol import FORWARD_KINDS, Generation, WorkerSettings
 
 PROMPT = "What is the sum of the first hundred numbers? " * 10
 BODY = json.dumps({"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 256, "mode": "linear_spec"})

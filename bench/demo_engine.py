@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from trimode.workers.protocol import Mode, WorkerSettings
+from trimode.core.protocol import Mode, WorkerSettings
 from trimode.workers.runtime import Runtime
 
 ASSETS = Path(__file__).parents[1] / "assets"

@@ -23,15 +23,16 @@ import torch.nn.functional as F
 from trimode.bench.demo_engine import compare_demo
 from trimode.bench.random_checkpoint import BENCH_SHAPE, TINY_SHAPE, write_checkpoint
 from trimode.bench.rivals import RIVALS, Rival, rival, time_steps
-from trimode.workers.batch import pack
+from trimode.core.protocol import DecodeParams, WorkerSettings
 from trimode.workers.decode.chunk import Chunk
-from trimode.workers.engine import Sequence
-from trimode.workers.kv_cache import PAGE_SIZE, pages_for
-from trimode.workers.linear import Linear, tune_allocator
-from trimode.workers.model import TriModeModel
-from trimode.workers.protocol import DecodeParams, WorkerSettings
+from trimode.workers.engine.scheduler import Sequence
+from trimode.workers.model.batch import pack
+from trimode.workers.model.kv_cache import PAGE_SIZE, pages_for
+from trimode.workers.model.linear import Linear
+from trimode.workers.model.memory import tune_allocator
+from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.runtime import Runtime
-from trimode.workers.sampler import Sampler, SampleRequest
+from trimode.workers.sampling.sampler import Sampler, SampleRequest
 
 CONTEXT = 256
 STEP_TOKENS = (1, 8, 16, 32, 64)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from trimode.workers.checkpoint import MODEL_TYPE, expected_shapes, read_config
+from trimode.workers.model.checkpoint import MODEL_TYPE, expected_shapes, read_config
 
 SPREAD = 0.02
 """Standard deviation of the weights, as models are initialised."""

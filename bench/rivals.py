@@ -6,6 +6,7 @@ A process of its own keeps our allocator settings from it. Knows nothing of the 
 from __future__ import annotations
 
 import functools
+import inspect
 import multiprocessing
 import os
 import time
@@ -34,10 +35,12 @@ def transformers_step(shape: dict[str, Any], context: int, folder: Path) -> Step
     torch.set_default_dtype(torch.float32)
     cache = DynamicCache(config=model.config)
     vocab = shape["vocab_size"]
+    # newer releases warn about the old name
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
     @torch.inference_mode()
     def run(count: int) -> None:
-        logits = model(input_ids=torch.randint(vocab, (1, count)), past_key_values=cache, use_cache=True).logits
+        logits = model(input_ids=torch.randint(vocab, (1, count)), use_cache=True, **{name: cache}).logits
         logits.argmax(dim=-1).tolist()
 
     def step(count: int) -> None:

@@ -14,8 +14,9 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from trimode.pipeline.config import CONF_DIR, config_words, register, to_config
-from trimode.pipeline.run import USER_ERROR, guarded, run
+from trimode.core.project import CONF_DIR
+from trimode.pipeline.config.compose import config_words, register, to_config
+from trimode.pipeline.sweep import USER_ERROR, guarded, run
 
 SWEEP_DIR = "TRIMODE_SWEEP_DIR"
 """Hydra writes a file per multirun; this folder takes it and goes away."""

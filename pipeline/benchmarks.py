@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from trimode.workers.protocol import ConfigError
+from trimode.core.errors import ConfigError
+from trimode.pipeline.spec import JobSpec
 
 BENCHMARK_DIR = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
 
@@ -67,3 +68,12 @@ def load_benchmark(name: str) -> Benchmark:
     if "clients" in facts:
         facts["clients"] = tuple(facts["clients"])
     return Benchmark(**facts)
+
+
+def without_scorer(spec: JobSpec) -> list[str]:
+    """The benchmarks of a job that its client cannot score."""
+    kind = spec.client.kind
+    benchmarks = [load_benchmark(task.benchmark) for task in spec.tasks]
+    return [
+        item.name for item in benchmarks if kind not in item.clients or (kind == "embedded" and item.scorer == "none")
+    ]

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trimode.pipeline.config import compose
-from trimode.pipeline.flags import to_overrides
-from trimode.pipeline.run import guarded, run
+from trimode.pipeline.config.compose import compose
+from trimode.pipeline.config.flags import to_overrides
+from trimode.pipeline.sweep import guarded, run
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimode.core.errors import ConfigError
+from trimode.core.files import write_json_atomic, write_text_atomic
 from trimode.pipeline.benchmarks import Benchmark, benchmark_names, load_benchmark
-from trimode.pipeline.metrics import compute_metrics
-from trimode.pipeline.paths import write_json_atomic, write_text_atomic
 from trimode.pipeline.scoring import Row, ScoringPool, check_scorer
-from trimode.workers.protocol import ConfigError
+from trimode.pipeline.scoring.metrics import compute_metrics
 
 TIMING = "interleaved_eval_single_time_s"
 """How long scoring took when the row was made: not part of the verdict."""

@@ -6,8 +6,9 @@ Knows no Hydra, no files and no network. A JobSpec is plain data: submitit pickl
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from trimode.workers.protocol import Mode
+from trimode.core.protocol import Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,3 +151,46 @@ class JobSpec:
     data_dir: str | None
     identity: dict[str, object] = field(default_factory=dict)
     """What eval_dir_name was derived from; goes into the manifest."""
+
+
+class Device(StrEnum):
+    """Where the workers compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class DType(StrEnum):
+    """Precision of the weights."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class Executor(StrEnum):
+    """Who starts the jobs."""
+
+    slurm = "slurm"
+    local = "local"
+
+
+class Container(StrEnum):
+    """How a job gets its software."""
+
+    none = "none"
+    pyxis = "pyxis"
+
+
+class ClientKind(StrEnum):
+    """Who sends prompts and scores answers."""
+
+    embedded = "embedded"
+    nemo_skills = "nemo_skills"
+
+
+class JobsPer(StrEnum):
+    """What one job holds."""
+
+    mode = "mode"
+    benchmark = "benchmark"

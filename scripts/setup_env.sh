@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
 # Makes or updates the environment in .venv: bash scripts/setup_env.sh base|worker|test   (each holds the ones before)
-# Says everything on stderr. A stamp holds what .venv was made from: its path, its Python, pyproject.toml per layer.
+# Installs the exact versions of scripts/locks/; `newest` makes .venv-newest from the ranges of pyproject.toml instead.
+# Says everything on stderr. A stamp holds what .venv was made from: its path, its Python, pyproject.toml and locks per layer.
 set -euo pipefail
 exec 1>&2
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-VENV=$ROOT/.venv STAMP=$ROOT/.venv/trimode-stamp
-TORCH=2.13.0                                    # what a machine without an NVIDIA driver gets, as a CPU build
+VENV=$ROOT/.venv
+LOCKS=$ROOT/scripts/locks
 CPU_WHEELS=https://download.pytorch.org/whl/cpu # documented by PyTorch; asked only when pip has no source of its own
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_REQUIRE_VIRTUALENV=0
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_REQUIRE_VIRTUALENV=0 PIP_USE_PEP517=1
 
 die() { echo "error: $*" >&2; exit 2; } # also inside $(...)
 case ${1:-} in
   base) rank=0 ;; worker) rank=1 ;; test) rank=2 ;;
+  newest) rank=2 VENV=$ROOT/.venv-newest ;;
   *) die "the environment has layers base, worker and test: got '${1:-}'" ;;
 esac
-LAYERS=(base worker test) EXTRAS=("" "[worker]" "[worker,test]")
-made_from=$(sha256sum <"$ROOT/pyproject.toml" | cut -c1-16)
+STAMP=$VENV/trimode-stamp
+LAYERS=(base worker test)
+made_from=$(cat "$ROOT/pyproject.toml" "$LOCKS"/*.txt | sha256sum | cut -c1-16)
 
 stamped() { grep -qxF -- "$1" "$STAMP" 2>/dev/null; }
 in_place() { # made for this folder by a Python that is still there
@@ -46,15 +49,37 @@ make_venv() {
   "$python" -m venv --clear "$VENV" || die "$python could not make $VENV"
 }
 
-install_torch() { # before the rest, so that a machine without an NVIDIA driver gets a CPU build
-  "$VENV/bin/python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' && return
-  if [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; then return; fi
-  local source=()
+cpu_only=yes
+if [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; then cpu_only=; fi
+cpu_source() { # <option of pip>: it and PyTorch's CPU builds; nothing when pip has a source of its own
   # into a variable first: with pipefail, grep -q closing the pipe early would count as "no source of its own"
   local configured; configured=$("$VENV/bin/pip" config list)
-  grep -qE "index-url|find-links" <<<"$configured" || source=(--index-url "$CPU_WHEELS")
-  "$VENV/bin/pip" install -q "${source[@]}" "torch==$TORCH" || echo "torch $TORCH was not to be had; taking what pip finds"
+  grep -qE "index-url|find-links" <<<"$configured" || printf '%s\n' "$1" "$CPU_WHEELS"
 }
+install() { "$VENV/bin/pip" install -q "$@"; }
+install_locked() { install --no-deps --no-build-isolation --require-hashes -r "$LOCKS/$1.txt"; }
+
+install_torch() { # any build of the locked version will do; a machine without an NVIDIA driver gets a CPU build
+  local locked installed source
+  locked=$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$LOCKS/torch.txt")
+  installed=$("$VENV/bin/python" -c 'import importlib.metadata as m; print(*(d.version for d in m.distributions(name="torch")))')
+  [ "${installed%%+*}" != "$locked" ] || return 0
+  if [ "$cpu_only" ]; then
+    mapfile -t source < <(cpu_source --index-url)
+    install --no-deps "${source[@]}" "torch==$locked+cpu" && return
+    echo "torch $locked was not to be had as a CPU build; taking the CUDA build"
+  fi
+  install_locked torch
+}
+
+if [ "$1" = newest ]; then
+  make_venv
+  echo "installing the newest packages into $VENV"
+  source=()
+  [ -z "$cpu_only" ] || mapfile -t source < <(cpu_source --extra-index-url)
+  install --upgrade --upgrade-strategy eager "${source[@]}" -e "$ROOT[worker,test]" || die "pip could not; see above"
+  exit 0
+fi
 
 up_to_date && exit 0
 exec 9>>"$ROOT/.venv.lock"
@@ -66,8 +91,8 @@ else
   make_venv
 fi
 echo "installing the ${LAYERS[rank]} packages into $VENV"
-[ "$rank" -eq 0 ] || install_torch
-"$VENV/bin/pip" install -q -e "$ROOT${EXTRAS[rank]}" || die "pip could not install the ${LAYERS[rank]} packages; see above"
+{ install_locked build && { [ "$rank" -eq 0 ] || install_torch; } && install_locked "${LAYERS[rank]}" &&
+  install --no-deps --no-build-isolation -e "$ROOT"; } || die "pip could not install the ${LAYERS[rank]} packages; see above"
 {
   echo "path $ROOT"
   echo "python $(readlink -f "$VENV/bin/python")"

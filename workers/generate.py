@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trimode.workers.engine import Sequence
-from trimode.workers.protocol import ConfigError, Generation, GenerationError, WorkerError, WorkerSettings
+from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.protocol import Generation, WorkerSettings
+from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
 
 OUTPUT_KEYS = ("token_ids", "text", "finish_reason", "nfe", "forwards", "trace")
@@ -103,7 +104,7 @@ def _answer_by_reference(settings: WorkerSettings, arguments: argparse.Namespace
     """Every row carries the revision whose code answered it."""
     from trimode.workers.hf import HfReference  # slow to import, and the native engine needs none of it
 
-    reference = HfReference(settings, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code)
+    reference = HfReference(settings, trust_remote_code=arguments.trust_remote_code)
     results = answer_one_by_one(reference.generate, arguments.input)
     return [{**result, "revision": reference.revision} for result in results]
 
@@ -113,6 +114,7 @@ def main() -> int:
     arguments = _arguments()
     settings = WorkerSettings(
         model=arguments.model,
+        revision=arguments.revision,
         lora=arguments.lora,
         tokenizer=arguments.tokenizer,
         device=arguments.device,

@@ -19,19 +19,11 @@ from typing import Any
 import torch
 from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
-from trimode.workers.adapter import open_adapter
-from trimode.workers.checkpoint import DTYPES, files_sha256, read_config, read_json
+from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.protocol import FORWARD_KINDS, DecodeParams, Generation, Mode, WorkerSettings
+from trimode.workers.model.adapter import open_adapter
+from trimode.workers.model.checkpoint import DTYPES, files_sha256, read_config, read_json
 from trimode.workers.params import check_fits
-from trimode.workers.protocol import (
-    FORWARD_KINDS,
-    ConfigError,
-    DecodeParams,
-    Generation,
-    GenerationError,
-    Mode,
-    WorkerError,
-    WorkerSettings,
-)
 from trimode.workers.runtime import checkpoint_folder, read_request, resolve_device
 from trimode.workers.text import Text
 
@@ -91,12 +83,12 @@ def lenient_crop() -> Iterator[list[int]]:
 class HfReference:
     """The released class with its weights on one device."""
 
-    def __init__(self, settings: WorkerSettings, *, revision: str | None, trust_remote_code: bool) -> None:
+    def __init__(self, settings: WorkerSettings, *, trust_remote_code: bool) -> None:
         """Checks that the code is allowed and pinned, then imports it and loads the weights.
 
         Args:
-            settings: model, lora, tokenizer, device and dtype count; the rest is the native engine's.
-            revision: full commit of a hub id, or `folder_revision` of a folder.
+            settings: model, revision, lora, tokenizer, device and dtype count; the rest is the native engine's.
+                The revision is the full commit of a hub id, or `folder_revision` of a folder.
             trust_remote_code: must be true.
 
         Raises:
@@ -109,7 +101,7 @@ class HfReference:
             )
         if settings.dtype not in DTYPES:
             raise ConfigError(f"dtype: got {settings.dtype!r}; valid: {', '.join(DTYPES)}")
-        folder, self.revision = _pinned(settings.model, revision)
+        folder, self.revision = _pinned(settings.model, settings.revision)
         _check_code_is_its_own(folder)
         self.config = read_config(folder)
         self.text = Text(Path(settings.tokenizer) if settings.tokenizer else folder)
@@ -220,7 +212,7 @@ def _pinned(model: str, revision: str | None) -> tuple[Path, str]:
         raise ConfigError(
             f"revision: got {revision}; valid: the full commit (40 hex digits) of {model}, since branches and tags move"
         )
-    return checkpoint_folder(model, revision), revision
+    return checkpoint_folder(model, revision, with_code=True), revision
 
 
 def _check_code_is_its_own(folder: Path) -> None:

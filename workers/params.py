@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from trimode.core.errors import GenerationError
+from trimode.core.protocol import DEFAULT_MAX_NEW_TOKENS, DecodeParams
 from trimode.workers.decode.registry import MODES
-from trimode.workers.protocol import DEFAULT_MAX_NEW_TOKENS, DecodeParams, GenerationError
 
 PROMPT_FIELDS = ("prompt_ids", "messages", "prompt")
 KNOWN_FIELDS = frozenset(

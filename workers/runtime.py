@@ -13,14 +13,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from trimode.kernels.llvm import num_lanes, runs_here
-from trimode.workers.adapter import load_adapter, open_adapter
-from trimode.workers.checkpoint import DTYPES, ModelConfig, expected_shapes, files_sha256, open_weights, read_config
-from trimode.workers.engine import Engine, Sequence
-from trimode.workers.kv_cache import PAGE_SIZE, default_num_pages, pages_for
-from trimode.workers.model import TriModeModel
+from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.protocol import DecodeParams, Generation, WorkerSettings
+from trimode.kernels.llvm.jit import num_lanes, runs_here
+from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.scheduler import Sequence
+from trimode.workers.model.adapter import load_adapter, open_adapter
+from trimode.workers.model.checkpoint import (
+    DTYPES,
+    ModelConfig,
+    expected_shapes,
+    files_sha256,
+    open_weights,
+    read_config,
+)
+from trimode.workers.model.kv_cache import PAGE_SIZE, default_num_pages, pages_for
+from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.params import parse_params
-from trimode.workers.protocol import ConfigError, DecodeParams, Generation, GenerationError, WorkerError, WorkerSettings
 from trimode.workers.text import Text
 
 CPU_CACHE_SHARE = 0.25
@@ -43,25 +52,33 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def checkpoint_folder(model: str, revision: str | None = None) -> Path:
-    """The folder of a checkpoint, from the hub when `model` is no folder; with a `revision`, its Python files too.
+def checkpoint_folder(model: str, revision: str | None = None, *, with_code: bool = False) -> Path:
+    """The folder of a checkpoint, from the hub when `model` is no folder.
+
+    Args:
+        model: checkpoint folder, or a hub id.
+        revision: commit, branch or tag of a hub id; None = main.
+        with_code: True to get the Python files of a hub id too.
 
     Raises:
-        ConfigError: neither a folder nor something that the hub gives.
+        ConfigError: neither a folder nor something that the hub gives, or a revision of a folder.
     """
     path = Path(model).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise ConfigError(f"revision: got {revision} for the folder {path}; valid: none, or a hub id as the model")
         return path
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
         raise ConfigError(f"model: {model} is no folder; valid: a checkpoint folder or a hub id (owner/name)")
     from huggingface_hub import snapshot_download  # only when a hub id is given
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.jinja", "*.safetensors", "linear_spec_lora/*", *(["*.py"] if revision else [])]
+    patterns = ["*.json", "*.jinja", "*.safetensors", "linear_spec_lora/*", *(["*.py"] if with_code else [])]
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ConfigError(f"model: {model} is no folder, and the hub did not give it: {error}") from None
+        named = f"{model} at revision {revision}" if revision else model
+        raise ConfigError(f"model: {named} is no folder, and the hub did not give it: {error}") from None
 
 
 def _available_bytes(device: torch.device) -> int:
@@ -122,7 +139,7 @@ class Runtime:
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
         self.settings = settings
-        folder = checkpoint_folder(settings.model)
+        folder = checkpoint_folder(settings.model, settings.revision)
         config = read_config(folder, settings.max_position_embeddings)
         files = open_weights(folder)
         files.check(expected_shapes(config), f"checkpoint: {folder}")

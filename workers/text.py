@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trimode.core.errors import ConfigError, GenerationError
 from trimode.workers.decode.state import StopFinder
-from trimode.workers.protocol import ConfigError, GenerationError
 
 END_THINK = "</think>"
 ROLES = ("system", "user", "assistant", "tool")

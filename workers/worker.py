@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 
-from trimode.workers.engine import Sequence
-from trimode.workers.protocol import GenerationError, WorkerError, WorkerSettings
+from trimode.core.errors import GenerationError, WorkerError
+from trimode.core.protocol import WorkerSettings
+from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
 
 
@@ -95,7 +96,7 @@ class Worker:
         """Engine counters and what is running now."""
         engine = self._runtime.engine
         counters = engine.counters
-        allocator = engine.cache.allocator
+        allocator = engine.allocator
         busy_s = counters.model_s + counters.host_s
         return {
             "running": len(engine.running),

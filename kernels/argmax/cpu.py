@@ -9,8 +9,8 @@ import functools
 from collections.abc import Callable
 
 import torch
-from trimode.kernels.emitter import Emitter, Value
-from trimode.kernels.llvm import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.emitter import Emitter, Value
+from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
 
 
 def takes(values_RV: torch.Tensor) -> bool:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from trimode.kernels.emitter import Emitter, Value
-from trimode.kernels.llvm import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.emitter import Emitter, Value
+from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
 
 PREFETCH_BYTES = 4096
 """How far ahead of its use a weight is asked for."""

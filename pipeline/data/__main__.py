@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import benchmark_names
 from trimode.pipeline.data.prepare import PrepareOptions, prepare
 from trimode.pipeline.data.sources import SOURCES
-from trimode.workers.protocol import ConfigError
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from trimode.core.errors import ConfigError
 from trimode.pipeline.data.sources import RawFile
-from trimode.workers.protocol import ConfigError
 
 _CHUNK = 1 << 20
 _RETRIED = frozenset((429, 500, 502, 503, 504))

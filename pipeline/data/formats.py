@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from trimode.workers.protocol import ConfigError
+from trimode.core.errors import ConfigError
 
 Row = dict[str, object]
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from trimode.core.errors import ConfigError
+from trimode.core.files import write_text_atomic
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.load import data_root, has_rows, prepared_path
 from trimode.pipeline.data.prepare import PrepareOptions, prepare
-from trimode.pipeline.paths import write_text_atomic
-from trimode.workers.protocol import ConfigError
 
 Row = dict[str, object]
 

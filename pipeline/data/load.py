@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data import convert_choices, convert_code, convert_instructions, convert_math
 from trimode.pipeline.data.formats import iter_jsonl, read_csv, read_jsonl, read_mmlu_tar, read_parquet
 from trimode.pipeline.data.sources import SOURCES
-from trimode.workers.protocol import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimode.core.errors import ConfigError
+from trimode.core.files import write_text_atomic
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data import download
 from trimode.pipeline.data.load import data_root, load_rows, prepared_path, raw_form, read_livecodebench
 from trimode.pipeline.data.sources import SOURCES, RawFile
-from trimode.pipeline.paths import write_text_atomic
-from trimode.workers.protocol import ConfigError
 
 PUNKT = "nltk_punkt"
 PUNKT_FOLDER = "tokenizers/punkt_tab/english"

@@ -4,7 +4,7 @@ Knows generations that are already there; no model, no server and no SLURM.
 """
 
 from trimode.pipeline.scoring.pool import ScoringPool
-from trimode.pipeline.scoring.row import check_scorer, finish_rows, is_correct, score_row
+from trimode.pipeline.scoring.registry import check_scorer, finish_rows, score_row
 from trimode.pipeline.scoring.scorer import Row
 
-__all__ = ["Row", "ScoringPool", "check_scorer", "finish_rows", "is_correct", "score_row"]
+__all__ = ["Row", "ScoringPool", "check_scorer", "finish_rows", "score_row"]

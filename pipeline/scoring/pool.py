@@ -24,7 +24,7 @@ from typing import IO, Self
 
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring import worker
-from trimode.pipeline.scoring.row import scorer_of, unscored
+from trimode.pipeline.scoring.registry import scorer_of, unscored
 from trimode.pipeline.scoring.scorer import Row
 
 WORKER_MODULE = worker.__name__

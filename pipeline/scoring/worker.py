@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+from trimode.core.processes import die_with_parent
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.lifeline import die_with_parent
-from trimode.pipeline.scoring.row import score_row, scorer_of, unscored
+from trimode.pipeline.scoring.registry import score_row, scorer_of, unscored
 from trimode.pipeline.scoring.scorer import Row
 
 PR_SET_PDEATHSIG = 1

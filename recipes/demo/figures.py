@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimode.core.protocol import WorkerSettings
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.scoring import is_correct, score_row
+from trimode.pipeline.scoring import score_row
+from trimode.pipeline.scoring.verdicts import is_right
 from trimode.recipes.demo import dataset
 from trimode.workers.generate import answer
-from trimode.workers.protocol import WorkerSettings
 from trimode.workers.runtime import Runtime
 
 MODES: dict[str, dict[str, Any]] = {
@@ -89,7 +90,7 @@ def measure(runtime: Runtime, name: str, limit: int) -> dict[str, Cell]:
             cell.add(
                 Cell(
                     1,
-                    int(is_correct(benchmark, scored)),
+                    int(is_right(benchmark, scored)),
                     len(one["token_ids"]),
                     one["nfe"],
                     int(one["token_ids"] == reference["token_ids"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from trimode.tests.balancer.balancer_process import RunningBalancer, start_balancer
+from trimode.tests.fakes.balancer_process import RunningBalancer, start_balancer
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from trimode.balancer.router import MAX_ATTEMPTS, QueueFullError, Router, WorkerSlot
-from trimode.workers.protocol import GenerationError, WorkerError
+from trimode.core.errors import GenerationError, WorkerError
 
 Fields = dict[str, Any]
 

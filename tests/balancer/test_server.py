@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from trimode.tests.balancer.balancer_process import (
+from trimode.tests.fakes.balancer_process import (
     RunningBalancer,
     alive,
     command,
@@ -21,6 +21,7 @@ from trimode.tests.balancer.balancer_process import (
     start_balancer,
     wait_for,
 )
+from trimode.tests.fakes.machine import import_path
 
 
 def all_gone(pids: list[int], folder: Path) -> bool:
@@ -70,7 +71,9 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBalancer
     folder = tmp_path_factory.mktemp("second")
     (folder / "key").write_text("open-sesame\n")
     flags = ("--device", "cuda", "--api-key-file", str(folder / "key"))
-    running = start_balancer(folder, *flags, extra_environment={"CUDA_VISIBLE_DEVICES": "3,5"})
+    path = os.pathsep.join((import_path(folder, num_gpus=6), environment()["PYTHONPATH"]))
+    pretended = {"CUDA_VISIBLE_DEVICES": "3,5", "PYTHONPATH": path}
+    running = start_balancer(folder, *flags, extra_environment=pretended)
     yield running
     running.terminate()
 
@@ -170,7 +173,7 @@ def test_repeated_deaths_end_the_balancer_with_the_cause(tmp_path: Path) -> None
             "error: worker 0 cannot start: the checkpoint lacks model.safetensors\n",
         ),
         (
-            ["--worker-class", "trimode.tests.fakes:Nobody", "--num-workers", "1"],
+            ["--worker-class", "trimode.tests.fakes.worker:Nobody", "--num-workers", "1"],
             1,
             "error: worker 0 cannot start: AttributeError: module",
         ),

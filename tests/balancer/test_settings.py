@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from trimode.balancer.settings import is_loopback, parse_settings
-from trimode.workers.protocol import ConfigError, Mode
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import Mode
 
 
 def test_served_name_is_the_folders() -> None:

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from trimode.tests.balancer.balancer_process import ROOT, RunningBalancer, start_balancer, wait_for
-from trimode.workers.protocol import Mode
+from trimode.core.protocol import Mode
+from trimode.tests.fakes.balancer_process import ROOT, RunningBalancer, start_balancer, wait_for
 
 MODEL = ROOT / "assets" / "demo_model"
 

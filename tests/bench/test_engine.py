@@ -9,7 +9,7 @@ import torch
 from trimode.bench import engine
 from trimode.bench.random_checkpoint import TINY_SHAPE, write_checkpoint
 from trimode.bench.rivals import time_steps, transformers_step
-from trimode.workers.protocol import WorkerSettings
+from trimode.core.protocol import WorkerSettings
 from trimode.workers.runtime import Runtime
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from trimode.kernels import llvm
 from trimode.kernels.argmax import cpu as argmax_cpu
-from trimode.kernels.block_attention import attends, block_attention, paged_attention
-from trimode.kernels.emitter import Emitter, Value
 from trimode.kernels.linear import linear, pack, packs, product
+from trimode.kernels.llvm import jit as llvm
+from trimode.kernels.llvm.emitter import Emitter, Value
+from trimode.kernels.paged_attention import attends, block_attention, paged_attention
 from trimode.kernels.rms_norm import cpu as rms_norm_cpu
 from trimode.kernels.rms_norm import reference as rms_norm_reference
 from trimode.kernels.rope import apply_rope, rotate_and_store, rotates
@@ -29,9 +29,9 @@ DTYPES = [torch.bfloat16, torch.float32]
 def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every test for each width of vectors that this CPU has."""
     for module in (
-        "llvm",
+        "llvm.jit",
         "linear.cpu",
-        "block_attention.cpu",
+        "paged_attention.cpu",
         "rms_norm.cpu",
         "rope.cpu",
         "silu_mul.cpu",

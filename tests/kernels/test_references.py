@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from trimode.kernels.block_attention import block_attention
 from trimode.kernels.confidence_commit import confidence_commit
+from trimode.kernels.paged_attention import block_attention
 from trimode.kernels.prefix_verify import prefix_verify
 from trimode.kernels.rms_norm import rms_norm
 from trimode.kernels.rope import apply_rope, query_scale, rope_cos_sin

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from trimode.pipeline.rescore import main
-from trimode.tests.pipeline.scoring.goldens import GOLDENS, needs_goldens
+from trimode.tests.goldens import GOLDENS, needs_goldens
 
 
 def choice(generation: str, **more: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from trimode.tests.workers.goldens import MICRO
-from trimode.workers.protocol import WorkerSettings
+from trimode.core.protocol import WorkerSettings
+from trimode.tests.workers.micro import MICRO
 from trimode.workers.runtime import Runtime
 
 

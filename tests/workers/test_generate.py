@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from trimode.tests.workers.goldens import MICRO, load_cases
+from trimode.tests.workers.micro import MICRO, load_cases
 from trimode.workers import generate
 
 CASE = load_cases()[0]

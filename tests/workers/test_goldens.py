@@ -6,8 +6,8 @@ import random
 
 import pytest
 from trimode.tests.workers.conftest import micro_settings
-from trimode.tests.workers.goldens import Case, load_cases
-from trimode.workers.engine import Sequence
+from trimode.tests.workers.micro import Case, load_cases
+from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
 
 CASES = load_cases()

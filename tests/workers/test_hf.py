@@ -15,11 +15,12 @@ import pytest
 import torch
 import transformers.dynamic_module_utils
 from transformers.cache_utils import Cache, DynamicCache
+from trimode.core.errors import ConfigError, GenerationError
+from trimode.core.protocol import Generation
 from trimode.tests.workers.conftest import micro_settings
-from trimode.tests.workers.goldens import MICRO, Case, load_cases
+from trimode.tests.workers.micro import MICRO, Case, load_cases
 from trimode.workers import generate
 from trimode.workers.hf import HfReference, folder_revision, lenient_crop
-from trimode.workers.protocol import ConfigError, Generation, GenerationError
 from trimode.workers.runtime import Runtime
 
 CASES = {case.name: case for case in load_cases()}
@@ -56,8 +57,9 @@ def folder(modules_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> HfReference:
-    settings = micro_settings(model=str(folder), lora=str(folder / "linear_spec_lora"))
-    return HfReference(settings, revision=folder_revision(folder), trust_remote_code=True)
+    lora, revision = str(folder / "linear_spec_lora"), folder_revision(folder)
+    settings = micro_settings(model=str(folder), lora=lora, revision=revision)
+    return HfReference(settings, trust_remote_code=True)
 
 
 def native(runtime: Runtime, case: Case) -> Generation:
@@ -92,19 +94,19 @@ def test_a_limit_between_blocks_cuts_both_alike(micro: Runtime, reference: HfRef
 
 def test_remote_code_runs_only_when_allowed_in_words(folder: Path) -> None:
     with pytest.raises(ConfigError, match="trust_remote_code: got false; valid with engine hf: true"):
-        HfReference(micro_settings(model=str(folder)), revision=folder_revision(folder), trust_remote_code=False)
+        HfReference(micro_settings(model=str(folder), revision=folder_revision(folder)), trust_remote_code=False)
 
 
 @pytest.mark.parametrize("revision", [None, "main", "0" * 64])
 def test_a_folder_is_pinned_by_its_hash(folder: Path, revision: str | None) -> None:
     with pytest.raises(ConfigError, match=f"revision: got {revision}; valid: {folder_revision(folder)}"):
-        HfReference(micro_settings(model=str(folder)), revision=revision, trust_remote_code=True)
+        HfReference(micro_settings(model=str(folder), revision=revision), trust_remote_code=True)
 
 
 @pytest.mark.parametrize("revision", [None, "main", "v1.0", "16c67f0"])
 def test_a_hub_id_is_pinned_by_its_full_commit(revision: str | None) -> None:
     with pytest.raises(ConfigError, match=rf"revision: got {revision}; valid: the full commit \(40 hex digits\)"):
-        HfReference(micro_settings(model="owner/name"), revision=revision, trust_remote_code=True)
+        HfReference(micro_settings(model="owner/name", revision=revision), trust_remote_code=True)
 
 
 @pytest.mark.parametrize("name", ["modeling_nemotron_labs_diffusion.py", "config.json", "model.safetensors"])
@@ -122,7 +124,7 @@ def test_code_of_another_repository_is_refused_unread(tmp_path: Path) -> None:
     raw["auto_map"]["AutoModel"] = "someone/else--modeling.Model"
     (copy / "config.json").write_text(json.dumps(raw))
     with pytest.raises(ConfigError, match="code of another repository: someone/else--modeling"):
-        HfReference(micro_settings(model=str(copy)), revision=folder_revision(copy), trust_remote_code=True)
+        HfReference(micro_settings(model=str(copy), revision=folder_revision(copy)), trust_remote_code=True)
 
 
 def test_a_class_without_the_methods_is_refused_by_name(tmp_path: Path, modules_cache: Path) -> None:
@@ -130,7 +132,7 @@ def test_a_class_without_the_methods_is_refused_by_name(tmp_path: Path, modules_
     path = copy / "modeling_nemotron_labs_diffusion.py"
     path.write_text(path.read_text().replace("def linear_spec_generate", "def other"))
     with pytest.raises(ConfigError, match="NemotronLabsDiffusionModel has no linear_spec_generate"):
-        HfReference(micro_settings(model=str(copy)), revision=folder_revision(copy), trust_remote_code=True)
+        HfReference(micro_settings(model=str(copy), revision=folder_revision(copy)), trust_remote_code=True)
     assert list(modules_cache.rglob("modeling_nemotron_labs_diffusion.py"))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from trimode.core.errors import GenerationError
 from trimode.workers.params import KNOWN_FIELDS, parse_params
-from trimode.workers.protocol import GenerationError
 from trimode.workers.runtime import Runtime
 
 

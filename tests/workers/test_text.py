@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import GenerationError
+from trimode.core.protocol import Generation
 from trimode.tests.workers.conftest import micro_settings
-from trimode.tests.workers.goldens import MICRO, load_cases
-from trimode.workers.engine import Engine, Sequence
+from trimode.tests.workers.micro import MICRO, load_cases
+from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.params import parse_params
-from trimode.workers.protocol import Generation, GenerationError
 from trimode.workers.runtime import Runtime
 from trimode.workers.text import Text
 

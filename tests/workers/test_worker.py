@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from trimode.core.errors import GenerationError, WorkerError
+from trimode.core.protocol import FORWARD_KINDS
 from trimode.tests.workers.conftest import micro_settings
-from trimode.tests.workers.goldens import load_cases
-from trimode.workers.engine import Engine
-from trimode.workers.kv_cache import pages_for
-from trimode.workers.protocol import FORWARD_KINDS, GenerationError, WorkerError
+from trimode.tests.workers.micro import load_cases
+from trimode.workers.engine.engine import Engine
+from trimode.workers.model.kv_cache import pages_for
 from trimode.workers.worker import Worker
 
 CASES = load_cases()[:11]
@@ -82,9 +83,13 @@ class SteppedEngine:
             return forward(*arguments)
 
         monkeypatch.setattr(engine.model, "forward", held)
-        monkeypatch.setattr("trimode.workers.engine.time", self)
-        monkeypatch.setattr("trimode.workers.engine.pack", self._slow("trimode.workers.engine", "pack", 0.5))
-        monkeypatch.setattr(Engine, "_hand_back", self._slow("trimode.workers.engine", "Engine._hand_back", 0.25))
+        monkeypatch.setattr("trimode.workers.engine.engine.time", self)
+        monkeypatch.setattr(
+            "trimode.workers.engine.engine.pack", self._slow("trimode.workers.engine.engine", "pack", 0.5)
+        )
+        monkeypatch.setattr(
+            Engine, "_hand_back", self._slow("trimode.workers.engine.engine", "Engine._hand_back", 0.25)
+        )
 
     def perf_counter(self) -> float:
         return self.now

@@ -1,1 +1,1 @@
-"""One state machine per mode behind one seam: chunks out, samples in. Knows no model."""
+"""The decoding modes as state machines without tensors: each one hands out chunks to run and takes back samples."""

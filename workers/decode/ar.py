@@ -1,25 +1,25 @@
-"""`ar`: left to right, one token per forward.
+"""The `ar` mode: decodes left to right, one token per forward.
 
-Source: released remote code, `ar_generate`. Knows nothing of other modes.
+Source: `ar_generate` in the released remote code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from trimode.core.protocol import MODE_DEFAULTS, Mode
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.state import DecodeState
-from trimode.workers.protocol import MODE_DEFAULTS, Mode
 
 
 class ArState(DecodeState):
-    """Emits the next token of the causal pass until an end."""
+    """Emits one token per causal forward until an end condition holds."""
 
     defaults = MODE_DEFAULTS[Mode.AR]
 
     @staticmethod
     def nfe(forwards: Mapping[str, int]) -> int:
-        """One per generated token: the prompt's logit gives the first, and prefill is not counted beside it."""
+        """Returns one per generated token. The prompt's last logits give the first, so all of prefill counts as one."""
         return forwards["decode"] + min(forwards["prefill"], 1)
 
     def _begin(self, token: int, logprob: float) -> None:
@@ -38,13 +38,13 @@ class ArState(DecodeState):
             history=self._history(),
         )
 
-    def _advance(self, chunk: Chunk, sampled: Sampled) -> None:  # noqa: ARG002 -- one kind of chunk only
+    def _advance(self, chunk: Chunk, sampled: Sampled) -> None:  # noqa: ARG002 -- this mode has one kind of chunk
         self.cached += 1
         self._take(sampled.tokens[0], sampled.logprobs[0])
 
     def _take(self, token: int, logprob: float) -> None:
         budget = self.params.max_thinking_tokens
-        if budget is not None and len(self.output) >= budget and self._thinking_over():
+        if budget is not None and len(self.output) >= budget and self._still_thinking():
             assert self.params.end_think_token_id is not None
             token = self.params.end_think_token_id
         self._emit([token], [logprob])

@@ -1,6 +1,6 @@
-"""The seam between a decoding mode and the engine: what a mode asks to run next, and what it gets back.
+"""The interface between a decoding mode and the engine: what a mode asks to run next, and what it gets back.
 
-Knows no tensors beyond opaque handles and never calls the model.
+Distributions pass through as opaque handles, so that the modes need no tensor library.
 """
 
 from __future__ import annotations
@@ -14,71 +14,73 @@ class Confidence(StrEnum):
     """Which probability of the sampled token counts as its confidence."""
 
     RAW = "raw"
-    """softmax of the raw logits over the full vocabulary (dlm, ar)."""
+    """Softmax of the raw logits over the full vocabulary (dlm, ar)."""
     TEMPERED = "tempered"
-    """Probability in the distribution it was sampled from (linear_spec drafts)."""
+    """Probability in the distribution that the token was sampled from (linear_spec drafts)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Ask which sampled positions to commit (kernels.confidence_commit)."""
+    """Asks which of the sampled positions to commit (kernels.confidence_commit)."""
 
     threshold: float
-    """inf = none."""
+    """Commit every position with at least this confidence; inf = commit none by confidence."""
     num_best: int
-    """Committed whatever their confidence."""
+    """Commit at least this many positions, the most confident first, even below the threshold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Ask how many tokens of a block the causal pass accepts (kernels.prefix_verify)."""
+    """Asks how many tokens of a block the causal pass accepts (kernels.prefix_verify)."""
 
     block: Sequence[int]
-    """Seed and drafts."""
+    """The seed, then the drafts."""
     proposals: Sequence[object] | None = None
-    """Handles of the distributions the drafts were drawn from, one per draft: accept by rejection sampling.
-    None: accept where the verifier's own sample equals the draft."""
+    """Handles of the distributions that the drafts were drawn from, one per draft: accept by rejection sampling.
+    None: accept a draft if the verifier's own sample equals it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One request's part of the next forward."""
+    """The part of one request in the next forward."""
 
     kind: str
-    """One of protocol.FORWARD_KINDS; counted in the ledger."""
+    """One of protocol.FORWARD_KINDS. Forwards are counted by kind."""
     token_ids: Sequence[int]
     position: int
-    """Absolute position of the first token = tokens whose KV is kept so far."""
+    """Absolute position of the first token. Equals the number of tokens whose KV is kept so far."""
     causal: bool
-    """False: every token sees the whole chunk."""
+    """True if each token sees only the tokens before it; False if every token sees the whole chunk."""
     keep_kv: bool
-    """False: the chunk's KV serves this pass only."""
+    """True if later forwards may read the chunk's KV; False if it serves this forward only."""
     rows: Sequence[int]
-    """Chunk indices whose logits are wanted; may be empty."""
+    """Indices within the chunk whose logits are wanted; may be empty."""
     purpose: str
-    """What the samples are for: part of the key of their randomness."""
+    """What the samples are for. Part of the random number generator's key, so that passes draw independently."""
     lora: bool = False
+    """True if the adapter is applied in this forward."""
     selection: Commit | Verify | None = None
+    """The decision to make on the sampled rows; None = none."""
     confidence: Confidence = Confidence.RAW
     sample_offset: int = 0
-    """Added to a row's position to give the position that its sample is for: 1 for causal rows, 0 for full ones."""
+    """Distance from a row's position to the position of its sample: 1 for causal rows, 0 for full attention."""
     keep_distribution: bool = False
-    """Hand back the distribution of each row as an opaque handle."""
+    """True if the distribution of each row is returned as an opaque handle."""
     history: Sequence[int] | None = None
-    """Tokens a repetition penalty acts on; None = no penalty."""
+    """Tokens that the repetition penalty acts on; None = no penalty."""
 
 
 @dataclass(slots=True)
 class Sampled:
-    """What came back, one entry per wanted row."""
+    """The result of a chunk. Every list has one entry per wanted row."""
 
     tokens: list[int]
     confidences: list[float]
     logprobs: list[float]
-    """Log-probability of each token under the raw softmax."""
+    """Log-probability of each token under the softmax of the raw logits."""
     committed: list[bool] = field(default_factory=list)
-    """With Commit: which rows to commit."""
+    """True for each row to commit. Empty unless the chunk asks for a Commit."""
     accepted: int = 0
-    """With Verify: tokens to emit, 1 .. block length."""
+    """Number of tokens to emit, 1 to block length. 0 unless the chunk asks for a Verify."""
     distributions: list[object] = field(default_factory=list)
-    """With keep_distribution."""
+    """Opaque handles. Empty unless the chunk sets keep_distribution."""

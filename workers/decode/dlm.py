@@ -1,6 +1,6 @@
-"""`dlm`: block diffusion. A block of masks is denoised until every position is committed, then cached by a causal pass.
+"""The `dlm` mode: block diffusion. Denoises a block of masks until all are committed, then caches the block causally.
 
-Source: released remote code, `generate` with causal context. Knows nothing of other modes.
+Source: `generate` with causal context in the released remote code.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled
 from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.state import DecodeContext, DecodeState
-from trimode.workers.protocol import MODE_DEFAULTS, DecodeParams, Mode
 
 
 class DlmState(DecodeState):
-    """Denoises one block after another; the first position of a block is the causal pass's own token."""
+    """Denoises one block after another. A block's first token is sampled by the causal pass before it."""
 
     defaults = MODE_DEFAULTS[Mode.DLM]
 
@@ -23,19 +23,20 @@ class DlmState(DecodeState):
         super().__init__(prompt_ids, params, context)
         self._block = MaskedBlock(0, 0.0, 1, context.mask_token_id)
         self._quota: list[int] = []
-        """Positions to commit per pass without a threshold."""
+        """Number of positions to commit in each pass when there is no threshold."""
         self._commits: list[int] = []
+        """Number of positions committed in each pass over the current block."""
         self._denoising = False
         self._trace: list[object] = []
 
     @staticmethod
     def nfe(forwards: Mapping[str, int]) -> int:
-        """Denoising passes and one caching pass per block; prefill is not counted."""
+        """Returns the denoising passes plus one caching pass per block. Prefill is not counted."""
         return forwards["denoise"] + forwards["cache"]
 
     @property
     def trace(self) -> list[object] | None:
-        """Commits per denoising pass, per finished block."""
+        """Number of commits in each denoising pass, one list per finished block."""
         return self._trace
 
     def _begin(self, token: int, logprob: float) -> None:
@@ -49,7 +50,7 @@ class DlmState(DecodeState):
 
     def _force_end_of_thinking(self) -> None:
         budget, done = self.params.max_thinking_tokens, len(self.output)
-        if budget is None or done + self.params.block_length <= budget or not self._thinking_over():
+        if budget is None or done + self.params.block_length <= budget or not self._still_thinking():
             return
         assert self.params.end_think_token_id is not None
         self._block.force(max(0, budget - done), self.params.end_think_token_id)
@@ -94,7 +95,7 @@ class DlmState(DecodeState):
             self._begin(sampled.tokens[0], sampled.logprobs[0])
 
     def _ended_before_mask(self) -> bool:
-        """An end token stands in the block with no mask before it: what follows it is cut anyway."""
+        """True if the block holds an end token with no mask before it. What follows is cut, so denoising can stop."""
         if self.params.ignore_eos:
             return False
         ends = self.context.eos_token_ids

@@ -1,21 +1,21 @@
-"""`linear_spec`: the model drafts a block by diffusion, a causal pass verifies it, over one KV cache.
+"""The `linear_spec` mode: drafts a block by diffusion and verifies it with a causal pass over the same KV cache.
 
-Source: released remote code, `linear_spec_generate`. Departures: the output is cut at max_new_tokens (the last cycle
-runs whole), and a forced end of thinking is emitted, once. Knows nothing of other modes.
+Source: `linear_spec_generate` in the released remote code, with two differences. The output is cut at max_new_tokens,
+although the last cycle runs whole. A forced end of thinking appears in the output, so it is forced only once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.state import DecodeContext, DecodeState
-from trimode.workers.protocol import MODE_DEFAULTS, DecodeParams, Mode
 
 
 class LinearSpecState(DecodeState):
-    """Cycles of draft and verify; every emitted token is the verifier's own."""
+    """Repeats draft and verify. Every emitted token was sampled by a causal pass or forced."""
 
     defaults = MODE_DEFAULTS[Mode.LINEAR_SPEC]
 
@@ -24,28 +24,32 @@ class LinearSpecState(DecodeState):
         self._block = MaskedBlock(0, 0.0, 1, context.mask_token_id)
         self._proposals: list[object] = []
         self._passes = 0
+        """Draft passes over the current block."""
         self._drafting = True
         self._cycles: list[tuple[int, int]] = []
 
     @staticmethod
     def nfe(forwards: Mapping[str, int]) -> int:
-        """Drafts and verifies, and the prefill once: the reference counts it in this mode only."""
+        """Returns draft and verify forwards plus one for the prefill, which the reference counts in this mode only."""
         return min(forwards["prefill"], 1) + forwards["draft"] + forwards["verify"]
 
     @property
     def trace(self) -> list[object] | None:
-        """[draft passes, accepted tokens] per cycle."""
+        """One [draft passes, accepted tokens] per cycle."""
         return [list(cycle) for cycle in self._cycles]
 
     @property
     def acceptance_lengths(self) -> list[int]:
-        """Tokens accepted per cycle."""
+        """Number of tokens accepted in each cycle."""
         return [accepted for _, accepted in self._cycles]
 
     @property
     def _by_rejection(self) -> bool:
-        """Rejection sampling needs drafts drawn from known distributions: a draft that was committed because it was
-        confident is not, so drafts of several passes keep the equality rule, which is exact for any draft."""
+        """True if drafts are accepted by rejection sampling, which needs the distribution of every draft.
+
+        With a threshold, a draft is committed because it was confident, so its distribution is not the one it was
+        sampled from. Such drafts are accepted by equality, which is exact for any draft.
+        """
         params = self.params
         return params.temperature > 0 and params.acceptance == "rejection" and not params.threshold
 
@@ -57,7 +61,7 @@ class LinearSpecState(DecodeState):
         self._block = MaskedBlock(seed, 0.0, self.params.block_length, self.context.mask_token_id)
         self._proposals = []
         self._passes = 0
-        # The reference runs its one draft pass also for a block without masks.
+        # Without a threshold the reference runs its one draft pass even if the block has no masks.
         self._drafting = bool(self._block.masked) or not self.params.threshold
 
     def _next_chunk(self) -> Chunk:
@@ -105,7 +109,7 @@ class LinearSpecState(DecodeState):
         self._cycles.append((self._passes, accepted))
         budget = self.params.max_thinking_tokens
         end = self.params.end_think_token_id
-        over = budget is not None and len(self.output) + accepted > budget and self._thinking_over()
+        over = budget is not None and len(self.output) + accepted > budget and self._still_thinking()
         ended = not self.params.ignore_eos and any(token in self.context.eos_token_ids for token in tokens)
         if over and end is not None and end not in tokens and not ended:
             tokens[-1] = end

@@ -1,7 +1,4 @@
-"""A block of tokens of which some are still masked, as dlm denoises it and linear_spec drafts it.
-
-Knows nothing of thresholds, caches or why a position was committed.
-"""
+"""A block of tokens some of which are still masked: dlm denoises it, linear_spec drafts it."""
 
 from __future__ import annotations
 
@@ -9,25 +6,25 @@ from trimode.workers.decode.chunk import Sampled
 
 
 class MaskedBlock:
-    """Begins with one known token and masks behind it."""
+    """Starts as one known token followed by masks."""
 
     def __init__(self, seed: int, logprob: float, length: int, mask_token_id: int) -> None:
         self.tokens = [seed] + [mask_token_id] * (length - 1)
         self.logprobs = [logprob] + [0.0] * (length - 1)
-        """Of the committed tokens; 0 where the token is masked or was forced."""
+        """Log-probability of each committed token; 0 where the token is masked or was forced in place of a mask."""
         self.masked = list(range(1, length))
-        """Positions still masked, ascending."""
+        """Positions that are still masked, in ascending order."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def force(self, position: int, token: int) -> None:
-        """Puts a token there that no pass has chosen."""
+        """Sets a token that no forward has chosen. The position is no longer masked."""
         self.tokens[position] = token
         self.masked = [other for other in self.masked if other != position]
 
     def commit(self, sampled: Sampled) -> int:
-        """Takes in what a pass over the masked positions committed; returns how many that were."""
+        """Fills in the positions that a forward over the masked positions committed. Returns their number."""
         still = []
         for row, position in enumerate(self.masked):
             if sampled.committed[row]:

@@ -1,7 +1,4 @@
-"""Which modes there are: a name and its state machine, one line each.
-
-Knows nothing of how a mode works; adding one means one file in this folder and one line here.
-"""
+"""The decoding modes by name. A new mode is one file in this folder and one line here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What all decoding modes share: prompt prefill in slices, the output so far, the end conditions and the ledger.
+"""What all decoding modes share: prefill in slices, the output so far, the end conditions and the count of forwards.
 
-A state never calls the model: it hands out Chunks and takes back Sampled. Knows no tensors, pages or other requests.
+A state never calls the model: it hands out Chunks and takes back Sampled.
 """
 
 from __future__ import annotations
@@ -10,32 +10,34 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from trimode.core.protocol import FORWARD_KINDS, DecodeParams, ModeDefaults
 from trimode.workers.decode.chunk import Chunk, Confidence, Sampled
-from trimode.workers.protocol import FORWARD_KINDS, DecodeParams, ModeDefaults
 
 StopFinder = Callable[[Sequence[int], int], int | None]
-"""(output, tokens already searched) -> how many tokens to keep when a stop string stands in them, else None."""
+"""(output, number of tokens already searched) -> number of tokens to keep if a stop string was found, else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeContext:
-    """What a state knows of the model and the request beside its parameters."""
+    """What a state needs to know beside the request's parameters."""
 
     mask_token_id: int
+    """Token that stands for a position not yet decoded."""
     eos_token_ids: frozenset[int]
-    """Ends the output, unless the request ignores them; stop ids of the request included."""
+    """Tokens that end the output unless the request sets ignore_eos. Includes the request's stop ids."""
     prefill_slice: int
-    """Prompt tokens per forward."""
+    """Most prompt tokens in one forward."""
     find_stop: StopFinder | None = None
+    """Searches the output for the request's stop strings; None = it has none."""
 
 
 class DecodeState(ABC):
-    """One request in one mode. `output` grows until `finish_reason` is set; then `tokens()` is the answer."""
+    """One request in one mode. `output` grows until `finish_reason` is set. Then `tokens()` is the answer."""
 
     defaults: ClassVar[ModeDefaults]
-    """The mode's block_length and threshold when a request names none."""
+    """The mode's block_length and threshold for requests that give none."""
     causal_prompt: ClassVar[bool] = True
-    """False: the prompt is prefilled with full attention."""
+    """True if the prompt is prefilled with causal attention, False if with full attention."""
 
     def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
         self.prompt_ids = list(prompt_ids)
@@ -44,7 +46,7 @@ class DecodeState(ABC):
         self.output: list[int] = []
         self.logprobs: list[float] = []
         self.cached = 0
-        """Tokens whose KV is kept: prompt, then output."""
+        """Number of tokens whose KV is kept: prompt first, then output."""
         self.finish_reason: str | None = None
         self.forwards = dict.fromkeys(FORWARD_KINDS, 0)
         self._searched = 0
@@ -52,37 +54,37 @@ class DecodeState(ABC):
     @staticmethod
     @abstractmethod
     def nfe(forwards: Mapping[str, int]) -> int:
-        """The reference's count of function evaluations, from forwards by kind."""
+        """Returns the number of function evaluations as the reference counts them, from the forwards by kind."""
 
     @abstractmethod
     def _next_chunk(self) -> Chunk:
-        """The next chunk after the prompt."""
+        """Returns the next chunk once the prompt is prefilled."""
 
     @abstractmethod
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
-        """Takes the result of a chunk that `_next_chunk` handed out."""
+        """Takes in the result of a chunk from `_next_chunk`."""
 
     @abstractmethod
     def _begin(self, token: int, logprob: float) -> None:
-        """Takes the token that the prompt's last logit gives."""
+        """Takes in the token sampled from the prompt's last logits."""
 
     @property
     def trace(self) -> list[object] | None:
-        """The mode's record of its passes; None when it has none."""
+        """The mode's record of its forwards; None if the mode keeps none."""
         return None
 
     @property
     def acceptance_lengths(self) -> list[int]:
-        """Tokens committed per verify; empty when the mode has none."""
+        """Number of tokens committed by each verify; empty if the mode does not verify."""
         return []
 
     @property
     def max_kv_tokens(self) -> int:
-        """KV rows this request can ever write, scratch included."""
+        """Upper bound on the KV rows that this request writes, including rows that are not kept."""
         return len(self.prompt_ids) + self.params.max_new_tokens + 2 * self.params.block_length
 
     def next_chunk(self) -> Chunk:
-        """What to run next. Valid until `finish_reason` is set."""
+        """Returns what to run next. Must not be called once `finish_reason` is set."""
         start, prompt = self.cached, self.prompt_ids
         if start >= len(prompt):
             return self._next_chunk()
@@ -102,7 +104,7 @@ class DecodeState(ABC):
         )
 
     def advance(self, chunk: Chunk, sampled: Sampled) -> None:
-        """Takes what the forward gave for `chunk` and moves on; counts the forward."""
+        """Takes in the result of `chunk` and counts its forward."""
         self.forwards[chunk.kind] += 1
         if chunk.kind != "prefill":
             self._advance(chunk, sampled)
@@ -112,14 +114,14 @@ class DecodeState(ABC):
             self._begin(sampled.tokens[0], sampled.logprobs[0])
 
     def tokens(self) -> list[int]:
-        """The answer: never longer than max_new_tokens."""
+        """Returns the generated tokens, at most max_new_tokens of them."""
         return self.output[: self.params.max_new_tokens]
 
     def _history(self) -> list[int] | None:
         return None if self.params.repetition_penalty == 1.0 else self.prompt_ids + self.output
 
     def _emit(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
-        """Appends to the output and sets `finish_reason` when it ends there: end token, stop string or length."""
+        """Appends to the output. At an end token, stop string or max_new_tokens, cuts it and sets `finish_reason`."""
         start = len(self.output)
         self.output += tokens
         self.logprobs += logprobs
@@ -142,7 +144,7 @@ class DecodeState(ABC):
                 return index + 1
         return None
 
-    def _thinking_over(self) -> bool:
-        """A thinking budget is set and the output holds no end-of-thinking token yet."""
+    def _still_thinking(self) -> bool:
+        """True if a thinking budget is set and the output holds no end-of-thinking token yet."""
         end = self.params.end_think_token_id
         return self.params.max_thinking_tokens is not None and end is not None and end not in self.output

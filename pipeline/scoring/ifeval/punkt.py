@@ -13,8 +13,8 @@ from typing import Any
 import nltk
 from nltk.tokenize import NLTKWordTokenizer
 from nltk.tokenize.punkt import PunktTokenizer
+from trimode.core.errors import ConfigError
 from trimode.pipeline.data.load import data_root
-from trimode.workers.protocol import ConfigError
 
 FOLDER = "nltk_punkt"
 RESOURCE = "tokenizers/punkt_tab/english/"

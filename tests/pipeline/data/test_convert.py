@@ -7,10 +7,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data import convert_choices, convert_code, convert_instructions, convert_math, load_rows
 from trimode.pipeline.data.formats import read_mmlu_tar, read_parquet
-from trimode.workers.protocol import ConfigError
 
 GPQA = {
     "Question": "\nWhich?\n",

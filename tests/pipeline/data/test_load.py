@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data import data_root, load, load_rows
-from trimode.workers.protocol import ConfigError
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 GOLDENS = SHARED / "goldens" / "nemo_skills" / "prepared_heads"

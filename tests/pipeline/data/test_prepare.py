@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data import load_rows, sources
 from trimode.pipeline.data.__main__ import main
 from trimode.pipeline.data.prepare import PUNKT_FILES, PrepareOptions, prepare
 from trimode.pipeline.data.sources import RawFile
-from trimode.workers.protocol import ConfigError
 
 
 class FileServer:

@@ -8,8 +8,9 @@ from typing import Never
 
 import pytest
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
-from trimode.pipeline.scoring import ScoringPool, multichoice, pool
-from trimode.tests.pipeline.scoring import fake_worker
+from trimode.pipeline.scoring import ScoringPool, pool
+from trimode.pipeline.scoring.answers import choice as multichoice
+from trimode.tests.fakes import scoring_worker as fake_worker
 
 MCQ = load_benchmark("demo-mcq")
 MATH = load_benchmark("demo-math")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trimode.pipeline.scoring.ifeval import CHECKS, follows, use_data_dir
 from trimode.pipeline.scoring.ifeval.punkt import NEEDS_PUNKT
-from trimode.tests.pipeline.scoring.goldens import DATA
+from trimode.tests.goldens import DATA
 
 PUNKT = DATA / "nltk_punkt"
 

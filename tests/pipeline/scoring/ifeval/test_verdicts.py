@@ -6,11 +6,11 @@ from pathlib import Path
 
 import nltk
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data.load import load_rows
 from trimode.pipeline.scoring import ifeval
-from trimode.tests.pipeline.scoring.goldens import DATA, needs_goldens, rows, value
-from trimode.workers.protocol import ConfigError
+from trimode.tests.goldens import DATA, needs_goldens, rows, value
 
 BENCHMARK = load_benchmark("ifeval")
 ROW = {

@@ -1,0 +1,71 @@
+"""The temporary folder of one balancer and the reaper that removes it, handed from launcher to server.
+
+Knows nothing of Ray or HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimode.balancer.actors import reaper
+
+_VARIABLE = "TRIMODE_BALANCER_FOLDER"
+_PARENT = Path("/tmp")  # noqa: S108 (mkdtemp makes a folder of mode 0700 with a random name)
+"""Ray puts unix sockets inside, whose paths end at 107 bytes: a long TMPDIR would not do."""
+_PREFIX = "trimode-balancer-"
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateFolder:
+    """Current folder of every process of one balancer; gone once the process that holds `reaper_fd` is."""
+
+    path: Path
+    reaper_pid: int
+    reaper_fd: int
+    """Write end of the reaper's standard input. Nothing is written; its closing is the sign."""
+
+    @classmethod
+    def create(cls) -> PrivateFolder:
+        """Makes the folder and starts its reaper. The descriptor survives one `exec` of this process."""
+        reaper.sweep(_PARENT, _PREFIX)
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PARENT)).resolve()
+        reading, writing = os.pipe()
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(Path(reaper.__file__).resolve()), str(path)],
+            stdin=reading,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        os.close(reading)
+        os.set_inheritable(writing, True)
+        return cls(path, process.pid, writing)
+
+    def environment(self) -> dict[str, str]:
+        """What `from_environment` needs after the exec."""
+        return {_VARIABLE: f"{self.reaper_pid}:{self.reaper_fd}:{self.path}"}
+
+    @classmethod
+    def from_environment(cls) -> PrivateFolder:
+        """The folder that the launcher made; its children no longer inherit the descriptor."""
+        pid, fd, path = os.environ.pop(_VARIABLE).split(":", 2)
+        os.set_inheritable(int(fd), False)
+        return cls(Path(path), int(pid), int(fd))
+
+    def write_token(self) -> Path:
+        """A fresh secret that only this user can read."""
+        token = self.path / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32), encoding="ascii")
+        return token
+
+    def remove(self) -> None:
+        """Ends every process that is left in the folder and removes it; returns when that is done."""
+        os.chdir("/")  # else the reaper would take this process for one that was left behind
+        os.close(self.reaper_fd)
+        os.waitpid(self.reaper_pid, 0)

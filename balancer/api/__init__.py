@@ -1,0 +1,1 @@
+"""The HTTP side of the balancer: routes, request fields, OpenAI-shaped replies."""

@@ -1,0 +1,44 @@
+"""Shares of the visible GPUs and of the CPU cores that each worker gets.
+
+Knows no torch: it must answer before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+from trimode.balancer.settings import BalancerSettings
+from trimode.core.devices import visible_gpus
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How many workers, and what each of them is told."""
+
+    num_workers: int
+    gpus_per_worker: int
+    """1 on a GPU machine, 0 on CPU."""
+    worker: WorkerSettings
+
+
+def place_workers(settings: BalancerSettings) -> Placement:
+    """One worker per device; ConfigError when `--device cuda` sees no GPU or fewer than workers."""
+    device = settings.worker.device
+    num_gpus = 0 if device == "cpu" else visible_gpus()
+    if device == "auto":
+        device = "cuda" if num_gpus else "cpu"
+    if device == "cuda":
+        if not num_gpus:
+            raise ConfigError("--device: got cuda, but this process sees no GPU; valid here: cpu")
+        num_workers = settings.num_workers or num_gpus
+        if num_workers > num_gpus:
+            raise ConfigError(f"--num-workers: got {num_workers}; valid: at most {num_gpus}, one per visible GPU")
+    else:
+        num_workers = settings.num_workers or 1
+    threads = settings.worker.num_threads or max(1, len(os.sched_getaffinity(0)) // num_workers)
+    worker = dataclasses.replace(settings.worker, device=device, num_threads=threads)
+    return Placement(num_workers, int(device == "cuda"), worker)

@@ -1,0 +1,41 @@
+"""How many GPUs this process may use: one answer for the job and the balancer.
+
+Asks the operating system only, so it works without torch. It does not check that a GPU really computes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path("/")
+"""Where `proc` and `dev` are looked for."""
+DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
+NO_GPU = ("", "-1", "NoDevFiles")
+"""Entries of CUDA_VISIBLE_DEVICES that name no GPU; Slurm writes the last one for a job without GPUs."""
+
+
+def visible_gpus(environment: Mapping[str, str] | None = None, root: Path | None = None) -> int:
+    """Returns the number of GPUs this process may use; the environment is this process's own when None.
+
+    Without a GPU on the machine it is 0, whatever CUDA_VISIBLE_DEVICES says. Otherwise it is the number of entries of
+    that variable, or all GPUs present where it is not set. Entries may outnumber the GPUs: parts of a GPU (MIG) are
+    named one by one.
+    """
+    present = _present_gpus(root or ROOT)
+    chosen = (os.environ if environment is None else environment).get(DEVICES_VARIABLE)
+    if present == 0 or chosen is None:
+        return present
+    return len([entry for entry in chosen.split(",") if entry.strip() not in NO_GPU])
+
+
+def _present_gpus(root: Path) -> int:
+    """Returns the GPUs that the driver lists, or that have a device file; the smaller number where both are there.
+
+    A container may see the driver's whole list and the device files of its own GPUs only. Device files may be missing
+    until the first use, and the list where a sandbox hides it. WSL has one file for whatever there is: it counts as 1.
+    """
+    listed = len(list((root / "proc/driver/nvidia/gpus").glob("*")))
+    files = len([path for path in (root / "dev").glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()])
+    return min(filter(None, (listed, files)), default=int((root / "dev/dxg").exists()))

@@ -1,0 +1,1 @@
+"""How a CPU kernel is written and compiled with LLVM; no operator."""

@@ -1,0 +1,133 @@
+"""Machine code for the CPU at hand: LLVM IR built in Python, compiled in this process, run on torch's own threads.
+
+Triton has no CPU target; llvmlite brings LLVM itself, so no compiler is needed where it runs. Knows nothing of what is
+computed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from trimode.kernels.llvm.emitter import Emitter, Value
+
+try:
+    from llvmlite import binding, ir
+except ImportError:  # then these kernels are not offered, see `num_lanes`
+    binding = ir = None
+
+DTYPES = (torch.bfloat16, torch.float32)
+"""What the kernels load and store; they compute in float32."""
+
+
+@functools.cache
+def num_lanes() -> int:
+    """Float32 lanes of this CPU's vectors: 16 or 8; 0 where these kernels cannot run."""
+    if binding is None or _gomp_parallel() is None:
+        return 0
+    features = binding.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 16
+    return 8 if features.get("avx2") and features.get("fma") else 0
+
+
+def runs_here(*tensors: torch.Tensor) -> bool:
+    """Whether the kernels run on this machine and take these tensors: all on the CPU and of one of DTYPES."""
+    dtype = tensors[0].dtype
+    if dtype not in DTYPES or not num_lanes():
+        return False
+    for tensor in tensors:  # noqa: SIM110 -- runs before every kernel: a generator takes twice as long
+        if not tensor.is_cpu or tensor.dtype != dtype:
+            return False
+    return True
+
+
+@functools.cache
+def _gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
+    """The entry of the OpenMP library that torch has loaded: one pool of threads for both."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return None
+    lines = (line.split(maxsplit=5) for line in maps.read_text(encoding="utf-8", errors="replace").splitlines())
+    found = {parts[5] for parts in lines if len(parts) == 6 and re.search(r"/lib(gomp|iomp5|omp)\b[^/]*$", parts[5])}
+    for path in sorted(found, key=lambda path: ("torch" not in path, path)):  # another package may bring one too
+        try:
+            entry = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+        except OSError:  # replaced on disk since it was loaded
+            continue
+        if entry is not None:
+            entry.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            entry.restype = None
+            return entry
+    return None
+
+
+_PORTIONS = 8
+"""Into how many a thread's part of small items is cut."""
+
+
+class ParallelKernel:
+    """A function over work items 0 .. n - 1, which threads take as they go, so that a slowed thread takes fewer."""
+
+    def __init__(
+        self, lanes: int, num_args: int, emit: Callable[..., Callable[[Value], None]], *, small: bool = False
+    ) -> None:
+        """Compiles at once.
+
+        Args:
+            lanes: of a vector.
+            num_args: what a call passes beside the number of items; all are i64, addresses too.
+            emit: `emit(emitter, *args)` writes what comes before the items and returns the writer of one item.
+            small: an item costs no more than taking one does; then threads take many at a time.
+        """
+        self._small = small
+        module = ir.Module("trimode")
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()]), "work")
+        e = Emitter(function.append_basic_block("entry"), lanes)
+        shared = function.args[0]
+        places = range(1, num_args + 3)
+        limit, at_once, *args = (e.b.load(e.at(shared, place, 8), typ=e.i64, align=8) for place in places)
+        emit_item = emit(e, *args)
+        head, body, end = (function.append_basic_block(name) for name in ("next", "item", "end"))
+        e.b.branch(head)
+        e.b.position_at_end(head)
+        first = e.b.atomic_rmw("add", shared, at_once, "monotonic")
+        e.b.cbranch(e.less(first, limit), body, end)
+        e.b.position_at_end(body)
+        e.loop(e.smaller(e.b.sub(limit, first), at_once), lambda number: emit_item(e.sum(first, number)))
+        e.b.branch(head)
+        e.b.position_at_end(end)
+        e.b.ret_void()
+        self._engine = _compile(str(module))
+        self._address = self._engine.get_function_address("work")
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
+        self._shared = ctypes.c_int64 * (num_args + 3)
+
+    def __call__(self, num_items: int, *args: int) -> None:
+        """Runs all items; returns when the last is done. The caller answers for the addresses."""
+        threads = min(torch.get_num_threads(), num_items)
+        at_once = max(1, num_items // (threads * _PORTIONS)) if self._small and threads else 1
+        shared = self._shared(0, num_items, at_once, *args)
+        if threads <= 1:
+            self._alone(shared)
+        else:
+            _gomp_parallel()(self._address, shared, threads, 0)
+
+
+def _compile(source: str) -> Any:  # noqa: ANN401 -- an llvmlite engine
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    module = binding.parse_assembly(source)
+    module.verify()
+    # Vectors of 512 bits are what these kernels are about; compilers shun them by default.
+    features = binding.get_host_cpu_features().flatten() + ",-prefer-256-bit"
+    target = binding.Target.from_default_triple()
+    machine = target.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=3, jit=True)
+    engine = binding.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return engine

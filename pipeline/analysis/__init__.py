@@ -1,0 +1,1 @@
+"""Numbers over runs: reading, intervals, pairing, gates. No output format."""

@@ -1,0 +1,95 @@
+"""Whether the rows of one table may be compared: what differs between runs besides the mode itself.
+
+Knows no figures; it reads manifests and which problems and seeds have answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from trimode.pipeline.analysis.runs import Run
+from trimode.pipeline.scoring.metrics import Row
+
+DECODE_FIELDS = ("temperature", "top_p", "max_new_tokens", "enable_thinking", "max_thinking_tokens", "eos_early_stop")
+"""Decoding settings that should be alike in every mode."""
+
+MODE_FIELDS = ("block_length", "threshold")
+"""Decoding settings that belong to a mode: compared only between runs of the same one."""
+
+_MISSING = "not recorded"
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """One line per fact that is not the same in all `runs`, with the runs of each value; [] when all agree."""
+    values: dict[str, dict[str, list[str]]] = {}
+    names = run_names(runs)
+    for name, run in zip(names, runs, strict=True):
+        for fact, value in facts(run):
+            holders = values.setdefault(fact, {}).setdefault(value, [])
+            if name not in holders:
+                holders.append(name)
+    return [
+        f"{fact} differs: " + "; ".join(f"{value} in {', '.join(holders)}" for value, holders in by_value.items())
+        for fact, by_value in values.items()
+        if len(by_value) > 1
+    ]
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """A name for each run: its label, with the folder name where several runs share the label."""
+    labels = [run.label for run in runs]
+    return [
+        run.label if labels.count(run.label) == 1 else f"{run.label} ({run.path.name}, {run.path.parents[1].name})"
+        for run in runs
+    ]
+
+
+def facts(run: Run) -> Iterator[tuple[str, str]]:
+    """(name, value) of all that should agree between the rows of a table; facts of one benchmark carry its name."""
+    manifest = run.manifest
+    if manifest:
+        yield "weights sha256", _short(manifest.get("weights_sha256"))
+    if manifest and run.lora:
+        yield "adapter sha256", _short(manifest.get("lora_sha256"))
+    for name, task in run.tasks.items():
+        if not task.rows:
+            continue
+        if manifest:
+            yield f"prompts sha256 of {name}", _short(manifest.get("prompts", {}).get(name))
+            yield f"data sha256 of {name}", _short((manifest.get("data", {}).get(name) or {}).get("sha256"))
+        yield f"seeds of {name}", ",".join(map(str, task.seeds))
+        if task.finished:
+            yield f"number of problems of {name}", str(len(task.sample_ids))
+    yield from _job_facts(run)
+
+
+def _job_facts(run: Run) -> Iterator[tuple[str, str]]:
+    """Settings and versions of what ran in the folder."""
+    jobs = run.manifest.get("jobs", {})
+    for job in jobs.values() if isinstance(jobs, dict) else ():
+        config = job.get("config") or {}
+        decode = config.get("decode") or {}
+        for field in DECODE_FIELDS:
+            if field in decode:
+                yield field, str(decode[field])
+        for field in MODE_FIELDS:
+            if field in decode:
+                yield f"{field} of {run.label}", str(decode[field])
+        if "client" in config:
+            yield "client", str(config["client"].get("kind"))
+        yield "dtype", str(job.get("dtype") or (config.get("model") or {}).get("dtype") or _MISSING)
+        yield "git commit", _short(job.get("git_commit"))
+        yield from _versions(job)
+
+
+def _versions(job: Row) -> Iterator[tuple[str, str]]:
+    """Versions on the job's side and on the worker's side."""
+    for package, version in sorted((job.get("versions") or {}).items()):
+        yield f"version of {package}", str(version)
+    for package, version in sorted((job.get("worker_versions") or {}).items()):
+        yield f"version of {package} in the workers", str(version)
+
+
+def _short(value: object) -> str:
+    """A hash, long enough to tell two apart."""
+    return str(value)[:12] if value else _MISSING

@@ -1,0 +1,63 @@
+"""Gates such as `linear_spec >= ar - 1.0`: parsed once, judged on a paired difference with its interval.
+
+Knows no runs and no files.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from trimode.core.errors import ConfigError
+from trimode.pipeline.analysis.statistics import Interval
+
+_GATE = re.compile(
+    r"\s*(?P<left>[A-Za-z_][\w+]*)\s*>=\s*(?P<right>[A-Za-z_][\w+]*)\s*(?:(?P<sign>[+-])\s*(?P<points>\d+(?:\.\d+)?)\s*)?"
+)
+
+
+class Verdict(StrEnum):
+    """What the data say about a gate."""
+
+    PASS = "PASS"  # noqa: S105 - a verdict, not a password
+    """The whole 95 % interval satisfies it."""
+    REGRESS = "REGRESS"
+    """The whole 95 % interval violates it."""
+    INCONCLUSIVE = "INCONCLUSIVE"
+    """The interval holds both; more problems are needed."""
+
+
+EXIT_STATUS = {Verdict.PASS: 0, Verdict.REGRESS: 1, Verdict.INCONCLUSIVE: 3}
+"""For CI; 2 stays the user's error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """accuracy(left) >= accuracy(right) + margin, in percent points."""
+
+    left: str
+    right: str
+    margin: float
+    """Negative where `left` may be worse."""
+
+
+def parse_gate(text: str) -> Gate:
+    """The gate in `text`. Raises ConfigError with the form."""
+    match = _GATE.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"a gate reads 'NAME >= NAME - POINTS', e.g. 'linear_spec >= ar - 1.0'; got {text!r}")
+    margin = float(match["points"] or 0) * (-1 if match["sign"] == "-" else 1)
+    return Gate(match["left"], match["right"], margin)
+
+
+def judge(difference: Interval, margin: float) -> Verdict:
+    """The verdict on `left - right >= margin`, from the 95 % interval of left minus right in percent points."""
+    if difference.low >= margin:
+        return Verdict.PASS
+    return Verdict.REGRESS if difference.high < margin else Verdict.INCONCLUSIVE
+
+
+def overall(pooled: Verdict, parts: list[Verdict]) -> Verdict:
+    """REGRESS when the pool or any benchmark regresses; else what the pool says."""
+    return Verdict.REGRESS if Verdict.REGRESS in parts else pooled

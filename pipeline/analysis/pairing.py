@@ -1,0 +1,177 @@
+"""Two runs problem by problem: flips, the difference with its interval, and whether the answers are the same text.
+
+Knows no files, no modes and no output format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from trimode.pipeline.analysis.runs import Key, TaskResult
+from trimode.pipeline.analysis.statistics import (
+    Floats,
+    Interval,
+    McNemar,
+    detectable_difference,
+    difference_interval,
+    mcnemar,
+)
+from trimode.pipeline.scoring.verdicts import expected, is_right, predicted, row_points
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """One problem (and seed) that only one side solved."""
+
+    benchmark: str
+    sample_id: int
+    seed: int
+    winner: str
+    """`a` or `b`."""
+    expected: str
+    answer_a: str
+    answer_b: str
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where two answers to the same problem stop being the same text."""
+
+    benchmark: str
+    sample_id: int
+    seed: int
+    position: int
+    """Characters both share from the start."""
+    text_a: str
+    """What A goes on with, at most 40 characters."""
+    text_b: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """A and B on the problems both have answered; accuracies and differences in percent points, A minus B."""
+
+    benchmark: str
+    """`all` for several benchmarks pooled."""
+    num_problems: int
+    num_only_a: int
+    """Problems left out because B has not answered them."""
+    num_only_b: int
+    accuracy_a: float
+    accuracy_b: float
+    difference: float
+    interval: Interval
+    mcnemar: McNemar | None
+    """None with several seeds, where verdicts of one problem are not independent."""
+    detectable: float | None
+    """Smallest true difference this comparison finds with 80 % power."""
+    flips: tuple[Flip, ...]
+    num_answers: int
+    num_identical: int
+    """Answers that are the same text on both sides."""
+    divergences: tuple[Divergence, ...]
+    differences: Floats
+    """Per problem, in [-1, 1]; what pooling adds up."""
+
+
+def pair(a: TaskResult, b: TaskResult) -> Pairing | None:
+    """A against B on one benchmark; None when no problem and seed is in both.
+
+    A row's score is its points over its possible points, averaged over the columns of the metric, so an instruction
+    metric is weighted by prompt here.
+    """
+    common = sorted(a.rows.keys() & b.rows.keys())
+    if not common:
+        return None
+    score_a, score_b = ({key: _score(task, key) for key in common} for task in (a, b))
+    ids = sorted({sample_id for sample_id, _ in common})
+    by_id: dict[int, list[float]] = {i: [] for i in ids}
+    for key in common:
+        by_id[key[0]].append(score_a[key] - score_b[key])
+    differences = np.array([float(np.mean(by_id[i])) for i in ids])
+    right = [(is_right(a.benchmark, a.rows[key]), is_right(b.benchmark, b.rows[key])) for key in common]
+    divergences = [found for key in common if (found := _divergence(a, b, key)) is not None]
+    several_seeds = len(common) > len(ids)
+    return Pairing(
+        benchmark=a.benchmark.name,
+        num_problems=len(ids),
+        num_only_a=len(set(a.sample_ids) - set(ids)),
+        num_only_b=len(set(b.sample_ids) - set(ids)),
+        accuracy_a=100 * float(np.mean(list(score_a.values()))),
+        accuracy_b=100 * float(np.mean(list(score_b.values()))),
+        difference=100 * float(differences.mean()),
+        interval=_percent(difference_interval(differences)),
+        mcnemar=None if several_seeds else mcnemar([x for x, _ in right], [y for _, y in right]),
+        detectable=_points(detectable_difference(differences)),
+        flips=tuple(_flip(a, b, key, x) for key, (x, y) in zip(common, right, strict=True) if x != y),
+        num_answers=len(common),
+        num_identical=len(common) - len(divergences),
+        divergences=tuple(divergences),
+        differences=differences,
+    )
+
+
+def pool(pairings: list[Pairing]) -> Pairing:
+    """All problems of several benchmarks as one comparison."""
+    differences = np.concatenate([p.differences for p in pairings])
+    tests = [p.mcnemar for p in pairings]
+    a = sum(test.only_a for test in tests if test)
+    b = sum(test.only_b for test in tests if test)
+    answers = sum(p.num_answers for p in pairings)
+    return Pairing(
+        benchmark="all",
+        num_problems=len(differences),
+        num_only_a=sum(p.num_only_a for p in pairings),
+        num_only_b=sum(p.num_only_b for p in pairings),
+        accuracy_a=sum(p.accuracy_a * p.num_problems for p in pairings) / len(differences),
+        accuracy_b=sum(p.accuracy_b * p.num_problems for p in pairings) / len(differences),
+        difference=100 * float(differences.mean()),
+        interval=_percent(difference_interval(differences)),
+        mcnemar=None if None in tests else mcnemar([True] * a + [False] * b, [False] * a + [True] * b),
+        detectable=_points(detectable_difference(differences)),
+        flips=tuple(flip for p in pairings for flip in p.flips),
+        num_answers=answers,
+        num_identical=sum(p.num_identical for p in pairings),
+        divergences=tuple(d for p in pairings for d in p.divergences),
+        differences=differences,
+    )
+
+
+def common_prefix(a: str, b: str) -> int:
+    """Characters two texts share from the start."""
+    for position, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return position
+    return min(len(a), len(b))
+
+
+def _score(task: TaskResult, key: Key) -> float:
+    """One row in [0, 1]."""
+    points = row_points(task.benchmark, task.rows[key])
+    return float(np.mean([s / p if p else 0.0 for s, p in zip(points.scored, points.possible, strict=True)]))
+
+
+def _flip(a: TaskResult, b: TaskResult, key: Key, a_is_right: bool) -> Flip:
+    row_a, row_b = a.rows[key], b.rows[key]
+    winner = "a" if a_is_right else "b"
+    return Flip(a.benchmark.name, *key, winner, expected(row_a), predicted(row_a), predicted(row_b))
+
+
+def _divergence(a: TaskResult, b: TaskResult, key: Key) -> Divergence | None:
+    """None when both answers are the same text of the same length in tokens."""
+    field = a.benchmark.generation_key
+    text_a, text_b = str(a.rows[key].get(field) or ""), str(b.rows[key].get(field) or "")
+    tokens = [task.rows[key].get("num_generated_tokens") for task in (a, b)]
+    if text_a == text_b and tokens[0] == tokens[1]:
+        return None
+    at = common_prefix(text_a, text_b)
+    return Divergence(a.benchmark.name, *key, at, text_a[at : at + 40], text_b[at : at + 40])
+
+
+def _percent(interval: Interval) -> Interval:
+    return Interval(100 * interval.low, 100 * interval.high)
+
+
+def _points(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction

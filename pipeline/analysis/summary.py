@@ -1,0 +1,198 @@
+"""One row of figures per run and benchmark: accuracy with its interval, tokens, forwards, speed, acceptance.
+
+Knows no output format and no files; it reads what `results` has read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from trimode.pipeline.analysis.runs import Run, TaskResult
+from trimode.pipeline.analysis.statistics import Floats, Interval, ratio, ratio_interval, score_interval, standard_error
+from trimode.pipeline.run_folder.nfe import NfeRecord, summarize
+from trimode.pipeline.scoring.verdicts import row_points
+
+JSON_FIELDS = (
+    "mode",
+    "lora",
+    "benchmark",
+    "num_entries",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "avg_tokens",
+    "average_nfe",
+    "tpf",
+    "tpf_total",
+    "tokens_per_second",
+    "acceptance_length",
+)
+"""The machine-readable row, in this order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRow:
+    """Figures of one benchmark in one run. Accuracies in percent; None where a figure does not apply."""
+
+    mode: str
+    lora: bool
+    benchmark: str
+    num_entries: int
+    """Problems with at least one scored answer."""
+    accuracy: float | None
+    """The benchmark's metric: pass@1, or pass@1 averaged over the seeds."""
+    accuracy_low: float | None
+    accuracy_high: float | None
+    avg_tokens: float | None
+    """Generated tokens per answer."""
+    average_nfe: float | None
+    tpf: float | None
+    """Sum of tokens / sum of nfe."""
+    tpf_total: float | None
+    """Sum of tokens / sum of forwards of every kind."""
+    tokens_per_second: float | None
+    """Per request stream, without its wait in the queue."""
+    acceptance_length: float | None
+    """Mean tokens committed per verify; linear_spec only."""
+    label: str
+    """Mode with `+lora` where it applies."""
+    run_path: Path
+    seeds: int
+    std_err: float | None
+    """Standard error of the accuracy over seeds, in points; None with one seed."""
+    tpf_interval: Interval | None = None
+    speed_interval: Interval | None = None
+    done: int = 0
+    """Scored answers so far."""
+    total: int | None = None
+    """Scored answers when finished."""
+    finished: bool = True
+    failed: int = 0
+    """Requests that got no answer."""
+
+    def to_json(self) -> dict[str, object]:
+        """The fields named in JSON_FIELDS."""
+        return {name: getattr(self, name) for name in JSON_FIELDS}
+
+
+def problem_points(task: TaskResult) -> tuple[list[int], Floats, Floats]:
+    """Sample ids with their scored and possible points, summed over seeds; both [problems, columns of the metric]."""
+    scored: dict[int, Floats] = {}
+    possible: dict[int, Floats] = {}
+    for (sample_id, _), row in task.rows.items():
+        points = row_points(task.benchmark, row)
+        scored[sample_id] = scored.get(sample_id, 0.0) + np.array(points.scored)
+        possible[sample_id] = possible.get(sample_id, 0.0) + np.array(points.possible)
+    ids = sorted(scored)
+    return ids, np.array([scored[i] for i in ids]), np.array([possible[i] for i in ids])
+
+
+def seed_accuracies(task: TaskResult) -> list[float]:
+    """Accuracy of each seed, in percent."""
+    by_seed: dict[int, list[tuple[Floats, Floats]]] = defaultdict(list)
+    for (_, seed), row in task.rows.items():
+        points = row_points(task.benchmark, row)
+        by_seed[seed].append((np.array(points.scored), np.array(points.possible)))
+    return [
+        100 * ratio(np.array([s for s, _ in rows]), np.array([p for _, p in rows]))
+        for _, rows in sorted(by_seed.items())
+    ]
+
+
+def stated_accuracy(task: TaskResult) -> float | None:
+    """The metric as metrics.json states it, in percent; None when it is not there."""
+    if task.metrics is None:
+        return None
+    k = len(task.seeds)
+    aggregate = task.metrics.get("pass@1" if k <= 1 else f"pass@1[avg-of-{k}]") or {}
+    value = aggregate.get(task.benchmark.metric)
+    return None if value is None else float(value)
+
+
+def disagreement(task: TaskResult) -> list[str]:
+    """A remark when metrics.json of a finished benchmark lacks its metric or differs from what its rows say."""
+    if not task.finished:
+        return []
+    stated = stated_accuracy(task)
+    if stated is None:
+        return [f"metrics.json has no {task.benchmark.metric} for {len(task.seeds)} seeds; computed from the rows"]
+    _, scored, possible = problem_points(task)
+    counted = 100 * ratio(scored, possible)
+    return [f"metrics.json says {stated:.2f} %, its rows {counted:.2f} %"] if abs(stated - counted) > 0.01 else []
+
+
+def summarize_task(run: Run, task: TaskResult, intervals: bool = True) -> ReportRow:
+    """The row of one benchmark of one run; `intervals=False` leaves out the bootstraps of TPF and speed."""
+    ids, scored, possible = problem_points(task)
+    accuracy, bounds = None, None
+    if ids:
+        stated = stated_accuracy(task) if task.finished else None
+        accuracy = 100 * ratio(scored, possible) if stated is None else stated
+        bounds = score_interval(scored, possible)
+    records = list(task.records.values())
+    figures = summarize(records)
+    tokens = [int(str(row.get("num_generated_tokens") or 0)) for row in task.rows.values()]
+    accepted = [length for record in records for length in record.acceptance_lengths]
+    per_seed = seed_accuracies(task)
+    return ReportRow(
+        mode=run.mode.value,
+        lora=run.lora,
+        benchmark=task.benchmark.name,
+        num_entries=len(ids),
+        accuracy=_rounded(accuracy),
+        accuracy_low=_rounded(None if bounds is None else 100 * bounds.low),
+        accuracy_high=_rounded(None if bounds is None else 100 * bounds.high),
+        avg_tokens=_rounded(float(np.mean(tokens)) if tokens else None),
+        average_nfe=figures["average_nfe"],
+        tpf=figures["tpf"],
+        tpf_total=figures["tpf_total"],
+        tokens_per_second=figures["tokens_per_second"],
+        acceptance_length=_rounded(float(np.mean(accepted)) if accepted else None),
+        label=run.label,
+        run_path=run.path,
+        seeds=len(task.seeds),
+        std_err=standard_error(per_seed),
+        tpf_interval=tpf_interval(records) if intervals else None,
+        speed_interval=speed_interval(records) if intervals else None,
+        done=len(task.rows),
+        total=task.num_expected,
+        finished=task.finished,
+        failed=len(task.failed_keys),
+    )
+
+
+def summarize_runs(runs: list[Run], intervals: bool = True) -> list[ReportRow]:
+    """All rows of a sweep: by benchmark, then in the order of `runs`."""
+    rows = [summarize_task(run, task, intervals) for run in runs for task in run.tasks.values() if task.rows]
+    return sorted(rows, key=lambda row: row.benchmark)
+
+
+def tpf_interval(records: list[NfeRecord]) -> Interval | None:
+    """Bootstrap interval of TPF over problems."""
+    return _record_interval(
+        [(r.sample_id, float(r.completion_tokens), float(r.nfe)) for r in records if r.error is None]
+    )
+
+
+def speed_interval(records: list[NfeRecord]) -> Interval | None:
+    """Bootstrap interval of tokens per second over problems."""
+    return _record_interval(
+        [(r.sample_id, float(r.completion_tokens), r.total_s - r.queue_s) for r in records if r.error is None]
+    )
+
+
+def _record_interval(triples: list[tuple[int, float, float]]) -> Interval | None:
+    """Interval of sum(second) / sum(third), clustered by the first."""
+    sums: dict[int, tuple[float, float]] = {}
+    for sample_id, numerator, denominator in triples:
+        earlier = sums.get(sample_id, (0.0, 0.0))
+        sums[sample_id] = (earlier[0] + numerator, earlier[1] + denominator)
+    pairs = np.array(list(sums.values()), dtype=np.float64).reshape(-1, 2)
+    return ratio_interval(pairs[:, 0], pairs[:, 1]) if pairs[:, 1].sum() > 0 else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

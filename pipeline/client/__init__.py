@@ -1,0 +1,1 @@
+"""Sends the samples of a job to the model and stores scored rows."""

@@ -1,0 +1,216 @@
+"""Asks the balancer: one user message in, one answer with its ledger out, over HTTP with bounded retries.
+
+Sends exactly the body of NeMo-Skills' vllm client plus flat fields for the mode. An answer is never lost silently: what
+could not be had comes back as an Answer with `error`. Knows nothing of benchmarks' files, scoring or the run folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+import httpx
+from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
+from trimode.pipeline.run_folder.rows import INFRASTRUCTURE
+from trimode.pipeline.spec import ClientSpec, DecodeSpec
+
+RETRIED_STATUSES = frozenset({408, 425, 429})
+"""Besides every 5xx."""
+CONNECTIONS_PER_POOL = 32
+"""httpx looks at every connection of a pool for every request, so many small pools cost much less than a large one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how soon a failed attempt is repeated: exponential back-off with full jitter."""
+
+    attempts: int = 8
+    timeouts: int = 2
+    """Attempts of which each ran into the request timeout."""
+    first_delay_s: float = 0.5
+    longest_delay_s: float = 30.0
+
+    def delay_s(self, failures: int) -> float:
+        """Seconds to wait after the given number of failed attempts (>= 1)."""
+        ceiling = min(self.longest_delay_s, self.first_delay_s * 2.0 ** (failures - 1))
+        return ceiling * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
+
+
+def request_body(decode: DecodeSpec, model: str, prompt: str, seed: int) -> dict[str, object]:
+    """The JSON body of one sample, NeMo-Skills' fields first and in its order, ours after them."""
+    body: dict[str, object] = {
+        "messages": [{"role": "user", "content": prompt}],
+        "model": model,
+        "frequency_penalty": 0.0,
+        "logprobs": False,
+        "max_tokens": decode.max_new_tokens,
+        "n": 1,
+        "presence_penalty": 0.0,
+        "seed": seed,
+        "temperature": decode.temperature,
+        "top_p": decode.top_p,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "spaces_between_special_tokens": False,
+        "chat_template_kwargs": {"enable_thinking": decode.enable_thinking},
+    }
+    return body | mode_fields(decode)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What one attempt brought."""
+
+    answer: Answer
+    wait_s: float = 0.0
+    """Seconds the server asks to wait before the next."""
+    timed_out: bool = False
+    hopeless: bool = False
+    """The server says that asking again now cannot help: the request has brought down more than one worker."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether there is nothing to try again: an answer, a refusal, or a server that says so."""
+        return self.hopeless or self.answer.error_kind != INFRASTRUCTURE
+
+
+class ChatClient:
+    """One HTTP client for a whole job, used as an async context manager; `ask` may run many times at once."""
+
+    def __init__(
+        self, url: str, model: str, decode: DecodeSpec, client: ClientSpec, retry: RetryPolicy | None = None
+    ) -> None:
+        self._endpoint = f"{url.rstrip('/')}/v1/chat/completions"
+        self._model = model
+        self._decode = decode
+        self._retry = retry or RetryPolicy()
+        limits = httpx.Limits(max_connections=CONNECTIONS_PER_POOL, max_keepalive_connections=CONNECTIONS_PER_POOL)
+        self._pools = [
+            httpx.AsyncClient(
+                timeout=httpx.Timeout(client.request_timeout_s, connect=30.0, pool=None),
+                limits=limits,
+                headers={"Authorization": "Bearer EMPTY"},
+                trust_env=False,
+            )
+            for _ in range(0, client.max_concurrent_requests, CONNECTIONS_PER_POOL)
+        ]
+        self._free = [pool for pool in self._pools for _ in range(CONNECTIONS_PER_POOL)]
+
+    async def __aenter__(self) -> ChatClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pool in self._pools:
+            await pool.aclose()
+
+    async def ask(self, name: str, prompt: str, seed: int) -> Answer:
+        """Sends one prompt until there is an answer, a refusal (4xx) or no attempt left.
+
+        `name` stands in for a missing reply id.
+        """
+        content = json.dumps(request_body(self._decode, self._model, prompt, seed)).encode()
+        failures = 0
+        timeouts = 0
+        while True:
+            attempt = await self._attempt(name, content, time.time())
+            if attempt.is_last:
+                return attempt.answer
+            failures += 1
+            timeouts += attempt.timed_out
+            if failures >= self._retry.attempts or timeouts >= self._retry.timeouts:
+                return attempt.answer
+            await asyncio.sleep(max(attempt.wait_s, self._retry.delay_s(failures)))
+
+    async def _attempt(self, name: str, content: bytes, started: float) -> _Attempt:
+        pool = self._free.pop() if self._free else self._pools[0]
+        try:
+            response = await pool.post(self._endpoint, content=content, headers={"Content-Type": "application/json"})
+        except httpx.ReadTimeout:
+            failure = _failure(name, started, "no answer within the request timeout", INFRASTRUCTURE)
+            return _Attempt(failure, timed_out=True)
+        except httpx.TransportError as error:
+            return _Attempt(_failure(name, started, f"no connection ({type(error).__name__}: {error})", INFRASTRUCTURE))
+        finally:
+            self._free.append(pool)
+        if response.status_code != httpx.codes.OK:
+            kind = INFRASTRUCTURE if _is_retried(response.status_code) else REQUEST
+            failure = _failure(name, started, _error_text(response), kind)
+            hopeless = response.headers.get("x-should-retry", "").lower() == "false"
+            return _Attempt(failure, wait_s=_retry_after_s(response), hopeless=hopeless)
+        try:
+            return _Attempt(read_reply(response.json(), name, started))
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            reason = f"not a chat completion ({type(error).__name__}: {error})"
+            return _Attempt(_failure(name, started, reason, INFRASTRUCTURE))
+
+
+def read_reply(reply: dict[str, object], name: str, started: float) -> Answer:
+    """The answer in a chat completion. Raises KeyError, IndexError, TypeError or ValueError when it is none."""
+    choice = reply["choices"][0]  # type: ignore[index]
+    usage: dict[str, object] = reply.get("usage") or {}  # type: ignore[assignment]
+    details: dict[str, object] = usage.get("completion_tokens_details") or {}  # type: ignore[assignment]
+    message = choice["message"]
+    reasoning_tokens = details.get("reasoning_tokens")
+    return Answer(
+        request_id=str(reply.get("id") or name),
+        text=message.get("content") or "",
+        reasoning=message.get("reasoning_content"),
+        finish_reason=choice.get("finish_reason") or "stop",
+        prompt_tokens=_integer(usage.get("prompt_tokens")),
+        completion_tokens=_integer(usage.get("completion_tokens")),
+        reasoning_tokens=None if reasoning_tokens is None else _integer(reasoning_tokens),
+        forwards=dict(usage.get("forwards") or {}),  # type: ignore[call-overload]
+        nfe=_integer(usage.get("nfe")),
+        acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
+        queue_s=_seconds(usage.get("queue_s")),
+        first_token_s=_seconds(usage.get("first_token_s")),
+        total_s=_seconds(usage.get("total_s")),
+        started_at=started,
+        ended_at=time.time(),
+    )
+
+
+def _failure(name: str, started: float, error: str, kind: str) -> Answer:
+    ended = time.time()
+    return Answer(
+        request_id=name,
+        total_s=round(ended - started, 6),
+        started_at=started,
+        ended_at=ended,
+        error=error,
+        error_kind=kind,
+    )
+
+
+def _is_retried(status: int) -> bool:
+    return status >= httpx.codes.INTERNAL_SERVER_ERROR or status in RETRIED_STATUSES
+
+
+def _error_text(response: httpx.Response) -> str:
+    """`HTTP <status>: <message>` with the message of an OpenAI error body where there is one."""
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = response.text[:500]
+    return f"HTTP {response.status_code}: {message}"
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    try:
+        return min(120.0, max(0.0, float(response.headers.get("retry-after", "0"))))
+    except ValueError:
+        return 0.0
+
+
+def _integer(value: object) -> int:
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def _seconds(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

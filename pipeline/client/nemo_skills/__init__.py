@@ -1,0 +1,1 @@
+"""NeMo-Skills as the client: finds its installation, runs it, and exchanges files with it."""

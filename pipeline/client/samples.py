@@ -1,0 +1,271 @@
+"""Runs the benchmarks of one job: asks every unfinished sample, scores and stores it, and ends each with metrics.json.
+
+Samples of all benchmarks and seeds share one stream of requests, so a slow last answer of one benchmark does not idle
+the workers. Knows no HTTP and no processes of servers: whatever answers is handed in as `ask`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trimode.core.errors import ConfigError, WorkerError
+from trimode.pipeline.benchmarks import Benchmark, load_benchmark
+from trimode.pipeline.client.answer import Answer, Ask
+from trimode.pipeline.client.metrics_file import write_metrics
+from trimode.pipeline.console.progress import Progress
+from trimode.pipeline.data import load_rows
+from trimode.pipeline.data.prompts import user_message
+from trimode.pipeline.run_folder.ledger import Ledger
+from trimode.pipeline.run_folder.nfe import NfeRecord
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.resume import is_merged
+from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions
+from trimode.pipeline.run_folder.store import SeedStore, chunk_lock
+from trimode.pipeline.scoring import ScoringPool, finish_rows
+from trimode.pipeline.scoring.verdicts import is_right
+from trimode.pipeline.spec import JobSpec, TaskSpec
+
+MAX_FAILURES_IN_A_ROW = 32
+"""So many samples in a row (all, in a smaller job) without an answer for want of infrastructure end the job."""
+SCORING_BACKLOG = 256
+"""Answers that may wait for a scorer before no more are asked."""
+
+
+SHARED_FIELDS = {item.name for item in dataclasses.fields(NfeRecord)} & {
+    item.name for item in dataclasses.fields(Answer)
+}
+
+
+@dataclass(slots=True)
+class LoadedTask:
+    """A benchmark with its rows, as far as the job's limit reaches."""
+
+    task: TaskSpec
+    benchmark: Benchmark
+    all_rows: list[Row]
+    """The whole split, for its hash."""
+    rows_asked: int
+    finished: dict[int, set[int]] = field(default_factory=dict)
+    """Per seed, the positions that need not be asked."""
+
+    @property
+    def num_left(self) -> int:
+        """Samples still to ask, over all seeds."""
+        return sum(position not in self.finished[seed] for seed in self.task.seeds for position in self.positions)
+
+    @property
+    def positions(self) -> range:
+        """The rows this job answers."""
+        return self.task.positions(self.rows_asked)
+
+
+def load_tasks(spec: JobSpec, paths: RunPaths) -> list[LoadedTask]:
+    """The benchmarks of a job with their data and what is finished of them. Raises ConfigError when data is missing."""
+    loaded = []
+    for task in spec.tasks:
+        benchmark = load_benchmark(task.benchmark)
+        rows = load_rows(benchmark, Path(spec.data_dir) if spec.data_dir else None)
+        if not rows:
+            raise ConfigError(f"data of {task.benchmark}: no rows; needed: at least one")
+        asked = len(rows) if task.limit is None else min(task.limit, len(rows))
+        finished = {seed: finished_positions(paths, task.benchmark, seed) for seed in task.seeds}
+        loaded.append(LoadedTask(task=task, benchmark=benchmark, all_rows=rows, rows_asked=asked, finished=finished))
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    run: _TaskRun
+    seed: int
+    position: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.loaded.task.benchmark}-rs{self.seed}-{self.position}"
+
+    @property
+    def row(self) -> Row:
+        return self.run.loaded.all_rows[self.position]
+
+
+class _TaskRun:
+    """One benchmark while its samples are running: scorer, files and how many are left per seed."""
+
+    def __init__(self, loaded: LoadedTask, spec: JobSpec, paths: RunPaths) -> None:
+        self.loaded = loaded
+        self._spec = spec
+        self._paths = paths
+        task = loaded.task
+        self.stores = {seed: SeedStore(paths, task.benchmark, seed, task.chunk) for seed in task.seeds}
+        self.left = {
+            seed: sum(position not in loaded.finished[seed] for position in loaded.positions) for seed in task.seeds
+        }
+        self._pool: ScoringPool | None = None
+
+    def questions(self) -> Iterator[_Question]:
+        for seed in self.loaded.task.seeds:
+            for position in self.loaded.positions:
+                if position not in self.loaded.finished[seed]:
+                    yield _Question(self, seed, position)
+
+    async def score(self, row: Row) -> Row:
+        """The row with its verdict, from a scoring process."""
+        if self._pool is None:
+            data_dir = Path(self._spec.data_dir) if self._spec.data_dir else None
+            self._pool = ScoringPool(self.loaded.benchmark, data_dir, self._spec.client.num_scorers)
+            self._pool.__enter__()
+        return row | await asyncio.wrap_future(self._pool.submit(row))
+
+    def finish_seed(self, seed: int) -> None:
+        self.stores[seed].finish(self.loaded.rows_asked, lambda rows: finish_rows(self.loaded.benchmark, rows))
+
+    def finish(self) -> None:
+        for store in self.stores.values():
+            store.close()
+        if self._pool is not None:
+            self._pool.__exit__(None, None, None)
+            self._pool = None
+        task = self.loaded.task
+        with chunk_lock(self._paths, task.benchmark, task.chunk):
+            if task.chunk is None or is_merged(self._paths, task, self.loaded.rows_asked):
+                write_metrics(self._paths, task, self.loaded.rows_asked)
+
+    def abandon(self) -> None:
+        """Lets go of files and scorers without waiting for rows that are still being scored: nobody will read them."""
+        for store in self.stores.values():
+            store.close()
+        if self._pool is not None:
+            reason = WorkerError("the job ends early")
+            threading.Thread(target=self._pool.__exit__, args=(WorkerError, reason, None), daemon=True).start()
+            self._pool = None
+
+
+async def run_tasks(spec: JobSpec, paths: RunPaths, loaded: list[LoadedTask], ask: Ask, progress: Progress) -> None:
+    """Runs every unfinished sample of the loaded tasks to its stored, scored row; then each task's metrics.json.
+
+    Raises WorkerError when the infrastructure does not answer any more; what was stored until then stays.
+    """
+    runs = [_TaskRun(item, spec, paths) for item in loaded]
+    ledger = Ledger(spec, paths)
+    ledger.open()
+    try:
+        await _Stream(spec, ledger, ask, progress).run(runs)
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+    finally:
+        for run in runs:
+            run.abandon()
+        ledger.close()
+
+
+class _Stream:
+    """The one stream of requests: `max_concurrent_requests` senders over all questions, then scoring and storing."""
+
+    def __init__(self, spec: JobSpec, ledger: Ledger, ask: Ask, progress: Progress) -> None:
+        self._spec = spec
+        self._ledger = ledger
+        self._ask = ask
+        self._progress = progress
+        self._failures_in_a_row = 0
+        self._max_failures = MAX_FAILURES_IN_A_ROW
+        self._backlog = asyncio.Semaphore(SCORING_BACKLOG)
+
+    async def run(self, runs: list[_TaskRun]) -> None:
+        questions = (question for run in runs for question in run.questions())
+        num_left = sum(sum(run.left.values()) for run in runs)
+        num_samples = sum(len(run.loaded.positions) * len(run.left) for run in runs)
+        self._max_failures = min(MAX_FAILURES_IN_A_ROW, num_samples)
+        async with asyncio.TaskGroup() as group:
+            for run in runs:
+                for seed in run.left:
+                    if run.left[seed] == 0:
+                        group.create_task(self._finish_seed(run, seed))
+            for _ in range(min(self._spec.client.max_concurrent_requests, num_left)):
+                group.create_task(self._send(questions, group))
+
+    async def _send(self, questions: Iterator[_Question], group: asyncio.TaskGroup) -> None:
+        for question in questions:
+            prompt = user_message(question.run.loaded.benchmark, question.row)
+            answer = await self._ask(question.name, prompt, question.seed)
+            self._watch(answer)
+            await self._backlog.acquire()
+            group.create_task(self._settle(question, answer))
+
+    def _watch(self, answer: Answer) -> None:
+        if answer.error_kind != INFRASTRUCTURE:
+            self._failures_in_a_row = 0
+            return
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= self._max_failures:
+            raise WorkerError(f"the last {self._failures_in_a_row} samples got no answer; the last one: {answer.error}")
+
+    async def _settle(self, question: _Question, answer: Answer) -> None:
+        """Scores and stores one answer, and ends its seed or benchmark when it was the last."""
+        run = question.run
+        try:
+            row = await run.score(answered_row(run.loaded.benchmark, question.row, answer))
+        finally:
+            self._backlog.release()
+        record = nfe_record(self._spec, question, answer)
+        run.stores[question.seed].append(question.position, row, record)
+        self._ledger.append(record)
+        self._progress.add(run.loaded.task.benchmark, is_right(run.loaded.benchmark, row), record)
+        run.left[question.seed] -= 1
+        if run.left[question.seed] == 0:
+            await self._finish_seed(run, question.seed)
+
+    async def _finish_seed(self, run: _TaskRun, seed: int) -> None:
+        await asyncio.to_thread(self._ledger.sync)
+        await asyncio.to_thread(run.finish_seed, seed)
+        run.left.pop(seed)
+        if not run.left:
+            await asyncio.to_thread(run.finish)
+            self._progress.finish(run.loaded.task.benchmark)
+
+
+def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
+    """A row as NeMo-Skills builds it from a reply, before scoring: reply keys, then the data's fields."""
+    message: Row = {"content": answer.text, "role": "assistant", "tool_calls": None, "function_call": None}
+    row: Row = {
+        benchmark.generation_key: answer.text,
+        "num_generated_tokens": answer.completion_tokens,
+        "finish_reason": answer.finish_reason,
+        "serialized_output": [message] if answer.error is None else [],
+    }
+    if answer.reasoning is not None:
+        row["reasoning_content"] = message["reasoning_content"] = answer.reasoning
+    if answer.reasoning_tokens is not None:
+        row["num_reasoning_tokens"] = answer.reasoning_tokens
+        row["num_answer_tokens"] = answer.completion_tokens - answer.reasoning_tokens
+    if answer.error is not None:
+        row["error"] = answer.error
+        row[ERROR_KIND] = answer.error_kind
+    row["generation_start_time"] = answer.started_at
+    row["generation_end_time"] = answer.ended_at
+    row["generation_time"] = answer.ended_at - answer.started_at
+    return row | data
+
+
+def nfe_record(spec: JobSpec, question: _Question, answer: Answer) -> NfeRecord:
+    """The ledger line of one answer."""
+    return NfeRecord(
+        benchmark=question.run.loaded.task.benchmark,
+        sample_id=question.position,
+        seed=question.seed,
+        mode=spec.decode.mode.value,
+        lora=spec.decode.lora,
+        **{name: getattr(answer, name) for name in SHARED_FIELDS},
+    )
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first plain error inside a group of groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,1 @@
+"""The compare command: two modes or two sweeps, sample by sample."""

@@ -1,0 +1,72 @@
+"""Picks the two sides of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import Mode
+from trimode.pipeline.analysis.gate import Gate
+from trimode.pipeline.analysis.runs import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Two runs to compare, with the names a gate may call them by."""
+
+    a: Run
+    b: Run
+    name_a: str
+    name_b: str
+    from_two_folders: bool
+
+
+def select_sides(
+    sweep_a: list[Run], sweep_b: list[Run] | None, modes: Sequence[str] | None, gate: Gate | None
+) -> list[Sides]:
+    """Which runs stand against each other. Raises ConfigError when a name fits no run or several, or nothing pairs."""
+    if modes is None and gate is not None and {gate.left, gate.right} != {"a", "b"}:
+        modes = (gate.left, gate.right)
+    if sweep_b is not None:
+        return _select_across(sweep_a, sweep_b, modes)
+    if modes is not None:
+        return [Sides(find_run(sweep_a, modes[0]), find_run(sweep_a, modes[1]), modes[0], modes[1], False)]
+    reference = find_run(sweep_a, Mode.AR.value)
+    others = [run for run in sweep_a if run is not reference]
+    if not others:
+        raise ConfigError("nothing to compare: the folder holds one run; give a second folder")
+    return [Sides(run, reference, run.label, reference.label, False) for run in others]
+
+
+def _select_across(sweep_a: list[Run], sweep_b: list[Run], modes: Sequence[str] | None) -> list[Sides]:
+    """Pairs between two folders."""
+    if modes is not None and modes[0] != modes[1]:
+        return [Sides(find_run(sweep_a, modes[0]), find_run(sweep_b, modes[1]), modes[0], modes[1], True)]
+    if modes is not None:
+        labels = [modes[0]]
+    elif len(sweep_a) == len(sweep_b) == 1:
+        return [_across(sweep_a[0], sweep_b[0])]
+    else:
+        labels = [label for label in dict.fromkeys(r.label for r in sweep_a) if label in {r.label for r in sweep_b}]
+    if not labels:
+        held = [", ".join(sorted({run.label for run in sweep})) for sweep in (sweep_a, sweep_b)]
+        raise ConfigError(f"no mode is in both folders: A holds {held[0]}; B holds {held[1]}; name two with --modes")
+    return [_across(find_run(sweep_a, label), find_run(sweep_b, label)) for label in labels]
+
+
+def _across(a: Run, b: Run) -> Sides:
+    """A pair from two folders, named by side and label."""
+    return Sides(a, b, f"a: {a.label}", f"b: {b.label}", True)
+
+
+def find_run(sweep: list[Run], name: str) -> Run:
+    """The one run called `name`: by label, else the only run of that mode. Raises ConfigError for none or several."""
+    found = [run for run in sweep if run.label == name] or [run for run in sweep if run.mode.value == name]
+    if not found:
+        held = ", ".join(dict.fromkeys(run.label for run in sweep))
+        raise ConfigError(f"no run is called {name!r}; this folder holds: {held}")
+    if len(found) > 1:
+        places = ", ".join(str(run.path) for run in found)
+        raise ConfigError(f"{len(found)} runs are called {name!r}; give a folder that holds one of: {places}")
+    return found[0]

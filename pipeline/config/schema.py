@@ -1,0 +1,145 @@
+"""The typed config of a sweep: names, types, units; values stand in conf/, checks in pipeline.checks.
+
+Knows nothing of jobs, files or Slurm. Built from Hydra's choices once, by `compose`; below it nobody sees a DictConfig.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+from trimode.core.protocol import Mode
+from trimode.pipeline.spec import ClientKind, Container, Device, DType, Executor, JobsPer
+
+
+@dataclass
+class ModeConfig:
+    """One row of the sweep: how the weights decode."""
+
+    mode: Mode = MISSING
+    block_length: int = MISSING
+    """Tokens per diffusion or draft block; 1 in ar."""
+    threshold: float | None = MISSING
+    """Commit confidence; null: none in dlm, 0 in linear_spec; without meaning in ar."""
+    lora: bool = False
+    """Adapter on the drafter; linear_spec only."""
+    max_model_len: int | None = None
+    """Longest prompt plus answer, in tokens, that is served."""
+    max_position_embeddings: int | None = None
+    """Overrides the context limit of the checkpoint's config.json; null keeps it."""
+
+
+@dataclass
+class ModelConfig:
+    """Which weights answer."""
+
+    path: str = MISSING
+    """Checkpoint folder, or a hub id."""
+    name: str | None = None
+    """Stands for `path` in folder names; null = the path as given."""
+    tokenizer: str | None = None
+    """Tokenizer folder; null = the model's own."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub id; null = main."""
+    dtype: DType = DType.bfloat16
+    lora_path: str | None = None
+    """Adapter folder; null = linear_spec_lora in the model's folder, else miscs/linear_spec_lora."""
+    draft_lora_only: bool = False
+    """Marks the folder's name; the adapter acts on the drafter alone in any case."""
+
+
+@dataclass
+class ClusterConfig:
+    """Where jobs run and what each asks for."""
+
+    name: str = MISSING
+    executor: Executor = MISSING
+    container: Container = Container.none
+    container_image: str | None = None
+    container_mounts: list[str] = field(default_factory=list)
+    """Mounts beside those the job needs anyway, SRC:DST[:FLAGS]."""
+    container_python: str = "python3"
+    """Interpreter inside the image."""
+    hub_cache: str | None = None
+    """Hub cache that containers share instead of downloading again."""
+    account: str | None = None
+    needs_account: bool = False
+    partition: str | None = None
+    time_limit: str = MISSING
+    """As Slurm writes it: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S; rounded up to minutes."""
+    gpus: int | None = None
+    """GPUs per job; null = all that are visible."""
+    cpus_per_task: int | None = None
+    mem_gb: int | None = None
+    sbatch: dict[str, str] = field(default_factory=dict)
+    """Further sbatch options, name and value."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines run in the batch script before the job."""
+
+
+@dataclass
+class BalancerConfig:
+    """The workers of a job."""
+
+    device: Device = Device.auto
+    workers: int | None = None
+    """Workers per job; null = one per GPU, else 1."""
+    max_num_seqs: int = 1
+    """Requests a worker decodes together."""
+    kv_cache_gb: float | None = None
+    """KV cache of a worker in GiB; null = a share of free memory."""
+
+
+@dataclass
+class ClientConfig:
+    """Who sends the prompts."""
+
+    kind: ClientKind = ClientKind.embedded
+    max_concurrent_requests: int = MISSING
+    request_timeout_s: float = MISSING
+    num_scorers: int = MISSING
+    """Scoring processes of a job."""
+
+
+@dataclass
+class Config:
+    """A whole sweep: modes x benchmarks."""
+
+    modes: dict[str, ModeConfig] = field(default_factory=dict)
+    """Rows by name; group `mode` fills it, `modes.dlm.block_length=64` touches one, `~modes.ar` drops one."""
+    benchmarks: Any = MISSING
+    """`name` or `name:repeats`: a list, or one string with commas."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    balancer: BalancerConfig = field(default_factory=BalancerConfig)
+    client: ClientConfig = field(default_factory=ClientConfig)
+    max_new_tokens: int = 8192
+    """Tokens an answer may have."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 0.95
+    """Nucleus of sampling; without effect at temperature 0."""
+    starting_seed: int = 0
+    enable_thinking: bool = False
+    max_thinking_tokens: int = 6000
+    """Thinking budget; acts only with thinking on."""
+    eos_early_stop: bool = True
+    """False: go on after the end token until max_new_tokens."""
+    limit: int | None = None
+    """First rows of each benchmark only."""
+    jobs_per: JobsPer = JobsPer.mode
+    num_chunks: int = 1
+    """Jobs that share the samples of each benchmark."""
+    out_dir: str = MISSING
+    exp_name: str | None = None
+    """Output subfolder; null = derived from the settings, one per mode."""
+    data_dir: str | None = None
+    """Folder with one folder of data per benchmark."""
+    fresh: bool = False
+    """A new run folder beside the one there is."""
+    wait: bool = False
+    """Return when all jobs have ended; local jobs are always waited for."""
+    dry_run: bool = False
+    json: bool = False
+    """Dry run as JSON."""

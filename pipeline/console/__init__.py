@@ -1,0 +1,1 @@
+"""What a person sees and how they interrupt: log, progress bars, signals."""

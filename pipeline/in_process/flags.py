@@ -1,0 +1,110 @@
+"""Command line of evaluate.py: flags to the pipeline's own overrides, and those to one planned job per task.
+
+Knows no worker and runs nothing; data that is missing is fetched here, before the model loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trimode.core.errors import ConfigError
+from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.config.checks import check
+from trimode.pipeline.config.compose import compose
+from trimode.pipeline.config.schema import Config
+from trimode.pipeline.data.hub import HubDataset, ensure_rows
+from trimode.pipeline.launch.preflight import preflight
+from trimode.pipeline.plan.jobs import plan
+from trimode.pipeline.plan.rounds import settle
+from trimode.pipeline.plan.survey import survey
+from trimode.pipeline.spec import JobSpec
+
+Tasks = Mapping[str, HubDataset | None]
+"""Benchmark names, each with the hub's data set for it; None: from its publisher as `prepare` does, or bundled."""
+
+DEFAULT_MODEL = "nvidia/Nemotron-Labs-Diffusion-8B"
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+
+
+def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
+    """The command line. Exits 2 on a flag it does not know."""
+    about = "Evaluates one mode on some tasks, in this process."
+    parser = argparse.ArgumentParser(prog="evaluate.py", description=about, allow_abbrev=False)
+    add = parser.add_argument
+    add("--model", default=DEFAULT_MODEL, help=f"checkpoint folder or hub id (default: {DEFAULT_MODEL})")
+    add("--tokenizer", help="tokenizer folder (default: the model's own)")
+    add("--mode", choices=("ar", "dlm", "linear_spec"), default="dlm", help="default: dlm")
+    add("--tasks", nargs="+", default=["gsm8k"], help=f"with blanks or commas: {', '.join(tasks)} (default: gsm8k)")
+    add("--lora", action="store_true", help="adapter on the drafter; linear_spec only")
+    add("--lora-path", help="default: linear_spec_lora in the model's folder, else miscs/linear_spec_lora")
+    add("--limit", type=int, help="first samples of each task only")
+    add("--max-new-tokens", type=int, default=512, help="default: 512")
+    add("--block-length", type=int, help="default: ar 1, dlm 8, linear_spec 32")
+    add("--threshold", type=float, help="commit confidence (default: dlm 0.9, linear_spec 0; ar has none)")
+    add("--enable-thinking", action="store_true")
+    add("--max-thinking-tokens", type=int, default=6000, help="thinking budget; acts with --enable-thinking only")
+    add("--temperature", type=float, default=0.0, help="default: 0 (greedy)")
+    add("--seed", type=int, default=0, help="default: 0")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: cuda where there is one, else cpu")
+    add("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="default: bf16; fp16 is refused")
+    add("--max-num-seqs", type=int, default=32, help="samples decoded together (default: 32)")
+    add("--print-every", type=int, default=50, help="samples between two progress lines (default: 50)")
+    add("--output", type=Path, help="JSON with the arguments and one entry per task")
+    add("--data-dir", help="folder with one folder of data per benchmark (default: $TRIMODE_DATA_DIR, cache, hub)")
+    add("--out-dir", help="where samples are kept (default: $OUT_DIR, else ./eval_suit_results)")
+    add("--fresh", action="store_true", help="a new folder instead of going on in the earlier one")
+    return parser.parse_args(argv)
+
+
+def plan_jobs(args: argparse.Namespace, tasks: Tasks) -> tuple[Config, list[JobSpec]]:
+    """One job per task, as the pipeline plans them. Raises ConfigError for whatever cannot run."""
+    names = list(dict.fromkeys(name for item in args.tasks for name in item.split(",") if name))
+    if unknown := [name for name in names if name not in tasks]:
+        raise ConfigError(f"unknown task: got {', '.join(unknown)}; valid: {', '.join(tasks)}")
+    if args.dtype not in DTYPES:
+        raise ConfigError("dtype: got fp16; valid: bf16, fp32 (the weights are bf16, whose range fp16 lacks)")
+    if args.lora_path is not None and not args.lora:
+        raise ConfigError(f"--lora-path acts with --lora: got {args.lora_path} alone")
+    if args.print_every < 1:
+        raise ConfigError(f"--print-every: got {args.print_every}; valid: a whole number from 1")
+    config = compose(overrides(args, names))
+    check(config)
+    data_dir = Path(args.data_dir) if args.data_dir else None
+    for name in names:
+        ensure_rows(load_benchmark(name), data_dir, tasks[name])
+    found = survey(config, Path.cwd())
+    jobs = [state.spec for state in settle(plan(config, found), config.fresh)]
+    preflight(config, found, jobs)
+    return config, jobs
+
+
+def overrides(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """The choices of the command line as the pipeline's own overrides."""
+    mode = f"modes.{args.mode}"
+    values: dict[str, object] = {
+        f"{mode}.block_length": args.block_length,
+        f"{mode}.threshold": args.threshold,
+        f"{mode}.lora": args.lora,
+        "benchmarks": list(names),
+        "model.path": args.model,
+        "model.tokenizer": args.tokenizer,
+        "model.dtype": DTYPES[args.dtype],
+        "model.lora_path": args.lora_path,
+        "balancer.device": args.device,
+        "balancer.max_num_seqs": args.max_num_seqs,
+        "client.max_concurrent_requests": 2 * args.max_num_seqs,
+        "max_new_tokens": args.max_new_tokens,
+        "temperature": args.temperature,
+        "starting_seed": args.seed,
+        "enable_thinking": args.enable_thinking,
+        "max_thinking_tokens": args.max_thinking_tokens,
+        "limit": args.limit,
+        "data_dir": args.data_dir,
+        "out_dir": args.out_dir,
+        "fresh": args.fresh,
+    }
+    given = [f"{name}={json.dumps(value)}" for name, value in values.items() if value is not None]
+    return [f"mode={args.mode}", "cluster=local", "jobs_per=benchmark", *given]

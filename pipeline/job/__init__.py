@@ -1,0 +1,1 @@
+"""What happens inside the allocation: workers behind a balancer, then the job's benchmarks."""

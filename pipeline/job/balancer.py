@@ -1,0 +1,190 @@
+"""Starts, watches and ends the balancer process of one job, and keeps server_info_group<N>.env true meanwhile.
+
+Knows the balancer by its command line and its ready file only; knows nothing of benchmarks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from trimode.core.errors import WorkerError
+from trimode.core.files import tail, write_text_atomic
+from trimode.core.processes import die_with_parent
+from trimode.pipeline.job.devices import Devices
+from trimode.pipeline.run_folder.manifest import now
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.spec import JobSpec
+
+POLL_S = 0.1
+NOTE_EVERY_S = 60.0
+READY_TIMEOUT_S = 3600.0
+"""A large checkpoint from a slow file system takes many minutes."""
+STOP_S = 30.0
+"""How long the balancer may take to end its workers before it is killed."""
+BALANCER = ("-m", "trimode.balancer")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a balancer says once it serves."""
+
+    url: str
+    workers: list[dict[str, object]]
+    """info() of every worker."""
+
+    @property
+    def model(self) -> str:
+        """Name to put into requests."""
+        return str(self.workers[0].get("served_model_name") or "model")
+
+
+class Server:
+    """One balancer process with its workers, used as a context manager: nothing of it is left afterwards."""
+
+    def __init__(self, spec: JobSpec, paths: RunPaths, devices: Devices) -> None:
+        self._spec = spec
+        self._paths = paths
+        self._devices = devices
+        self._ready_file = paths.balancer_log(spec.index).with_suffix(".ready.json")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._url: str | None = None
+
+    def command(self) -> list[str]:
+        """The balancer's command line."""
+        model, client = self._spec.model, self._spec.client
+        command = [sys.executable, *BALANCER, "--model", model.path]
+        options: dict[str, object] = {
+            "--revision": model.revision,
+            "--lora": self._spec.decode.lora_path,
+            "--tokenizer": model.tokenizer,
+            "--dtype": model.dtype,
+            "--max-position-embeddings": model.max_position_embeddings,
+            "--num-workers": self._devices.num_workers,
+            "--device": self._devices.device,
+            "--max-num-seqs": client.max_num_seqs,
+            "--kv-cache-gb": client.kv_cache_gb,
+            "--default-mode": self._spec.decode.mode.value,
+            "--ready-file": self._ready_file,
+            "--log-dir": self._ready_file.parent,
+            "--log-prefix": f"group{self._spec.index}_",
+            "--request-log": self._request_log(),
+            "--max-queue": max(4096, 2 * client.max_concurrent_requests),
+        }
+        for flag, value in options.items():
+            if value is not None:
+                command += [flag, str(value)]
+        return command
+
+    def _request_log(self) -> Path | None:
+        """NeMo-Skills drops what its replies say about forwards, so the balancer must note it."""
+        if self._spec.client.kind != "nemo_skills":
+            return None
+        path = self._paths.request_log(self._spec.index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def __enter__(self) -> Server:
+        log = self._paths.balancer_log(self._spec.index)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._ready_file.unlink(missing_ok=True)
+        self._log = log.open("ab")
+        self._log.write(f"--- {now()} {' '.join(self.command())}\n".encode())
+        self._log.flush()
+        write_server_info(self._spec, self._paths, "starting", None, self._devices)
+        self._process = subprocess.Popen(
+            self.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_job,
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        try:
+            self._stop()
+        finally:
+            if self._log is not None:
+                self._log.close()
+            self._ready_file.unlink(missing_ok=True)
+            write_server_info(
+                self._spec, self._paths, "stopped" if kind is None else "failed", self._url, self._devices
+            )
+
+    def wait_ready(self, interrupt: Callable[[], None]) -> Ready:
+        """Blocks until the balancer serves; calls `interrupt` often, which may raise.
+
+        Raises WorkerError with the balancer's last words when it ends or takes too long.
+        """
+        began = noted = time.monotonic()
+        while not self._ready_file.exists():
+            self.check()
+            interrupt()
+            time.sleep(POLL_S)
+            if time.monotonic() - noted > NOTE_EVERY_S:
+                noted = time.monotonic()
+                print(f"waiting for the workers for {noted - began:.0f} s", flush=True)
+            if time.monotonic() - began > READY_TIMEOUT_S:
+                raise WorkerError(f"the workers were not ready after {READY_TIMEOUT_S:.0f} s; {self._last_words()}")
+        told = json.loads(self._ready_file.read_text(encoding="utf-8"))
+        ready = Ready(url=told["url"], workers=told["workers"])
+        self._url = ready.url
+        write_server_info(self._spec, self._paths, "running", self._url, self._devices)
+        return ready
+
+    def check(self) -> None:
+        """Raises WorkerError when the balancer has ended."""
+        if self._process is not None and (status := self._process.poll()) is not None:
+            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            raise WorkerError(f"the balancer {how}; {self._last_words()}")
+
+    def _stop(self) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            print(f"the balancer did not stop within {STOP_S:.0f} s and is killed", flush=True)
+        finally:
+            self._process.kill()
+            self._process.wait()
+
+    def _last_words(self) -> str:
+        log = self._paths.balancer_log(self._spec.index)
+        return f"its log {log} ends with:\n{tail(log, 20)}"
+
+
+def _end_with_job() -> None:
+    """In the child: when the job is killed so is the balancer, whose own reaper then ends the workers."""
+    die_with_parent(signal.SIGKILL)
+
+
+def write_server_info(spec: JobSpec, paths: RunPaths, status: str, url: str | None, devices: Devices) -> None:
+    """Writes the job's KEY="value" file for its owner's eyes only. `status`: starting | running | stopped | failed."""
+    address = urlsplit(url or "")
+    values: Mapping[str, object] = {
+        "SERVER_INFO_GENERATED_AT": now(),
+        "SERVER_MODE": "gpu_only" if devices.device == "cuda" else "cpu_only",
+        "SERVER_STATUS": status,
+        "SERVER_CLIENT_HOST": address.hostname or "",
+        "SERVER_PORT": address.port or "",
+        "SERVER_ADDRESS": f"{url.rstrip('/')}/v1" if url else "",
+        "MULTI_GPU": "true" if devices.num_workers > 1 else "false",
+        "NUM_GPUS": devices.num_workers if devices.device == "cuda" else 0,
+        "SLURM_JOB_ID": os.environ.get("SLURM_JOB_ID", ""),
+    }
+    text = "".join(f'{key}="{value}"\n' for key, value in values.items())
+    write_text_atomic(paths.server_info(spec.index), text, mode=0o600)

@@ -1,0 +1,203 @@
+"""What happens inside one allocation: starts the balancer, runs the job's benchmarks and leaves exactly one marker.
+
+Whatever ends the job early becomes FAILED_group<N> and a JobFailed. Knows nothing of Hydra, submission or how prompts
+are decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+from rich.console import Console
+from trimode.core.errors import JobFailed, TrimodeError, WorkerError
+from trimode.core.files import tail, write_text_atomic
+from trimode.pipeline.client.answer import Answer
+from trimode.pipeline.client.chat import ChatClient
+from trimode.pipeline.client.metrics_file import check_metrics
+from trimode.pipeline.client.nemo_skills import run as nemo_skills_client
+from trimode.pipeline.client.samples import LoadedTask, load_tasks, run_tasks
+from trimode.pipeline.console.log import JobLog
+from trimode.pipeline.console.progress import Bars, Progress
+from trimode.pipeline.console.signals import Interrupted, Signals
+from trimode.pipeline.job.balancer import Ready, Server
+from trimode.pipeline.job.devices import choose_devices
+from trimode.pipeline.run_folder.manifest import Manifest, now
+from trimode.pipeline.run_folder.nfe import read_run_ledger
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.provenance import data_sha256
+from trimode.pipeline.spec import JobSpec
+
+WATCH_EVERY_S = 0.2
+MAX_NAMED_FAILURES = 10
+
+
+def run_job(spec: JobSpec) -> None:
+    """Runs one job to COMPLETED_group<N>; what earlier runs finished is kept.
+
+    Raises JobFailed after writing FAILED_group<N>.
+    """
+    paths = RunPaths(Path(spec.run_dir).absolute())
+    paths.run_dir.mkdir(parents=True, exist_ok=True)
+    _enter(paths.run_dir)
+    with JobLog(paths.pipeline_log(spec.index)) as log, Signals() as signals:
+        try:
+            paths.completed(spec.index).unlink(missing_ok=True)
+            paths.failed(spec.index).unlink(missing_ok=True)
+            print(f"=== {now()} {spec.name}: job {spec.index} on {socket.gethostname()}, pid {os.getpid()}", flush=True)
+            _run(spec, paths, log, signals)
+            signals.check()
+            signals.ignore()
+            write_text_atomic(paths.completed(spec.index), now() + "\n")
+            print(f"=== {now()} {spec.name}: completed", flush=True)
+        except BaseException as error:  # the job's boundary: every way out that the process survives leaves a record
+            signals.ignore()
+            raise _record_failure(spec, paths, error) from error
+
+
+def _run(spec: JobSpec, paths: RunPaths, log: JobLog, signals: Signals) -> None:
+    """Everything between the two markers."""
+    loaded = load_tasks(spec, paths)
+    signals.check()
+    manifest = Manifest(spec, paths)
+    manifest.open(
+        prompts={item.benchmark.name: item.benchmark.prompt_sha256 for item in loaded},
+        data={item.benchmark.name: _data_facts(item) for item in loaded},
+    )
+    status = "failed"
+    try:
+        if any(item.num_left for item in loaded):
+            devices = choose_devices(spec.resources)
+            print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
+            with Server(spec, paths, devices) as server:
+                ready = server.wait_ready(signals.check)
+                manifest.add_workers(ready.workers)
+                print(f"serving at {ready.url}", flush=True)
+                _run_client(spec, paths, (server, ready), loaded, (log, signals))
+        else:
+            print("every sample is finished; only the metrics are written", flush=True)
+            with _progress(spec, paths, log, loaded) as progress:
+                signals.run(run_tasks(spec, paths, loaded, _ask_nobody, progress))
+        for item in loaded:
+            check_metrics(paths, item.task, item.rows_asked)
+        _name_failures(spec, paths)
+        status = "completed"
+    finally:
+        manifest.close(status)
+
+
+def _run_client(
+    spec: JobSpec,
+    paths: RunPaths,
+    served: tuple[Server, Ready],
+    loaded: list[LoadedTask],
+    console: tuple[JobLog, Signals],
+) -> None:
+    """Sends every unfinished sample through the client the job asks for."""
+    server, ready = served
+    log, signals = console
+    if spec.client.kind == "nemo_skills":
+        for task in spec.tasks:
+            with signals.at_once():
+                nemo_skills_client.run_task(spec, task, ready.url, paths)
+        return
+    with _progress(spec, paths, log, loaded) as progress:
+        signals.run(_run_embedded(spec, paths, served, loaded, progress))
+    server.check()
+
+
+async def _run_embedded(
+    spec: JobSpec, paths: RunPaths, served: tuple[Server, Ready], loaded: list[LoadedTask], progress: Progress
+) -> None:
+    """Runs the tasks for as long as the balancer lives. Raises WorkerError when it does not."""
+    server, ready = served
+    async with ChatClient(ready.url, ready.model, spec.decode, spec.client) as client:
+        work = asyncio.create_task(run_tasks(spec, paths, loaded, client.ask, progress))
+        watch = asyncio.create_task(_watch(server))
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            await (watch if watch.done() else work)
+        finally:
+            work.cancel()
+            watch.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+
+
+def _data_facts(loaded: LoadedTask) -> dict[str, object]:
+    return {"sha256": data_sha256(loaded.all_rows), "num_rows": len(loaded.all_rows)}
+
+
+async def _watch(server: Server) -> None:
+    while True:
+        server.check()
+        await asyncio.sleep(WATCH_EVERY_S)
+
+
+async def _ask_nobody(name: str, _prompt: str, _seed: int) -> Answer:
+    raise WorkerError(f"{name} was to be asked, but every sample counted as finished")
+
+
+def _progress(spec: JobSpec, paths: RunPaths, log: JobLog, loaded: list[LoadedTask]) -> Progress:
+    """Progress of the job with every benchmark announced: on a terminal bars there and lines in the log, else lines."""
+    bars = Bars(Console(file=log.terminal)) if log.terminal else None
+    show = log.write_line if bars else _print_line
+    progress = Progress(spec.name, show, snapshot=paths.progress(spec.index), bars=bars)
+    for item in loaded:
+        total = len(item.positions) * len(item.task.seeds)
+        progress.begin(item.benchmark.name, total=total, done=total - item.num_left)
+        kept = max(len(finished) for finished in item.finished.values())
+        if item.task.chunk is None and kept > item.rows_asked:
+            show(
+                f"{item.benchmark.name}: {item.rows_asked} samples per seed asked, {kept} are finished; the others stay"
+            )
+    return progress
+
+
+def _name_failures(spec: JobSpec, paths: RunPaths) -> None:
+    """Prints which samples got no answer."""
+    ours = {task.benchmark for task in spec.tasks}
+    failed = [
+        record
+        for record in read_run_ledger(paths.run_dir).values()
+        if record.error is not None and record.benchmark in ours
+    ]
+    for record in failed[:MAX_NAMED_FAILURES]:
+        print(f"no answer: {record.benchmark} seed {record.seed} sample {record.sample_id}: {record.error}", flush=True)
+    if len(failed) > MAX_NAMED_FAILURES:
+        print(f"no answer: {len(failed) - MAX_NAMED_FAILURES} more", flush=True)
+
+
+def _record_failure(spec: JobSpec, paths: RunPaths, error: BaseException) -> JobFailed:
+    """Writes FAILED_group<N> with the cause and the logs' tails, and returns the error to raise."""
+    if not isinstance(error, TrimodeError | Interrupted):
+        traceback.print_exception(error)
+    cause = f"{type(error).__name__}: {error}"
+    print(f"=== {now()} {spec.name}: failed: {cause}", file=sys.stderr, flush=True)
+    record = paths.failed(spec.index)
+    log = paths.pipeline_log(spec.index)
+    text = f"{now()}\nCause: {cause}\n\n--- end of {log.name}\n{tail(log, 40)}\n"
+    balancer_log = paths.balancer_log(spec.index)
+    if balancer_log.exists():
+        text += f"\n--- end of {balancer_log.name}\n{tail(balancer_log, 40)}\n"
+    paths.completed(spec.index).unlink(missing_ok=True)
+    write_text_atomic(record, text)
+    return JobFailed(f"{spec.name}: {cause}\nfailure record: {record}", record)
+
+
+def _enter(run_dir: Path) -> None:
+    """Makes the run folder the current one: Ray puts the driver's folder on every worker's path, and it has no code.
+
+    Relative entries of PYTHONPATH are made absolute first, for the processes started from here.
+    """
+    if path := os.environ.get("PYTHONPATH"):
+        os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.chdir(run_dir)
+
+
+def _print_line(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,1 @@
+"""What is done with planned jobs: dry run, checks before the start, local run, submission, ownership of run folders."""

@@ -1,0 +1,162 @@
+"""Prints a sweep without starting it: settings, jobs, and the exact script of each. Writes nothing.
+
+Reads the same plan and the same script functions as submission; knows no executor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+
+from trimode.pipeline.benchmarks import without_scorer
+from trimode.pipeline.config.schema import Config
+from trimode.pipeline.launch.local import local_dir
+from trimode.pipeline.plan.rounds import JobState, Progress
+from trimode.pipeline.plan.survey import Survey, Weights, absolute
+from trimode.pipeline.slurm.script import TASK_MODULE, by_shape, sbatch_text
+from trimode.pipeline.spec import Container, Executor, JobSpec
+
+END = "[dry-run] No jobs submitted."
+
+
+def as_text(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
+    """The whole dry run for people."""
+    lines = ["Settings"]
+    lines += [f"  {label + ':':<22}{value}" for label, value in settings(config, survey)]
+    lines += ["", "Jobs", *("  " + line for line in job_table(states))]
+    for jobs, script in job_scripts(started(states)):
+        lines += ["", f"Script of {', '.join(job.name for job in jobs)}", script.rstrip("\n")]
+    return "\n".join([*lines, "", END])
+
+
+def as_json(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
+    """The same as one JSON object: {settings, jobs: [{..., state, num_left, script}]}; a skipped job has no script."""
+    scripts = {(job.run_dir, job.index): text for jobs, text in job_scripts(started(states)) for job in jobs}
+    jobs = [
+        dataclasses.asdict(state.spec)
+        | {
+            "mode": state.spec.decode.mode.value,
+            "benchmarks": [task.benchmark for task in state.spec.tasks],
+            "num_requests": sum(task.num_requests for task in state.spec.tasks),
+            "without_scorer": without_scorer(state.spec),
+            "state": state.progress.value,
+            "num_left": state.num_left,
+            "script": scripts.get((state.spec.run_dir, state.spec.index)),
+        }
+        for state in states
+    ]
+    plain = {label: str(value) for label, value in settings(config, survey)}
+    return json.dumps({"settings": plain, "jobs": jobs}, indent=2, ensure_ascii=False)
+
+
+def started(states: Sequence[JobState]) -> list[JobSpec]:
+    """The jobs that would be started."""
+    return [state.spec for state in states if state.progress is not Progress.SKIPPED]
+
+
+def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
+    """Labels and values of everything resolved."""
+    model, cluster = config.model, config.cluster
+    rows: list[tuple[str, object]] = [
+        ("modes", ", ".join(config.modes)),
+        ("model", _weights(survey.model)),
+        ("tokenizer", _weights(survey.tokenizer) if survey.tokenizer else "the model's own"),
+        ("dtype", model.dtype.value),
+    ]
+    for name, mode in config.modes.items():
+        threshold = "none" if mode.threshold is None else f"{mode.threshold:g}"
+        position = "config.json" if mode.max_position_embeddings is None else mode.max_position_embeddings
+        rows.append(
+            (
+                name,
+                f"block {mode.block_length}, threshold {threshold}, LoRA {'on' if mode.lora else 'off'}, "
+                f"max model len {mode.max_model_len or 'config.json'}, max pos emb {position}",
+            )
+        )
+    if survey.adapter:
+        rows.append(("LoRA path", survey.adapter.path))
+        rows.append(("LoRA acts on", "the drafter alone"))
+    thinking = f"on, at most {config.max_thinking_tokens} tokens" if config.enable_thinking else "off"
+    rows += [
+        ("tokens", config.max_new_tokens),
+        ("temperature", f"{config.temperature:g}"),
+        ("top_p", f"{config.top_p:g}"),
+        ("starting seed", config.starting_seed),
+        ("thinking", thinking),
+        ("EOS early stop", "on" if config.eos_early_stop else "off"),
+        ("limit", config.limit or "none"),
+        ("data", absolute(config.data_dir, survey.cwd) if config.data_dir else "bundled, cached or downloaded"),
+        ("cluster", f"{cluster.name} ({cluster.executor.value})"),
+        ("device", config.balancer.device.value),
+        ("GPUs", cluster.gpus or "all visible"),
+        ("workers", config.balancer.workers or "one per GPU, else 1"),
+        ("batch size", config.balancer.max_num_seqs),
+        ("client", config.client.kind.value),
+        ("jobs per", config.jobs_per.value),
+        ("chunks", config.num_chunks),
+        ("out dir", absolute(config.out_dir, survey.cwd)),
+    ]
+    if cluster.executor is Executor.slurm:
+        rows += [
+            ("partition", cluster.partition or "the cluster's default"),
+            ("account", cluster.account or _absent(cluster.needs_account)),
+            ("time", cluster.time_limit),
+        ]
+    if cluster.container is not Container.none:
+        rows.append(("image", cluster.container_image or _absent(needed=True)))
+    return rows
+
+
+def job_table(states: Sequence[JobState]) -> list[str]:
+    """One line per job under a head; the output folder comes last, so that nothing is cut."""
+    head = ("job", "mode", "benchmarks", "repeats", "workers", "requests", "state", "output folder")
+    cells = [head, *(_cells(state) for state in states)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def _cells(state: JobState) -> tuple[str, ...]:
+    spec = state.spec
+    unscored = without_scorer(spec)
+    names = [task.benchmark + (" (no scorer yet)" if task.benchmark in unscored else "") for task in spec.tasks]
+    requests = sum(task.num_requests for task in spec.tasks)
+    left = "" if state.progress is not Progress.RESUMED else f" ({state.num_left} left)"
+    workers = spec.resources.num_workers or spec.resources.num_gpus or "per GPU"
+    mode = spec.decode.mode.value + (" + LoRA" if spec.decode.lora else "")
+    repeats = ",".join(str(task.repeats) for task in spec.tasks)
+    return (
+        spec.name,
+        mode,
+        ",".join(names),
+        repeats,
+        str(workers),
+        str(requests),
+        state.progress.value + left,
+        spec.run_dir,
+    )
+
+
+def _weights(weights: Weights) -> str:
+    if not weights.is_folder:
+        return f"{weights.path} (hub id)"
+    return weights.path if weights.found else f"{weights.path} (not there)"
+
+
+def _absent(needed: bool) -> str:
+    return "none (a real run needs one)" if needed else "none"
+
+
+def local_text(job: JobSpec) -> str:
+    """The command of a local job."""
+    folder = shlex.quote(str(local_dir(job)))
+    return f"PYTHONSAFEPATH=1 SUBMITIT_EXECUTOR=local {shlex.quote(sys.executable)} -u -m {TASK_MODULE} {folder}\n"
+
+
+def job_scripts(jobs: Sequence[JobSpec]) -> list[tuple[tuple[JobSpec, ...], str]]:
+    """Every script of a submission with the jobs it runs."""
+    if jobs and jobs[0].resources.executor == "local":
+        return [((job,), local_text(job)) for job in jobs]
+    return [(group, sbatch_text(group)) for group in by_shape(jobs)]

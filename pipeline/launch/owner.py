@@ -1,0 +1,151 @@
+"""Who may write into a run folder: `owner.json` names processes of one host or Slurm jobs; the living keep others out.
+
+Knows nothing of what is written there. Every change happens under a file lock, so two commands never both win.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trimode.core.errors import ConfigError, WorkerError
+from trimode.core.files import write_json_atomic
+from trimode.core.processes import ProcessId, process_id
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.slurm.queue import has_ended, job_states
+
+DYING_S = 60.0
+"""A local job whose launcher was killed gets this long to stop by itself before the folder is refused."""
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """One command's claim on a run folder."""
+
+    token: str
+    """Tells claims apart."""
+    host: str
+    processes: tuple[ProcessId, ...] = ()
+    """The launcher, then its jobs."""
+    slurm_jobs: tuple[str, ...] = ()
+    since: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+
+    def describe(self) -> str:
+        """Its id, for people."""
+        if self.slurm_jobs:
+            return f"Slurm job {', '.join(self.slurm_jobs)}"
+        return f"process {', '.join(str(process.pid) for process in self.processes)} on {self.host}"
+
+    def living(self) -> bool:
+        """Whether anything of it may still write. What cannot be asked counts as living."""
+        if self.slurm_jobs:
+            try:
+                states = job_states(self.slurm_jobs)
+            except WorkerError:
+                return True
+            return not all(has_ended(states.get(job_id)) for job_id in self.slurm_jobs)
+        return self.host != socket.gethostname() or any(process.alive() for process in self.processes)
+
+    def dying(self) -> bool:
+        """Whether its launcher here is gone and only its job still stops."""
+        here = self.host == socket.gethostname() and not self.slurm_jobs
+        return here and bool(self.processes) and not self.processes[0].alive()
+
+
+def this_process() -> Owner:
+    """A claim of this process."""
+    me = process_id(os.getpid())
+    assert me is not None
+    return Owner(token=uuid.uuid4().hex, host=socket.gethostname(), processes=(me,))
+
+
+def claim(run_dir: Path, owner: Owner) -> None:
+    """Makes `owner` the folder's owner. Raises ConfigError while another one lives; a dead one is taken over."""
+    deadline = time.monotonic() + DYING_S
+    while True:
+        with _locked(run_dir):
+            other = read_owner(run_dir)
+            if other is None or other.token == owner.token or not other.living():
+                _write(run_dir, owner)
+                return
+        if not other.dying() or time.monotonic() > deadline:
+            raise ConfigError(
+                f"a run folder has one owner: {run_dir} belongs to {other.describe()} since {other.since}; "
+                "wait for it, end it, or use --fresh for a folder beside it"
+            )
+        time.sleep(POLL_S)
+
+
+def join(run_dir: Path, token: str) -> None:
+    """Adds this job, a Slurm job or a process, to the claim it belongs to.
+
+    Raises WorkerError when the folder has another owner by now.
+    """
+    me = this_process()
+    with _locked(run_dir):
+        owner = read_owner(run_dir)
+        if owner is None or owner.token != token:
+            raise WorkerError(f"{run_dir} was taken over by {owner.describe() if owner else 'nobody'}")
+        if (slurm_job := current_slurm_job()) is not None:
+            _write(run_dir, dataclasses.replace(owner, slurm_jobs=tuple({*owner.slurm_jobs, slurm_job})))
+        elif me.processes[0] not in owner.processes:
+            _write(run_dir, dataclasses.replace(owner, processes=(owner.processes[0], *me.processes)))
+
+
+def current_slurm_job() -> str | None:
+    """Id of the Slurm job this process runs in, `123` or `123_4`; None outside of one."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def hand_over(run_dir: Path, token: str, slurm_jobs: tuple[str, ...]) -> None:
+    """From the submitting process to the Slurm jobs it started."""
+    with _locked(run_dir):
+        owner = read_owner(run_dir)
+        if owner is not None and owner.token == token:
+            _write(run_dir, dataclasses.replace(owner, slurm_jobs=slurm_jobs))
+
+
+def release(run_dir: Path, token: str) -> None:
+    """Ends a claim of processes; that of somebody else, or of Slurm jobs, is left alone."""
+    with _locked(run_dir):
+        owner = read_owner(run_dir)
+        if owner is not None and owner.token == token and not owner.slurm_jobs:
+            RunPaths(run_dir).owner.unlink()
+
+
+def read_owner(run_dir: Path) -> Owner | None:
+    """The folder's claim; None without one."""
+    try:
+        raw = json.loads(RunPaths(run_dir).owner.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Owner(
+        token=raw["token"],
+        host=raw["host"],
+        processes=tuple(ProcessId(**item) for item in raw["processes"]),
+        slurm_jobs=tuple(raw["slurm_jobs"]),
+        since=raw["since"],
+    )
+
+
+def _write(run_dir: Path, owner: Owner) -> None:
+    write_json_atomic(RunPaths(run_dir).owner, dataclasses.asdict(owner))
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with RunPaths(run_dir).owner.with_name(".owner.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

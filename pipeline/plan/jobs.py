@@ -1,0 +1,212 @@
+"""Turns a typed config into the frozen jobs of a sweep: one pure function, read alike by the dry run and by submission.
+
+Touches no disk and no network beyond the registry of benchmarks; what it needs to know of the disk is in the survey.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from trimode.core.errors import ConfigError
+from trimode.core.project import PROJECT_DIR
+from trimode.core.protocol import Mode
+from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.config.checks import parse_benchmarks, parse_time
+from trimode.pipeline.config.schema import Config, ModeConfig
+from trimode.pipeline.plan.identity import eval_dir_name, run_identity
+from trimode.pipeline.plan.survey import Survey, absolute
+from trimode.pipeline.spec import (
+    Chunk,
+    ClientSpec,
+    Container,
+    DecodeSpec,
+    Device,
+    Executor,
+    JobSpec,
+    JobsPer,
+    ModelSpec,
+    ResourceSpec,
+    TaskSpec,
+)
+
+
+def plan(config: Config, survey: Survey) -> tuple[JobSpec, ...]:
+    """Every job of the sweep, in the order of its modes. Raises ConfigError when two modes would share a folder."""
+    tasks = task_specs(config)
+    jobs: list[JobSpec] = []
+    entries: dict[str, str] = {}
+    for name in config.modes:
+        job = mode_job(config, survey, name, tasks)
+        if (twin := entries.setdefault(job.run_dir, name)) != name:
+            raise ConfigError(f"modes of a sweep differ in what they answer: {twin} and {name} are the same run")
+        jobs += _split(job, config.jobs_per, config.num_chunks)
+    return tuple(jobs)
+
+
+def _split(job: JobSpec, jobs_per: JobsPer, num_chunks: int) -> list[JobSpec]:
+    """The job whole, or one job per benchmark, or one per chunk of either; the index is the place in this list."""
+    parts = [job]
+    if jobs_per is JobsPer.benchmark:
+        parts = [replace(job, name=f"{job.name}-{task.benchmark}", tasks=(task,)) for task in job.tasks]
+    if num_chunks > 1:
+        chunks = [Chunk(index, num_chunks) for index in range(num_chunks)]
+        parts = [
+            replace(
+                part,
+                name=f"{part.name}-chunk{chunk.index}",
+                tasks=tuple(replace(task, chunk=chunk) for task in part.tasks),
+            )
+            for part in parts
+            for chunk in chunks
+        ]
+    return [replace(part, index=index) for index, part in enumerate(parts)]
+
+
+def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, ...]) -> JobSpec:
+    """One mode with all its benchmarks."""
+    mode = config.modes[name]
+    decode = decode_spec(config, mode, survey)
+    model = ModelSpec(
+        path=survey.model.path,
+        tokenizer=survey.tokenizer.path if survey.tokenizer else None,
+        dtype=config.model.dtype.value,
+        max_position_embeddings=context_limit(mode, survey),
+        revision=config.model.revision,
+    )
+    fingerprints = {
+        "weights": survey.model.fingerprint,
+        "adapter": survey.adapter.fingerprint if survey.adapter and mode.lora else None,
+        "tokenizer": survey.tokenizer.fingerprint if survey.tokenizer else None,
+    }
+    identity = run_identity(decode, model, fingerprints, config.starting_seed)
+    exp_name = config.exp_name or derived_exp_name(config, mode, decode)
+    out_dir = absolute(config.out_dir, survey.cwd)
+    data_dir = str(absolute(config.data_dir, survey.cwd)) if config.data_dir else None
+    return JobSpec(
+        index=0,
+        name=name,
+        exp_name=exp_name,
+        run_dir=str(out_dir / exp_name / "hf_base" / eval_dir_name(identity)),
+        decode=decode,
+        model=model,
+        tasks=tasks,
+        resources=resource_spec(config, container_mounts(config, survey, out_dir, data_dir)),
+        client=client_spec(config),
+        data_dir=data_dir,
+        identity=identity,
+    )
+
+
+def derived_exp_name(config: Config, mode: ModeConfig, decode: DecodeSpec) -> str:
+    """The reference's folder name: model, mode, tokens, block, temperature, adapter, threshold."""
+    model = (config.model.name or config.model.path).replace("/", "__")
+    name = f"{model}_{mode.mode.value}_tok{config.max_new_tokens}_blk{mode.block_length}_temp{config.temperature:g}"
+    if decode.lora_path is not None:
+        name += f"_lora_{Path(decode.lora_path).name}" + ("_draft_only" if config.model.draft_lora_only else "")
+    return name if mode.threshold is None else f"{name}_thr{mode.threshold:g}"
+
+
+def context_limit(mode: ModeConfig, survey: Survey) -> int | None:
+    """The context a worker serves: the override or config.json's limit, cut to max_model_len; None = config.json's."""
+    limits = [mode.max_position_embeddings or survey.config_limit, mode.max_model_len]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def decode_spec(config: Config, mode: ModeConfig, survey: Survey) -> DecodeSpec:
+    """How one mode decodes; a null threshold of linear_spec is 0."""
+    threshold = 0.0 if mode.mode is Mode.LINEAR_SPEC and mode.threshold is None else mode.threshold
+    return DecodeSpec(
+        mode=mode.mode,
+        lora=mode.lora,
+        lora_path=survey.adapter.path if survey.adapter and mode.lora else None,
+        block_length=mode.block_length,
+        threshold=threshold,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_new_tokens=config.max_new_tokens,
+        enable_thinking=config.enable_thinking,
+        max_thinking_tokens=config.max_thinking_tokens if config.enable_thinking else None,
+        eos_early_stop=config.eos_early_stop,
+    )
+
+
+def task_specs(config: Config) -> tuple[TaskSpec, ...]:
+    """The benchmarks of every job, in the order asked for."""
+    first = config.starting_seed
+    return tuple(
+        TaskSpec(
+            benchmark=name,
+            repeats=repeats,
+            seeds=tuple(range(first, first + repeats)),
+            num_samples=load_benchmark(name).num_samples,
+            limit=config.limit,
+        )
+        for name, repeats in parse_benchmarks(config.benchmarks)
+    )
+
+
+def resource_spec(config: Config, mounts: tuple[str, ...]) -> ResourceSpec:
+    """What a job asks for. On the CPU nothing asks for GPUs: their number is the number of workers."""
+    cluster = config.cluster
+    on_cpu = config.balancer.device is Device.cpu
+    return ResourceSpec(
+        cluster=cluster.name,
+        executor=cluster.executor.value,
+        device=config.balancer.device.value,
+        num_gpus=0 if on_cpu else cluster.gpus or 0,
+        num_workers=config.balancer.workers or (cluster.gpus if on_cpu else None),
+        time_limit_min=parse_time(cluster.time_limit),
+        partition=cluster.partition or None,
+        account=cluster.account or None,
+        cpus_per_task=cluster.cpus_per_task,
+        mem_gb=cluster.mem_gb,
+        container=cluster.container.value,
+        container_image=cluster.container_image or None,
+        container_mounts=mounts,
+        container_python=cluster.container_python,
+        sbatch=tuple(cluster.sbatch.items()),
+        setup=(*_hub_setup(config), *cluster.setup),
+    )
+
+
+def _hub_setup(config: Config) -> tuple[str, ...]:
+    """A container has a home of its own, so it is told where the shared hub cache lies."""
+    if config.cluster.container is Container.none or config.cluster.hub_cache is None:
+        return ()
+    return (f"export HF_HOME={shlex.quote(config.cluster.hub_cache)}",)
+
+
+def container_mounts(config: Config, survey: Survey, out_dir: Path, data_dir: str | None) -> tuple[str, ...]:
+    """SRC:DST of every folder a contained job reads or writes, each at its own path; inner ones once."""
+    if config.cluster.executor is Executor.local or config.cluster.container is Container.none:
+        return ()
+    weights = [item.path for item in (survey.model, survey.tokenizer, survey.adapter) if item and item.is_folder]
+    folders = [
+        str(PROJECT_DIR),
+        str(out_dir),
+        *weights,
+        *(item for item in (data_dir, config.cluster.hub_cache) if item),
+    ]
+    outer: list[Path] = []
+    for folder in map(Path, folders):
+        if not any(folder.is_relative_to(known) for known in outer):
+            outer.append(folder)
+    mounts = [f"{folder}:{folder}" for folder in outer]
+    for folder in outer:
+        if "," in str(folder) or ":" in str(folder):
+            raise ConfigError(f"folders of a contained job have no comma or colon in their path: got {folder}")
+    return (*mounts, *config.cluster.container_mounts)
+
+
+def client_spec(config: Config) -> ClientSpec:
+    """How prompts are sent and scored."""
+    return ClientSpec(
+        kind=config.client.kind.value,
+        max_concurrent_requests=config.client.max_concurrent_requests,
+        max_num_seqs=config.balancer.max_num_seqs,
+        request_timeout_s=config.client.request_timeout_s,
+        num_scorers=config.client.num_scorers,
+        kv_cache_gb=config.balancer.kv_cache_gb,
+    )

@@ -1,0 +1,99 @@
+"""Looks at the disk before the plan is made and after: which weights are meant, and how far each job's folder has come.
+
+Reads only; starts nothing and knows no Slurm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimode.core.errors import ConfigError
+from trimode.core.project import PROJECT_DIR
+from trimode.pipeline.config.schema import Config
+from trimode.pipeline.plan.identity import folder_fingerprint
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+LORA_FOLDER = "linear_spec_lora"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A folder or hub id, and what identifies its content."""
+
+    path: str
+    """Absolute folder, or hub id."""
+    fingerprint: str
+    is_folder: bool = True
+    found: bool = True
+    """False: a folder that is not there (yet)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the plan needs to know of the disk."""
+
+    cwd: Path
+    """Relative paths mean this folder: the caller's."""
+    model: Weights
+    tokenizer: Weights | None
+    adapter: Weights | None
+    """None when no mode uses one."""
+    config_limit: int | None = None
+    """Context limit in the model folder's config.json; None when it cannot be read here."""
+
+
+def survey(config: Config, cwd: Path) -> Survey:
+    """What a config's paths mean. Raises ConfigError for a missing adapter or a revision of a folder."""
+    model = find_weights(config.model.path, cwd, config.model.revision)
+    tokenizer = find_weights(config.model.tokenizer, cwd, None) if config.model.tokenizer else None
+    adapter = _find_adapter(config, cwd, model) if any(mode.lora for mode in config.modes.values()) else None
+    return Survey(cwd, model, tokenizer, adapter, _config_limit(model))
+
+
+def _config_limit(model: Weights) -> int | None:
+    try:
+        limit = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # whoever loads the checkpoint says what is wrong with it
+    return limit if isinstance(limit, int) else None
+
+
+def absolute(path: str, cwd: Path) -> Path:
+    """`path` as seen from `cwd`, `~` expanded, links kept."""
+    return Path(os.path.normpath(cwd / Path(path).expanduser()))
+
+
+def find_weights(path: str, cwd: Path, revision: str | None) -> Weights:
+    """The folder at `path`; a name that is no folder here but looks like a hub id is one.
+
+    Raises ConfigError for a revision of a folder.
+    """
+    folder = absolute(path, cwd)
+    if folder.is_dir():
+        if revision is not None:
+            raise ConfigError(
+                f"model.revision: got {revision} for the folder {folder}; valid: none, or a hub id as the model"
+            )
+        return Weights(path=str(folder), fingerprint=folder_fingerprint(folder))
+    if HUB_ID.fullmatch(path):
+        return Weights(path=path, fingerprint=f"hub:{path}@{revision or 'main'}", is_folder=False)
+    return Weights(path=str(folder), fingerprint=f"missing:{folder}", found=False)
+
+
+def _find_adapter(config: Config, cwd: Path, model: Weights) -> Weights:
+    if config.model.lora_path is not None:
+        candidates = [absolute(config.model.lora_path, cwd)]
+    else:
+        beside = [Path(model.path) / LORA_FOLDER] if model.is_folder else []
+        candidates = [*beside, PROJECT_DIR / "miscs" / LORA_FOLDER]
+    for folder in candidates:
+        if folder.is_dir():
+            return Weights(path=str(folder), fingerprint=folder_fingerprint(folder))
+    raise ConfigError(
+        f"lora: no adapter folder at {' or '.join(map(str, candidates))}; valid: a folder with adapter_config.json, "
+        "named by --lora-path (model.lora_path)"
+    )

@@ -1,0 +1,1 @@
+"""The report command: tables and the page report.html."""

@@ -1,0 +1,104 @@
+"""`python -m trimode.pipeline.report DIR`: the figures of every run at or below DIR, and report.html.
+
+Knows no model and no cluster; it reads what jobs have left, finished or not. Figures go to stdout, remarks to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from trimode.core.errors import ConfigError
+from trimode.core.files import write_text_atomic
+from trimode.pipeline.analysis.comparable import differences
+from trimode.pipeline.analysis.runs import Run, read_sweep
+from trimode.pipeline.analysis.summary import ReportRow, disagreement, summarize_runs
+from trimode.pipeline.report.formats import as_csv, as_json, as_markdown, as_table
+from trimode.pipeline.report.html.page import FILE_NAME, write_page
+
+FORMATS = ("table", "markdown", "csv", "json")
+
+PIPED_WIDTH = 160
+"""Columns of the table when stdout is a file or a pipe."""
+
+
+def remarks(runs: list[Run], rows: list[ReportRow]) -> list[str]:
+    """What a reader of the table must know: unfinished parts, several runs in one cell, what is not comparable."""
+    lines: list[str] = []
+    by_cell: dict[tuple[str, str], list[ReportRow]] = {}
+    for row in rows:
+        by_cell.setdefault((row.label, row.benchmark), []).append(row)
+        if not row.finished:
+            lines.append(f"{row.label} {row.benchmark}: {row.done}/{row.total or '?'} answers scored so far")
+    for (label, benchmark), several in by_cell.items():
+        if len(several) > 1:
+            places = ", ".join(str(row.run_path) for row in several)
+            lines.append(
+                f"{label} {benchmark}: {len(several)} runs below this folder, in the order of the rows: {places}"
+            )
+    for run in runs:
+        for name, task in run.tasks.items():
+            lines += [f"{run.path}: {name}: {line}" for line in disagreement(task)]
+    return lines + differences(runs)
+
+
+def print_rows(rows: list[ReportRow], style: str) -> None:
+    """Writes the rows to stdout in the given format; a table without rows is a sentence."""
+    if style != "table":
+        sys.stdout.write({"markdown": as_markdown, "csv": as_csv, "json": as_json}[style](rows))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    console.print(as_table(rows) if rows else "No scored answers yet.")
+
+
+def publish(runs: list[Run], notes: list[str], style: str, page: Path | None) -> None:
+    """Rows to stdout, remarks to stderr, and unless `page` is None the page and the same table in markdown beside it.
+
+    Raises OSError when they cannot be written.
+    """
+    rows = summarize_runs(runs, intervals=page is not None)
+    notes = notes + remarks(runs, rows)
+    print_rows(rows, style)
+    for line in notes:
+        print(f"note: {line}", file=sys.stderr)
+    if page is not None and rows:
+        write_page(page, page.resolve().parent.name, runs, rows, notes)
+        write_text_atomic(page.with_suffix(".md"), as_markdown(rows))
+        print(f"report: {page}", file=sys.stdout if style == "table" else sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trimode.pipeline.report", description="The figures of a sweep.")
+    parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="any folder at or above run folders")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help=f"where the page goes (default: DIR/{FILE_NAME}, with the table only)"
+    )
+    parser.add_argument("--no-html", action="store_true", help="write no page")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0, or 2 when DIR holds no run or the page named cannot be written."""
+    options = _parser().parse_args(argv)
+    by_default = options.format == "table" and not options.no_html
+    page = options.html or (options.folders[0] / FILE_NAME if by_default else None)
+    try:
+        runs, notes = read_sweep(*options.folders)
+        publish(runs, notes, options.format, page)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: the page cannot be written ({error}); name another place with --html FILE", file=sys.stderr)
+        return 2 if options.html else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

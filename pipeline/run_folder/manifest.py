@@ -1,0 +1,123 @@
+"""manifest.json of a run folder: what ran, on what, with which weights, prompts and data; refuses to mix different.
+
+Knows no server and no scoring; weights' hashes are handed in by whoever asked the workers.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import platform
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from trimode.core.errors import ConfigError
+from trimode.core.files import write_json_atomic
+from trimode.pipeline.lock import lock_differences, lock_sha256
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.provenance import git_commit, versions
+from trimode.pipeline.spec import JobSpec
+
+
+def now() -> str:
+    """This moment in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class Manifest:
+    """The entries of one job in the manifest its run folder shares with the other jobs."""
+
+    def __init__(self, spec: JobSpec, paths: RunPaths) -> None:
+        self._spec = spec
+        self._paths = paths
+
+    def open(self, prompts: Mapping[str, str], data: Mapping[str, Mapping[str, object]]) -> None:
+        """Adds this run of the job. Raises ConfigError when the folder's results came from other prompts or data.
+
+        `prompts`: benchmark -> sha256; `data`: benchmark -> {"sha256", "num_rows"}.
+        """
+        self.pin({"prompts": dict(prompts), "data": {name: dict(facts) for name, facts in data.items()}})
+        run: dict[str, object] = {"start": now(), "end": None, "status": "running", "host": socket.gethostname()}
+        run |= {"pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
+        with self._edit() as manifest:
+            manifest["exp_name"] = self._spec.exp_name
+            manifest["identity"] = self._spec.identity
+            self._job(manifest).update(
+                config=asdict(self._spec),
+                versions=versions(),
+                lock_sha256=lock_sha256(),
+                lock_differences=lock_differences(),
+                git_commit=git_commit(),
+                host=socket.gethostname(),
+                platform=platform.platform(),
+            )
+            _list(self._job(manifest), "runs").append(run)
+
+    def add_workers(self, workers: Sequence[Mapping[str, object]]) -> None:
+        """Records what the workers loaded. Raises ConfigError when the folder's results came from other weights."""
+        first = workers[0]
+        self.pin({name: first.get(name) for name in ("weights_sha256", "lora_sha256")})
+        with self._edit() as manifest:
+            self._job(manifest)["devices"] = [worker.get("device") for worker in workers]
+            self._job(manifest)["dtype"] = first.get("dtype")
+            self._job(manifest)["worker_versions"] = first.get("versions")
+
+    def pin(self, facts: Mapping[str, object]) -> None:
+        """Compares pinned entries with the recorded ones, then records them.
+
+        Raises ConfigError naming each difference.
+        """
+        with self._edit() as manifest:
+            changes = [line for name, value in facts.items() for line in _differences(name, manifest.get(name), value)]
+            if changes:
+                raise ConfigError(
+                    f"{self._paths.run_dir} holds results of something else: {'; '.join(changes)}; "
+                    "valid: the same weights, prompts and data, or a new folder (--fresh)"
+                )
+            for name, value in facts.items():
+                earlier = manifest.get(name)
+                manifest[name] = earlier | value if isinstance(earlier, dict) and isinstance(value, dict) else value
+
+    def close(self, status: str) -> None:
+        """Notes how this run of the job ended: completed | failed."""
+        with self._edit() as manifest:
+            runs = _list(self._job(manifest), "runs")
+            if runs:
+                runs[-1] = {**runs[-1], "end": now(), "status": status}
+
+    def _job(self, manifest: dict[str, object]) -> dict[str, object]:
+        jobs = manifest.setdefault("jobs", {})
+        assert isinstance(jobs, dict)
+        job = jobs.setdefault(str(self._spec.index), {})
+        assert isinstance(job, dict)
+        return job
+
+    @contextmanager
+    def _edit(self) -> Iterator[dict[str, object]]:
+        """Reads, hands out and writes the file while no other job of the folder does; an error leaves it as it was."""
+        path = self._paths.manifest
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(".manifest.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            manifest: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            yield manifest
+            write_json_atomic(path, manifest)
+
+
+def _differences(name: str, earlier: object, value: object) -> list[str]:
+    """One line per value that was recorded and is not the same now; what one side does not know does not differ."""
+    if earlier is None or value is None:
+        return []
+    if isinstance(earlier, dict) and isinstance(value, dict):
+        return [line for key in value for line in _differences(f"{name}.{key}", earlier.get(key), value[key])]
+    return [] if earlier == value else [f"{name} was {earlier} and is {value}"]
+
+
+def _list(job: dict[str, object], name: str) -> list[dict[str, object]]:
+    value = job.setdefault(name, [])
+    assert isinstance(value, list)
+    return value

@@ -1,0 +1,115 @@
+"""Every file name of a run folder, in one class, and the one way files are written: beside the target, then renamed.
+
+Knows nothing of what the files contain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """File names under one run folder `<out_dir>/<exp_name>/hf_base/<eval_dir_name>`; the reference's names."""
+
+    run_dir: Path
+
+    def pipeline_log(self, group: int) -> Path:
+        """Everything job `group` printed, appended over resumes."""
+        return self.run_dir / f"pipeline_group{group}.log"
+
+    def server_info(self, group: int) -> Path:
+        """KEY=value lines on the server of a job; mode 0600."""
+        return self.run_dir / f"server_info_group{group}.env"
+
+    def completed(self, group: int) -> Path:
+        """Marker: every task of the job has its metrics."""
+        return self.run_dir / f"COMPLETED_group{group}"
+
+    def failed(self, group: int) -> Path:
+        """Marker: why the job ended early, with the log's tail."""
+        return self.run_dir / f"FAILED_group{group}"
+
+    def nfe_log(self, group: int) -> Path:
+        """One line per scored sample of the job."""
+        return self.run_dir / f"nfe_group{group}" / "nfe_log.jsonl"
+
+    def progress(self, group: int) -> Path:
+        """Counts of a running job, for whoever wants to draw them."""
+        return self.run_dir / f"nfe_group{group}" / "progress.json"
+
+    def request_log(self, group: int) -> Path:
+        """What the balancer answered, line by line; kept for a client that drops the ledger of a reply."""
+        return self.run_dir / f"nfe_group{group}" / "request_log.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        """What ran: resolved config, versions, hashes, devices."""
+        return self.run_dir / "manifest.json"
+
+    @property
+    def plan(self) -> Path:
+        """The jobs of the last submission into this folder."""
+        return self.run_dir / "plan.json"
+
+    @property
+    def owner(self) -> Path:
+        """Who may write here now."""
+        return self.run_dir / "owner.json"
+
+    @property
+    def results(self) -> Path:
+        """The NeMo-Skills output folder."""
+        return self.run_dir / "results"
+
+    @property
+    def eval_results(self) -> Path:
+        """One folder per benchmark."""
+        return self.results / "eval-results"
+
+    def task_dir(self, benchmark: str) -> Path:
+        """Outputs of one benchmark."""
+        return self.eval_results / benchmark
+
+    def output(self, benchmark: str, seed: int) -> Path:
+        """Finished, ordered, scored rows of one seed."""
+        return self.task_dir(benchmark) / f"output-rs{seed}.jsonl"
+
+    def output_async(self, benchmark: str, seed: int, chunk: int | None = None) -> Path:
+        """Rows in order of arrival while a seed, or a job's chunk of it, runs (NeMo-Skills' `-async` file)."""
+        return self.task_dir(benchmark) / f"{_stem(seed, chunk)}.jsonl-async"
+
+    def outputs_async(self, benchmark: str, seed: int) -> list[Path]:
+        """The -async files of a seed that may be there: the one without chunks, and those of chunks."""
+        chunks = sorted(self.task_dir(benchmark).glob(f"output-rs{seed}_part_*.jsonl-async"))
+        return [self.output_async(benchmark, seed), *chunks]
+
+    def output_done(self, benchmark: str, seed: int, chunk: int | None = None) -> Path:
+        """Marker beside a finished seed, or a job's finished chunk of it."""
+        return self.task_dir(benchmark) / f"{_stem(seed, chunk)}.jsonl.done"
+
+    def merge_lock(self, benchmark: str) -> Path:
+        """Held while jobs that share a benchmark begin or put together its chunks."""
+        return self.task_dir(benchmark) / ".chunks.lock"
+
+    def metrics(self, benchmark: str) -> Path:
+        """NeMo-Skills' metrics plus ours."""
+        return self.task_dir(benchmark) / "metrics.json"
+
+    def worker_log(self, group: int, worker: int) -> Path:
+        """What one worker printed."""
+        return self.results / "worker_logs" / f"group{group}_worker_{worker}.log"
+
+    def balancer_log(self, group: int) -> Path:
+        """What the balancer printed."""
+        return self.results / "worker_logs" / f"group{group}_load_balancer.log"
+
+    def submitit_dir(self, group: int) -> Path:
+        """submitit's own pickles and logs."""
+        return self.run_dir / ".submitit" / f"group{group}"
+
+
+def _stem(seed: int, chunk: int | None) -> str:
+    """Not NeMo-Skills' `_chunk_N`: positions in its chunk files count within the chunk, ours within the split."""
+    return f"output-rs{seed}" if chunk is None else f"output-rs{seed}_part_{chunk}"

@@ -1,0 +1,1 @@
+"""Answers that are compared as values: mathematics and multiple choice."""

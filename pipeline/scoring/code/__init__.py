@@ -1,0 +1,1 @@
+"""Answers that are programs: they run in the sandbox against tests."""

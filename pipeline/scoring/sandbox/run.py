@@ -1,0 +1,125 @@
+"""Runs a program a model wrote in a process of its own, limited in time, memory, processes, files and network.
+
+NOT a security sandbox: model programs can read what this user can read. Kernel limits, and namespaces where the machine
+permits them, stop accidents such as endless loops, fork bombs and floods of output; who distrusts a model runs trimode
+in a container or points TRIMODE_SANDBOX at NeMo-Skills' sandbox service. Knows no benchmark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimode.pipeline.scoring.sandbox.service import execute_remotely, service_url
+
+CHILD = Path(__file__).with_name("child.py")
+GRACE_S = 5.0
+"""Seconds the supervisor gets to kill what a program started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one program may use."""
+
+    time_s: float = 10.0
+    """Wall-clock seconds."""
+    memory_bytes: int = 2 << 30
+    """Address space of each process."""
+    num_processes: int = 16
+    """Processes and threads at once."""
+    file_bytes: int = 16 << 20
+    """Size of each file it writes, its output included."""
+    num_files: int = 64
+    """Open files of each process."""
+    output_bytes: int = 1 << 20
+    """How much of its output is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a program ended."""
+
+    status: str
+    """completed (exit status 0) | error | timeout."""
+    stdout: str
+    stderr: str
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def run_program(program: str, stdin: str = "", limits: Limits = DEFAULT_LIMITS) -> Outcome:
+    """Runs Python source to its end or its limits, here or in the service TRIMODE_SANDBOX names.
+
+    The program starts in an empty folder that is removed afterwards, with none of the caller's environment. Raises
+    OSError when no process can be started and ConnectionError when the service does not answer.
+    """
+    if url := service_url():
+        return Outcome(**execute_remotely(url, program, stdin, limits.time_s, limits.output_bytes))
+    with tempfile.TemporaryDirectory(prefix="trimode-sandbox-", ignore_cleanup_errors=True) as folder:
+        return _run_in(Path(folder), program, stdin, limits)
+
+
+def _run_in(folder: Path, program: str, stdin: str, limits: Limits) -> Outcome:
+    folder.chmod(0o755)
+    (folder / "program.py").write_text(program, encoding="utf-8", errors="surrogatepass")
+    (folder / "stdin").write_text(stdin, encoding="utf-8", errors="surrogatepass")
+    (folder / "cwd").mkdir()
+    settings = {name: value for name, value in dataclasses.asdict(limits).items() if isinstance(value, int)}
+    settings["cpu_s"] = math.ceil(limits.time_s) + 1
+    command = [sys.executable, "-I", "-B", str(CHILD), json.dumps(settings), str(folder / "program.py")]
+    with (
+        (folder / "stdin").open("rb") as source,
+        (folder / "stdout").open("wb") as out,
+        (folder / "stderr").open("wb") as err,
+    ):
+        process = subprocess.Popen(
+            command,
+            stdin=source,
+            stdout=out,
+            stderr=err,
+            cwd=folder / "cwd",
+            env=_environment(folder / "cwd"),
+            start_new_session=True,
+        )
+        timed_out = not _wait(process, limits.time_s)
+    text = {name: _head(folder / name, limits.output_bytes) for name in ("stdout", "stderr")}
+    status = "timeout" if timed_out else ("completed" if process.returncode == 0 else "error")
+    return Outcome(status=status, **text)
+
+
+def _environment(cwd: Path) -> dict[str, str]:
+    """Nothing of the caller's, so that no token or path reaches a model's program."""
+    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    return {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(cwd), "TMPDIR": str(cwd), **threads}
+
+
+def _wait(process: subprocess.Popen[bytes], time_s: float) -> bool:
+    """Whether the program ended by itself in time; when this returns, it and all it started are gone."""
+    try:
+        process.wait(time_s)
+        return True
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _head(path: Path, num_bytes: int) -> str:
+    with path.open("rb") as file:
+        return file.read(num_bytes).decode("utf-8", errors="replace")

@@ -1,0 +1,68 @@
+"""What the verdict fields of one scored row are worth in its benchmark's metric: points scored and possible.
+
+Reads no files and loads no scorer; it only reads the fields that scoring wrote.
+"""
+
+from __future__ import annotations
+
+from trimode.core.errors import ConfigError
+from trimode.pipeline.benchmarks import Benchmark
+from trimode.pipeline.scoring.registry import SCORERS, Points
+from trimode.pipeline.scoring.scorer import Row
+
+
+def row_points(benchmark: Benchmark, row: Row) -> Points:
+    """Points of `row` in the benchmark's metric. Raises ConfigError for a metric its scorer does not have."""
+    return _points(benchmark, benchmark.metric, row)
+
+
+def is_right(benchmark: Benchmark, row: Row) -> bool:
+    """True if a scored row is right by the benchmark's metric; for ifeval, if its whole prompt was followed strictly.
+
+    The only rule of the project for this. Raises ConfigError for a metric its scorer does not have.
+    """
+    facts = SCORERS.get(benchmark.scorer)
+    measure = facts.right if facts is not None else None
+    return _points(benchmark, measure or benchmark.metric, row).scored[0] == 1.0
+
+
+def _points(benchmark: Benchmark, measure: str, row: Row) -> Points:
+    facts = SCORERS.get(benchmark.scorer)
+    measures = facts.measures if facts is not None else {}
+    if measure not in measures:
+        valid = ", ".join(measures) or "none"
+        raise ConfigError(f"metric of {benchmark.name}: got {measure!r}; valid for its scorer: {valid}")
+    return measures[measure](row)
+
+
+def is_scored(benchmark: Benchmark, row: Row) -> bool:
+    """Whether the row carries the verdict that the benchmark's metric reads."""
+    try:
+        row_points(benchmark, row)
+    except (KeyError, TypeError, IndexError):
+        return False
+    return True
+
+
+def predicted(row: Row) -> str:
+    """What was read off the answer, as text: the extracted answer, the code, or which instructions were followed."""
+    if row.get("predicted_answer") is not None:
+        return str(row["predicted_answer"])
+    if "strict_eval" in row:
+        followed = zip(row["instruction_id_list"], row["strict_eval"]["follow_instruction_list"], strict=False)
+        return ", ".join(f"{'✓' if ok else '✗'} {name}" for name, ok in followed)
+    return str(row.get("completion") or "")
+
+
+def expected(row: Row) -> str:
+    """What the row asks for, as text: the expected answer, the instructions, or the tests."""
+    if row.get("expected_answer") is not None:
+        return str(row["expected_answer"])
+    asked = row.get("instruction_id_list")
+    if isinstance(asked, list):
+        return ", ".join(map(str, asked))
+    for field in ("test", "tests", "test_list", "assertion", "canonical_solution"):
+        if row.get(field):
+            value = row[field]
+            return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ""

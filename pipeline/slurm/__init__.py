@@ -1,0 +1,1 @@
+"""Speaks with Slurm: batch scripts and the queue."""

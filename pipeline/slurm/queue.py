@@ -1,0 +1,67 @@
+"""What Slurm says of jobs, by squeue alone: it is there without an accounting database and never lags behind.
+
+Submits nothing; knows no run folders.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from trimode.core.errors import WorkerError
+
+ENDED = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
+)
+"""States after which a job runs no more. A requeued one shows as PENDING."""
+QUERY_TIMEOUT_S = 60.0
+KEPT = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER"})
+"""Says which cluster, not which job; stays when a job's variables are taken away."""
+
+
+def job_states(job_ids: Iterable[str]) -> dict[str, str]:
+    """State by id (`123` or `123_4`) of the jobs Slurm still remembers. Raises WorkerError when it cannot be asked."""
+    wanted = set(job_ids)
+    roots = sorted({job_id.partition("_")[0] for job_id in wanted})
+    if not roots:
+        return {}
+    command = [
+        "squeue",
+        "--noheader",
+        "--all",
+        "--array",
+        "--states=all",
+        "--format=%i|%T",
+        f"--jobs={','.join(roots)}",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise WorkerError(f"squeue cannot be asked: {error}") from error
+    if done.returncode:
+        if "Invalid job id" in done.stderr:
+            return {}
+        raise WorkerError(f"squeue failed: {done.stderr.strip() or f'exit status {done.returncode}'}")
+    rows = (line.strip().partition("|") for line in done.stdout.splitlines())
+    return {job_id: state for job_id, _, state in rows if job_id in wanted}
+
+
+def has_ended(state: str | None) -> bool:
+    """True for a state that is over, and for a job that Slurm has forgotten."""
+    return state is None or state in ENDED
+
+
+@contextmanager
+def outside_of_jobs() -> Iterator[None]:
+    """Takes an enclosing job's variables away while the block runs: they would overrule the script's lines."""
+    taken = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name not in KEPT
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(taken)

@@ -1,0 +1,67 @@
+"""What the reaper finds, ends and removes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from trimode.balancer.actors import reaper
+from trimode.tests.fakes.balancer_process import alive, wait_for
+
+OLD = 1_000_000_000
+
+
+@contextlib.contextmanager
+def sleeper(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], cwd=folder) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def start_reaper(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-I", reaper.__file__, str(folder)], stdin=subprocess.PIPE)
+
+
+def is_locked(folder: Path) -> bool:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def test_it_ends_what_works_in_the_folder_and_nothing_else(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    with sleeper(folder) as inside, sleeper(elsewhere) as outside:
+        process = start_reaper(folder)
+        assert process.poll() is None
+        assert alive(inside.pid)
+        process.communicate()
+        assert not alive(inside.pid)
+        assert alive(outside.pid)
+    assert not folder.exists()
+    assert elsewhere.exists()
+
+
+def test_sweep_removes_only_old_folders_that_nobody_looks_after(tmp_path: Path) -> None:
+    for name in ("trimode-left", "trimode-held", "trimode-new", "other"):
+        (tmp_path / name).mkdir()
+    with start_reaper(tmp_path / "trimode-held") as process:
+        wait_for(lambda: is_locked(tmp_path / "trimode-held"))
+        for name in ("trimode-left", "trimode-held", "other"):
+            os.utime(tmp_path / name, (OLD, OLD))
+        reaper.sweep(tmp_path, "trimode-")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "trimode-held", "trimode-new"]
+        process.communicate()

@@ -1,0 +1,35 @@
+"""Which names a body may hold."""
+
+from __future__ import annotations
+
+import pytest
+from trimode.balancer.api.fields import NEUTRAL_VALUES, InvalidRequestError, check_names
+
+
+@pytest.mark.parametrize("name", sorted(NEUTRAL_VALUES))
+def test_what_is_not_offered_passes_only_when_it_asks_for_nothing(name: str) -> None:
+    for neutral in (None, *NEUTRAL_VALUES[name]):
+        assert check_names({name: neutral}) == []
+    with pytest.raises(InvalidRequestError) as caught:
+        check_names({name: ["something else"]})
+    assert caught.value.param == name
+    assert caught.value.message.startswith(f"{name}: got a list of 1")
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [("blocklength", "block_length"), ("tresholds", "threshold"), ("modes", "mode"), ("max_token", "max_tokens")],
+)
+def test_near_misses_are_refused(typo: str, meant: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"did you mean {meant}"):
+        check_names({typo: 1})
+
+
+def test_other_servers_fields_are_named_as_ignored() -> None:
+    body = {"steps": 4, "flag": True, "user": "me", "spaces_between_special_tokens": False, "block_length": 8}
+    assert check_names(body) == ["flag", "steps", "user"]
+
+
+def test_the_hint_for_the_other_client_of_nemo_skills() -> None:
+    with pytest.raises(InvalidRequestError, match="server_type=vllm"):
+        check_names({"presence_penalty": 1.0})

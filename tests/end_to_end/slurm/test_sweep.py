@@ -1,0 +1,137 @@
+"""Sweeps on a real Slurm: submitted through the command of eval.sh, seen in squeue, finished in the run folders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from trimode.core.errors import ConfigError
+from trimode.core.project import PROJECT_DIR
+from trimode.pipeline.launch.local import setup_environment
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.slurm.queue import has_ended, job_states
+from trimode.pipeline.sweep import run
+from trimode.tests.fakes.sweeps import HERE, config_of
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
+MODEL = PROJECT_DIR / "assets" / "demo_model"
+TWO_GPUS = ("model.path=./model", "suite=demo", "cluster=bare", "cluster.gpus=2", "out_dir=out")
+
+
+def evaluate(cwd: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """What eval.sh starts, in `cwd`."""
+    command = [sys.executable, "-m", "trimode.pipeline.eval", *flags]
+    environment = os.environ | setup_environment() | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
+
+
+def queue() -> list[str]:
+    """Every job Slurm remembers, ended ones too."""
+    asked = ["squeue", "--noheader", "--states=all", "--array", "--format=%i"]
+    return sorted(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split())
+
+
+def sweep(cwd: Path, function: str, *overrides: str) -> int:
+    (cwd / "model").mkdir(exist_ok=True)
+    return run(config_of(*TWO_GPUS, *overrides), cwd, f"{HERE}:{function}")
+
+
+def files_below(folder: Path) -> dict[str, int]:
+    return {
+        str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and ".lock" not in path.name
+    }
+
+
+@pytest.mark.skipif(not (MODEL / "model.safetensors").exists(), reason="the demo model is not here")
+def test_two_workers_evaluate_and_a_second_submission_changes_nothing(tmp_path: Path) -> None:
+    flags = (
+        *("--mode", "dlm", "--model", str(MODEL), "--benchmarks", "demo-math,demo-mcq", "--limit", "4"),
+        *("--tokens", "64", "--cluster", "bare", "--device", "cpu", "--gpus", "2", "--out-dir", "out", "--wait"),
+    )
+    first = evaluate(tmp_path, *flags)
+    assert first.returncode == 0, first.stdout + first.stderr
+    [run_dir] = (tmp_path / "out").glob("*/hf_base/eval_*")
+    paths = RunPaths(run_dir)
+    assert paths.completed(0).exists() and not paths.failed(0).exists()
+    assert len(paths.nfe_log(0).read_text().splitlines()) == 8
+    assert len(paths.output("demo-math", 0).read_text().splitlines()) == 4
+    assert "starting 2 worker(s) on cpu" in paths.pipeline_log(0).read_text()
+    rows = [line.split()[:3] for line in first.stdout.splitlines()]
+    assert ["demo-math", "dlm", "4"] in rows and ["demo-mcq", "dlm", "4"] in rows, first.stdout
+    jobs, files = queue(), files_below(run_dir)
+    second = evaluate(tmp_path, *flags)
+    assert second.returncode == 0, second.stderr
+    assert "dlm: finished before, skipped: " in second.stderr
+    assert (queue(), files_below(run_dir)) == (jobs, files)
+
+
+def test_an_array_is_submitted_at_once_and_its_jobs_see_their_gpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = queue()
+    assert sweep(tmp_path, "run_to_the_end") == 0
+    printed = capsys.readouterr().out
+    ids = [line.split()[1] for line in printed.splitlines() if line.startswith("submitted ")]
+    array = ids[0].partition("_")[0]
+    assert ids == [f"{array}_0", f"{array}_1", f"{array}_2"]
+    assert set(queue()) - set(before) == set(ids)
+    assert f"next: squeue --jobs={array}" in printed
+    while not all(has_ended(state) for state in job_states(ids).values()):
+        time.sleep(0.2)
+    assert set(job_states(ids).values()) == {"COMPLETED"}
+    assert len(list(tmp_path.glob("out/*/hf_base/eval_*/COMPLETED_group0"))) == 3
+    for log in (tmp_path / "out" / ".submitit").rglob("*_log.out"):
+        devices = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("devices ")]
+        assert len(devices) == 1 and len(devices[0].split(",")) == 2
+
+
+def test_waiting_tells_a_failed_job_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(tmp_path, "fail_in_ar", "wait=true", "mode=[ar,dlm]") == 1
+    told = capsys.readouterr().err
+    assert "(ar): failed (FAILED): Cause: the dog ate it" in told
+    assert "(dlm): COMPLETED" in told
+
+
+def test_a_job_that_dies_without_a_word_is_a_failed_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(tmp_path, "vanish", "wait=true", "mode=dlm") == 1
+    told = capsys.readouterr().err
+    assert "(dlm): failed (FAILED): it left no record" in told
+    assert "last words of dlm" in told
+
+
+def test_sbatchs_refusal_is_told_in_its_words(tmp_path: Path) -> None:
+    flags = ("--mode", "ar", "--model", str(tmp_path), "--benchmarks", "demo-math", "--cluster", "bare")
+    refused = evaluate(tmp_path, *flags, "--partition", "nowhere")
+    assert refused.returncode == 1
+    assert "error: sbatch refused the jobs:" in refused.stderr
+    assert "invalid partition specified: nowhere" in refused.stderr
+    assert "#SBATCH --partition=nowhere" in refused.stderr
+    again = evaluate(tmp_path, *flags, "--partition", "nowhere")
+    assert again.returncode == 1, "a refused submission left the folder owned"
+
+
+def test_gpus_that_are_not_there_fail_the_job(tmp_path: Path) -> None:
+    flags = ("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--cluster", "bare", "--gpus", "2")
+    if list(Path("/dev").glob("nvidia[0-9]*")):
+        pytest.skip("this machine has GPUs")
+    failed = evaluate(tmp_path, *flags, "--wait")
+    assert failed.returncode == 1
+    assert "the job asked for 2 GPU(s) and sees none" in failed.stderr
+    assert len(list(tmp_path.glob("eval_suit_results/*/hf_base/eval_*/FAILED_group0"))) == 1
+
+
+def test_a_folder_belongs_to_its_slurm_job_until_that_ends(tmp_path: Path) -> None:
+    assert sweep(tmp_path, "hang", "mode=ar") == 0
+    [job_id] = {line for line in queue() if not has_ended(job_states([line]).get(line))}
+    with pytest.raises(ConfigError, match=f"belongs to Slurm job {job_id}"):
+        sweep(tmp_path, "run_to_the_end", "mode=ar")
+    while not list(tmp_path.glob("out/*/hf_base/eval_*/hanging")):
+        time.sleep(0.1)
+    subprocess.run(["scancel", "--signal=KILL", job_id], check=True)
+    while not has_ended(job_states([job_id]).get(job_id)):
+        time.sleep(0.1)
+    assert sweep(tmp_path, "run_to_the_end", "mode=ar", "wait=true") == 0

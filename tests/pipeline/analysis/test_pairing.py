@@ -1,0 +1,87 @@
+"""Two runs problem by problem, on rows written by hand."""
+
+from __future__ import annotations
+
+import pytest
+from trimode.pipeline.analysis.pairing import Pairing, common_prefix, pair, pool
+from trimode.pipeline.analysis.runs import TaskResult
+from trimode.pipeline.analysis.statistics import paired_interval
+from trimode.pipeline.benchmarks import load_benchmark
+
+
+def task(verdicts: str, seeds: int = 1, text: str = "so {right}", tokens: int = 5) -> TaskResult:
+    """A gsm8k result from letters: r right, w wrong, - not answered; `seeds` rows per problem."""
+    result = TaskResult(load_benchmark("gsm8k"))
+    for number, letter in enumerate(verdicts):
+        if letter != "-":
+            right = letter == "r"
+            result.rows[number // seeds, number % seeds] = {
+                "generation": text.format(right=right),
+                "num_generated_tokens": tokens,
+                "predicted_answer": "7" if right else "8",
+                "expected_answer": 7,
+                "symbolic_correct": right,
+            }
+    return result
+
+
+def paired(a: TaskResult, b: TaskResult) -> Pairing:
+    found = pair(a, b)
+    assert found is not None
+    return found
+
+
+def test_flips_and_difference() -> None:
+    found = paired(task("rrrwwr"), task("rwwwrr"))
+    assert found.mcnemar is not None
+    assert (found.mcnemar.only_a, found.mcnemar.only_b) == (2, 1)
+    assert found.difference == pytest.approx(100 / 6)
+    assert found.interval == pytest.approx([100 * bound for bound in paired_interval(2, 1, 6)])
+    assert [(flip.sample_id, flip.winner, flip.answer_a, flip.answer_b) for flip in found.flips] == [
+        (1, "a", "7", "8"),
+        (2, "a", "7", "8"),
+        (4, "b", "8", "7"),
+    ]
+
+
+def test_only_problems_that_both_answered_count() -> None:
+    found = paired(task("rr-r"), task("rw r".replace(" ", "-")))
+    assert (found.num_problems, found.num_only_a, found.num_only_b) == (3, 0, 0)
+    found = paired(task("rrrr"), task("rr--"))
+    assert (found.num_problems, found.num_only_a) == (2, 2)
+
+
+def test_nothing_in_common_is_no_pairing() -> None:
+    assert pair(task("rr"), task("--")) is None
+
+
+def test_seeds_of_a_problem_are_averaged_before_pairing() -> None:
+    found = paired(task("rwrr", seeds=2), task("rwww", seeds=2))
+    assert found.num_problems == 2
+    assert found.differences.tolist() == [0.0, 1.0]
+    assert found.mcnemar is None
+
+
+def test_identical_answers_and_where_others_part() -> None:
+    found = paired(task("rrw", text="one two {right}"), task("rrr", text="one two {right}"))
+    assert (found.num_identical, found.num_answers) == (2, 3)
+    (divergence,) = found.divergences
+    assert (divergence.sample_id, divergence.position) == (2, len("one two "))
+    assert (divergence.text_a, divergence.text_b) == ("False", "True")
+
+
+def test_the_same_text_in_another_number_of_tokens_is_not_identical() -> None:
+    assert paired(task("r", tokens=5), task("r", tokens=6)).num_identical == 0
+
+
+def test_the_pool_weighs_problems_alike() -> None:
+    total = pool([paired(task("rrrr"), task("rrrw")), paired(task("ww"), task("rr"))])
+    assert total.num_problems == 6
+    assert total.difference == pytest.approx(100 * (1 - 2) / 6)
+    assert total.mcnemar is not None
+    assert (total.mcnemar.only_a, total.mcnemar.only_b) == (1, 2)
+
+
+@pytest.mark.parametrize(("a", "b", "length"), [("", "", 0), ("ab", "ab", 2), ("ab", "abc", 2), ("xb", "ab", 0)])
+def test_common_prefix(a: str, b: str, length: int) -> None:
+    assert common_prefix(a, b) == length

@@ -1,0 +1,84 @@
+"""Figures of a run against sums done by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trimode.core.files import write_json_atomic
+from trimode.pipeline.analysis.runs import read_run
+from trimode.pipeline.analysis.statistics import wilson
+from trimode.pipeline.analysis.summary import JSON_FIELDS, ReportRow, disagreement, seed_accuracies, summarize_task
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.tests.fakes.run_folders import FakeRun, make_record, make_row, write_run
+
+
+def summary_of(root: Path, fake: FakeRun) -> ReportRow:
+    run = read_run(write_run(root, fake))
+    return summarize_task(run, run.tasks[fake.benchmarks[0]])
+
+
+def test_figures_are_ratios_of_sums(tmp_path: Path) -> None:
+    fake = FakeRun(mode="linear_spec", lora=True, samples=30)
+    rows = [make_row(fake, "demo-math", i, 0) for i in range(30)]
+    records = [make_record(fake, "demo-math", i, 0, row) for i, row in enumerate(rows)]
+    tokens, nfe = sum(r.completion_tokens for r in records), sum(r.nfe for r in records)
+    accepted = [n for r in records for n in r.acceptance_lengths]
+    found = summary_of(tmp_path, fake)
+    assert found.num_entries == 30
+    assert found.accuracy == pytest.approx(100 * sum(bool(row["symbolic_correct"]) for row in rows) / 30, abs=1e-3)
+    assert found.avg_tokens == pytest.approx(tokens / 30, abs=1e-3)
+    assert found.average_nfe == pytest.approx(nfe / 30, abs=1e-3)
+    assert found.tpf == pytest.approx(tokens / nfe, abs=1e-3)
+    assert found.tpf_total == pytest.approx(tokens / sum(sum(r.forwards.values()) for r in records), abs=1e-3)
+    assert found.acceptance_length == pytest.approx(sum(accepted) / len(accepted), abs=1e-3)
+
+
+def test_intervals_hold_their_figures(tmp_path: Path) -> None:
+    found = summary_of(tmp_path, FakeRun(mode="dlm", samples=40))
+    assert found.accuracy is not None
+    assert found.tpf is not None
+    assert found.tpf_interval is not None
+    assert found.tpf_interval.low <= found.tpf <= found.tpf_interval.high
+    bounds = wilson(round(found.accuracy * 40 / 100), 40)
+    assert (found.accuracy_low, found.accuracy_high) == pytest.approx((100 * bounds.low, 100 * bounds.high), abs=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["ar", "dlm"])
+def test_acceptance_length_is_null_where_nothing_is_verified(tmp_path: Path, mode: str) -> None:
+    assert summary_of(tmp_path, FakeRun(mode=mode)).acceptance_length is None
+
+
+def test_seeds_give_a_standard_error(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path, FakeRun(samples=25, seeds=4, accuracy=0.6)))
+    found = summarize_task(run, run.tasks["demo-math"])
+    per_seed = seed_accuracies(run.tasks["demo-math"])
+    assert (found.seeds, found.num_entries, found.done) == (4, 25, 100)
+    assert found.std_err is not None
+    assert found.accuracy == pytest.approx(sum(per_seed) / 4, abs=1e-3)
+
+
+def test_an_unfinished_run_is_summed_from_its_rows(tmp_path: Path) -> None:
+    found = summary_of(tmp_path, FakeRun(samples=10, finished=False))
+    assert not found.finished
+    assert (found.done, found.total) == (5, 10)
+    assert found.accuracy is not None
+
+
+def test_accuracy_is_what_metrics_json_states(tmp_path: Path) -> None:
+    paths = RunPaths(write_run(tmp_path, FakeRun(samples=10)))
+    write_json_atomic(paths.metrics("demo-math"), {"demo-math": {"pass@1": {"symbolic_correct": 12.5}}})
+    run = read_run(paths.run_dir)
+    task = run.tasks["demo-math"]
+    assert summarize_task(run, task).accuracy == 12.5
+    assert "12.50" in disagreement(task)[0]
+
+
+@pytest.mark.parametrize("benchmark", ["demo-math", "demo-mcq", "demo-code", "demo-if"])
+def test_rows_and_metrics_agree_for_every_scorer(tmp_path: Path, benchmark: str) -> None:
+    run = read_run(write_run(tmp_path, FakeRun(benchmarks=(benchmark,), samples=30)))
+    assert disagreement(run.tasks[benchmark]) == []
+
+
+def test_json_has_the_agreed_fields_only(tmp_path: Path) -> None:
+    assert tuple(summary_of(tmp_path, FakeRun()).to_json()) == JSON_FIELDS

@@ -1,0 +1,82 @@
+"""The groups of conf/ fill the typed config with the reference's values, and a typo names its class."""
+
+from __future__ import annotations
+
+import pytest
+from trimode.core.errors import ConfigError
+from trimode.core.project import PROJECT_DIR
+from trimode.core.protocol import MODE_DEFAULTS, Mode
+from trimode.pipeline.config.compose import compose
+from trimode.tests.fakes.sweeps import config_of
+
+
+def test_defaults_are_the_references() -> None:
+    config = config_of()
+    assert {name: mode.mode for name, mode in config.modes.items()} == {mode.value: mode for mode in Mode}
+    for mode in config.modes.values():
+        assert (mode.block_length, mode.threshold) == (
+            MODE_DEFAULTS[mode.mode].block_length,
+            MODE_DEFAULTS[mode.mode].threshold,
+        )
+    assert {name: mode.max_model_len for name, mode in config.modes.items()} == {
+        "ar": 65536,
+        "dlm": 20480,
+        "linear_spec": 20480,
+    }
+    assert [mode.max_position_embeddings for mode in config.modes.values()] == [None, 262144, 262144]
+    assert (config.max_new_tokens, config.max_thinking_tokens, config.temperature) == (8192, 6000, 0.0)
+    assert (config.cluster.gpus, config.cluster.cpus_per_task, config.cluster.mem_gb) == (8, 48, 256)
+    assert config.balancer.max_num_seqs == 1
+    assert config.benchmarks == (
+        ["gsm8k", "human-eval", "mbpp", "math-500", "aime24", "aime25", "gpqa", "mmlu", "ifeval", "livecodebench-cpp"]
+    )
+
+
+def test_a_mode_entry_is_touched_dropped_and_added() -> None:
+    config = config_of("modes.dlm.block_length=64", "~modes.ar", "mode=all")
+    assert list(config.modes) == ["dlm", "linear_spec"]
+    assert config.modes["dlm"].block_length == 64
+    assert list(config_of("mode=[ar,dlm]").modes) == ["ar", "dlm"]
+    assert config_of("+mode@modes.dlm16=dlm", "modes.dlm16.block_length=16").modes["dlm16"].mode is Mode.DLM
+
+
+def test_the_demo_has_four_rows() -> None:
+    config = config_of("mode=demo", "suite=demo", "model=demo", "cluster=local")
+    assert [(mode.mode.value, mode.lora, mode.block_length) for mode in config.modes.values()] == [
+        ("ar", False, 1),
+        ("dlm", False, 32),
+        ("linear_spec", False, 32),
+        ("linear_spec", True, 32),
+    ]
+    assert config.modes["dlm"].threshold == 0.9
+    assert config.model.path == str(PROJECT_DIR / "assets" / "demo_model")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("modes.dlm.blok_length=64", "'blok_length' not in 'ModeConfig'"),
+        ("balancer.device=gpu", "expected one of [auto, cpu, cuda]"),
+        ("modes.dlm.block_length=many", "'many' of type 'str' could not be converted to Integer"),
+        ("mode=fast", "Could not find 'mode/fast'"),
+        ("cluster=moon", "Could not find 'cluster/moon'"),
+        ("~modes.fast", "'modes.fast' does not exist"),
+        ("benchmarks=a:1,b:1", "sweep"),
+    ],
+)
+def test_a_typo_is_named(override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose([override])
+    assert words in str(error.value)
+
+
+def test_the_environment_gives_the_clusters_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCOUNT", "us")
+    monkeypatch.setenv("SERVER_PARTITION", "night")
+    monkeypatch.setenv("SERVER_TIME", "30")
+    monkeypatch.setenv("OUT_DIR", "there")
+    monkeypatch.setenv("CONTAINER_IMAGE", "i.sqsh")
+    config = config_of()
+    cluster = config.cluster
+    assert (cluster.account, cluster.partition, cluster.time_limit) == ("us", "night", "30")
+    assert (cluster.container_image, config.out_dir) == ("i.sqsh", "there")

@@ -1,0 +1,80 @@
+"""What progress says: figures, plain lines, bars and the file for others."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+from trimode.pipeline.console.progress import Bars, Progress, TaskProgress, duration, read_snapshot
+from trimode.pipeline.run_folder.nfe import NfeRecord
+
+
+def record(tokens: int = 30, nfe: int = 10, error: str | None = None) -> NfeRecord:
+    return NfeRecord(
+        request_id="r",
+        benchmark="gsm8k",
+        sample_id=0,
+        seed=0,
+        mode="ar",
+        lora=False,
+        prompt_tokens=1,
+        completion_tokens=tokens,
+        finish_reason="stop",
+        nfe=nfe,
+        error=error,
+    )
+
+
+def test_text_has_done_accuracy_tpf_and_time_left() -> None:
+    task = TaskProgress(total=100, done=50, scored=10, correct=9, tokens=300, nfe=100, seconds=20.0)
+    assert task.text() == "50/100  acc 90.0%  TPF 3.00  ETA 1m 40s"
+
+
+def test_text_before_the_first_sample_claims_nothing() -> None:
+    assert TaskProgress(total=100).text() == "0/100"
+
+
+def test_failed_samples_are_counted() -> None:
+    assert "failed 2" in TaskProgress(total=9, done=2, scored=2, failed=2).text()
+
+
+def test_durations_read_well() -> None:
+    assert [duration(seconds) for seconds in (4.4, 80, 7500)] == ["4s", "1m 20s", "2h 5m"]
+
+
+def test_lines_name_start_and_end(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with Progress("ar", lines.append, tmp_path / "sub" / "progress.json") as progress:
+        progress.begin("gsm8k", total=3, done=1)
+        progress.add("gsm8k", True, record())
+        progress.add("gsm8k", False, record())
+        progress.finish("gsm8k")
+    assert lines[0] == "[ar] gsm8k: 1/3 (resumed)"
+    assert lines[-1] == "[ar] gsm8k: 3/3  acc 50.0%  TPF 3.00  done"
+
+
+def test_snapshot_can_be_read_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    with Progress("ar", lambda _line: None, path) as progress:
+        progress.begin("gsm8k", total=2, done=0)
+        progress.add("gsm8k", True, record(error="x", nfe=0, tokens=0))
+    task = read_snapshot(path)["gsm8k"]
+    assert (task.done, task.total, task.correct, task.failed) == (1, 2, 1, 1)
+
+
+def test_no_snapshot_is_no_progress(tmp_path: Path) -> None:
+    assert read_snapshot(tmp_path / "none") == {}
+
+
+def test_bars_show_benchmark_and_figures() -> None:
+    screen = io.StringIO()
+    bars = Bars(Console(file=screen, force_terminal=True, width=120))
+    bars.start()
+    bars.update("ar", {"gsm8k": TaskProgress(total=10, done=5, scored=5, correct=4, tokens=30, nfe=10, seconds=5.0)})
+    bars.stop()
+    shown = screen.getvalue()
+    assert "ar gsm8k" in shown
+    assert "5/10" in shown
+    assert "acc 80.0%" in shown
+    assert "TPF 3.00" in shown

@@ -1,0 +1,26 @@
+"""What a job passes to its balancer, read by the balancer's own parser."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from trimode.balancer.settings import BalancerSettings, parse_settings
+from trimode.pipeline.job.balancer import BALANCER, Server
+from trimode.pipeline.job.devices import Devices
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.tests.fakes.specs import job_spec
+
+
+def balancer_settings(folder: Path, **model: object) -> BalancerSettings:
+    spec = job_spec(folder)
+    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, **model))  # type: ignore[arg-type]
+    _, *command = Server(spec, RunPaths(folder / "run"), Devices("cpu", 1)).command()
+    return parse_settings(command[len(BALANCER) :])
+
+
+@pytest.mark.parametrize("revision", [None, "v1", "1" * 40])
+def test_the_models_revision_reaches_the_workers(tmp_path: Path, revision: str | None) -> None:
+    settings = balancer_settings(tmp_path, path="org/tri", revision=revision)
+    assert (settings.worker.model, settings.worker.revision) == ("org/tri", revision)

@@ -1,0 +1,82 @@
+"""What only a real run needs is looked at before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trimode.core.errors import ConfigError
+from trimode.pipeline.launch import preflight as preflight_module
+from trimode.pipeline.launch.preflight import ensure_worker_packages, preflight
+from trimode.pipeline.plan.jobs import plan
+from trimode.pipeline.plan.survey import survey
+from trimode.tests.fakes.sweeps import config_of
+
+READY = (
+    "suite=demo",
+    "model.path=./model",
+    "cluster.account=us",
+    "cluster.container_image=i.sqsh",
+    "cluster.hub_cache=null",
+)
+
+
+def look(cwd: Path, *overrides: str) -> None:
+    config = config_of(*overrides)
+    found = survey(config, cwd)
+    preflight(config, found, plan(config, found))
+
+
+@pytest.fixture
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with model and image, and an sbatch."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "i.sqsh").touch()
+    monkeypatch.setattr(preflight_module.shutil, "which", lambda _name: "/bin/sbatch")
+    return tmp_path
+
+
+def test_a_ready_sweep_passes(ready: Path) -> None:
+    look(ready, *READY)
+    look(ready, *READY, "cluster.container_image='docker://registry/image:1'")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("cluster.account=null", "cluster slurm needs an account: got none; give --account"),
+        ("cluster.account=''", "cluster slurm needs an account"),
+        ("cluster.container_image=null", "cluster slurm runs in an image: got none; give --image"),
+        ("cluster.container_image=other.sqsh", "image: no file"),
+        ("model.path=./other", "model: no folder"),
+        ("model.tokenizer=./other", "tokenizer: no folder"),
+        ("benchmarks=livecodebench-cpp", "need a scorer: got livecodebench-cpp, which client embedded cannot score"),
+        ("benchmarks=gsm8k", "gsm8k"),
+    ],
+)
+def test_what_is_missing_is_named(ready: Path, override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        look(ready, *READY, "data_dir=nothing", override)
+    assert words in str(error.value)
+
+
+def test_a_machine_without_sbatch_is_named(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight_module.shutil, "which", lambda _name: None)
+    with pytest.raises(ConfigError, match="sbatch is not on PATH"):
+        look(ready, *READY, "cluster=bare")
+    look(ready, *READY, "cluster=local")
+
+
+def test_jobs_outside_of_containers_need_the_worker_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight_module, "WORKER_PACKAGES", ("no_such_package",))
+    monkeypatch.setattr(preflight_module.sys, "prefix", "/elsewhere")
+    with pytest.raises(ConfigError, match="jobs need no_such_package"):
+        ensure_worker_packages(config_of("cluster=bare"))
+    ensure_worker_packages(config_of("cluster=slurm"))
+
+
+def test_a_missing_nemo_skills_is_named_before_anything_starts(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMODE_NEMO_SKILLS_PYTHON", str(ready / "no_python"))
+    with pytest.raises(ConfigError, match=r"client nemo_skills needs NeMo-Skills 0\.7: .*no_python has none"):
+        look(ready, *READY, "cluster=bare", "client=nemo_skills")
+    look(ready, *READY, "client=nemo_skills")  # inside an image: the job sees to it

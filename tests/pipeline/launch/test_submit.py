@@ -1,0 +1,126 @@
+"""Submission against a fake Slurm: what sbatch gets, what is told, who owns the folders."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from submitit.core.utils import DelayedSubmission
+from trimode.core.errors import SubmissionError, WorkerError
+from trimode.pipeline.launch import submit
+from trimode.pipeline.launch.call import JobCall
+from trimode.pipeline.launch.owner import claim, read_owner, this_process
+from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
+from trimode.pipeline.slurm.script import sbatch_text, submission_dir
+from trimode.tests.fakes.sweeps import finish, jobs_of
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with sbatch and srun in it; sbatch keeps script and environment, and counts ids from 101."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    sbatch = f"""#!/bin/sh
+case $(cat "$1") in *wanted-elsewhere*)
+  echo "sbatch: error: invalid partition specified: wanted-elsewhere" >&2; exit 1 ;;
+esac
+n=$((101 + $(ls {folder} | grep -c '^script'))); cp "$1" {folder}/script$n; env > {folder}/env$n
+echo "Submitted batch job $n"
+"""
+    for name, text in (("sbatch", sbatch), ("srun", "#!/bin/sh\n")):
+        (folder / name).write_text(text)
+        (folder / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_one_array_gets_the_text_of_the_dry_run(tmp_path: Path, slurm: Path) -> None:
+    jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out")
+    submitted = submit_arrays(jobs, this_process())
+    assert [item.job_id for item in submitted] == ["101_0", "101_1", "101_2"]
+    assert (slurm / "script101").read_text() == sbatch_text(jobs)
+
+
+def test_a_single_job_is_no_array(tmp_path: Path, slurm: Path) -> None:
+    jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar")
+    assert [item.job_id for item in submit_arrays(jobs, this_process())] == ["101"]
+    assert (slurm / "script101").read_text() == sbatch_text(jobs)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_each_job_has_its_own_call(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out")
+    owner = this_process()
+    for item in submit_arrays(jobs, owner):
+        call = DelayedSubmission.load(submission_dir(jobs) / f"{item.job_id}_submitted.pkl").function
+        assert call == JobCall(spec=item.spec, token=owner.token)
+
+
+def test_an_enclosing_jobs_variables_do_not_reach_sbatch(
+    tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "night")
+    monkeypatch.setenv("SLURM_CONF", "/etc/there")
+    submit_arrays(jobs_of(tmp_path, "cluster=bare", "out_dir=out"), this_process())
+    environment = (slurm / "env101").read_text().splitlines()
+    assert "SLURM_CONF=/etc/there" in environment
+    assert not [line for line in environment if line.startswith("SBATCH_")]
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_refusal_carries_sbatchs_words_the_script_and_what_went_before(tmp_path: Path) -> None:
+    first = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar")
+    bad = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=dlm", "cluster.partition=wanted-elsewhere")
+    owner = this_process()
+    for job in (*first, *bad):
+        claim(Path(job.run_dir), owner)
+    with pytest.raises(SubmissionError) as error:
+        submit_arrays([*first, *bad], owner)
+    assert "invalid partition specified: wanted-elsewhere" in str(error.value)
+    assert "already submitted: 101" in str(error.value)
+    assert error.value.script == sbatch_text(bad)
+    taken = read_owner(Path(first[0].run_dir))
+    assert taken is not None and taken.slurm_jobs == ("101",)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_folders_belong_to_the_slurm_jobs_that_write_there(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar", "jobs_per=benchmark", "benchmarks='gsm8k,mbpp'")
+    owner = this_process()
+    claim(Path(jobs[0].run_dir), owner)
+    submit_arrays(jobs, owner)
+    taken = read_owner(Path(jobs[0].run_dir))
+    assert taken is not None and taken.slurm_jobs == ("101_0", "101_1")
+
+
+def test_waiting_ends_with_squeue_and_trusts_markers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ar, dlm, spec = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "suite=demo")
+    finish(ar)
+    finish(spec)
+    answers = iter(
+        [
+            {"1_0": "RUNNING", "1_1": "RUNNING", "1_2": "COMPLETED"},
+            WorkerError("squeue cannot be asked"),
+            {"1_1": "TIMEOUT", "1_0": "COMPLETING"},
+            {},
+        ]
+    )
+
+    def states(_ids: object) -> dict[str, str]:
+        answer = next(answers)
+        if isinstance(answer, WorkerError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(submit, "job_states", states)
+    submitted = [Submitted(job, f"1_{number}") for number, job in enumerate((ar, dlm, spec))]
+    assert wait(submitted, pause=lambda _seconds: None) == [submitted[1]]
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "1_2 (linear_spec): COMPLETED"
+    assert told[1] == "note: squeue cannot be asked; asking again"
+    assert told[2].startswith("1_1 (dlm): failed (TIMEOUT): it left no record")
+    assert told[-1] == "1_0 (ar): COMPLETED"

@@ -1,0 +1,91 @@
+"""A run folder's name changes with what changes answers, and with nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trimode.pipeline.plan.identity import folder_fingerprint
+from trimode.tests.fakes.sweeps import jobs_of, local_jobs
+
+
+def name_of(cwd: Path, *overrides: str) -> str:
+    return Path(local_jobs(cwd, "mode=dlm", *overrides)[0].run_dir).name
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "limit=3",
+        "balancer.workers=2",
+        "cluster.gpus=2",
+        "cluster.time_limit=5",
+        "balancer.max_num_seqs=7",
+        "benchmarks=gsm8k:4",
+        "client.num_scorers=1",
+        "max_thinking_tokens=5",  # thinking is off
+        "jobs_per=benchmark",
+        "wait=true",
+        "fresh=true",
+        "exp_name=other",
+        "out_dir=elsewhere",
+    ],
+)
+def test_the_name_stays(tmp_path: Path, override: str) -> None:
+    assert name_of(tmp_path, override) == name_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "modes.dlm.block_length=4",
+        "modes.dlm.threshold=0.8",
+        "modes.dlm.threshold=null",
+        "max_new_tokens=64",
+        "temperature=0.5",
+        "top_p=0.5",
+        "starting_seed=1",
+        "enable_thinking=true",
+        "eos_early_stop=false",
+        "model.dtype=float32",
+        "model.tokenizer=./tok",
+        "model.path=some/hub-id",
+        "modes.dlm.max_model_len=9000",
+    ],
+)
+def test_the_name_changes(tmp_path: Path, override: str) -> None:
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "tokenizer.json").write_text("{}")
+    assert name_of(tmp_path, override) != name_of(tmp_path)
+
+
+def test_the_adapter_is_part_of_the_name(tmp_path: Path) -> None:
+    for number in "12":
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "adapter_model.safetensors").write_text(number)
+    names = {
+        Path(jobs_of(tmp_path, "model.path=hub/m", "mode=linear_spec", *extra)[0].run_dir).name
+        for extra in (
+            (),
+            ("modes.linear_spec.lora=true", "model.lora_path=1"),
+            ("modes.linear_spec.lora=true", "model.lora_path=2"),
+        )
+    }
+    assert len(names) == 3
+
+
+def test_a_folder_is_known_by_its_content_not_by_place_or_time(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        folder = tmp_path / place
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(bytes(5 << 20))
+        (folder / "README.md").write_text(place)
+    before = folder_fingerprint(tmp_path / "here")
+    assert folder_fingerprint(tmp_path / "there") == before
+    with (tmp_path / "there" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    assert folder_fingerprint(tmp_path / "there") != before
+    (tmp_path / "here" / "config.json").write_text("[]")
+    assert folder_fingerprint(tmp_path / "here") != before

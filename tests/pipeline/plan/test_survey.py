@@ -1,0 +1,93 @@
+"""What a config's paths mean, and how far the folders of its jobs have come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from trimode.core.errors import ConfigError
+from trimode.pipeline.plan import survey as survey_module
+from trimode.pipeline.plan.rounds import Progress, latest_round, settle
+from trimode.pipeline.plan.survey import find_weights, survey
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.tests.fakes.sweeps import config_of, finish, local_jobs
+
+
+def test_a_folder_here_a_hub_id_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "name").mkdir()
+    assert find_weights("org/name", tmp_path, None).path == str(tmp_path / "org" / "name")
+    hub = find_weights("org/other", tmp_path, "abc")
+    assert (hub.path, hub.is_folder, hub.fingerprint) == ("org/other", False, "hub:org/other@abc")
+    missing = find_weights("./other", tmp_path, None)
+    assert (missing.path, missing.is_folder, missing.found) == (str(tmp_path / "other"), True, False)
+
+
+def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ConfigError, match=r"model\.revision: got v1 for the folder .*; valid: none, or a hub id"):
+        survey(config_of("model.path=./model", "model.revision=v1"), tmp_path)
+
+
+def test_the_adapter_lies_beside_the_model_or_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_module, "PROJECT_DIR", tmp_path / "project")
+    config = config_of("mode=linear_spec", "modes.linear_spec.lora=true", "model.path=./model")
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ConfigError) as error:
+        survey(config, tmp_path)
+    assert "no adapter folder at" in str(error.value) and "miscs" in str(error.value)
+    fallback = tmp_path / "project" / "miscs" / "linear_spec_lora"
+    fallback.mkdir(parents=True)
+    found = survey(config, tmp_path).adapter
+    assert found is not None and found.path == str(fallback)
+    beside = tmp_path / "model" / "linear_spec_lora"
+    beside.mkdir()
+    found = survey(config, tmp_path).adapter
+    assert found is not None and found.path == str(beside)
+
+
+def test_without_a_mode_that_uses_it_no_adapter_is_looked_for(tmp_path: Path) -> None:
+    assert survey(config_of("model.lora_path=nowhere"), tmp_path).adapter is None
+
+
+def test_the_context_limit_is_read_where_it_can_be(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    assert survey(config_of("model.path=./model"), tmp_path).config_limit is None
+    (model / "config.json").write_text(json.dumps({"max_position_embeddings": 777}))
+    assert survey(config_of("model.path=./model"), tmp_path).config_limit == 777
+
+
+def test_a_job_is_new_then_resumed_then_skipped(tmp_path: Path) -> None:
+    jobs = local_jobs(tmp_path, "mode=ar", "benchmarks='demo-math,demo-mcq'", "limit=3")
+    state = settle(jobs, fresh=False)[0]
+    assert (state.progress, state.num_left) == (Progress.NEW, 6)
+    paths = RunPaths(Path(jobs[0].run_dir))
+    paths.task_dir("demo-math").mkdir(parents=True)
+    paths.output("demo-math", 0).write_text('{"a": 1}\n' * 3)
+    state = settle(jobs, fresh=False)[0]
+    assert (state.progress, state.num_left) == (Progress.RESUMED, 3)
+    finish(jobs[0])
+    state = settle(jobs, fresh=False)[0]
+    assert (state.progress, state.num_left) == (Progress.SKIPPED, 0)
+
+
+def test_a_larger_limit_and_more_repeats_resume(tmp_path: Path) -> None:
+    finish(local_jobs(tmp_path, "mode=ar", "benchmarks=demo-math", "limit=3")[0])
+    more = local_jobs(tmp_path, "mode=ar", "benchmarks=demo-math:2", "limit=5")
+    state = settle(more, fresh=False)[0]
+    assert (state.progress, state.num_left) == (Progress.RESUMED, 2 + 5)
+
+
+def test_fresh_goes_beside_and_the_newest_is_resumed(tmp_path: Path) -> None:
+    jobs = local_jobs(tmp_path, "mode=ar", "benchmarks=demo-math")
+    base = Path(jobs[0].run_dir)
+    assert settle(jobs, fresh=True)[0].spec.run_dir == str(base)
+    base.mkdir(parents=True)
+    assert settle(jobs, fresh=True)[0].spec.run_dir == f"{base}_r2"
+    for name in ("_r2", "_r10", "_rx", "_r03"):
+        base.with_name(base.name + name).mkdir()
+    assert latest_round(base) == 10
+    assert settle(jobs, fresh=False)[0].spec.run_dir == f"{base}_r10"
+    assert settle(jobs, fresh=True)[0].spec.run_dir == f"{base}_r11"

@@ -1,0 +1,106 @@
+"""The report command: formats, files, remarks, exit statuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from trimode.pipeline.analysis.summary import JSON_FIELDS
+from trimode.pipeline.report.__main__ import main
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
+
+
+def test_json_is_all_that_stdout_gets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo_sweep(tmp_path, samples=6)
+    assert main([str(tmp_path), "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 16
+    assert all(tuple(row) == JSON_FIELDS for row in rows)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_csv_has_a_line_per_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo_sweep(tmp_path, samples=6)
+    main([str(tmp_path), "--format", "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 16
+    assert rows[0]["acceptance_length"] == ""
+
+
+def test_markdown_is_one_table_with_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo_sweep(tmp_path, samples=6)
+    main([str(tmp_path), "--format", "markdown"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 16 + 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[-1].startswith("| mean of 4 | linear_spec+lora |")
+
+
+def test_the_table_comes_with_the_page_and_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, FakeRun())
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "demo-math" in out
+    assert f"report: {tmp_path / 'report.html'}" in out
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("| Benchmark |")
+
+
+def test_the_table_fits_eighty_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo_sweep(tmp_path, samples=6)
+    main([str(tmp_path), "--no-html"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("arguments", [["absent"], ["empty"]])
+def test_no_runs_is_exit_2_with_the_folder_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / arguments[0])]) == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_a_run_without_rows_yet_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = RunPaths(write_run(tmp_path, FakeRun(samples=1)))
+    paths.output("demo-math", 0).unlink()
+    assert main([str(tmp_path)]) == 0
+    assert "No scored answers yet" in capsys.readouterr().out
+
+
+def test_an_unfinished_benchmark_says_done_of_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, FakeRun(samples=10, finished=False))
+    main([str(tmp_path), "--no-html"])
+    captured = capsys.readouterr()
+    assert "5/10" in captured.out
+    assert "ar demo-math: 5/10" in captured.err
+
+
+def test_runs_that_are_not_comparable_are_remarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, FakeRun())
+    folder = write_run(tmp_path, FakeRun(mode="dlm"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["weights_sha256"] = "f" * 64
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    main([str(tmp_path), "--no-html"])
+    assert "weights sha256 differs: aaaaaaaaaaaa in ar; ffffffffffff in dlm" in capsys.readouterr().err
+
+
+def test_two_runs_in_one_cell_are_remarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, FakeRun())
+    write_run(tmp_path, FakeRun(salt="_again"))
+    main([str(tmp_path), "--no-html"])
+    assert "ar demo-math: 2 runs" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "runs", FakeRun())
+    (tmp_path / "file").touch()
+    assert main([str(tmp_path / "runs"), "--html", str(tmp_path / "file" / "r.html")]) == 2
+    captured = capsys.readouterr()
+    assert "--html" in captured.err
+    assert "demo-math" in captured.out

@@ -1,0 +1,76 @@
+"""The ledger file and the figures that follow from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log, read_run_ledger, summarize
+
+
+def record(**changes: object) -> NfeRecord:
+    values: dict[str, object] = {
+        "request_id": "r",
+        "benchmark": "gsm8k",
+        "sample_id": 0,
+        "seed": 0,
+        "mode": "ar",
+        "lora": False,
+        "prompt_tokens": 3,
+        "completion_tokens": 10,
+        "finish_reason": "stop",
+        "forwards": {"prefill": 1, "decode": 4},
+        "nfe": 4,
+        "queue_s": 1.0,
+        "total_s": 3.0,
+    }
+    return NfeRecord(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_line_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "nfe_log.jsonl"
+    path.write_text(record(acceptance_lengths=[3, 1]).to_line())
+    assert read_nfe_log(path) == [record(acceptance_lengths=[3, 1])]
+
+
+def test_missing_log_is_empty(tmp_path: Path) -> None:
+    assert read_nfe_log(tmp_path / "none") == []
+
+
+def test_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "nfe_log.jsonl"
+    path.write_text(record().to_line() + record().to_line()[:20])
+    assert len(read_nfe_log(path)) == 1
+
+
+def test_summary_is_a_ratio_of_sums() -> None:
+    figures = summarize([record(), record(sample_id=1, completion_tokens=30, nfe=6)])
+    assert figures == {
+        "average_nfe": 5.0,
+        "nfe_count": 2,
+        "tpf": 4.0,
+        "tpf_total": 4.0,
+        "tokens_per_second": 10.0,
+    }
+
+
+def test_failed_samples_are_left_out_of_the_figures() -> None:
+    failed = record(sample_id=1, completion_tokens=0, nfe=0, error="HTTP 400: x", finish_reason="error", forwards={})
+    assert summarize([record(), failed]) == summarize([record()])
+
+
+def test_summary_of_nothing_has_no_ratios() -> None:
+    assert summarize([]) == {
+        "average_nfe": None,
+        "nfe_count": 0,
+        "tpf": None,
+        "tpf_total": None,
+        "tokens_per_second": None,
+    }
+
+
+def test_answered_line_wins_over_a_failed_one(tmp_path: Path) -> None:
+    for group, line in enumerate([record(error="x"), record(nfe=7), record(error="y")]):
+        path = tmp_path / f"nfe_group{group}" / "nfe_log.jsonl"
+        path.parent.mkdir()
+        path.write_text(line.to_line())
+    assert read_run_ledger(tmp_path) == {("gsm8k", 0, 0): record(nfe=7)}

@@ -1,0 +1,76 @@
+"""The registry: one entry is all that the pipeline needs to know of a scorer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.scoring import check_scorer, score_row
+from trimode.pipeline.scoring.metrics import compute_metrics
+from trimode.pipeline.scoring.registry import SCORERS, Points, ScorerFacts, scorer_of
+from trimode.pipeline.scoring.verdicts import is_right, is_scored, row_points
+
+ROOT = Path(__file__).resolve().parents[3]
+BENCHMARKS = sorted(path.stem for path in (ROOT / "conf" / "benchmark").glob("*.yaml"))
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new scorer: a module of the package and its entry."""
+    module = ModuleType("trimode.pipeline.scoring.echo")
+    vars(module).update(
+        VERDICT_KEYS=("echoed",),
+        ROW_LIMIT_S=1.0,
+        score=lambda _benchmark, row, _data_dir: {"echoed": row["generation"] == row["problem"]},
+        no_answer=lambda _benchmark, _row: {"echoed": False},
+        check=lambda _benchmark, _data_dir: None,
+    )
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    measures = {"echo_accuracy": lambda row: Points((float(row["echoed"]),), (1.0,))}
+    monkeypatch.setitem(SCORERS, "echo", ScorerFacts(module="echo", measures=measures, wrong={"echoed": False}))
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_new_scorer_is_one_module_and_one_entry() -> None:
+    benchmark = replace(load_benchmark("gsm8k"), scorer="echo", metric="echo_accuracy")
+    check_scorer(benchmark)
+    rows = [{"problem": "a", "generation": answer, "num_generated_tokens": 1} for answer in ("a", "b", "a", "aa")]
+    rows = [row | score_row(benchmark, row) for row in rows]
+    assert [is_right(benchmark, row) for row in rows] == [True, False, True, False]
+    assert row_points(benchmark, rows[0]) == Points((1.0,), (1.0,))
+    assert is_scored(benchmark, rows[0])
+    assert not is_scored(benchmark, {})
+    assert compute_metrics(benchmark, [rows])["gsm8k"]["pass@1"]["echo_accuracy"] == 50.0
+    assert compute_metrics(benchmark, [rows], max_seq_len=0)["gsm8k"]["pass@1"]["echo_accuracy"] == 0.0
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmarks_metric_is_one_of_its_scorer(name: str) -> None:
+    benchmark = load_benchmark(name)
+    assert benchmark.scorer == "none" or benchmark.metric in SCORERS[benchmark.scorer].measures
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if load_benchmark(name).scorer in SCORERS])
+def test_a_wrong_row_holds_the_verdict_fields_of_its_scorer(name: str) -> None:
+    benchmark = load_benchmark(name)
+    facts = SCORERS[benchmark.scorer]
+    assert set(facts.wrong or {}) <= set(scorer_of(benchmark).VERDICT_KEYS)
+    assert facts.wrong is None or not is_right(benchmark, facts.wrong)
+    assert facts.right is None or facts.right in facts.measures
+
+
+def test_metrics_and_verdicts_load_no_scorer() -> None:
+    code = (
+        "import sys; import trimode.pipeline.scoring.metrics, trimode.pipeline.scoring.verdicts;"
+        "import trimode.pipeline.scoring.registry as row;"
+        "modules = {f'trimode.pipeline.scoring.{facts.module}' for facts in row.SCORERS.values()};"
+        "print(sorted((modules | {'sympy', 'math_verify', 'nltk', 'langdetect'}) & set(sys.modules)))"
+    )
+    environment = {"PYTHONPATH": str(ROOT / ".types"), "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

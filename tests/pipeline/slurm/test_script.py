@@ -1,0 +1,109 @@
+"""The sbatch text, line by line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from trimode.core.project import PROJECT_DIR
+from trimode.pipeline.launch.dry_run import job_scripts
+from trimode.pipeline.slurm.script import by_shape, container_arguments, sbatch_text, submission_dir
+from trimode.tests.fakes.sweeps import jobs_of, local_jobs
+
+TYPES = PROJECT_DIR / ".types"
+
+
+def test_a_single_bare_job(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, "mode=dlm", "cluster=bare", "cluster.gpus=2", "cluster.time_limit=90", "out_dir=out")
+    folder = submission_dir(jobs)
+    assert folder.parent == tmp_path / "out" / ".submitit"
+    assert sbatch_text(jobs).splitlines() == [
+        "#!/bin/bash",
+        "",
+        "# Parameters",
+        "#SBATCH --gpus-per-node=2",
+        "#SBATCH --job-name=trimode-dlm",
+        "#SBATCH --nodes=1",
+        "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --open-mode=append",
+        f"#SBATCH --output={folder}/%j_0_log.out",
+        "#SBATCH --signal=USR2@90",
+        "#SBATCH --time=90",
+        "",
+        "# setup",
+        "export PYTHONSAFEPATH=1",
+        f"export PYTHONPATH={TYPES}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "",
+        "# command",
+        "export SUBMITIT_EXECUTOR=slurm",
+        f"srun --unbuffered --output {folder}/%j_%t_log.out {sys.executable} -u -m submitit.core._submit {folder}",
+    ]
+
+
+def test_an_array_in_containers(tmp_path: Path) -> None:
+    jobs = jobs_of(
+        tmp_path,
+        "mode=[ar,dlm]",
+        "cluster.account=us",
+        "cluster.container_image=/images/my image.sqsh",
+        "cluster.hub_cache=/hub",
+        "cluster.sbatch.comment='do not reap'",
+        "+cluster.sbatch.qos=high",
+        "cluster.setup=['module load cuda']",
+        "out_dir=out",
+    )
+    folder = submission_dir(jobs)
+    mounts = f"{PROJECT_DIR}:{PROJECT_DIR},{tmp_path}/out:{tmp_path}/out,/hub:/hub"
+    assert sbatch_text(jobs).splitlines() == [
+        "#!/bin/bash",
+        "",
+        "# Parameters",
+        "#SBATCH --account=us",
+        "#SBATCH --array=0-1%2",
+        "#SBATCH --comment='do not reap'",
+        "#SBATCH --cpus-per-task=48",
+        "#SBATCH --gpus-per-node=8",
+        "#SBATCH --job-name=trimode",
+        "#SBATCH --mem=256GB",
+        "#SBATCH --nodes=1",
+        "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --open-mode=append",
+        f"#SBATCH --output={folder}/%A_%a_0_log.out",
+        "#SBATCH --partition=batch,backfill",
+        "#SBATCH --qos=high",
+        "#SBATCH --signal=USR2@90",
+        "#SBATCH --time=240",
+        "",
+        "# setup",
+        "export PYTHONSAFEPATH=1",
+        f"export PYTHONPATH={TYPES}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export HF_HOME=/hub",
+        "module load cuda",
+        "",
+        "# command",
+        "export SUBMITIT_EXECUTOR=slurm",
+        f"srun --unbuffered --output {folder}/%A_%a_%t_log.out '--container-image=/images/my image.sqsh' "
+        f"--container-workdir={PROJECT_DIR} --container-mounts={mounts} --no-container-mount-home --cpus-per-task=48 "
+        f"env PYTHONSAFEPATH=1 PYTHONPATH={TYPES} python3 -u -m submitit.core._submit {folder}",
+    ]
+
+
+def test_without_a_container_there_are_no_arguments(tmp_path: Path) -> None:
+    assert container_arguments(jobs_of(tmp_path, "cluster=bare")[0].resources) == []
+
+
+def test_cpu_jobs_ask_for_no_gpus(tmp_path: Path) -> None:
+    assert "--gpus" not in sbatch_text(jobs_of(tmp_path, "mode=ar", "cluster=bare", "balancer.device=cpu"))
+
+
+def test_the_same_jobs_share_a_folder_and_others_do_not(tmp_path: Path) -> None:
+    one, again = jobs_of(tmp_path, "cluster=bare"), jobs_of(tmp_path, "cluster=bare")
+    assert submission_dir(one) == submission_dir(again)
+    assert submission_dir(one) != submission_dir(jobs_of(tmp_path, "cluster=bare", "limit=1"))
+
+
+def test_one_script_per_shape(tmp_path: Path) -> None:
+    few, many = (jobs_of(tmp_path, "cluster=bare", f"cluster.gpus={count}") for count in (1, 8))
+    assert [len(group) for group in by_shape([*few, *many])] == [3, 3]
+    assert [len(jobs) for jobs, _ in job_scripts([*few, *many])] == [3, 3]
+    assert [len(jobs) for jobs, _ in job_scripts(local_jobs(tmp_path))] == [1, 1, 1]

@@ -1,0 +1,91 @@
+"""Pages: shared by whole prefixes only, kept while somebody uses them, taken back oldest first. Scratch is kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from trimode.tests.workers.micro import MICRO
+from trimode.workers.engine.pages import PageAllocator
+from trimode.workers.model.checkpoint import read_config
+from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache, pages_for
+
+END, OTHER_END = [7], [8]
+FIRST, SECOND, THIRD = (list(range(start, start + PAGE_SIZE)) for start in (0, 100, 200))
+
+
+def prefilled(allocator: PageAllocator, prompt: list[int]) -> list[int]:
+    """Pages of a request that has computed its prompt and offers it."""
+    shared = allocator.match(prompt)
+    own = allocator.allocate(pages_for(len(prompt)) - len(shared))
+    assert own is not None
+    allocator.share(shared + own, prompt)
+    return shared + own
+
+
+def test_a_prefix_is_shared_page_by_page_but_never_the_last_token() -> None:
+    allocator = PageAllocator(20)
+    pages = prefilled(allocator, FIRST + SECOND + THIRD)
+    assert allocator.match(FIRST + SECOND + END) == pages[:2]
+    assert allocator.match(FIRST + SECOND) == pages[:1]
+    assert allocator.match(FIRST) == []
+    assert allocator.match(FIRST + SECOND[:-1] + [7, 7]) == pages[:1]
+
+
+def test_the_same_tokens_behind_another_beginning_are_another_page() -> None:
+    allocator = PageAllocator(20)
+    prefilled(allocator, FIRST + SECOND + END)
+    prefilled(allocator, THIRD + END)
+    assert allocator.match(SECOND + END) == []
+    assert len(allocator.match(THIRD + SECOND + END)) == 1
+
+
+def test_a_page_is_free_when_its_last_user_left() -> None:
+    allocator = PageAllocator(4)
+    pages = prefilled(allocator, FIRST + END)
+    again = prefilled(allocator, FIRST + OTHER_END)
+    assert again[0] == pages[0]
+    assert allocator.num_free == 1
+    allocator.release(pages)
+    assert allocator.num_free == 2
+    assert allocator.allocate(3) is None
+    allocator.release(again)
+    assert allocator.num_free == 4
+
+
+def test_offered_pages_are_taken_back_oldest_first() -> None:
+    allocator = PageAllocator(4)
+    old, new = prefilled(allocator, FIRST + END), prefilled(allocator, SECOND + END)
+    allocator.release(old)
+    allocator.release(new)
+    assert allocator.num_shared == 2
+    taken = allocator.allocate(3)
+    assert taken is not None
+    assert (allocator.num_shared, allocator.match(FIRST + END)) == (1, [])
+    assert allocator.match(SECOND + END) == new[:1]
+
+
+def test_forgotten_pages_are_offered_no_more() -> None:
+    allocator = PageAllocator(4)
+    allocator.release(prefilled(allocator, FIRST + END), forget=True)
+    assert (allocator.num_shared, allocator.num_free, allocator.match(FIRST + END)) == (0, 4, [])
+
+
+@pytest.fixture
+def cache() -> KVCache:
+    return KVCache(read_config(MICRO), 8, torch.float32, torch.device("cpu"))
+
+
+def test_gathers_of_at_most_the_largest_size_share_one_scratch(cache: KVCache) -> None:
+    first = cache.gather(0, torch.tensor([[0, 1], [2, 3]]))
+    same = cache.gather(1, torch.tensor([[4, 5], [6, 7]]))
+    smaller = cache.gather(0, torch.tensor([[3]]))
+    assert first.data_ptr() == same.data_ptr() == smaller.data_ptr()
+    assert (smaller.shape[:2], same.shape[:2]) == ((1, PAGE_SIZE), (2, 2 * PAGE_SIZE))
+
+
+def test_a_larger_gather_has_room_and_its_own_pages(cache: KVCache) -> None:
+    cache.gather(0, torch.tensor([[0]]))
+    for page in range(3):
+        cache.layer(0)[page] = page
+    gathered = cache.gather(0, torch.tensor([[2, 0], [1, 2]]))
+    assert gathered[:, ::PAGE_SIZE, 0, 0].tolist() == [[2.0, 0.0], [1.0, 2.0]]

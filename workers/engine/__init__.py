@@ -1,0 +1,1 @@
+"""The engine: schedules requests, runs one ragged forward per step, and counts every forward."""

@@ -1,0 +1,62 @@
+"""The engine's counters: forwards by kind, tokens, steps and where their time went.
+
+Knows chunks and finished states; knows nothing of tensors. Sums over requests equal these numbers exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trimode.core.protocol import FORWARD_KINDS
+from trimode.workers.decode.chunk import Chunk
+from trimode.workers.decode.state import DecodeState
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """Totals since start."""
+
+    steps: int = 0
+    """Forwards of the model over whole batches."""
+    rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
+    """Chunks run, by kind: the sum of all requests' forwards."""
+    step_tokens: int = 0
+    """Token rows run through the model, prompt tokens included."""
+    kv_tokens: int = 0
+    """Sum of the KV lengths that the chunks attended to."""
+    model_s: float = 0.0
+    """Seconds in forward and sampling."""
+    host_s: float = 0.0
+    """Seconds of the steps outside of it."""
+    requests_finished: int = 0
+    requests_failed: int = 0
+    tokens_generated: int = 0
+    """Of finished requests."""
+    nfe: int = 0
+    """Of finished requests, by the reference's rule."""
+    accepted: int = 0
+    """Tokens accepted by verifies of finished requests."""
+    cycles: int = 0
+    """Verifies of finished requests."""
+
+    def record(self, chunks: Sequence[Chunk], *, step_s: float, model_s: float) -> None:
+        """Counts one step: its seconds from gathering chunks to handing back samples, and those in the model."""
+        self.steps += 1
+        for chunk in chunks:
+            self.rows[chunk.kind] += 1
+            self.step_tokens += len(chunk.token_ids)
+            self.kv_tokens += chunk.position + len(chunk.token_ids)
+        self.model_s += model_s
+        self.host_s += step_s - model_s
+
+    def finish(self, state: DecodeState, *, failed: bool) -> None:
+        """Counts a request that left."""
+        if failed:
+            self.requests_failed += 1
+            return
+        self.requests_finished += 1
+        self.tokens_generated += len(state.tokens())
+        self.nfe += state.nfe(state.forwards)
+        self.accepted += sum(state.acceptance_lengths)
+        self.cycles += len(state.acceptance_lengths)

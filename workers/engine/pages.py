@@ -1,0 +1,93 @@
+"""Which pages of the KV cache belong to which request."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from trimode.workers.model.kv_cache import PAGE_SIZE
+
+
+def _page_keys(prompt_ids: Sequence[int], count: int) -> Iterator[bytes]:
+    """Identity of each of the first `count` full pages: a digest of the whole prompt up to the page's end."""
+    key = b""
+    for start in range(0, count * PAGE_SIZE, PAGE_SIZE):
+        tokens = array("q", prompt_ids[start : start + PAGE_SIZE]).tobytes()
+        key = hashlib.blake2b(key + tokens, digest_size=16).digest()
+        yield key
+
+
+class PageAllocator:
+    """Hands out page numbers; keeps finished prompts' full pages for reuse until the space is needed."""
+
+    def __init__(self, num_pages: int) -> None:
+        self.num_pages = num_pages
+        self._free = list(range(num_pages))
+        self._users: dict[int, int] = {}
+        self._page_of: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        """Shareable pages nobody uses now, least recently used first."""
+
+    @property
+    def num_free(self) -> int:
+        """Pages that an allocation can get now."""
+        return len(self._free) + len(self._idle)
+
+    @property
+    def num_shared(self) -> int:
+        """Pages held for reuse by later prompts."""
+        return len(self._page_of)
+
+    def match(self, prompt_ids: Sequence[int]) -> list[int]:
+        """Pages with the KV of the prompt's longest cached prefix, now in use by the caller; never the whole prompt,
+        whose last token must run to give a logit."""
+        pages: list[int] = []
+        for key in _page_keys(prompt_ids, (len(prompt_ids) - 1) // PAGE_SIZE):
+            page = self._page_of.get(key)
+            if page is None:
+                break
+            pages.append(page)
+            self._users[page] = self._users.get(page, 0) + 1
+            self._idle.pop(page, None)
+        return pages
+
+    def allocate(self, count: int) -> list[int] | None:
+        """`count` pages, ascending and in one run where possible; None when there are too few."""
+        if count > self.num_free:
+            return None
+        while len(self._free) < count:
+            page, _ = self._idle.popitem(last=False)
+            self._recycle(page)
+        pages = [heapq.heappop(self._free) for _ in range(count)]
+        for page in pages:
+            self._users[page] = 1
+        return pages
+
+    def share(self, pages: Sequence[int], prompt_ids: Sequence[int]) -> None:
+        """Offers the full pages of a prefilled prompt to later requests. A prefix that is already offered stays."""
+        for page, key in zip(pages, _page_keys(prompt_ids, len(prompt_ids) // PAGE_SIZE), strict=False):
+            if key not in self._page_of and page not in self._key_of:
+                self._page_of[key] = page
+                self._key_of[page] = key
+
+    def release(self, pages: Sequence[int], *, forget: bool = False) -> None:
+        """Gives pages back; those offered for sharing stay until evicted. `forget`: withdraw the offers too."""
+        for page in pages:
+            self._users[page] -= 1
+            if self._users[page]:
+                continue
+            del self._users[page]
+            if page in self._key_of and not forget:
+                self._idle[page] = None
+            else:
+                self._recycle(page)
+
+    def _recycle(self, page: int) -> None:
+        key = self._key_of.pop(page, None)
+        if key is not None:
+            del self._page_of[key]
+        heapq.heappush(self._free, page)

@@ -1,0 +1,1 @@
+"""The tri-mode transformer: checkpoint, layers, KV cache and adapter."""

@@ -1,0 +1,52 @@
+"""Sampling distributions: repetition penalty, temperature, top-k, top-p, min-p, and drawing by inverse CDF.
+
+Knows logits and numbers; knows nothing of chunks or modes. R = rows, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from trimode.core.protocol import DecodeParams
+
+
+def apply_repetition_penalty(logits_RV: torch.Tensor, penalties: Sequence[tuple[float, Sequence[int]]]) -> None:
+    """Divides positive and multiplies negative logits of past tokens, in place (Keskar et al., arXiv 1909.05858)."""
+    for row, (penalty, past) in enumerate(penalties):
+        if penalty == 1.0 or not past:
+            continue
+        ids = torch.tensor(sorted(set(past)), device=logits_RV.device)
+        values = logits_RV[row, ids]
+        logits_RV[row, ids] = torch.where(values > 0, values / penalty, values * penalty)
+
+
+def filtered_probs(logits_RV: torch.Tensor, params: Sequence[DecodeParams]) -> torch.Tensor:
+    """Tempered and filtered probabilities `[R, V]` in float32; every row has temperature > 0."""
+    device = logits_RV.device
+    temperature = torch.tensor([p.temperature for p in params], device=device).unsqueeze(1)
+    probs = (logits_RV / temperature).softmax(dim=-1)
+    if all(p.top_k == 0 and p.top_p >= 1.0 and p.min_p <= 0.0 for p in params):
+        return probs
+    vocab = probs.shape[1]
+    top_k = torch.tensor([p.top_k if p.top_k > 0 else vocab for p in params], device=device).unsqueeze(1)
+    top_p = torch.tensor([p.top_p for p in params], device=device).unsqueeze(1)
+    min_p = torch.tensor([p.min_p for p in params], device=device).unsqueeze(1)
+    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(vocab, device=device)
+    # A token stays while the mass before it is below top_p, so the best one always stays.
+    keep = (rank < top_k) & ((ordered.cumsum(dim=-1) - ordered) < top_p) & (ordered >= min_p * ordered[:, :1])
+    keep[:, 0] = True
+    kept = ordered * keep
+    # A running sum, not `sum`: that one is split over threads where a row stands alone, and its last bit with it.
+    filtered = torch.zeros_like(probs).scatter(1, order, kept / kept.cumsum(dim=-1)[:, -1:])
+    plain = (top_k == vocab) & (top_p >= 1.0) & (min_p <= 0.0)  # not even touched by their neighbours' filters
+    return torch.where(plain, probs, filtered)
+
+
+def draw(weights_RV: torch.Tensor, numbers_R: torch.Tensor) -> torch.Tensor:
+    """One index per row, by inverse CDF of non-negative `weights_RV` at `numbers_R` in (0, 1). int64 `[R]`."""
+    cdf = weights_RV.double().cumsum(dim=-1)
+    target = (numbers_R * cdf[:, -1]).unsqueeze(1)
+    index = torch.searchsorted(cdf, target, right=True).squeeze(1)
+    return index.clamp(max=weights_RV.shape[1] - 1)
