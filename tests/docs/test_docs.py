@@ -121,6 +121,7 @@ def test_named_paths_exist(page: Path) -> None:
     assert [path for path in named_paths(page.read_text(encoding="utf-8")) if not (ROOT / path).exists()] == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("page", pages(), ids=name_of)
 def test_flags_are_those_of_a_command(page: Path) -> None:
     assert sorted(set(FLAG.findall(page.read_text(encoding="utf-8"))) - known_flags()) == []
