@@ -114,7 +114,7 @@ ONLY_IN = {
     "hydra": ("pipeline/config", "pipeline/__main__"),
     "omegaconf": ("pipeline/config", "pipeline/__main__"),
     "submitit": ("pipeline/launch", "pipeline/slurm"),
-    "rich": ("pipeline/console", "pipeline/report", "pipeline/compare", "pipeline/job"),
+    "rich": ("recipes", "pipeline/console", "pipeline/report", "pipeline/compare", "pipeline/job"),
     "jinja2": ("pipeline/report", "recipes", "workers/text"),
     "pooch": ("pipeline/data",),
     "llvmlite": ("kernels/llvm",),
