@@ -124,15 +124,16 @@ class TextsRule(FieldRule):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdsRule(FieldRule):
-    """A list of token ids."""
+    """A list of token ids from 0 to `high`."""
 
     most: int
+    high: int = MAX_INT
 
     def read(self, name: str, value: object) -> tuple[int, ...]:
         """Returns the ids."""
         if not isinstance(value, list | tuple) or len(value) > self.most:
             raise _refusal(name, value, f"a list of up to {self.most} token ids")
-        one = IntegerRule(low=0)
+        one = IntegerRule(low=0, high=self.high)
         return tuple(one.read(name, token) for token in value)
 
 
