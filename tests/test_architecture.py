@@ -210,7 +210,7 @@ def test_catch_alls_stand_at_the_named_boundaries_only() -> None:
     }
     assert {path for path in found if not path.startswith("pipeline/scoring/")} <= {
         "pipeline/job/run.py",
-        "workers/engine/engine.py",
+        "workers/engine/scheduler.py",
         "balancer/actors/ray_head.py",
     }
 

@@ -75,7 +75,7 @@ def test_company_order_and_slots_change_nothing(micro: Runtime, exact: Float64De
     @given(st.lists(requests(), min_size=2, max_size=8), st.integers(1, 8), st.data())
     def same_answer(wanted: list[dict[str, object]], slots: int, data: Any) -> None:
         arrivals = data.draw(st.lists(st.integers(0, 12), min_size=len(wanted), max_size=len(wanted)))
-        micro.engine.max_num_seqs = slots
+        micro.engine.scheduler.max_num_seqs = slots
         sequences = in_company(micro, wanted, arrivals)
         for fields, sequence in zip(wanted, sequences, strict=True):
             alone = exact.decode(fields)
@@ -88,7 +88,7 @@ def test_company_order_and_slots_change_nothing(micro: Runtime, exact: Float64De
     try:
         same_answer()
     finally:
-        micro.engine.max_num_seqs = 8
+        micro.engine.scheduler.max_num_seqs = 8
     assert len(dropped) >= 30
     assert sum(dropped.values()) <= MAX_DROPPED_SHARE * len(dropped), Counter(dropped.values())
 
@@ -110,7 +110,7 @@ def test_on_a_cpu_company_does_not_change_one_bit(dtype: str) -> None:
         for number, fields in enumerate(wanted):
             fields |= {"logprobs": True, "temperature": data.draw(st.sampled_from([0.0, 0.8])), "seed": number}
         arrivals = data.draw(st.lists(st.integers(0, 12), min_size=len(wanted), max_size=len(wanted)))
-        together.engine.max_num_seqs = slots
+        together.engine.scheduler.max_num_seqs = slots
         for fields, sequence in zip(wanted, in_company(together, wanted, arrivals), strict=True):
             assert told(together, sequence) == told(alone, in_company(alone, [fields], [0])[0]), fields
 

@@ -63,7 +63,7 @@ class Sampler:
     """Samples for the model whose `head` it is given. Never picks the mask id."""
 
     def __init__(self, head: Callable[[torch.Tensor], torch.Tensor], mask_token_id: int) -> None:
-        self._head = head
+        self.head = head
         self._mask_token_id = mask_token_id
 
     @torch.inference_mode()
@@ -89,7 +89,7 @@ class Sampler:
         return _split(host, requests, kept)
 
     def _draw(self, hidden: torch.Tensor, rows: Sequence[_Row], kept: dict[int, list[object]]) -> _Drawn:
-        logits = self._head(hidden)
+        logits = self.head(hidden)
         peak, total = softmax_total(logits)
         raw = logits
         if any(row.request.chunk.history is not None for row in rows):

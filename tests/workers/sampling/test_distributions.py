@@ -24,7 +24,7 @@ def first_tokens(
     runtime: Runtime, count: int, first_seed: int = 0, **fields: object
 ) -> tuple[list[tuple[int, ...]], list[int]]:
     """Outputs of `count` seeds and all acceptance lengths."""
-    runtime.engine.max_num_seqs = 64
+    runtime.engine.scheduler.max_num_seqs = 64
     sequences = [
         runtime.submit(
             str(seed),
@@ -34,7 +34,7 @@ def first_tokens(
     ]
     while runtime.engine.busy:
         runtime.engine.step()
-    runtime.engine.max_num_seqs = 8
+    runtime.engine.scheduler.max_num_seqs = 8
     return [tuple(s.state.tokens()) for s in sequences], [a for s in sequences for a in s.state.acceptance_lengths]
 
 
@@ -160,7 +160,7 @@ def test_a_mask_is_never_an_answer(
         logits[:, mask] += 50
         return logits
 
-    monkeypatch.setattr(micro.engine._sampler, "_head", in_love_with_masks)
+    monkeypatch.setattr(micro.engine.runner.sampler, "head", in_love_with_masks)
     fields = {"prompt_ids": PROMPT, "mode": mode, "max_new_tokens": 20, "temperature": temperature}
     sequence = micro.submit("masks", {**fields, "ignore_eos": True})
     while micro.engine.busy:
