@@ -1,4 +1,4 @@
-"""Sampling at temperature > 0: exact in distribution, the same in any company; rejection accepts more than equality."""
+"""The sampler: exact in distribution, independent of batch-mates; commits, acceptance, tokens it refuses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from scipy import stats
 from trimode.core.protocol import DecodeParams
 from trimode.tests.workers.micro import load_cases
-from trimode.workers.decode.chunk import Chunk, Verify
+from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.runtime import Runtime
-from trimode.workers.sampling.distributions import draw, filtered_probs
+from trimode.workers.sampling.distributions import draw
 from trimode.workers.sampling.randomness import uniform
-from trimode.workers.sampling.sampler import Sampler, SampleRequest
+from trimode.workers.sampling.sampler import ROWS_PER_PASS, Sampler, SampleRequest
 
 PROMPT = load_cases()[0].fields["prompt_ids"]
 NUM_DRAWS = 5000
@@ -74,7 +74,7 @@ def test_rejection_accepts_more_than_equality(micro: Runtime) -> None:
 
 
 @pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
-def test_a_seed_gives_the_same_text_in_any_company(micro: Runtime, mode: str) -> None:
+def test_a_seed_gives_the_same_text_whatever_its_batch_mates(micro: Runtime, mode: str) -> None:
     alone = [first_tokens_of_seed(micro, mode, seed) for seed in range(4)]
     together, _ = first_tokens(micro, 4, mode=mode, max_new_tokens=20)
     assert together == alone
@@ -107,36 +107,6 @@ def test_speculative_sampling_is_exact_on_known_distributions() -> None:
     assert stats.chisquare(observed, expected.numpy()).pvalue > 1e-4
 
 
-def params(**fields: object) -> DecodeParams:
-    base: dict[str, object] = {"mode": "ar", "max_new_tokens": 1, "block_length": 1, "threshold": None}
-    return DecodeParams(**(base | {"temperature": 1.0} | fields))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("fields", "kept"),
-    [
-        ({"top_k": 2}, {0, 1}),
-        ({"top_p": 0.6}, {0, 1}),
-        ({"min_p": 0.5}, {0, 1}),
-        ({"top_p": 0.01}, {0}),
-        ({}, {0, 1, 2, 3}),
-    ],
-)
-def test_filters_keep_what_they_name(fields: dict[str, object], kept: set[int]) -> None:
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    probs = filtered_probs(logits, [params(**fields)])[0]
-    assert set(probs.nonzero().flatten().tolist()) == kept
-    assert probs.sum().item() == pytest.approx(1.0)
-
-
-def test_uniform_is_a_function_of_seed_position_and_purpose() -> None:
-    numbers = {uniform(s, p, w) for s in range(5) for p in range(5) for w in ("draft0", "verify")}
-    assert len(numbers) == 50
-    assert uniform(3, 4, "decode") == uniform(3, 4, "decode")
-    many = [uniform(seed, 7, "decode") for seed in range(20_000)]
-    assert stats.kstest(many, "uniform").pvalue > 1e-4
-
-
 def test_repetition_penalty_agrees_between_ar_and_linear_spec(micro: Runtime) -> None:
     outputs = []
     for mode in ("ar", "linear_spec"):
@@ -150,17 +120,17 @@ def test_repetition_penalty_agrees_between_ar_and_linear_spec(micro: Runtime) ->
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
-def test_a_mask_is_never_an_answer(
+def test_the_mask_is_never_sampled(
     micro: Runtime, monkeypatch: pytest.MonkeyPatch, mode: str, temperature: float
 ) -> None:
     mask, head = micro.engine.model.config.mask_token_id, micro.engine.model.head
 
-    def in_love_with_masks(hidden: torch.Tensor) -> torch.Tensor:
+    def prefers_masks(hidden: torch.Tensor) -> torch.Tensor:
         logits = head(hidden)
         logits[:, mask] += 50
         return logits
 
-    monkeypatch.setattr(micro.engine.runner.sampler, "head", in_love_with_masks)
+    monkeypatch.setattr(micro.engine.runner.sampler, "head", prefers_masks)
     fields = {"prompt_ids": PROMPT, "mode": mode, "max_new_tokens": 20, "temperature": temperature}
     sequence = micro.submit("masks", {**fields, "ignore_eos": True})
     while micro.engine.busy:
@@ -170,17 +140,90 @@ def test_a_mask_is_never_an_answer(
     assert mask not in sequence.state.tokens()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_probabilities_of_a_row_do_not_depend_on_the_others(threads: int) -> None:
-    filters: list[dict[str, float]] = [{}, {"top_p": 0.9}, {}, {"min_p": 0.01}, {"top_k": 40}, {}]
-    kinds = [params(temperature=0.8, **fields) for fields in filters * 4]
-    logits = torch.randn(len(kinds), 131072, generator=torch.Generator().manual_seed(0)) * 0.7  # flat: much is kept
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        together = filtered_probs(logits, kinds)
-        for row, kind in enumerate(kinds):
-            assert torch.equal(filtered_probs(logits[row : row + 1], [kind])[0], together[row])
-    finally:
-        torch.set_num_threads(before)
-    assert together.sum(dim=-1).tolist() == pytest.approx([1.0] * len(kinds), abs=1e-4)
+LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.04, 0.01]).log()
+"""Logits of every row below. Token 4 is the mask."""
+
+
+def sample(chunk: Chunk, logits: torch.Tensor = LOGITS, **fields: object) -> Sampled:
+    """Samples one chunk whose rows all have these logits, greedy unless `fields` say more."""
+    sampler = Sampler(lambda hidden: logits.expand(len(hidden), -1).clone(), mask_token_id=4)
+    base: dict[str, object] = {"mode": "ar", "max_new_tokens": 1, "block_length": 1, "threshold": None}
+    params = DecodeParams(**base | fields)  # type: ignore[arg-type]
+    return sampler(torch.zeros(len(chunk.rows), 1), [SampleRequest(chunk, params)])[0]
+
+
+def block(count: int, **fields: object) -> Chunk:
+    """A chunk of `count` tokens whose rows are all wanted."""
+    return Chunk("decode", [0] * count, 0, True, True, range(count), "decode", **fields)  # type: ignore[arg-type]
+
+
+def test_a_greedy_row_gives_the_best_token_and_its_raw_probability() -> None:
+    got = sample(block(1))
+    assert got.tokens == [0]
+    assert got.confidences == pytest.approx([0.5])
+    assert got.logprobs == pytest.approx([LOGITS[0].item()])
+
+
+def test_the_mask_counts_in_the_probabilities_and_is_not_taken() -> None:
+    got = sample(block(1), torch.tensor([0.1, 0.2, 0.0, 0.0, 0.7]).log())
+    assert got.tokens == [1]
+    assert got.confidences == pytest.approx([0.2])
+
+
+def test_a_penalty_changes_the_token_and_not_its_logprob() -> None:
+    got = sample(block(1, history=[0]), repetition_penalty=2.0)  # log 0.5 * 2 = log 0.25 < log 0.3
+    assert got.tokens == [1]
+    assert got.logprobs == pytest.approx([LOGITS[1].item()])
+
+
+def test_a_verified_row_is_penalised_for_the_drafts_before_it() -> None:
+    rule = Verify([9, 0, 1])
+    got = sample(block(3, history=[2], selection=rule), repetition_penalty=2.0)
+    assert got.tokens == [0, 1, 0]  # the second row has seen 0; the third has seen 0 and 1
+
+
+def test_a_tempered_confidence_is_that_of_the_distribution_it_was_drawn_from() -> None:
+    drawn = {
+        kind: sample(block(1, confidence=kind), temperature=0.5, top_k=2)
+        for kind in (Confidence.RAW, Confidence.TEMPERED)
+    }
+    token = drawn[Confidence.RAW].tokens[0]
+    assert drawn[Confidence.TEMPERED].tokens == [token]
+    assert drawn[Confidence.RAW].confidences == pytest.approx([[0.5, 0.3][token]])
+    assert drawn[Confidence.TEMPERED].confidences == pytest.approx([[0.25 / 0.34, 0.09 / 0.34][token]])
+
+
+def test_distributions_are_kept_only_where_asked_for() -> None:
+    assert sample(block(2), temperature=1.0).distributions == []
+    kept = sample(block(2, keep_distribution=True), temperature=1.0).distributions
+    assert [handle.shape for handle in kept if isinstance(handle, torch.Tensor)] == [(5,), (5,)]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "num_best", "committed"),
+    [(0.4, 1, [True, True, True]), (0.6, 1, [True, False, False]), (0.6, 2, [True, True, False])],
+)
+def test_a_commit_takes_the_confident_rows_and_at_least_the_best(
+    threshold: float, num_best: int, committed: list[bool]
+) -> None:
+    assert sample(block(3, selection=Commit(threshold, num_best))).committed == committed
+
+
+@pytest.mark.parametrize(("drafts", "accepted"), [([0, 0], 3), ([0, 1], 2), ([1, 0], 1)])
+def test_a_verify_accepts_up_to_the_first_draft_that_differs(drafts: list[int], accepted: int) -> None:
+    assert sample(block(3, selection=Verify([7, *drafts]))).accepted == accepted
+
+
+def test_chunks_without_wanted_rows_get_empty_results() -> None:
+    chunk = Chunk("prefill", [1, 2], 0, True, True, (), "decode")
+    assert sample(chunk) == Sampled([], [], [])
+
+
+def test_rows_beyond_one_pass_are_sampled_too() -> None:
+    got = sample(block(ROWS_PER_PASS + 3))
+    assert got.tokens == [0] * (ROWS_PER_PASS + 3)
+
+
+def test_logits_that_are_not_finite_give_a_nan_confidence() -> None:
+    got = sample(block(1), torch.full((5,), float("nan")))
+    assert np.isnan(got.confidences).all()

@@ -1,0 +1,65 @@
+"""Sampling distributions: what the filters keep, the repetition penalty, and drawing by inverse CDF."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from trimode.core.protocol import DecodeParams
+from trimode.workers.sampling.distributions import apply_repetition_penalty, draw, filtered_probs
+
+
+def params(**fields: object) -> DecodeParams:
+    base: dict[str, object] = {"mode": "ar", "max_new_tokens": 1, "block_length": 1, "threshold": None}
+    return DecodeParams(**(base | {"temperature": 1.0} | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"top_k": 2}, {0, 1}),
+        ({"top_p": 0.6}, {0, 1}),
+        ({"min_p": 0.5}, {0, 1}),
+        ({"top_p": 0.01}, {0}),
+        ({}, {0, 1, 2, 3}),
+    ],
+)
+def test_filters_keep_what_they_name(fields: dict[str, object], kept: set[int]) -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    probs = filtered_probs(logits, [params(**fields)])[0]
+    assert set(probs.nonzero().flatten().tolist()) == kept
+    assert probs.sum().item() == pytest.approx(1.0)
+
+
+def test_a_row_is_divided_by_its_own_temperature() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.2]] * 2).log()
+    probs = filtered_probs(logits, [params(temperature=0.5), params(temperature=1.0)])
+    assert probs[0].tolist() == pytest.approx([0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38])
+    assert probs[1].tolist() == pytest.approx([0.5, 0.3, 0.2])
+
+
+def test_a_penalty_divides_positive_and_multiplies_negative_logits_once() -> None:
+    logits = torch.tensor([[2.0, -1.0, 4.0], [2.0, -1.0, 4.0]])
+    apply_repetition_penalty(logits, [(2.0, [0, 1, 0]), (1.0, [2])])
+    assert logits.tolist() == [[1.0, -2.0, 4.0], [2.0, -1.0, 4.0]]
+
+
+@pytest.mark.parametrize(("number", "index"), [(1e-9, 1), (0.24, 1), (0.26, 3), (1 - 1e-9, 3)])
+def test_a_draw_is_the_index_whose_share_holds_the_number(number: float, index: int) -> None:
+    weights = torch.tensor([[0.0, 1.0, 0.0, 3.0, 0.0]])
+    assert draw(weights, torch.tensor([number], dtype=torch.double)).tolist() == [index]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_probabilities_of_a_row_do_not_depend_on_the_others(threads: int) -> None:
+    filters: list[dict[str, float]] = [{}, {"top_p": 0.9}, {}, {"min_p": 0.01}, {"top_k": 40}, {}]
+    kinds = [params(temperature=0.8, **fields) for fields in filters * 4]
+    logits = torch.randn(len(kinds), 131072, generator=torch.Generator().manual_seed(0)) * 0.7  # flat: much is kept
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = filtered_probs(logits, kinds)
+        for row, kind in enumerate(kinds):
+            assert torch.equal(filtered_probs(logits[row : row + 1], [kind])[0], together[row])
+    finally:
+        torch.set_num_threads(before)
+    assert together.sum(dim=-1).tolist() == pytest.approx([1.0] * len(kinds), abs=1e-4)
