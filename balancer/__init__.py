@@ -1,1 +1,1 @@
-"""OpenAI-compatible HTTP in front of the workers. Knows requests and worker handles, not models."""
+"""OpenAI-compatible HTTP server in front of the workers. Imports core only; the worker class is given by name."""

@@ -1,7 +1,4 @@
-"""Shares of the visible GPUs and of the CPU cores that each worker gets.
-
-Knows no torch: it must answer before anything heavy is loaded.
-"""
+"""The GPUs and CPU cores that each worker gets. Does without torch, since it runs before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -17,16 +14,17 @@ from trimode.core.protocol import WorkerSettings
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How many workers, and what each of them is told."""
+    """How many workers there are, and what each of them gets."""
 
     num_workers: int
     gpus_per_worker: int
     """1 on a GPU machine, 0 on CPU."""
     worker: WorkerSettings
+    """With device and num_threads filled in."""
 
 
 def place_workers(settings: BalancerSettings) -> Placement:
-    """One worker per device; ConfigError when `--device cuda` sees no GPU or fewer than workers."""
+    """Places one worker per device. ConfigError when `--device cuda` sees no GPU, or fewer GPUs than workers."""
     device = settings.worker.device
     num_gpus = 0 if device == "cpu" else visible_gpus()
     if device == "auto":

@@ -1,6 +1,6 @@
-"""Decides which worker answers which request: least outstanding work first, a bounded queue, new tries after a death.
+"""Decides which worker answers which request: least outstanding work first, a bounded queue, retries after a death.
 
-Knows nothing of Ray, HTTP or models; a worker is anything with `generate` and `cancel`. Lives on one event loop.
+Everything here runs on one event loop.
 """
 
 from __future__ import annotations
@@ -10,45 +10,46 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from trimode.core.errors import GenerationError, WorkerError
+from trimode.core.protocol import Generation
+from trimode.core.worker import Worker
 
 MAX_ATTEMPTS = 3
-"""The first, one more elsewhere, and a last one away from other requests that saw two workers die."""
+"""Attempts per request. The last one never shares a worker with another request on its last attempt, so that one bad
+request cannot take another down."""
 PROMPT_TOKENS_PER_OUTPUT_TOKEN = 16
-"""A prompt is read in a few wide forwards, so its tokens weigh less than generated ones."""
+"""This many prompt tokens count as one generated token: a prompt is read in a few wide forwards."""
 FIRST_GUESS_TOKENS = 256
 """Expected length of a reply before any has been seen."""
 
 
-class WorkerHandle(Protocol):
-    """What the router asks of a worker."""
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the client of one request gets."""
 
-    async def generate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The generation; GenerationError for this request's failure, WorkerError when the worker is gone."""
-
-    async def cancel(self, request_id: str) -> None:
-        """Ends a running generation."""
+    generation: Generation
+    waited_s: float
+    """Seconds between the request's arrival and its hand-over to the worker that answered."""
 
 
 @dataclass(slots=True, eq=False)
 class WorkItem:
-    """One request on its way."""
+    """One request that waits or runs."""
 
     request_id: str
     """Unlike that of any other request in the balancer."""
     fields: dict[str, Any]
     prompt_tokens: int
     """Estimate, for weighing only."""
-    done: asyncio.Future[dict[str, Any]]
+    done: asyncio.Future[Reply]
     arrived: float = field(default_factory=time.monotonic)
     attempts: int = 0
     last_slot: WorkerSlot | None = None
     """The worker that died with it, or that works on it now."""
     cost: float = 0.0
-    waited_s: float = 0.0
-    """Seconds between arrival and the hand-over to the worker that answered."""
+    """Estimated tokens, as added to its slot's `outstanding`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +57,7 @@ class WorkerSlot:
     """One worker's place in the balancer; the process behind it may be replaced."""
 
     index: int
-    handle: WorkerHandle | None = None
+    worker: Worker | None = None
     """None while no worker is ready here."""
     running: dict[str, WorkItem] = field(default_factory=dict)
     outstanding: float = 0.0
@@ -77,7 +78,7 @@ class QueueFullError(GenerationError):
 
 
 class Router:
-    """Hands requests to worker slots. `on_death(slot, cause)` is called once for each handle that turns out dead."""
+    """Hands requests to worker slots. Calls `on_death(slot, cause)` once for each worker that turns out dead."""
 
     def __init__(
         self,
@@ -102,58 +103,59 @@ class Router:
     @property
     def num_ready(self) -> int:
         """Workers that can take a request."""
-        return sum(slot.handle is not None for slot in self.slots)
+        return sum(slot.worker is not None for slot in self.slots)
 
     @property
     def num_running(self) -> int:
         """Requests inside workers."""
         return sum(len(slot.running) for slot in self.slots)
 
-    async def submit(self, request_id: str, fields: dict[str, Any], prompt_tokens: int) -> WorkItem:
-        """Waits for the generation and returns the finished item (`item.done.result()`).
+    async def submit(self, request_id: str, fields: dict[str, Any], prompt_tokens: int) -> Reply:
+        """Queues a request and waits for its reply. Cancelling the call cancels the generation.
 
-        Raises GenerationError (this request's own fault or end), QueueFullError, WorkerError (its workers died).
-        Cancelling the call cancels the generation.
+        Raises:
+            GenerationError: the request is refused, failed or was ended.
+            QueueFullError: too many requests are waiting.
+            WorkerError: every worker that took it died.
         """
         item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future())
-        # those that the free slots take at once do not count as waiting
+        # a request that a free slot takes at once never meets a full queue
         if len(self.queue) >= self.max_queue:
             self.rejected += 1
             raise QueueFullError(self.max_queue, self._retry_after_s())
         self.queue.append(item)
         self.dispatch()
         try:
-            await item.done
+            return await item.done
         except asyncio.CancelledError:
             self._cancel(item)
             raise
-        return item
 
     def dispatch(self) -> None:
-        """Gives waiting requests to workers with room, oldest first. Called whenever either may have changed."""
+        """Gives waiting requests to workers with room, oldest first. Call it whenever either may have changed."""
         blocked: list[WorkItem] = []
         while self.queue and self._free_slots():
             item = self.queue.popleft()
             if item.done.done():
                 continue
             slot = self._pick(item)
-            if slot is None or slot.handle is None:
+            if slot is None or slot.worker is None:
                 blocked.append(item)
             else:
-                self._run_on(slot, slot.handle, item)
+                self._run_on(slot, slot.worker, item)
         self.queue.extendleft(reversed(blocked))
 
-    def slot_died(self, slot: WorkerSlot, handle: WorkerHandle, cause: str) -> None:
-        """Takes a dead handle out of service, once; its requests come back by themselves as their calls fail."""
-        if slot.handle is not handle:
+    def slot_died(self, slot: WorkerSlot, worker: Worker, cause: str) -> None:
+        """Takes a dead worker out of service, once. Its requests are queued again as their calls fail."""
+        if slot.worker is not worker:
             return
-        slot.handle = None
+        slot.worker = None
         slot.deaths += 1
         slot.deaths_in_a_row += 1
         self._on_death(slot, cause)
 
     def fail_all(self, error: Exception) -> None:
-        """Ends every waiting and running request with `error`; for the end of the process."""
+        """Ends every waiting and running request with `error`. Used when the process ends."""
         items = [*self.queue, *(item for slot in self.slots for item in slot.running.values())]
         self.queue.clear()
         for item in items:
@@ -161,17 +163,17 @@ class Router:
                 item.done.set_exception(error)
 
     def _free_slots(self) -> list[WorkerSlot]:
-        return [slot for slot in self.slots if slot.handle is not None and len(slot.running) < self.in_flight_limit]
+        return [slot for slot in self.slots if slot.worker is not None and len(slot.running) < self.in_flight_limit]
 
     def _pick(self, item: WorkItem) -> WorkerSlot | None:
-        """The slot with the least outstanding work; after a death another one where there is a choice."""
+        """Returns the free slot with the least outstanding work, or None; after a death another one if possible."""
         free = self._free_slots()
         if item.attempts == MAX_ATTEMPTS - 1:
-            # two workers died with it: if it is the cause, it may not take a fellow suspect's last attempt with it
+            # it may be what killed those workers: it must not spoil the last attempt of another request
             free = [slot for slot in free if all(other.attempts < MAX_ATTEMPTS for other in slot.running.values())]
         return min(free, key=lambda slot: (slot is item.last_slot, slot.outstanding, slot.index), default=None)
 
-    def _run_on(self, slot: WorkerSlot, handle: WorkerHandle, item: WorkItem) -> None:
+    def _run_on(self, slot: WorkerSlot, worker: Worker, item: WorkItem) -> None:
         limit = item.fields.get("max_new_tokens")
         expected = self._expected_tokens
         if isinstance(limit, int) and not isinstance(limit, bool):
@@ -181,18 +183,17 @@ class Router:
         item.last_slot = slot
         slot.running[item.request_id] = item
         slot.outstanding += item.cost
-        task = asyncio.get_running_loop().create_task(self._call(slot, handle, item))
+        task = asyncio.get_running_loop().create_task(self._call(slot, worker, item))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _call(self, slot: WorkerSlot, handle: WorkerHandle, item: WorkItem) -> None:
-        """One attempt on one worker; the slot stays taken until the worker has really let go."""
+    async def _call(self, slot: WorkerSlot, worker: Worker, item: WorkItem) -> None:
+        """One attempt on one worker. The request keeps its place there until the worker has answered."""
         started = time.monotonic()
-        item.waited_s = started - item.arrived
         try:
-            generation = await handle.generate(item.fields)
+            generation = await worker.generate(item.fields)
         except WorkerError as error:
-            self.slot_died(slot, handle, str(error))
+            self.slot_died(slot, worker, str(error))
             self._leave(slot, item)
             self._again(item, str(error))
             return
@@ -206,7 +207,7 @@ class Router:
             slot.deaths_in_a_row = 0
             self._learn(generation, time.monotonic() - started)
             if not item.done.done():
-                item.done.set_result(generation)
+                item.done.set_result(Reply(generation, waited_s=started - item.arrived))
         self._leave(slot, item)
 
     def _leave(self, slot: WorkerSlot, item: WorkItem) -> None:
@@ -226,22 +227,20 @@ class Router:
         self.dispatch()
 
     def _cancel(self, item: WorkItem) -> None:
-        """The client left: forget a waiting request, tell the worker about a running one."""
+        """Removes a waiting request, or has its worker end a running one. Called when the client has left."""
         self.cancelled += 1
         if item in self.queue:
             self.queue.remove(item)
         slot = item.last_slot
-        if slot is None or slot.handle is None or item.request_id not in slot.running:
+        if slot is None or slot.worker is None or item.request_id not in slot.running:
             return
-        task = asyncio.get_running_loop().create_task(slot.handle.cancel(item.request_id))
+        task = asyncio.get_running_loop().create_task(slot.worker.cancel(item.request_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _learn(self, generation: dict[str, Any], seconds: float) -> None:
-        """Moving means of reply length and duration, for weighing and for Retry-After."""
-        tokens = generation.get("token_ids")
-        if isinstance(tokens, list):
-            self._expected_tokens += 0.05 * (len(tokens) - self._expected_tokens)
+    def _learn(self, generation: Generation, seconds: float) -> None:
+        """Updates the moving means of reply length and duration, which serve weighing and Retry-After."""
+        self._expected_tokens += 0.05 * (len(generation.token_ids) - self._expected_tokens)
         self._expected_s += 0.05 * (seconds - self._expected_s)
 
     def _retry_after_s(self) -> int:

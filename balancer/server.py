@@ -1,13 +1,9 @@
-"""The life of one balancer process: socket, Ray, workers, HTTP, ready file, and an end that leaves nothing behind.
-
-Knows no request; it only puts the other rooms of this package together.
-"""
+"""The life of one balancer process: socket, Ray, workers, HTTP, ready file, and an end that leaves nothing behind."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -26,30 +22,26 @@ from trimode.balancer.actors.ray_head import start_ray, stop_ray
 from trimode.balancer.api.app import Service, build_app
 from trimode.balancer.placement import Placement, place_workers
 from trimode.balancer.settings import BalancerSettings, parse_settings
-from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.errors import ConfigError, GenerationError, Stopped, TrimodeError, WorkerError, guarded
+from trimode.core.files import write_json_atomic
 
 log = logging.getLogger("trimode.balancer")
 
 CLOSE_S = 2
-"""Time that open connections get at the end."""
-PARENT_POLL_S = 0.25
+"""Seconds that open connections get at the end."""
 STUCK_S = 25.0
-"""An orderly end that takes longer than this is cut short."""
-
-
-class _StopRequest(BaseException):
-    """A signal arrived before the event loop ran; not an error."""
+"""An orderly end that takes longer than this many seconds is cut short."""
 
 
 class _SignalRecord:
-    """Remembers that a stop was asked for, whichever handler ran: what a handler raises can get lost inside Ray."""
+    """Records signals whichever handler runs, since what a handler raises can get lost inside Ray."""
 
     def __init__(self) -> None:
         self._reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     def stop_asked(self) -> bool:
-        """True when SIGTERM or SIGINT has come since the last question."""
+        """True if SIGTERM or SIGINT has arrived since the last call."""
         try:
             return bool({signal.SIGTERM, signal.SIGINT} & set(os.read(self._reading, 4096)))
         except BlockingIOError:
@@ -57,7 +49,7 @@ class _SignalRecord:
 
 
 class _QuietServer(uvicorn.Server):
-    """uvicorn without its own signal handling, which this module does."""
+    """uvicorn without its signal handling: this module handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -66,37 +58,34 @@ class _QuietServer(uvicorn.Server):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the server; 0 = stopped, 1 = could not start or go on, 2 = the user's error. Errors are one line."""
+    """Runs the server. Returns 0 (stopped), 1 (could not start or go on) or 2 (the user's error, on one line)."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    try:
-        run_server(parse_settings(argv), PrivateFolder.from_environment())
-    except (ConfigError, WorkerError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    return 0
+    return guarded(lambda: run_server(parse_settings(argv), PrivateFolder.from_environment()), text=_one_line)
 
 
-def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
-    """Serves until SIGTERM or SIGINT; raises ConfigError or WorkerError when it cannot start or go on."""
+def _one_line(error: TrimodeError) -> str:
+    return f"error: {' '.join(str(error).split())}"
+
+
+def run_server(settings: BalancerSettings, folder: PrivateFolder) -> int:
+    """Serves until SIGTERM or SIGINT; returns 0. Raises ConfigError or WorkerError when it cannot start or go on."""
     listener: socket.socket | None = None
     signals = _SignalRecord()
     try:
         _on_signals(_raise_stop)
-        if settings.die_with_parent:
-            threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
         placement = place_workers(settings)
         listener = _listen(settings.host, settings.port)
         start_ray(folder, num_cpus=placement.num_workers, num_gpus=placement.num_workers * placement.gpus_per_worker)
-        _on_signals(_raise_stop)  # Ray has put its own in place
+        _on_signals(_raise_stop)  # Ray has installed its own
         if signals.stop_asked():
-            raise _StopRequest
+            raise Stopped(signal.SIGTERM)
         balancer = _Balancer(settings, listener, settings.log_dir or folder.path / "workers")
         asyncio.run(balancer.serve(placement))
-    except (_StopRequest, SystemExit):
+    except (Stopped, SystemExit):
         log.info("stopped before it was ready")
     except WorkerError:
-        if not signals.stop_asked():  # else the signal is what broke the start
+        if not signals.stop_asked():  # otherwise the signal is what broke the start
             raise
     finally:
         _on_signals(signal.SIG_IGN)
@@ -107,6 +96,7 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> None:
             listener.close()
         stop_ray()
         folder.remove()
+    return 0
 
 
 class _Balancer:
@@ -120,7 +110,7 @@ class _Balancer:
         self.fatal: str | None = None
 
     async def serve(self, placement: Placement) -> None:
-        """From the first worker's start to the last reply; WorkerError with the cause of an early end."""
+        """Serves from the first worker's start to the last reply. WorkerError with the cause of an early end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)
@@ -156,7 +146,7 @@ class _Balancer:
             api_key=self.settings.api_key,
             request_log=self.settings.request_log,
             infos=lambda: pool.infos,
-            figures=pool.figures,
+            stats=pool.stats,
         )
         return uvicorn.Config(
             build_app(service),
@@ -175,15 +165,12 @@ class _Balancer:
         log.info("serving %s with %d workers", url, len(pool.infos))
         if self.settings.ready_file is None:
             return
-        text = json.dumps({"url": url, "pid": os.getpid(), "workers": pool.infos}, indent=2) + "\n"
-        beside = self.settings.ready_file.with_name(f".{self.settings.ready_file.name}.{os.getpid()}")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(self.settings.ready_file)
+        workers = [info.to_json() for info in pool.infos]
+        write_json_atomic(self.settings.ready_file, {"url": url, "pid": os.getpid(), "workers": workers})
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """The port is taken before anything slow starts, and kept: nobody else can get it in between."""
+    """Takes the port before anything slow starts, so that no other process can get it meanwhile."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's algorithm off only where the protocol is named; with it on, replies wait 40 ms for an ACK
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -202,19 +189,12 @@ def _on_signals(handler: Callable[[int, FrameType | None], object] | signal.Hand
         signal.signal(number, handler)
 
 
-def _raise_stop(_number: int, _frame: FrameType | None) -> None:
-    raise _StopRequest
-
-
-def _watch_parent(parent: int) -> None:
-    """Asks for an orderly end once this process has been handed to another parent."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_S)
-    os.kill(os.getpid(), signal.SIGTERM)
+def _raise_stop(number: int, _frame: FrameType | None) -> None:
+    raise Stopped(number)
 
 
 def _cut_short() -> None:
-    """Last resort against a hang at the end; the reaper then ends what is left."""
+    """Ends this process if its orderly end hangs. The reaper then ends what is left."""
     time.sleep(STUCK_S)
     os._exit(1)
 
@@ -224,4 +204,4 @@ if __name__ == "__main__":
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # everything is closed; Ray's exit handlers would only wait
+    os._exit(status)  # everything is closed, and Ray's exit handlers would only wait

@@ -1,7 +1,4 @@
-"""What one balancer process is told on its command line, checked before anything starts.
-
-Knows no Ray, no HTTP and no model.
-"""
+"""The balancer's command line: its flags, and their checks before anything starts."""
 
 from __future__ import annotations
 
@@ -19,12 +16,12 @@ DEFAULT_WORKER_CLASS = "trimode.workers.worker:Worker"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BalancerSettings:
-    """Everything the balancer needs besides what it hands to its workers."""
+    """Everything a balancer process needs to start."""
 
     worker: WorkerSettings
     """The same for every worker; device and num_threads are filled in when the devices are known."""
     worker_class: str = DEFAULT_WORKER_CLASS
-    """`package.module:Class` with the surface of `workers.worker.Worker`."""
+    """`package.module:Class` of a core.worker.Worker that takes a WorkerSettings."""
     num_workers: int | None = None
     """None = one per visible GPU, else 1."""
     host: str = "127.0.0.1"
@@ -36,10 +33,11 @@ class BalancerSettings:
     """Worker logs go here; None = a folder that is removed at the end."""
     log_prefix: str = ""
     """Put before `worker_<i>.log`."""
-    default_mode: Mode = Mode.AR
+    default_mode: Mode = Mode.ar
     """Mode of a request that names none."""
     max_in_flight: int = 0
-    """Requests given to one worker at a time; 0 = its slots and a quarter more: a free slot then finds work waiting."""
+    """Requests given to one worker at a time; 0 = a quarter more than it decodes together, so that none of its slots
+    waits for the balancer."""
     max_queue: int = 4096
     """Requests that may wait for a worker; the next one is answered 429."""
     max_worker_deaths: int = 5
@@ -49,8 +47,6 @@ class BalancerSettings:
     """Bearer key that every request but /health must carry."""
     request_log: Path | None = None
     """One JSON line per answered request is appended here."""
-    die_with_parent: bool = False
-    """End when the process that started this one is gone."""
 
     @property
     def in_flight_limit(self) -> int:
@@ -83,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument("--kv-cache-gb", type=float, help="KV cache of one worker in GiB")
     workers.add_argument("--num-threads", type=int, help="CPU threads of one worker; a fair share when absent")
     workers.add_argument("--worker-class", default=DEFAULT_WORKER_CLASS, metavar="MODULE:CLASS")
-    workers.add_argument("--max-worker-deaths", type=int, default=5, help="deaths in a row that end it all")
+    workers.add_argument("--max-worker-deaths", type=int, default=5, help="deaths in a row that end the balancer")
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1")
     server.add_argument("--port", type=int, default=0, help="0 picks a free one")
@@ -96,7 +92,6 @@ def build_parser() -> argparse.ArgumentParser:
     process.add_argument("--ready-file", type=Path, help="written as JSON {url, pid, workers} when serving")
     process.add_argument("--log-dir", type=Path, help="folder of the worker logs")
     process.add_argument("--log-prefix", default="", help="put before worker_<i>.log")
-    process.add_argument("--die-with-parent", action="store_true", help="end when the starting process is gone")
     return parser
 
 
@@ -114,19 +109,10 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
     api_key = _read_api_key(args.api_key_file)
     if api_key is None and not is_loopback(args.host):
         raise ConfigError(f"--host: got {args.host}, which others can reach; valid without --api-key-file: 127.0.0.1")
-    worker = WorkerSettings(
-        model=_absolute_if_path(args.model),
-        revision=args.revision,
-        lora=args.lora and _absolute_if_path(args.lora),
-        tokenizer=args.tokenizer and _absolute_if_path(args.tokenizer),
-        device=args.device,
-        dtype=args.dtype,
-        max_num_seqs=args.max_num_seqs,
-        kv_cache_gb=args.kv_cache_gb,
-        max_position_embeddings=args.max_position_embeddings,
-        num_threads=args.num_threads,
-        served_model_name=args.served_model_name or Path(args.model).name,
-    )
+    flags = vars(args)
+    folders = {name: _absolute_if_path(flags[name]) for name in ("model", "lora", "tokenizer") if flags[name]}
+    name = args.served_model_name or Path(args.model).name
+    worker = WorkerSettings.from_flags({**flags, **folders, "served_model_name": name})
     return BalancerSettings(
         worker=worker,
         worker_class=args.worker_class,
@@ -142,12 +128,11 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
         max_worker_deaths=args.max_worker_deaths,
         api_key=api_key,
         request_log=_absolute(args.request_log),
-        die_with_parent=args.die_with_parent,
     )
 
 
 def is_loopback(host: str) -> bool:
-    """True when only this machine can reach `host`."""
+    """True if only this machine can reach `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -159,7 +144,7 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def _absolute_if_path(name: str) -> str:
-    """The process leaves its folder later, so an existing path is made absolute now; anything else is a hub id."""
+    """Makes an existing path absolute, since the process changes its folder later. Anything else is a hub id."""
     path = Path(name)
     return str(path.absolute()) if path.exists() else name
 

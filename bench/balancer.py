@@ -1,6 +1,6 @@
 """What the balancer adds to a request: latency and throughput beside bare uvicorn + starlette, in the same run.
 
-Both answer the same body at once; neither has a model. Knows the balancer by its command line and HTTP only.
+Both answer the same body at once; neither has a model.
 Run: `python -m trimode.bench.balancer [--requests N] [--repeats N]`.
 """
 
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from trimode.core.protocol import FORWARD_KINDS, Generation, WorkerSettings
+from trimode.core.processes import die_with_parent
+from trimode.core.protocol import FORWARD_KINDS, Cost, Generation, WorkerSettings
+from trimode.core.worker import Worker, WorkerInfo, WorkerStats
 
 PROMPT = "What is the sum of the first hundred numbers? " * 10
 BODY = json.dumps({"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 256, "mode": "linear_spec"})
@@ -34,46 +36,60 @@ REPLY_TEXT = "The sum is 5050. " * 40
 CONCURRENCIES = (1, 8, 32)
 
 
-class EchoWorker:
+class EchoWorker(Worker):
     """A worker that answers at once, with a reply of 256 tokens."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
 
-    def info(self) -> dict[str, object]:
-        """The least that the balancer shows of a worker."""
-        return {
-            "model": self._settings.model,
-            "served_model_name": self._settings.served_model_name,
-            "max_model_len": 4096,
-            "lora": False,
-            "dtype": self._settings.dtype,
-        }
+    def info(self) -> WorkerInfo:
+        """Returns what the balancer shows of a worker."""
+        return WorkerInfo(
+            model=self._settings.model,
+            served_model_name=self._settings.served_model_name or "echo",
+            device="cpu",
+            device_name="none",
+            dtype=self._settings.dtype,
+            kernels={},
+            max_model_len=4096,
+            max_num_seqs=self._settings.max_num_seqs,
+            lora=False,
+            vocab_size=256,
+            weights_sha256="",
+            lora_sha256=None,
+            versions={},
+        )
 
-    def stats(self) -> dict[str, object]:
-        """Nothing to tell."""
-        return {}
+    async def stats(self) -> WorkerStats:
+        """Returns zeros."""
+        return WorkerStats()
 
-    def cancel(self, request_id: str) -> None:
-        """Nothing runs long enough."""
+    async def cancel(self, request_id: str) -> None:
+        """Does nothing: no request runs long enough."""
 
-    async def generate(self, fields: dict[str, object]) -> dict[str, object]:
-        """The same reply for every request."""
+    def close(self) -> None:
+        """Does nothing: there is no thread to end."""
+
+    async def generate(self, fields: Mapping[str, object]) -> Generation:
+        """Returns the same reply for every request."""
         return Generation(
             request_id=str(fields["request_id"]),
             token_ids=list(range(256)),
             text=REPLY_TEXT,
             finish_reason="stop",
-            prompt_tokens=100,
-            forwards=dict.fromkeys(FORWARD_KINDS, 8),
-            nfe=50,
+            cost=Cost(
+                prompt_tokens=100,
+                completion_tokens=256,
+                forwards=dict.fromkeys(FORWARD_KINDS, 8),
+                nfe=50,
+                acceptance_lengths=[5] * 50,
+            ),
             trace=None,
-            acceptance_lengths=[5] * 50,
-        ).to_json()
+        )
 
 
 def bare_app() -> Starlette:
-    """The rival: reads the JSON body and sends a reply of the same size, nothing else."""
+    """The rival: it reads the JSON body and sends a reply of the same size, nothing else."""
     reply = {"choices": [{"message": {"role": "assistant", "content": REPLY_TEXT}}], "usage": {"lengths": [5] * 50}}
 
     async def answer(request: Request) -> Response:
@@ -123,7 +139,7 @@ async def load(port: int, concurrency: int, requests: int) -> Load:
 
 @contextlib.contextmanager
 def bare_server() -> Iterator[int]:
-    """The rival in a process of its own; yields its port."""
+    """Starts the rival in its own process; yields its port."""
     with subprocess.Popen([sys.executable, "-m", __spec__.name, "--serve-bare"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
@@ -134,13 +150,14 @@ def bare_server() -> Iterator[int]:
 
 @contextlib.contextmanager
 def balancer_server(num_workers: int) -> Iterator[int]:
-    """The balancer with echo workers; prints how long it took to be ready and yields its port."""
+    """Starts the balancer with echo workers, prints how long it took to be ready, and yields its port."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.json"
-        command = [sys.executable, "-m", "trimode.balancer", "--model", "echo", "--device", "cpu", "--die-with-parent"]
+        command = [sys.executable, "-m", "trimode.balancer", "--model", "echo", "--device", "cpu"]
         command += ["--worker-class", f"{__spec__.name}:EchoWorker", "--num-workers", str(num_workers)]
         began = time.perf_counter()
-        with subprocess.Popen([*command, "--ready-file", str(ready)], stderr=subprocess.DEVNULL) as process:
+        command += ["--ready-file", str(ready)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent) as process:
             try:
                 while not ready.exists():
                     if process.poll() is not None:

@@ -1,7 +1,4 @@
-"""The bundled demo model, small and bound by the host: many requests together against one at a time on the same engine.
-
-Knows the engine and the bundled prompts only.
-"""
+"""The bundled demo model, small and bound by the host: 16 requests at once against one at a time on the same engine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The engine's speed beside its rivals on one machine, in one run: steps, throughput in every mode, host gap, memory.
 
-Weights are random, so every request ignores end tokens and the tokens per forward are fixed, not learned: figures of
-dlm and linear_spec compare forwards. Run: `python -m trimode.bench.engine [--repeats N] [--tiny]`.
+Weights are random: every request ignores end tokens, and the tokens per forward are fixed, not learned. Numbers of dlm
+and linear_spec therefore compare forwards. Run: `python -m trimode.bench.engine [--repeats N] [--tiny]`.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ CONTEXT = 256
 STEP_TOKENS = (1, 8, 16, 32, 64)
 CONCURRENT = (1, 8, 32)
 NEW_TOKENS = 320
-"""More than any measurement decodes, and 32 requests of it fit the cache."""
+"""More than any measurement decodes. The cache holds 32 requests of this length."""
 AR = DecodeParams(mode="ar", max_new_tokens=1, block_length=1, threshold=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One mode under load: the quota of dlm gives 1 token per forward, whatever the weights are."""
+    """One mode under load. The quota of dlm gives 1 token per forward, whatever the weights are."""
 
     mode: str
     block_length: int
     threshold: float | None
     steps: int
-    """Steps of one measurement: whole cycles of the mode."""
+    """Number of steps in one measurement: whole cycles of the mode."""
 
 
 LOADS = (
@@ -63,21 +63,21 @@ class Machine:
     """What this machine can do, measured in this run."""
 
     data: torch.Tensor
-    """What is read to find the roof, larger than any cache."""
+    """Data to stream when memory bandwidth is measured; larger than any cache."""
     flop_per_s: float
-    """`F.linear` in bfloat16."""
+    """Rate of `F.linear` in bfloat16."""
     own_flop_per_s: float
-    """The same through the engine's product."""
+    """Rate of the engine's own product of the same matrices."""
 
     def read_s(self, num_bytes: int) -> float:
-        """Seconds that reading so many bytes with all threads takes, by one reading of the data now."""
+        """Seconds to stream `num_bytes` from memory with all threads, measured now."""
         began = time.perf_counter()
         self.data.sum()
         return (time.perf_counter() - began) * num_bytes / self.data.nbytes
 
 
 def measure_machine(size: int, repeats: int) -> Machine:
-    """Multiplies 1024 x 4096 by 4096 x 4096 in bfloat16; the roof is read from `size` MiB, later and often."""
+    """Measures products of 1024 x 4096 by 4096 x 4096 in bfloat16; keeps `size` MiB to measure bandwidth later."""
     x, weight = torch.randn(1024, 4096).bfloat16(), torch.randn(4096, 4096).bfloat16()
     own = Linear(weight)
     flop = 2 * 1024 * 4096 * 4096
@@ -87,12 +87,12 @@ def measure_machine(size: int, repeats: int) -> Machine:
 
 
 def weight_bytes_per_forward(model: TriModeModel) -> int:
-    """Bytes every forward reads: all weights but the embedding, of which it reads one row per token."""
+    """Returns the bytes that every forward reads: all weights but the embedding, which gives one row per token."""
     return model.num_weight_bytes - model.embedding.numel() * model.embedding.element_size()
 
 
 def own_step(runtime: Runtime, context: int) -> Callable[[int], None]:
-    """One request's step of n causal tokens after the context, from packing to the tokens on the host."""
+    """Returns one request's step of n causal tokens after the context, from packing to the tokens on the host."""
     engine = runtime.engine
     sampler = Sampler(engine.model.head, engine.model.config.mask_token_id)
     pages = list(range(pages_for(context + max(STEP_TOKENS))))
@@ -108,7 +108,7 @@ def own_step(runtime: Runtime, context: int) -> Callable[[int], None]:
 
 
 def compare_steps(runtime: Runtime, rivals: dict[str, Rival], machine: Machine, repeats: int) -> dict[int, float]:
-    """Prints one line per step size; returns the seconds of the transformers step by size (ours where it is absent)."""
+    """Prints one line per step size. Returns the seconds of the transformers step by size (ours if it is absent)."""
     step = own_step(runtime, CONTEXT)
     num_bytes = weight_bytes_per_forward(runtime.engine.model)
     names = list(rivals)
@@ -140,11 +140,11 @@ class Throughput:
 
     tokens_per_s: float
     forwards_per_s: float
-    """Requests' forwards: rows of a step, not steps."""
+    """Forwards of requests: rows of a step, not steps."""
     flop_per_s: float
-    """Products with weights only: no attention."""
+    """Counts products with weights only, no attention."""
     host_gap: float
-    """Share of a step outside of the model and the sampler."""
+    """Share of a step's time outside the model and the sampler."""
 
 
 class _CountingHead:
@@ -198,9 +198,10 @@ def measure_load(runtime: Runtime, load: Load, concurrent: int, repeats: int) ->
 
 
 def compare_loads(runtime: Runtime, reference: dict[int, float], machine: Machine, repeats: int) -> None:
-    """Prints one line per mode and number of requests; the rival runs them one at a time at as many tokens a forward.
+    """Prints one line per mode and number of requests.
 
-    Its step is that of the mode's block, with every row's logits, measured above; its host work between steps is free.
+    The rival runs requests one at a time, with as many tokens per forward as the mode's block. `compare_steps` measures
+    its step, with the logits of every row. Its host work between steps is not counted.
     """
     print(
         f"\nmatmul rate {machine.flop_per_s / 1e9:.0f} GFLOP/s (F.linear, bfloat16, 1024 x 4096 by 4096 x 4096)",
@@ -225,7 +226,7 @@ def compare_loads(runtime: Runtime, reference: dict[int, float], machine: Machin
 
 
 def memory_mib(key: str) -> float:
-    """A figure of this process in MiB: `RssAnon` now, `VmHWM` the most so far, mapped files included."""
+    """Returns a memory counter of this process in MiB: `RssAnon` is current, `VmHWM` the peak with mapped files."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
@@ -258,8 +259,8 @@ def compare(shape: dict[str, Any], cache_gib: float, repeats: int, folder: Path)
 def main() -> None:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5, help="measurements per figure; medians are shown (default 5)")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model: shows that it runs, the figures say nothing")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements per number; medians are shown (default 5)")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model: it runs, but its numbers mean nothing")
     args = parser.parse_args()
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:

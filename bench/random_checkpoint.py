@@ -1,7 +1,4 @@
-"""Writes a checkpoint of a given shape with random weights, in the released layout.
-
-Knows names and shapes from the loader's own list; knows nothing of what it is measured for.
-"""
+"""Writes a checkpoint of a given shape with random weights, in the released layout."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ BENCH_SHAPE: dict[str, Any] = {
     "eos_token_id": 2,
     "tie_word_embeddings": False,
 }
-"""0.92 GB of bfloat16 weights read per forward: fits any machine, yet far beyond its caches."""
+"""0.92 GB of bfloat16 weights are read per forward: it fits any machine, yet is far larger than its caches."""
 TINY_SHAPE = BENCH_SHAPE | {
     "vocab_size": 256,
     "hidden_size": 64,

@@ -1,6 +1,6 @@
-"""Rival engines at the same shape and with weights of their own, each in a process of its own: one step at a time.
+"""Rival engines at the same shape with random weights, measured one step at a time.
 
-A process of its own keeps our allocator settings from it. Knows nothing of the engine it is compared with.
+Each runs in its own process, so that our allocator settings do not apply to it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from trimode.bench.random_checkpoint import SPREAD
 
 Step = Callable[[int], None]
-"""Runs n tokens after the context and brings one sampled token per row to the host."""
+"""Runs n tokens after the context and copies one sampled token per row to the host."""
 
 
 def transformers_step(shape: dict[str, Any], context: int, folder: Path) -> Step:  # noqa: ARG001 -- as llama_step
@@ -133,7 +133,7 @@ class Rival:
         self._pipe.recv()
 
     def seconds(self, tokens: int, repeats: int) -> list[float]:
-        """Seconds of `repeats` steps of `tokens` tokens each, after one that is not counted."""
+        """Returns the seconds of each of `repeats` steps of `tokens` tokens, after one that is not counted."""
         self._pipe.send((tokens, repeats))
         measured: list[float] = self._pipe.recv()
         return measured
@@ -141,7 +141,7 @@ class Rival:
 
 @contextmanager
 def rival(name: str, shape: dict[str, Any], context: int, folder: Path) -> Iterator[Rival | None]:
-    """Starts the rival `name`; yields None when it is not installed."""
+    """Starts the rival `name`; yields None if it is not installed."""
     if find_spec(RIVALS[name][0]) is None:
         yield None
         return
@@ -171,7 +171,7 @@ def _serve(pipe: Connection, name: str, shape: dict[str, Any], context: int, fol
 
 
 def time_steps(step: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each of `repeats` calls, after one that is not counted."""
+    """Returns the seconds of each of `repeats` calls, after one that is not counted."""
     step()
     seconds = []
     for _ in range(repeats):

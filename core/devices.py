@@ -1,6 +1,6 @@
-"""How many GPUs this process may use: one answer for the job and the balancer.
+"""Counts the GPUs that this process may use; the job and the balancer share the count.
 
-Asks the operating system only, so it works without torch. It does not check that a GPU really computes.
+It reads the operating system's files, so it works without torch. It does not check that a GPU can compute.
 """
 
 from __future__ import annotations

@@ -1,8 +1,18 @@
-"""Every error that this project raises on purpose: one tree, and the class says who acts."""
+"""Every error that this project raises on purpose, and the one boundary where a command turns them into text.
+
+The class says what failed: what the user asked for (ConfigError, SubmissionError), the infrastructure (WorkerError,
+JobFailed), or one request (GenerationError, InvalidRequestError).
+"""
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+
+FAILED, USER_ERROR = 1, 2
+"""Exit statuses of a command that failed, and of one whose user must act first."""
 
 
 class TrimodeError(Exception):
@@ -29,16 +39,27 @@ class GenerationError(TrimodeError):
         return GenerationError, (self.message, self.status)
 
 
+class InvalidRequestError(TrimodeError):
+    """The body of a request cannot be served as it is. `param` names the field, or is None."""
+
+    def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.status = status
+        self.code = code
+
+
 class SubmissionError(TrimodeError):
-    """The executor refused a job: carries its words and the script it refused."""
+    """The executor refused a job. Carries its message and the script it refused."""
 
     def __init__(self, message: str, script: str = "") -> None:
         super().__init__(message)
         self.script = script
 
 
-class JobFailed(TrimodeError):  # noqa: N818 - what happened, not a mistake of somebody
-    """A job ended early: carries the path of its failure record, when the job lived to write one."""
+class JobFailed(TrimodeError):  # noqa: N818 - an event, not a mistake of somebody
+    """A job ended early. Carries the path of its failure record, if the job lived to write one."""
 
     def __init__(self, message: str, record: Path | None = None) -> None:
         super().__init__(message)
@@ -46,3 +67,30 @@ class JobFailed(TrimodeError):  # noqa: N818 - what happened, not a mistake of s
 
     def __reduce__(self) -> tuple[type[JobFailed], tuple[str, Path | None]]:
         return JobFailed, (str(self), self.record)
+
+
+class Stopped(BaseException):
+    """A signal ended the work of this process. No error, and no `except Exception` may swallow it."""
+
+    def __init__(self, signum: int) -> None:
+        self.signal_name = signal.Signals(signum).name
+        super().__init__(f"the job was ended by {self.signal_name}")
+
+
+def error_text(error: TrimodeError) -> str:
+    """Returns what a command prints for an error: its message, and the script that was refused if there is one."""
+    script = error.script if isinstance(error, SubmissionError) else ""
+    return f"error: {error}" + (f"\nThe script was:\n{script}" if script else "")
+
+
+def guarded(command: Callable[[], int], text: Callable[[TrimodeError], str] = error_text, failed: int = FAILED) -> int:
+    """Runs a command and returns its exit status.
+
+    An error of this project becomes `text` on stderr, without traceback, and status USER_ERROR for a ConfigError or
+    `failed` for any other. Other exceptions pass.
+    """
+    try:
+        return command()
+    except TrimodeError as error:
+        print(text(error), file=sys.stderr, flush=True)
+        return USER_ERROR if isinstance(error, ConfigError) else failed

@@ -1,29 +1,43 @@
-"""Writes and reads files safely: atomic replacement, append-only lines, torn last lines, last lines of a log."""
+"""Writes and reads files safely: atomic replacement, append-only lines, torn last lines, a lock, end of a log."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import tempfile
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_text_atomic(path: Path, text: str, mode: int = 0o644) -> None:
-    """Writes `text` beside `path`, flushes it to disk and renames it, so that a reader never sees half a file."""
+@contextmanager
+def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
+    """Yields a temporary file beside `path` to write to, then syncs it and renames it: no reader sees half a file.
+
+    If the block raises, the temporary file is removed and `path` stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    beside = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield beside
+        with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        Path(name).chmod(mode)
-        Path(name).replace(path)
+        beside.chmod(mode)
+        beside.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
+
+
+def write_text_atomic(path: Path, text: str, mode: int = 0o644) -> None:
+    """Writes `text` to a temporary file beside `path`, syncs it to disk and renames it: no reader sees half a file."""
+    with replacing(path, mode) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def write_json_atomic(path: Path, value: object) -> None:
@@ -32,7 +46,7 @@ def write_json_atomic(path: Path, value: object) -> None:
 
 
 class AppendFile:
-    """A file of lines opened for appending, unbuffered; a torn last line is cut off when it is opened."""
+    """A file of lines, opened for unbuffered appending. Opening it cuts off a torn last line."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,22 +54,22 @@ class AppendFile:
         self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def append(self, line: str) -> None:
-        """Adds one line (newline included). Raises OSError when the disk refuses."""
+        """Appends one line, given with its newline. Raises OSError if it cannot be written."""
         data = line.encode()
         while data:
             data = data[os.write(self._handle, data) :]
 
     def sync(self) -> None:
-        """Waits until the file is on the disk."""
+        """Waits until the lines are on the disk."""
         os.fsync(self._handle)
 
     def close(self) -> None:
-        """Closes the file; it can not be used again."""
+        """Closes the file for good."""
         os.close(self._handle)
 
 
 def cut_torn_line(path: Path) -> None:
-    """Removes what follows the last newline of a file: a line whose writer was killed in the middle."""
+    """Removes what follows the last newline of a file: the torn line of a writer that was killed."""
     if not path.exists():
         return
     with path.open("rb+") as file:
@@ -74,7 +88,7 @@ def cut_torn_line(path: Path) -> None:
 
 
 def whole_lines(path: Path) -> Iterator[str]:
-    """The lines of a file that end in a newline; a torn last line is left out, a missing file has none."""
+    """Yields the lines of a file that end in a newline: no torn last line, no blank line, none of a missing file."""
     try:
         file = path.open(encoding="utf-8", errors="replace", newline="\n")
     except FileNotFoundError:  # not there, or just merged by another job
@@ -82,13 +96,22 @@ def whole_lines(path: Path) -> Iterator[str]:
     with file:
         for line in file:
             if not line.endswith("\n"):
-                return  # while it is being written, going on would give the rest of it as a line of its own
+                return  # its writer is at work; reading on could yield the rest of it as a line
             if line.strip():
                 yield line
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on the file `path`, which is created if missing; waits while another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def tail(path: Path, num_lines: int) -> str:
-    """The last lines of a file; empty when there is none."""
+    """Returns the last lines of a file; an empty string if there is no file."""
     if not path.exists():
         return ""
     with path.open(encoding="utf-8", errors="replace") as file:

@@ -1,7 +1,4 @@
-"""Ties a process to those it lives for, so that nothing is left behind when one of them is killed (Linux only).
-
-Knows nothing of jobs, Slurm or Ray.
-"""
+"""Identifies processes, and ends a process together with those it depends on. Linux only."""
 
 from __future__ import annotations
 
@@ -16,25 +13,27 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h; the setting survives exec and is dropped by fork."""
-PR_SET_CHILD_SUBREAPER = 36
-"""From Linux's prctl.h."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """A process for good: a pid alone may be handed out again."""
+    """One process: its pid, and its start time because a pid is handed out again after the process has ended.
+
+    It is written to owner.json and compared there by other processes. psutil's public start time does not fit: it is
+    counted from the epoch and moves with the system's clock.
+    """
 
     pid: int
     started: int
-    """Clock ticks after boot at which it started."""
+    """Start time in clock ticks after boot."""
 
     def alive(self) -> bool:
-        """False once the process is gone or a zombie, also when its pid belongs to another one now."""
+        """True if the process runs. False once it has ended or is a zombie, even if another one has its pid now."""
         return process_id(self.pid) == self
 
 
 def process_id(pid: int) -> ProcessId | None:
-    """The living process behind `pid` on this machine; None for a dead or zombie one."""
+    """Returns the running process with this pid on this machine; None if there is none or it is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -42,28 +41,20 @@ def process_id(pid: int) -> ProcessId | None:
     return None if fields[0] in "ZX" else ProcessId(pid, int(fields[19]))
 
 
-def die_with_parent(sig: int = signal.SIGKILL, parent_pid: int | None = None) -> None:
-    """The kernel sends `sig` to this process when the thread that started it ends. Fit for `Popen(preexec_fn=...)`.
+def die_with_parent(sig: int = signal.SIGKILL) -> None:
+    """Asks the kernel to send `sig` to this process when the thread that started it ends.
 
-    With `parent_pid`, a parent that is already gone counts too.
+    Fit for `Popen(preexec_fn=die_with_parent)`.
     """
-    _prctl(PR_SET_PDEATHSIG, int(sig))
-    if parent_pid is not None and os.getppid() != parent_pid:
-        os.kill(os.getpid(), sig)
-
-
-def adopt_orphans() -> None:
-    """Processes below this one whose parent ends become its children instead of init's."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-
-
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(sig), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
 
 
 def live_with(owners: list[ProcessId], grace_s: float) -> None:
-    """Starts a thread: once one of `owners` is gone this process gets SIGTERM every second, SIGKILL after `grace_s`."""
+    """Starts a thread that ends this process once one of `owners` is gone.
+
+    The process then gets SIGTERM every second, and SIGKILL after `grace_s` seconds.
+    """
     threading.Thread(target=_watch, args=(owners, grace_s), name="lifeline", daemon=True).start()
 
 
@@ -79,7 +70,7 @@ def _watch(owners: list[ProcessId], grace_s: float) -> None:
     else:
         poll.poll()
     end = time.monotonic() + grace_s
-    while time.monotonic() < end:  # repeated: the first may come before anybody listens
+    while time.monotonic() < end:  # repeated: the first may come before a handler is in place
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,25 +1,38 @@
-"""The contract every layer speaks: modes, request parameters, results, worker settings, errors that cross layers.
+"""The contract between pipeline, balancer and workers: modes, request parameters, results and worker settings.
 
-Knows nothing of models, tensors, HTTP, Ray or Hydra; imports only the standard library, so a login node can read it.
+Standard library only, so that a login node can import it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Mode(StrEnum):
     """How one set of weights decodes."""
 
-    AR = "ar"
+    ar = "ar"
     """Left to right, one token per forward."""
-    DLM = "dlm"
+    dlm = "dlm"
     """Block diffusion: a block of masks, positions committed when confident."""
-    LINEAR_SPEC = "linear_spec"
+    linear_spec = "linear_spec"
     """The model drafts a block by diffusion and verifies it causally."""
+    AR = "ar"
+    DLM = "dlm"
+    LINEAR_SPEC = "linear_spec"
+    """Aliases of the three, for overrides such as `modes.ar.mode=AR`: earlier releases took only these names."""
 
+
+Row = dict[str, Any]
+"""One sample of a benchmark as JSON: the data's fields, and once answered the reply's and the verdict's.
+
+Declared here because data, scoring and the run folder all handle rows and import only core in common. The values are
+Any because the keys belong to each benchmark and its scorer.
+"""
 
 FORWARD_KINDS = ("prefill", "decode", "denoise", "cache", "draft", "verify")
 """Every model call of a request is exactly one of these."""
@@ -34,9 +47,9 @@ class ModeDefaults:
 
 
 MODE_DEFAULTS: dict[Mode, ModeDefaults] = {
-    Mode.AR: ModeDefaults(block_length=1, threshold=None),
-    Mode.DLM: ModeDefaults(block_length=8, threshold=0.9),
-    Mode.LINEAR_SPEC: ModeDefaults(block_length=32, threshold=0.0),
+    Mode.ar: ModeDefaults(block_length=1, threshold=None),
+    Mode.dlm: ModeDefaults(block_length=8, threshold=0.9),
+    Mode.linear_spec: ModeDefaults(block_length=32, threshold=0.0),
 }
 
 DEFAULT_MAX_NEW_TOKENS = 8192
@@ -77,28 +90,28 @@ class DecodeParams:
     logprobs: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """What one request got, and its exact ledger."""
+DECODE_FIELDS = frozenset(item.name for item in dataclasses.fields(DecodeParams)) | {"enable_thinking"}
+"""Names of the request fields that say how to decode. All are fields of DecodeParams except `enable_thinking`, which
+changes the prompt and switches the thinking budget on."""
+DECODE_DEFAULTS: Mapping[str, object] = {
+    item.name: item.default for item in dataclasses.fields(DecodeParams) if item.default is not dataclasses.MISSING
+}
+"""Values of the optional fields of DecodeParams when a request does not give them."""
 
-    request_id: str
-    token_ids: list[int]
-    """Generated ids; the end token is kept."""
-    text: str | None
-    """Decoded without special tokens, cut at a stop string; None when the checkpoint has no tokenizer."""
-    finish_reason: str
-    """`stop` (end token, stop string or stop id) or `length`."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one sample cost. In JSON its fields stand beside the other fields of the record that holds it."""
+
     prompt_tokens: int
-    forwards: dict[str, int]
+    completion_tokens: int
+    """Generated tokens, the end token included."""
+    forwards: dict[str, int] = field(default_factory=dict)
     """Model calls by kind, keys = FORWARD_KINDS."""
-    nfe: int
+    nfe: int = 0
     """The reference's number, derived from `forwards` by one rule per mode (DecodeState.nfe)."""
-    trace: list[object] | None
-    """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
-    acceptance_lengths: list[int]
+    acceptance_lengths: list[int] = field(default_factory=list)
     """linear_spec: tokens committed per verify; else empty."""
-    logprobs: list[float] | None = None
-    """Log-probability of each generated token, from the pass that committed it; None unless asked for."""
     queue_s: float = 0.0
     """Seconds from arrival to the first forward."""
     first_token_s: float = 0.0
@@ -107,8 +120,42 @@ class Generation:
     """Seconds from arrival to the end."""
 
     def to_json(self) -> dict[str, object]:
-        """The same as a plain dict, ready for json."""
-        return dataclasses.asdict(self)
+        """Returns the fields as a dict; its lists are not copied."""
+        return {name: getattr(self, name) for name in COST_FIELDS}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Cost:
+        """Reads the cost out of a flat record. Raises TypeError if it lacks the token counts."""
+        return cls(**{name: value[name] for name in COST_FIELDS if name in value})  # type: ignore[arg-type]
+
+
+COST_FIELDS = tuple(item.name for item in dataclasses.fields(Cost))
+NO_COST = Cost(prompt_tokens=0, completion_tokens=0)
+"""Of a sample that never reached a worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What one request got, and what it cost."""
+
+    request_id: str
+    token_ids: list[int]
+    """Generated ids; the end token is kept."""
+    text: str | None
+    """Decoded without special tokens, cut at a stop string; None when the checkpoint has no tokenizer."""
+    finish_reason: str
+    """`stop` (end token, stop string or stop id) or `length`."""
+    cost: Cost
+    trace: list[object] | None
+    """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
+    logprobs: list[float] | None = None
+    """Log-probability of each generated token, from the pass that committed it; None unless asked for."""
+
+    def to_json(self) -> dict[str, object]:
+        """Returns a flat dict, ready for json: the fields of the cost stand beside the others."""
+        own = dataclasses.asdict(self)
+        cost: dict[str, object] = own.pop("cost")
+        return own | cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,5 +184,12 @@ class WorkerSettings:
     """Torch CPU threads; None = all this process may use."""
     served_model_name: str | None = None
     """Name in /v1/models; None = the folder's name."""
-    extra: dict[str, str] = field(default_factory=dict)
-    """Environment of the worker process, for a launcher that starts it elsewhere."""
+
+    @classmethod
+    def from_flags(cls, flags: Mapping[str, Any]) -> WorkerSettings:
+        """Returns settings from parsed command-line flags of the same names.
+
+        Flags that are no setting are left out; a setting without a flag keeps its default.
+        """
+        names = {item.name for item in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in flags.items() if name in names})

@@ -1,7 +1,4 @@
-"""`python -m trimode.pipeline KEY=VALUE ...`: a sweep from Hydra overrides; `-m` runs one sweep per combination.
-
-Knows no flags: those of eval.sh are translated by trimode.pipeline.eval.
-"""
+"""`python -m trimode.pipeline KEY=VALUE ...`: a sweep from Hydra overrides; `-m` runs one sweep per combination."""
 
 from __future__ import annotations
 
@@ -14,23 +11,24 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from trimode.core.errors import USER_ERROR
 from trimode.core.project import CONF_DIR
-from trimode.pipeline.config.compose import config_words, register, to_config
-from trimode.pipeline.sweep import USER_ERROR, guarded, run
+from trimode.pipeline.config.compose import describe_error, register, to_config
+from trimode.pipeline.sweep import guarded_sweep, run
 
 SWEEP_DIR = "TRIMODE_SWEEP_DIR"
-"""Hydra writes a file per multirun; this folder takes it and goes away."""
+"""Variable with the folder of the file that Hydra writes per multirun. It is temporary."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def sweep(node: DictConfig) -> None:
-    """One composed config, run to its end; the process ends with the first one that fails."""
-    if status := guarded(lambda: run(to_config(node), Path.cwd())):
+    """Runs one composed config to its end. The process ends with the first one that fails."""
+    if status := guarded_sweep(lambda: run(to_config(node), Path.cwd())):
         sys.exit(status)
 
 
 def main() -> int:
-    """The command; returns the exit status of what Hydra itself refuses."""
+    """The command. Returns its exit status; a sweep that fails ends the process instead."""
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a trace and leaving with 1
     with tempfile.TemporaryDirectory(prefix="trimode-") as folder:
@@ -38,7 +36,7 @@ def main() -> int:
         try:
             sweep()
         except (HydraException, OmegaConfBaseException) as error:
-            print(f"error: {config_words(error)}", file=sys.stderr)
+            print(f"error: {describe_error(error)}", file=sys.stderr)
             return USER_ERROR
     return 0
 

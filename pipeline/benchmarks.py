@@ -1,7 +1,4 @@
-"""The benchmark registry: one YAML of facts per benchmark in conf/benchmark/, read into a frozen dataclass.
-
-Knows no data, no scoring code and no Hydra; names which prompt, split, scorer and metric belong to a benchmark.
-"""
+"""The benchmark registry: one YAML per benchmark in conf/benchmark/ names its prompt, split, scorer and metric."""
 
 from __future__ import annotations
 
@@ -9,18 +6,16 @@ import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 from trimode.core.errors import ConfigError
-from trimode.pipeline.spec import JobSpec
-
-BENCHMARK_DIR = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
+from trimode.core.project import BENCHMARK_DIR
+from trimode.pipeline.spec import ClientKind, JobSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """Facts of one benchmark; field by field what conf/benchmark/<name>.yaml may hold."""
+    """Facts of one benchmark: the keys that conf/benchmark/<name>.yaml may hold."""
 
     name: str
     prompt_config: str
@@ -45,19 +40,19 @@ class Benchmark:
 
     @property
     def prompt_sha256(self) -> str:
-        """Identity of the prompt text."""
+        """Hash of the prompt text."""
         return hashlib.sha256(self.prompt.encode()).hexdigest()
 
 
 @functools.cache
 def benchmark_names() -> tuple[str, ...]:
-    """Every registered name, sorted."""
+    """Returns every registered name, sorted."""
     return tuple(sorted(path.stem for path in BENCHMARK_DIR.glob("*.yaml")))
 
 
 @functools.cache
 def load_benchmark(name: str) -> Benchmark:
-    """The facts of `name`. Raises ConfigError for an unknown name or a bad file."""
+    """Returns the facts of a benchmark. Raises ConfigError for an unknown name or an unknown key in its file."""
     path = BENCHMARK_DIR / f"{name}.yaml"
     if name not in benchmark_names():
         raise ConfigError(f"unknown benchmark: got {name!r}; valid: {', '.join(benchmark_names())}")
@@ -71,9 +66,10 @@ def load_benchmark(name: str) -> Benchmark:
 
 
 def without_scorer(spec: JobSpec) -> list[str]:
-    """The benchmarks of a job that its client cannot score."""
+    """Returns the benchmarks of a job that its client cannot score."""
     kind = spec.client.kind
-    benchmarks = [load_benchmark(task.benchmark) for task in spec.tasks]
     return [
-        item.name for item in benchmarks if kind not in item.clients or (kind == "embedded" and item.scorer == "none")
+        item.name
+        for item in (load_benchmark(task.benchmark) for task in spec.tasks)
+        if kind not in item.clients or (kind is ClientKind.embedded and item.scorer == "none")
     ]

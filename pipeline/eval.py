@@ -1,7 +1,4 @@
-"""`python -m trimode.pipeline.eval FLAGS`: what eval.sh starts once there is an environment.
-
-Knows no settings; flags become Hydra overrides, and these a sweep.
-"""
+"""`python -m trimode.pipeline.eval FLAGS`: a sweep from the flags of eval.sh, which starts this command."""
 
 from __future__ import annotations
 
@@ -11,12 +8,12 @@ from pathlib import Path
 
 from trimode.pipeline.config.compose import compose
 from trimode.pipeline.config.flags import to_overrides
-from trimode.pipeline.sweep import guarded, run
+from trimode.pipeline.sweep import guarded_sweep, run
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command; returns the exit status: 0, 1 a failed job or submission, 2 an error of the caller."""
-    return guarded(lambda: run(compose(to_overrides(argv)), Path.cwd()))
+    """The command. Returns its exit status: 0, 1 for a failed job or submission, 2 for an error of the caller."""
+    return guarded_sweep(lambda: run(compose(to_overrides(argv)), Path.cwd()))
 
 
 if __name__ == "__main__":

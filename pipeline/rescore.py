@@ -1,7 +1,7 @@
-"""Scores generations that are already there once more: `python -m trimode.pipeline.rescore DIR [--data-dir D]`.
+"""Scores existing generations again: `python -m trimode.pipeline.rescore DIR [--data-dir D]`.
 
-Rewrites the verdict fields of every output*.jsonl below DIR in place and the metrics.json beside it; knows NeMo-Skills'
-layout (a folder's name is its benchmark), no model and no ledger.
+Rewrites the verdict fields of every output*.jsonl below DIR in place, and the metrics.json beside it. As in
+NeMo-Skills, a folder's name is its benchmark.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimode.core.errors import ConfigError
+from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.core.files import write_json_atomic, write_text_atomic
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark, benchmark_names, load_benchmark
-from trimode.pipeline.scoring import Row, ScoringPool, check_scorer
+from trimode.pipeline.run_folder.rows import parse_row
+from trimode.pipeline.scoring import ScoringPool, check_scorer
 from trimode.pipeline.scoring.metrics import compute_metrics
 
 TIMING = "interleaved_eval_single_time_s"
-"""How long scoring took when the row was made: not part of the verdict."""
+"""Seconds that scoring took; not part of the verdict."""
 SCORING_ERROR = "scoring_error"
 CHUNK = "_chunk_"
-"""In the name of a part that NeMo-Skills has not merged: scored, but no seed of its own."""
+"""In the name of a part that NeMo-Skills has not merged: its rows are scored, but it does not count as a seed."""
 EXAMPLES_SHOWN = 5
 
 
@@ -36,13 +38,13 @@ class Rescored:
     path: Path
     rows: list[Row]
     changes: list[str]
-    """One line per row whose verdict is another now."""
+    """One line per row whose verdict changed."""
     num_without_generation: int
-    """Rows left as they were: nothing in them to score."""
+    """Rows left as they were because they hold nothing to score."""
 
 
 def find_outputs(folder: Path) -> dict[Path, list[Path]]:
-    """Benchmark folder -> its output*.jsonl, by name. Raises ConfigError when there are none below `folder`."""
+    """Returns the sorted output*.jsonl of each benchmark folder. Raises ConfigError if none is below `folder`."""
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; needed: one at or above NeMo-Skills outputs")
     found: dict[Path, list[Path]] = {}
@@ -54,25 +56,20 @@ def find_outputs(folder: Path) -> dict[Path, list[Path]]:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """The lines of a file and their rows. Raises ConfigError naming the line that is no row."""
+    """Returns the lines of a file and their rows. Raises ConfigError naming a line that is no row."""
+    # Nobody is writing the file, so a last line without a newline is a row as well.
     lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}: line {number} is no JSON row: {error}") from error
-    return lines, rows
+    return lines, [parse_row(line, path, number) for number, line in enumerate(lines, start=1)]
 
 
 def with_verdict(row: Row, verdict: Row) -> Row:
-    """`row` with its verdict fields replaced where they stand, new ones behind; a scoring error that is gone goes."""
+    """Returns `row` with the new verdict: fields replaced in place, new ones last, an old scoring error removed."""
     kept = {key: value for key, value in row.items() if key != SCORING_ERROR or key in verdict}
     return {**kept, **{key: value for key, value in verdict.items() if key != TIMING}}
 
 
 def describe_change(number: int, before: Row, after: Row) -> str:
-    """One line on what is another now; long values are cut."""
+    """Returns one line on the changed fields; long values are cut."""
     keys = [
         key for key in {**before, **after} if before.get(key) != after.get(key) or (key in before) != (key in after)
     ]
@@ -106,9 +103,9 @@ def rescore_file(benchmark: Benchmark, path: Path, pool: ScoringPool) -> Rescore
 
 
 def rewrite_metrics(benchmark: Benchmark, folder: Path, files: Sequence[Rescored]) -> str:
-    """Writes metrics.json anew over the rows all seeds have, keeping keys of another making; one line on its change.
+    """Writes metrics.json again over the rows that all seeds have and keeps keys that other programs wrote.
 
-    With sampled seeds beside it, a greedy output.jsonl is no seed.
+    Returns one line on the change. A greedy output.jsonl does not count as a seed if sampled seeds stand beside it.
     """
     whole = [file for file in files if CHUNK not in file.path.name]
     seeds = [file.rows for file in whole if file.path.name != "output.jsonl"] or [file.rows for file in whole]
@@ -141,7 +138,7 @@ def _headline(benchmark: Benchmark, metrics: dict[str, Any]) -> str:
 
 
 def rescore_folder(folder: Path, paths: Sequence[Path], data_dir: Path | None, num_processes: int) -> None:
-    """Scores one benchmark folder again and prints what changed. Raises ConfigError when it cannot be scored here."""
+    """Scores one benchmark folder again and prints the changes. Raises ConfigError if it cannot be scored here."""
     benchmark = load_benchmark(folder.name)
     check_scorer(benchmark, data_dir)
     with ScoringPool(benchmark, data_dir, num_processes) as pool:
@@ -179,14 +176,15 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Scores every benchmark folder, also after one could not be; returns 0, or 2 when the user must act on one."""
     options = _parser().parse_args(argv)
+    return guarded(lambda: run_rescore(options))
+
+
+def run_rescore(options: argparse.Namespace) -> int:
+    """Everything after parsing; returns the exit status. Raises ConfigError when there is nothing to score."""
+    outputs = find_outputs(options.folder)
+    if options.num_processes < 1:
+        raise ConfigError(f"--num-processes must be at least 1; got {options.num_processes}")
     failed = False
-    try:
-        outputs = find_outputs(options.folder)
-        if options.num_processes < 1:
-            raise ConfigError(f"--num-processes must be at least 1; got {options.num_processes}")
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     for folder, paths in outputs.items():
         if folder.name not in benchmark_names():
             print(f"note: {folder} is left out: {folder.name!r} is no benchmark", file=sys.stderr)
@@ -196,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ConfigError as error:
             failed = True
             print(f"error: {folder}: {error}", file=sys.stderr)
-    return 2 if failed else 0
+    return USER_ERROR if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,156 +1,17 @@
-"""The plan's words: frozen descriptions of models, tasks, resources and jobs, built once by `plan`, read below it.
+"""The contract of a sweep: frozen descriptions of models, tasks, resources and jobs, made by `plan` and read below it.
 
-Knows no Hydra, no files and no network. A JobSpec is plain data: submitit pickles it, dry run prints it as JSON.
+A JobSpec is plain data: submitit pickles it, and plan.json, manifest.json and the dry run hold it as JSON.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
 from trimode.core.protocol import Mode
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """Which weights answer."""
-
-    path: str
-    """Absolute checkpoint folder, or a hub id."""
-    tokenizer: str | None
-    """Tokenizer folder; None = the model's own."""
-    dtype: str
-    """bfloat16 | float32."""
-    max_position_embeddings: int | None
-    """Context limit override; None = config.json's."""
-    revision: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeSpec:
-    """How every sample of one job is decoded; the fields the client sends with each request."""
-
-    mode: Mode
-    lora: bool
-    lora_path: str | None
-    """Adapter folder when `lora`; else None."""
-    block_length: int
-    threshold: float | None
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    enable_thinking: bool
-    max_thinking_tokens: int | None
-    """Sent only with thinking on; None otherwise."""
-    eos_early_stop: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One of `count` contiguous parts of a benchmark's rows, so that several jobs can share it."""
-
-    index: int
-    count: int
-
-    def positions(self, num_rows: int) -> range:
-        """Its share of `num_rows` rows; what is left over goes to the first chunks, as in NeMo-Skills."""
-        size, more = divmod(num_rows, self.count)
-        first = self.index * size + min(self.index, more)
-        return range(first, first + size + (self.index < more))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskSpec:
-    """One benchmark inside a job."""
-
-    benchmark: str
-    """Registry name (pipeline.benchmarks)."""
-    repeats: int
-    """1 = one run (seed 0, output-rs0.jsonl); N = seeds starting_seed .. starting_seed+N-1."""
-    seeds: tuple[int, ...]
-    num_samples: int
-    """Rows of the full split."""
-    limit: int | None
-    """First rows only; None = all."""
-    chunk: Chunk | None = None
-    """The job's share of these rows; None = all of them."""
-
-    def positions(self, num_rows: int) -> range:
-        """Which of the first `num_rows` rows this job answers."""
-        return range(num_rows) if self.chunk is None else self.chunk.positions(num_rows)
-
-    @property
-    def num_requests(self) -> int:
-        """Requests this task sends when nothing is done yet."""
-        rows = self.num_samples if self.limit is None else min(self.limit, self.num_samples)
-        return len(self.positions(rows)) * self.repeats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResourceSpec:
-    """What the job runs on."""
-
-    cluster: str
-    """`local` or the name of a conf/cluster file."""
-    device: str
-    """auto | cpu | cuda. A job that asked for GPUs and sees none fails; it never falls back by itself."""
-    num_gpus: int
-    """GPUs of the allocation (0 on a CPU job)."""
-    num_workers: int | None
-    """Workers to start; None = one per visible GPU, else 1."""
-    time_limit_min: int
-    partition: str | None = None
-    account: str | None = None
-    cpus_per_task: int | None = None
-    mem_gb: int | None = None
-    executor: str = "slurm"
-    """slurm | local."""
-    container: str = "none"
-    """none | pyxis."""
-    container_image: str | None = None
-    container_mounts: tuple[str, ...] = ()
-    """SRC:DST[:FLAGS] each."""
-    container_python: str = "python3"
-    """Interpreter inside the image."""
-    sbatch: tuple[tuple[str, str], ...] = ()
-    """Further sbatch options, name and value, in order."""
-    setup: tuple[str, ...] = ()
-    """Shell lines run in the batch script before the job."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientSpec:
-    """How the prompts are sent and scored."""
-
-    kind: str
-    """embedded | nemo_skills."""
-    max_concurrent_requests: int
-    max_num_seqs: int
-    """Slots per worker."""
-    request_timeout_s: float
-    num_scorers: int
-    """Scoring processes."""
-    kv_cache_gb: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSpec:
-    """One job: one mode, its benchmarks, one run folder."""
-
-    index: int
-    """N of `_group<N>` file names inside the run folder."""
-    name: str
-    exp_name: str
-    run_dir: str
-    """$OUT_DIR/<exp_name>/hf_base/<eval_dir_name>, absolute."""
-    decode: DecodeSpec
-    model: ModelSpec
-    tasks: tuple[TaskSpec, ...]
-    resources: ResourceSpec
-    client: ClientSpec
-    data_dir: str | None
-    identity: dict[str, object] = field(default_factory=dict)
-    """What eval_dir_name was derived from; goes into the manifest."""
 
 
 class Device(StrEnum):
@@ -194,3 +55,191 @@ class JobsPer(StrEnum):
 
     mode = "mode"
     benchmark = "benchmark"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """Which weights answer."""
+
+    path: str
+    """Absolute checkpoint folder, or a hub id."""
+    tokenizer: str | None
+    """Tokenizer folder; None = the model's own."""
+    dtype: DType
+    max_position_embeddings: int | None
+    """Context limit override; None = config.json's."""
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeSpec:
+    """How every sample of one job is decoded; the fields the client sends with each request."""
+
+    mode: Mode
+    lora: bool
+    lora_path: str | None
+    """Adapter folder when `lora`; else None."""
+    block_length: int
+    threshold: float | None
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    enable_thinking: bool
+    max_thinking_tokens: int | None
+    """Sent only with thinking on; None otherwise."""
+    eos_early_stop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SampleShare:
+    """One of `count` contiguous shares of a benchmark's rows, one per job that answers it."""
+
+    index: int
+    count: int
+
+    def positions(self, num_rows: int) -> range:
+        """Returns the positions of this share among `num_rows` rows.
+
+        Where `count` does not divide `num_rows`, the first shares get one row more, as in NeMo-Skills.
+        """
+        size, more = divmod(num_rows, self.count)
+        first = self.index * size + min(self.index, more)
+        return range(first, first + size + (self.index < more))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """One benchmark inside a job."""
+
+    benchmark: str
+    """Registry name (pipeline.benchmarks)."""
+    repeats: int
+    """1 = one run (seed 0, output-rs0.jsonl); N = seeds starting_seed .. starting_seed+N-1."""
+    seeds: tuple[int, ...]
+    num_samples: int
+    """Rows of the full split."""
+    limit: int | None
+    """First rows only; None = all."""
+    chunk: SampleShare | None = None
+    """The job's share of these rows; None = all of them."""
+
+    def positions(self, num_rows: int) -> range:
+        """Returns the positions, among the first `num_rows` rows, that this job answers."""
+        return range(num_rows) if self.chunk is None else self.chunk.positions(num_rows)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the benchmark that are asked per seed, by all jobs that share them together."""
+        return self.num_samples if self.limit is None else min(self.limit, self.num_samples)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests this task sends when nothing is done yet."""
+        return len(self.positions(self.num_rows)) * self.repeats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceSpec:
+    """What the job runs on."""
+
+    cluster: str
+    """`local` or the name of a conf/cluster file."""
+    device: Device
+    """A job that asked for GPUs and sees none fails; it never falls back to the CPU by itself."""
+    num_gpus: int
+    """GPUs of the allocation (0 on a CPU job)."""
+    num_workers: int | None
+    """Workers to start; None = one per visible GPU, else 1."""
+    time_limit_min: int
+    partition: str | None = None
+    account: str | None = None
+    cpus_per_task: int | None = None
+    mem_gb: int | None = None
+    executor: Executor = Executor.slurm
+    container: Container = Container.none
+    container_image: str | None = None
+    container_mounts: tuple[str, ...] = ()
+    """SRC:DST[:FLAGS] each."""
+    container_python: str = "python3"
+    """Interpreter inside the image."""
+    sbatch: tuple[tuple[str, str], ...] = ()
+    """Further sbatch options, name and value, in order."""
+    setup: tuple[str, ...] = ()
+    """Shell lines run in the batch script before the job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSpec:
+    """How the prompts are sent and scored."""
+
+    kind: ClientKind
+    max_concurrent_requests: int
+    max_num_seqs: int
+    """Slots per worker."""
+    request_timeout_s: float
+    num_scorers: int
+    """Scoring processes."""
+    kv_cache_gb: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """One job: one mode, its benchmarks, one run folder."""
+
+    index: int
+    """N of `_group<N>` file names inside the run folder."""
+    name: str
+    exp_name: str
+    run_dir: str
+    """$OUT_DIR/<exp_name>/hf_base/<eval_dir_name>, absolute."""
+    decode: DecodeSpec
+    model: ModelSpec
+    tasks: tuple[TaskSpec, ...]
+    resources: ResourceSpec
+    client: ClientSpec
+    data_dir: str | None
+    identity: dict[str, object] = field(default_factory=dict)
+    """What eval_dir_name was derived from; goes into the manifest."""
+
+
+def job_from_json(raw: object) -> JobSpec | None:
+    """Returns the job that an entry of plan.json or manifest.json describes.
+
+    Returns None for a damaged entry, and for one of a release whose jobs lacked fields that they have today.
+    """
+    try:
+        job = _from_json(JobSpec, raw)
+    except (TypeError, ValueError):
+        return None
+    assert isinstance(job, JobSpec)
+    return job
+
+
+def _from_json(kind: object, raw: object) -> object:
+    """Returns a value from JSON as the annotated type `kind`; unknown keys of an object are left out.
+
+    Raises TypeError or ValueError when it does not fit.
+    """
+    options = get_args(kind)
+    if isinstance(kind, UnionType):  # of one type and None
+        return None if raw is None else _from_json(options[0], raw)
+    plain = get_origin(kind) or kind
+    assert isinstance(plain, type)
+    if plain is tuple:
+        if not isinstance(raw, list):
+            raise TypeError(f"got {raw!r}; valid: a list")
+        kinds = [options[0]] * len(raw) if options[-1] is Ellipsis else options
+        return tuple(_from_json(each, item) for each, item in zip(kinds, raw, strict=True))
+    if dataclasses.is_dataclass(plain):
+        if not isinstance(raw, dict):
+            raise TypeError(f"got {raw!r}; valid: an object")
+        kinds_by_name = get_type_hints(plain)
+        names = [item.name for item in dataclasses.fields(plain) if item.name in raw]
+        return plain(**{name: _from_json(kinds_by_name[name], raw[name]) for name in names})
+    if issubclass(plain, StrEnum) and isinstance(raw, str):
+        return plain(raw)
+    if plain is float and type(raw) is int:
+        return float(raw)
+    if type(raw) is not plain:
+        raise TypeError(f"got {raw!r}; valid: {plain.__name__}")
+    return raw

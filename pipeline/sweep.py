@@ -1,6 +1,6 @@
 """One sweep from its typed config to an exit status: check, survey, plan, then dry run, local run or submission.
 
-Knows no flags and no Hydra; says nothing on stdout but the dry run, the report, and what to type next.
+Only the dry run, the report and what to type next go to stdout.
 """
 
 from __future__ import annotations
@@ -12,93 +12,88 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trimode.core.errors import ConfigError, SubmissionError, TrimodeError
+from trimode.core.errors import FAILED, Stopped, SubmissionError, guarded
 from trimode.core.files import write_json_atomic
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.launch import dry_run
-from trimode.pipeline.launch.call import RUN_JOB
-from trimode.pipeline.launch.local import Stopped, run_local
+from trimode.pipeline.launch.call import Launcher
+from trimode.pipeline.launch.local import run_local
 from trimode.pipeline.launch.owner import Owner, claim, release, this_process
 from trimode.pipeline.launch.preflight import ensure_worker_packages, preflight
 from trimode.pipeline.launch.submit import submit_arrays, wait
 from trimode.pipeline.plan.jobs import plan
-from trimode.pipeline.plan.rounds import JobState, Progress, settle
+from trimode.pipeline.plan.rounds import JobProgress, JobState, continue_or_start
 from trimode.pipeline.plan.survey import absolute, survey
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import Executor, JobSpec
 
-OK, FAILED, USER_ERROR = 0, 1, 2
-"""Exit statuses."""
+OK = 0
+"""Exit status of a sweep whose jobs have all completed, or have been submitted."""
 
 
-def guarded(command: Callable[[], int]) -> int:
-    """Runs a command and turns its errors into words on stderr and an exit status."""
+def guarded_sweep(command: Callable[[], int]) -> int:
+    """Runs a command that is a sweep. Returns its exit status, also after an error, a signal or a closed pipe."""
     try:
-        return command()
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except SubmissionError as error:
-        script = f"\nThe script was:\n{error.script}" if error.script else ""
-        print(f"error: {error}{script}", file=sys.stderr)
-    except TrimodeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        return guarded(command)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read stdout has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of stdout has seen enough
         return OK
     except (Stopped, KeyboardInterrupt) as error:
-        print(f"stopped by {error or 'Ctrl-C'}; the same command goes on where this one ended", file=sys.stderr)
-    return FAILED
+        name = error.signal_name if isinstance(error, Stopped) else "Ctrl-C"
+        print(f"stopped by {name}; the same command goes on where this one ended", file=sys.stderr)
+        return FAILED
 
 
-def run(config: Config, cwd: Path, function: str = RUN_JOB) -> int:
-    """Runs a sweep; returns the exit status. `cwd` is what relative paths mean. Raises TrimodeError."""
+def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
+    """Runs a sweep and returns its exit status. Relative paths start at `cwd`. Raises TrimodeError.
+
+    Without `launcher` this process owns the run folders and the jobs run `run_job`.
+    """
     check(config)
     found = survey(config, cwd)
-    states = settle(plan(config, found), config.fresh)
+    states = continue_or_start(plan(config, found), config.fresh)
     if config.dry_run:
         as_what = dry_run.as_json if config.json else dry_run.as_text
         print(as_what(config, found, states))
         return OK
-    jobs = [state.spec for state in states if state.progress is not Progress.SKIPPED]
+    jobs = [state.spec for state in states if state.progress is not JobProgress.SKIPPED]
     say_skipped(states)
     if jobs:
         preflight(config, found, jobs)
         ensure_worker_packages(config)
     out_dir = absolute(config.out_dir, cwd)
+    launcher = launcher or Launcher(this_process())
     if config.cluster.executor is Executor.local or not jobs:
-        failed = run_here(jobs, function)
+        failed = run_here(jobs, launcher)
         print_report([state.spec for state in states], out_dir)
         return FAILED if failed else OK
-    return run_on_slurm(config, jobs, out_dir, function)
+    return run_on_slurm(config, jobs, out_dir, launcher)
 
 
 def say_skipped(states: Sequence[JobState]) -> None:
-    """Names what is finished already."""
+    """Prints the jobs that are skipped because they are finished."""
     for state in states:
-        if state.progress is Progress.SKIPPED:
+        if state.progress is JobProgress.SKIPPED:
             print(f"{state.spec.name}: finished before, skipped: {state.spec.run_dir}", file=sys.stderr)
 
 
-def run_here(jobs: Sequence[JobSpec], function: str) -> list[JobSpec]:
-    """Local jobs to their end; returns those that failed."""
-    owner = this_process()
-    take(jobs, owner)
+def run_here(jobs: Sequence[JobSpec], launcher: Launcher) -> list[JobSpec]:
+    """Runs local jobs to their end. Returns those that failed."""
+    take(jobs, launcher.owner)
     try:
-        return run_local(jobs, owner, function)
+        return run_local(jobs, launcher)
     finally:
-        give_back(jobs, owner)
+        give_back(jobs, launcher.owner)
 
 
-def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, function: str) -> int:
-    """Submits, and waits when asked to."""
-    owner = this_process()
-    take(jobs, owner)
+def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launcher: Launcher) -> int:
+    """Submits the jobs, and waits for them if the config says so. Returns the exit status."""
+    take(jobs, launcher.owner)
     try:
-        submitted = submit_arrays(jobs, owner, function)
+        submitted = submit_arrays(jobs, launcher)
     except SubmissionError:
-        give_back(jobs, owner)
+        give_back(jobs, launcher.owner)
         raise
     for item in submitted:
         print(f"submitted {item.job_id} ({item.spec.name}): {item.spec.run_dir}", flush=True)
@@ -117,7 +112,7 @@ def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, functio
 
 
 def take(jobs: Sequence[JobSpec], owner: Owner) -> None:
-    """Claims every run folder of the jobs and writes what is planned there; all of them or, on an error, none."""
+    """Claims every run folder of the jobs and writes plan.json there. On an error no folder stays claimed."""
     taken: list[JobSpec] = []
     try:
         for run_dir in dict.fromkeys(job.run_dir for job in jobs):
@@ -131,15 +126,15 @@ def take(jobs: Sequence[JobSpec], owner: Owner) -> None:
 
 
 def give_back(jobs: Sequence[JobSpec], owner: Owner) -> None:
-    """Ends the claims of this process; folders handed over to Slurm jobs stay theirs."""
+    """Ends the claims of this process. Folders handed over to Slurm jobs stay theirs."""
     for run_dir in dict.fromkeys(job.run_dir for job in jobs):
         release(Path(run_dir), owner.token)
 
 
 def print_report(jobs: Sequence[JobSpec], out_dir: Path) -> None:
-    """The sweep's table on stdout, remarks on stderr, and report.html and report.md in `out_dir`.
+    """Prints the sweep's table on stdout and remarks on stderr, and writes report.html and report.md in `out_dir`.
 
-    A process of its own, so that planning does not pay for the drawing library; a report that fails fails no job.
+    It runs in a process of its own, so that planning need not import the drawing library. If it fails, no job does.
     """
     folders = [folder for folder in dict.fromkeys(job.run_dir for job in jobs) if Path(folder).is_dir()]
     if folders:

@@ -32,6 +32,6 @@ if [ "$kind" = full ]; then
   "$venv/bin/ruff" check .
   "$venv/bin/ruff" format --check .
   "$venv/bin/mypy" -p trimode.core -p trimode.pipeline -p trimode.balancer -p trimode.workers -p trimode.kernels -p trimode.recipes
-  "$venv/bin/mypy" evaluate.py
+  "$venv/bin/mypy" evaluate.py tests/fakes/worker.py
 fi
 exec "$venv/bin/python" -m pytest "$@"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from trimode.pipeline.lock import LOCKS, locked_requirements
+from trimode.pipeline.run_folder.lock import LOCKS, locked_requirements
 
 PROJECT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.errors import USER_ERROR, ConfigError, GenerationError, guarded
+from trimode.core.files import write_text_atomic
 from trimode.core.protocol import Generation, WorkerSettings
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
@@ -112,33 +113,21 @@ def _answer_by_reference(settings: WorkerSettings, arguments: argparse.Namespace
 def main() -> int:
     """Runs the command line. Returns the exit status."""
     arguments = _arguments()
-    settings = WorkerSettings(
-        model=arguments.model,
-        revision=arguments.revision,
-        lora=arguments.lora,
-        tokenizer=arguments.tokenizer,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        max_num_seqs=arguments.max_num_seqs,
-        kv_cache_gb=arguments.kv_cache_gb,
-    )
-    try:
-        if not arguments.input.exists():
-            raise ConfigError(f"--input {arguments.input}: no such file")
-        if arguments.engine == "hf":
-            results = _answer_by_reference(settings, arguments)
-        elif arguments.trust_remote_code or arguments.revision:
-            raise ConfigError(
-                "--trust-remote-code and --revision: valid with --engine hf only; native runs no remote code"
-            )
-        else:
-            results = answer(Runtime(settings), arguments.input)
-    except (ConfigError, WorkerError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    beside = arguments.output.with_name(f".{arguments.output.name}.tmp")
-    beside.write_text("".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results), encoding="utf-8")
-    beside.replace(arguments.output)
+    settings = WorkerSettings.from_flags(vars(arguments))
+    return guarded(lambda: _generate(settings, arguments), failed=USER_ERROR)
+
+
+def _generate(settings: WorkerSettings, arguments: argparse.Namespace) -> int:
+    """Answers every row; returns 1 if any failed. Raises ConfigError or WorkerError when nothing can start."""
+    if not arguments.input.exists():
+        raise ConfigError(f"--input {arguments.input}: no such file")
+    if arguments.engine == "hf":
+        results = _answer_by_reference(settings, arguments)
+    elif arguments.trust_remote_code or arguments.revision:
+        raise ConfigError("--trust-remote-code and --revision: valid with --engine hf only; native runs no remote code")
+    else:
+        results = answer(Runtime(settings), arguments.input)
+    write_text_atomic(arguments.output, "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results))
     return 1 if any("error" in result for result in results) else 0
 
 

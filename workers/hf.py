@@ -19,20 +19,20 @@ import torch
 from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
-from trimode.core.protocol import FORWARD_KINDS, DecodeParams, Generation, Mode, WorkerSettings
+from trimode.core.protocol import DECODE_DEFAULTS, FORWARD_KINDS, Cost, DecodeParams, Generation, Mode, WorkerSettings
 from trimode.workers.model.adapter import open_adapter
 from trimode.workers.model.checkpoint import DTYPES, files_sha256, read_config, read_json
 from trimode.workers.params import check_fits
 from trimode.workers.runtime import checkpoint_folder, read_request, resolve_device
 from trimode.workers.text import Text
 
-METHODS = {Mode.AR: "ar_generate", Mode.DLM: "generate", Mode.LINEAR_SPEC: "linear_spec_generate"}
+METHODS = {Mode.ar: "ar_generate", Mode.dlm: "generate", Mode.linear_spec: "linear_spec_generate"}
 """What the released class calls its decoders."""
 ABSENT_FIELDS = {
-    "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop": (), "stop_token_ids": (),
-    "logprobs": False,
-}  # fmt: skip
-"""Fields the released methods have no counterpart of, and the values at which they say nothing."""
+    name: DECODE_DEFAULTS[name]
+    for name in ("top_p", "top_k", "min_p", "repetition_penalty", "stop", "stop_token_ids", "logprobs")
+}
+"""Fields that the released methods lack, with the values that have no effect."""
 NO_TOKEN = -1
 """Passed as end token when a request ignores it: None would mean the config's own."""
 REMOTE_ERRORS = (
@@ -140,7 +140,7 @@ class HfReference:
                 nfe = int(nfe)
             except REMOTE_ERRORS as error:
                 raise GenerationError(f"the released code failed: {type(error).__name__}: {error}", 500) from None
-        lengths = [len(prompt_ids), *kept] if params.mode == Mode.LINEAR_SPEC else []
+        lengths = [len(prompt_ids), *kept] if params.mode == Mode.linear_spec else []
         accepted = [after - before for before, after in itertools.pairwise(lengths)]
         tokens = whole[: params.max_new_tokens]
         ended = not params.ignore_eos and any(token in self.config.eos_token_ids for token in tokens)
@@ -150,13 +150,16 @@ class HfReference:
             token_ids=tokens,
             text=self.text.decode(tokens),
             finish_reason="stop" if ended else "length",
-            prompt_tokens=len(prompt_ids),
-            forwards=_forwards(params, len(whole), nfe, len(accepted)),
-            nfe=nfe,
+            cost=Cost(
+                prompt_tokens=len(prompt_ids),
+                completion_tokens=len(tokens),
+                forwards=_forwards(params, len(whole), nfe, len(accepted)),
+                nfe=nfe,
+                acceptance_lengths=accepted,
+                first_token_s=total_s,
+                total_s=total_s,
+            ),
             trace=None,
-            acceptance_lengths=accepted,
-            first_token_s=total_s,
-            total_s=total_s,
         )
 
     def _check(self, num_prompt: int, params: DecodeParams, fields: Mapping[str, object]) -> None:
@@ -165,7 +168,7 @@ class HfReference:
                 raise GenerationError(
                     f"{name}: got {fields[name]!r}; valid with engine hf: none, the reference lacks it"
                 )
-        speculative = params.mode == Mode.LINEAR_SPEC and params.temperature > 0
+        speculative = params.mode == Mode.linear_spec and params.temperature > 0
         if speculative and fields.get("acceptance") == "rejection":
             raise GenerationError("acceptance: got 'rejection'; valid with engine hf: 'equality', the reference's rule")
         if params.mode not in METHODS:
@@ -181,10 +184,10 @@ class HfReference:
             "max_thinking_tokens": params.max_thinking_tokens,
             "end_think_token_id": params.end_think_token_id,
         }
-        if params.mode == Mode.AR:
+        if params.mode == Mode.ar:
             return method(prompt, **arguments)
         arguments |= {"block_length": params.block_length, "threshold": params.threshold}
-        if params.mode == Mode.DLM:  # the released method takes whole blocks only
+        if params.mode == Mode.dlm:  # the released method takes whole blocks only
             arguments["max_new_tokens"] = -(-params.max_new_tokens // params.block_length) * params.block_length
         return method(prompt, **arguments)
 
@@ -194,7 +197,7 @@ class HfReference:
 
         The released code would apply an attached adapter in ar and dlm too, and in every draft.
         """
-        scale = 1.0 if params.lora and params.mode == Mode.LINEAR_SPEC else 0.0
+        scale = 1.0 if params.lora and params.mode == Mode.linear_spec else 0.0
         for module in self._model.modules() if self._has_adapter else ():
             if hasattr(module, "lora_A"):
                 module.set_scale("default", scale)
@@ -251,9 +254,9 @@ def _with_adapter(model: Any, folder: str) -> Any:  # noqa: ANN401 -- remote cod
 def _forwards(params: DecodeParams, num_tokens: int, nfe: int, num_cycles: int) -> dict[str, int]:
     """Returns the model calls by kind, from the returned nfe and the mode's rule. The prompt is one forward."""
     counts = {"prefill": 1}
-    if params.mode == Mode.AR:
+    if params.mode == Mode.ar:
         counts["decode"] = nfe - 1
-    elif params.mode == Mode.DLM:
+    elif params.mode == Mode.dlm:
         counts["cache"] = -(-num_tokens // params.block_length)
         counts["denoise"] = nfe - counts["cache"]
     else:

@@ -1,7 +1,4 @@
-"""Checks the flat fields of one request and turns them into DecodeParams; a refusal names field, value, valid ones.
-
-Knows the wire's field names and the modes' defaults; knows nothing of HTTP, tokens or the model's limits.
-"""
+"""Checks the flat fields of one request and turns them into DecodeParams."""
 
 from __future__ import annotations
 
@@ -10,29 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trimode.core.errors import GenerationError
-from trimode.core.protocol import DEFAULT_MAX_NEW_TOKENS, DecodeParams
+from trimode.core.protocol import DECODE_FIELDS, DEFAULT_MAX_NEW_TOKENS, DecodeParams
 from trimode.workers.decode.registry import MODES
 
 PROMPT_FIELDS = ("prompt_ids", "messages", "prompt")
-KNOWN_FIELDS = frozenset(
-    {
-        "id", "request_id", *PROMPT_FIELDS, "mode", "max_new_tokens", "block_length", "threshold", "temperature",
-        "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop", "stop_token_ids", "ignore_eos",
-        "max_thinking_tokens", "end_think_token_id", "enable_thinking", "lora", "acceptance", "logprobs",
-    }
-)  # fmt: skip
+KNOWN_FIELDS = DECODE_FIELDS | {"id", "request_id", *PROMPT_FIELDS}
 MAX_BLOCK_LENGTH = 1024
 MAX_STOPS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """Typed access to the request's fields. A field that is absent or null has its default, but for `threshold`."""
+    """Typed access to the request's fields. A field that is absent or null has its default."""
 
     raw: Mapping[str, object]
 
     def number(self, name: str, default: float, low: float, high: float = math.inf) -> float:
-        """A finite float in [low, high]."""
+        """Returns a finite float in [low, high]."""
         value = self.raw.get(name)
         if value is None:
             return default
@@ -43,7 +34,7 @@ class _Fields:
         return float(value)
 
     def integer(self, name: str, default: int, low: int, high: float = math.inf) -> int:
-        """An integer in [low, high]; 3.0 counts as 3."""
+        """Returns an integer in [low, high]; 3.0 counts as 3."""
         value = self.raw.get(name)
         if value is None:
             return default
@@ -56,7 +47,7 @@ class _Fields:
         return value
 
     def flag(self, name: str) -> bool:
-        """A boolean, default false."""
+        """Returns a boolean, by default False."""
         value = self.raw.get(name)
         if value is None:
             return False
@@ -77,7 +68,7 @@ def _mode(raw: Mapping[str, object]) -> str:
 
 
 def _threshold(raw: Mapping[str, object], mode: str) -> float | None:
-    """null means none: no threshold in dlm, one draft pass (0) in linear_spec. Absent means the mode's default."""
+    """The mode's default if absent; null means none in dlm, and 0 (one draft pass) in linear_spec."""
     if "threshold" not in raw:
         return MODES[mode].defaults.threshold
     value = raw["threshold"]
@@ -112,7 +103,7 @@ def _token_ids(raw: Mapping[str, object], name: str) -> tuple[int, ...]:
 
 
 def parse_params(raw: Mapping[str, object]) -> DecodeParams:
-    """The DecodeParams of one request's flat fields.
+    """Returns the DecodeParams of one request's flat fields.
 
     Raises:
         GenerationError: status 400; names the field, what came and what is valid.
@@ -139,7 +130,7 @@ def parse_params(raw: Mapping[str, object]) -> DecodeParams:
         threshold=_threshold(raw, mode),
         temperature=fields.number("temperature", 0.0, 0.0, 100.0),
         top_p=top_p,
-        top_k=max(fields.integer("top_k", 0, -1), 0),
+        top_k=max(fields.integer("top_k", 0, -1), 0),  # other servers write -1 for off
         min_p=fields.number("min_p", 0.0, 0.0, 1.0),
         repetition_penalty=fields.number("repetition_penalty", 1.0, 0.01, 100.0),
         seed=fields.integer("seed", 0, -(1 << 63), (1 << 63) - 1),
@@ -155,7 +146,7 @@ def parse_params(raw: Mapping[str, object]) -> DecodeParams:
 
 
 def check_fits(num_prompt: int, params: DecodeParams, limit: int, *, has_adapter: bool) -> None:
-    """Refuses what a model with a context of `limit` tokens can never run. GenerationError (400) with the numbers."""
+    """Refuses a request that a model with a context of `limit` tokens can never run. GenerationError (400)."""
     total = num_prompt + params.max_new_tokens
     if total > limit:
         raise GenerationError(

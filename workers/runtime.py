@@ -6,7 +6,6 @@ Used by the worker and by the command line `generate`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import platform
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import torch
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
-from trimode.core.protocol import DecodeParams, Generation, WorkerSettings
+from trimode.core.protocol import Cost, DecodeParams, Generation, WorkerSettings
+from trimode.core.worker import WorkerInfo
 from trimode.kernels.llvm.jit import num_lanes, runs_here
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
@@ -178,41 +178,38 @@ class Runtime:
             token_ids=tokens,
             text=text,
             finish_reason=state.finish_reason or "length",
-            prompt_tokens=len(state.prompt_ids),
-            forwards=dict(state.forwards),
-            nfe=state.nfe(state.forwards),
+            cost=Cost(
+                prompt_tokens=len(state.prompt_ids),
+                completion_tokens=len(tokens),
+                forwards=dict(state.forwards),
+                nfe=state.nfe(state.forwards),
+                acceptance_lengths=state.acceptance_lengths,
+                queue_s=(sequence.started or ended) - arrived,
+                first_token_s=(sequence.first_token or ended) - arrived,
+                total_s=ended - arrived,
+            ),
             trace=state.trace,
-            acceptance_lengths=state.acceptance_lengths,
             logprobs=state.logprobs[: len(tokens)] if state.params.logprobs else None,
-            queue_s=(sequence.started or ended) - arrived,
-            first_token_s=(sequence.first_token or ended) - arrived,
-            total_s=ended - arrived,
         )
 
-    @functools.cached_property
-    def hashes(self) -> dict[str, str | None]:
-        """sha256 of the weights and of the adapter; reads the files once."""
-        adapter = files_sha256(self._adapter_paths) if self._adapter_paths else None
-        return {"weights_sha256": files_sha256(self._weight_paths), "lora_sha256": adapter}
-
-    def info(self) -> dict[str, object]:
-        """What this worker is: for /v1/models and the manifest."""
+    def info(self) -> WorkerInfo:
+        """Returns what a worker with this engine is. Reads all weights to hash them."""
         model = self.engine.model
         import transformers  # its version belongs into the manifest
 
-        return {
-            "model": self.settings.model,
-            "served_model_name": self.name,
-            "device": str(model.device),
-            "device_name": torch.cuda.get_device_name(model.device)
-            if model.device.type == "cuda"
-            else platform.machine(),
-            "dtype": self.settings.dtype,
-            "kernels": f"llvm, {num_lanes()} lanes" if runs_here(model.embedding) else "torch",
-            "max_model_len": self.engine.max_model_len,
-            "max_num_seqs": self.engine.max_num_seqs,
-            "lora": model.adapter is not None,
-            "vocab_size": model.config.vocab_size,
-            **self.hashes,
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        }
+        gpu = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else None
+        return WorkerInfo(
+            model=self.settings.model,
+            served_model_name=self.name,
+            device=str(model.device),
+            device_name=gpu or platform.machine(),
+            dtype=self.settings.dtype,
+            kernels={"all": f"llvm, {num_lanes()} lanes" if runs_here(model.embedding) else "torch"},
+            max_model_len=self.engine.max_model_len,
+            max_num_seqs=self.engine.max_num_seqs,
+            lora=model.adapter is not None,
+            vocab_size=model.config.vocab_size,
+            weights_sha256=files_sha256(self._weight_paths),
+            lora_sha256=files_sha256(self._adapter_paths) if self._adapter_paths else None,
+            versions={"torch": torch.__version__, "transformers": transformers.__version__},
+        )

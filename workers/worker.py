@@ -1,7 +1,4 @@
-"""The worker: one engine on one device in a thread of its own, behind an async face that any server can hold.
-
-Knows requests as flat fields and results as plain dicts; knows nothing of HTTP, Ray or other workers.
-"""
+"""The worker: one engine on one device in a thread of its own, called from an event loop."""
 
 from __future__ import annotations
 
@@ -13,25 +10,27 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 
+from trimode.core import worker
 from trimode.core.errors import GenerationError, WorkerError
-from trimode.core.protocol import WorkerSettings
+from trimode.core.protocol import Generation, WorkerSettings
+from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.runtime import Runtime
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Job:
-    """A request on its way through the engine's thread."""
+    """One request, handed to the engine's thread."""
 
     request_id: str
     fields: Mapping[str, object]
-    future: Future[dict[str, object]]
+    future: Future[Generation]
     sequence: Sequence | None = None
     cancelled: bool = False
 
 
-class Worker:
-    """Loads the model in its constructor, then answers requests of all modes together."""
+class Worker(worker.Worker):
+    """Loads the model in its constructor, then decodes requests of all modes together."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         """Blocks until the model is loaded.
@@ -46,15 +45,15 @@ class Worker:
         self._jobs: dict[str, _Job] = {}
         self._closed = False
         self._failure: str | None = None
-        self._info: dict[str, object] | None = None
+        self._info: WorkerInfo | None = None
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
-    async def generate(self, fields: Mapping[str, object]) -> dict[str, object]:
-        """Answers one request; `Generation.to_json()`.
+    async def generate(self, fields: Mapping[str, object]) -> Generation:
+        """Answers one request. Cancelling the call cancels the request.
 
         Args:
-            fields: see workers.params; `request_id` names it for `cancel`.
+            fields: see workers.params; `request_id` names the request for `cancel`.
 
         Raises:
             GenerationError: this request is refused or failed.
@@ -73,51 +72,45 @@ class Worker:
         try:
             return await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
-            self.cancel(request_id)
+            self._cancel(request_id)
             raise
 
-    def cancel(self, request_id: str) -> bool:
-        """Ends a request at the next step; false when it is unknown or over."""
-        with self._wake:
-            job = self._jobs.get(request_id)
-            if job is None:
-                return False
-            job.cancelled = True
-            self._wake.notify()
-            return True
+    async def cancel(self, request_id: str) -> None:
+        """Ends a request at the next step. One that is unknown or over is ignored."""
+        self._cancel(request_id)
 
-    def info(self) -> dict[str, object]:
-        """What this worker is (model, device, limits, hashes, versions)."""
+    def info(self) -> WorkerInfo:
+        """Returns what this worker is; the first call reads all weights to hash them."""
         if self._info is None:
             self._info = self._runtime.info()
         return self._info
 
-    def stats(self) -> dict[str, object]:
-        """Engine counters and what is running now."""
+    async def stats(self) -> WorkerStats:
+        """Returns the engine's counters and what is running now."""
         engine = self._runtime.engine
-        counters = engine.counters
         allocator = engine.allocator
-        busy_s = counters.model_s + counters.host_s
-        return {
-            "running": len(engine.running),
-            "waiting": len(engine.waiting) + len(self._inbox),
-            "pages_total": allocator.num_pages,
-            "pages_free": allocator.num_free,
-            "pages_shared": allocator.num_shared,
-            **dataclasses.asdict(counters),
-            "tpf": counters.tokens_generated / counters.nfe if counters.nfe else None,
-            "acceptance_length": counters.accepted / counters.cycles if counters.cycles else None,
-            "tokens_per_second": counters.tokens_generated / busy_s if busy_s else None,
-            "forwards_per_second": counters.steps / busy_s if busy_s else None,
-            "host_gap": counters.host_s / busy_s if busy_s else None,
-        }
+        return WorkerStats(
+            running=len(engine.running),
+            waiting=len(engine.waiting) + len(self._inbox),
+            pages_total=allocator.num_pages,
+            pages_free=allocator.num_free,
+            pages_shared=allocator.num_shared,
+            **dataclasses.asdict(engine.counters),
+        )
 
     def close(self) -> None:
-        """Ends the thread; running requests get a WorkerError."""
+        """Ends the thread. Running requests get a WorkerError."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         self._thread.join()
+
+    def _cancel(self, request_id: str) -> None:
+        with self._wake:
+            job = self._jobs.get(request_id)
+            if job is not None:
+                job.cancelled = True
+                self._wake.notify()
 
     def _loop(self) -> None:
         failure = "the worker was closed"
@@ -157,14 +150,14 @@ class Worker:
 
     def _finish(self, sequence: Sequence) -> None:
         job = self._jobs[sequence.request_id]
-        self._resolve(job, sequence.error or self._runtime.generation(sequence).to_json())
+        self._resolve(job, sequence.error or self._runtime.generation(sequence))
 
-    def _resolve(self, job: _Job, result: dict[str, object] | GenerationError | WorkerError) -> None:
+    def _resolve(self, job: _Job, result: Generation | GenerationError | WorkerError) -> None:
         with self._wake:
             self._jobs.pop(job.request_id, None)
         if job.future.cancelled() or not job.future.set_running_or_notify_cancel():
             return
-        if isinstance(result, dict):
+        if isinstance(result, Generation):
             job.future.set_result(result)
         else:
             job.future.set_exception(result)

@@ -1,7 +1,4 @@
-"""Keeps one living worker actor per slot: starts them, hears at once when one dies, and puts a new one in its place.
-
-Knows nothing of HTTP or of what a request contains.
-"""
+"""Keeps one living worker actor per slot: starts them, learns at once when one dies, and replaces it."""
 
 from __future__ import annotations
 
@@ -11,99 +8,36 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-from trimode.balancer.actors.actor import WorkerActor
+from trimode.balancer.actors.ray_worker import Actors, RayActors, RayWorker
 from trimode.balancer.placement import Placement
 from trimode.balancer.router import Router, WorkerSlot
 from trimode.balancer.settings import BalancerSettings
-from trimode.core.errors import GenerationError, TrimodeError, WorkerError
+from trimode.core.errors import TrimodeError, WorkerError
+from trimode.core.worker import WorkerInfo, WorkerStats
 
 log = logging.getLogger("trimode.balancer")
 
-STATS_TIMEOUT_S = 2.0
-"""A worker that does not answer in time is shown without figures."""
 
-
-class RayWorker:
-    """A worker behind a Ray actor; Ray's exceptions become the project's."""
-
-    def __init__(self, actor: ray.actor.ActorHandle, name: str) -> None:
-        self.actor = actor
-        self.name = name
-        self.info: dict[str, Any] = {}
-        self.pid = 0
-
-    async def start(self, worker_class: str, placement: Placement) -> None:
-        """Loads the model; WorkerError with the reason when it cannot."""
-        reply = await self._start(worker_class, placement)
-        if "error" in reply:
-            raise WorkerError(f"{self.name} cannot start: {reply['error']}")
-        self.info = reply["ok"]["info"]
-        self.pid = reply["ok"]["pid"]
-
-    async def generate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """One generation; GenerationError or WorkerError."""
-        try:
-            reply = await self.actor.generate.remote(fields)
-        except RayTaskError as error:
-            log.error("%s: unexpected %s in a request", self.name, type(error.cause).__name__)
-            raise GenerationError("the worker failed on this request; its log has the cause", 500) from None
-        except RayError as error:
-            self.kill()  # unreachable counts as dead, and must then be dead
-            raise WorkerError(f"{self.name} died ({type(error).__name__})") from None
-        if "error" in reply:
-            raise GenerationError(reply["error"], reply["status"] or 500)
-        generation: dict[str, Any] = reply["ok"]
-        return generation
-
-    async def cancel(self, request_id: str) -> None:
-        """Ends a running generation; a dead worker has none."""
-        try:
-            await self.actor.cancel.remote(request_id)
-        except RayError:
-            return
-
-    async def stats(self) -> dict[str, Any] | None:
-        """The worker's counters, or None when it does not answer in time."""
-        try:
-            async with asyncio.timeout(STATS_TIMEOUT_S):
-                stats: dict[str, Any] = await self.actor.stats.remote()
-        except (RayError, TimeoutError):
-            return None
-        return stats
-
-    async def wait_until_dead(self) -> str:
-        """Returns the cause once the process is gone."""
-        try:
-            await self.actor.wait_until_dead.remote()
-        except RayError as error:
-            return type(error).__name__
-        return "it left"
-
-    def kill(self) -> None:
-        """Ends the process now."""
-        ray.kill(self.actor)
-
-    async def _start(self, worker_class: str, placement: Placement) -> dict[str, Any]:
-        try:
-            reply: dict[str, Any] = await self.actor.start.remote(worker_class, placement.worker)
-        except RayTaskError as error:
-            raise WorkerError(f"{self.name} cannot start: {type(error.cause).__name__}: {error.cause}") from None
-        except RayError as error:
-            raise WorkerError(f"{self.name} died while it started ({type(error).__name__})") from None
-        return reply
-
-
-async def _stats_of(worker: RayWorker | None) -> dict[str, Any] | None:
-    return None if worker is None else await worker.stats()
+async def _stats_of(worker: RayWorker | None) -> WorkerStats | None:
+    try:
+        return await worker.stats() if worker is not None else None
+    except WorkerError:
+        return None
 
 
 class WorkerPool:
-    """The slots with their workers. `on_fatal(cause)` is called when it makes no sense to go on."""
+    """The slots with their workers. Calls `on_fatal(cause)` when one worker has died too often in a row.
+
+    Without `actors`, Ray's are used.
+    """
 
     def __init__(
-        self, settings: BalancerSettings, placement: Placement, log_dir: Path, on_fatal: Callable[[str], None]
+        self,
+        settings: BalancerSettings,
+        placement: Placement,
+        log_dir: Path,
+        on_fatal: Callable[[str], None],
+        actors: Actors | None = None,
     ) -> None:
         self.settings = settings
         self.placement = placement
@@ -116,26 +50,29 @@ class WorkerPool:
             on_death=self._on_death,
         )
         self.restarts = 0
-        self.infos: list[dict[str, Any]] = []
+        self.infos: list[WorkerInfo] = []
         self._on_fatal = on_fatal
-        self._actor_class = ray.remote(WorkerActor)
+        self._actors = actors or RayActors(
+            num_gpus=placement.gpus_per_worker,
+            max_concurrency=2 * settings.in_flight_limit + 100,  # generations, their cancellations, stats, the watch
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Starts every worker side by side; raises the first WorkerError."""
+        """Starts all workers at the same time. Raises the first WorkerError."""
         workers = [self._new_worker(slot) for slot in self.slots]
         await asyncio.gather(*(worker.start(self.settings.worker_class, self.placement) for worker in workers))
-        self.infos = [worker.info for worker in workers]
+        self.infos = [worker.info() for worker in workers]
         for slot, worker in zip(self.slots, workers, strict=True):
             self._put_in_service(slot, worker)
 
     @property
     def workers(self) -> list[RayWorker | None]:
         """The worker of each slot, None while it is being replaced."""
-        return [slot.handle if isinstance(slot.handle, RayWorker) else None for slot in self.slots]
+        return [slot.worker if isinstance(slot.worker, RayWorker) else None for slot in self.slots]
 
-    async def figures(self) -> dict[str, Any]:
-        """Figures of the router and of each worker, with its engine's own (None while it does not answer)."""
+    async def stats(self) -> dict[str, Any]:
+        """Returns the stats of the router and of each worker, with its engine's own (None while it does not answer)."""
         router, workers = self.router, self.workers
         engines = await asyncio.gather(*(_stats_of(worker) for worker in workers))
         return {
@@ -152,14 +89,14 @@ class WorkerPool:
             "workers": [
                 {
                     "index": slot.index,
-                    "ready": slot.handle is not None,
+                    "ready": slot.worker is not None,
                     "pid": worker.pid if worker is not None else None,
                     "running": len(slot.running),
                     "outstanding_tokens": round(slot.outstanding, 1),
                     "finished": slot.finished,
                     "failed": slot.failed,
                     "deaths": slot.deaths,
-                    "engine": engine,
+                    "engine": engine.to_json() if engine is not None else None,
                 }
                 for slot, worker, engine in zip(self.slots, workers, engines, strict=True)
             ],
@@ -167,18 +104,10 @@ class WorkerPool:
 
     def _new_worker(self, slot: WorkerSlot) -> RayWorker:
         log_file = self.log_dir / f"{self.settings.log_prefix}worker_{slot.index}.log"
-        limit = self.settings.in_flight_limit
-        options = self._actor_class.options(
-            num_cpus=0,
-            num_gpus=self.placement.gpus_per_worker,
-            max_concurrency=2 * limit + 100,  # generations, their cancellations, stats and the watch
-            max_restarts=0,
-            max_task_retries=0,
-        )
-        return RayWorker(options.remote(str(log_file)), f"worker {slot.index}")
+        return RayWorker(self._actors, f"worker {slot.index}", log_file)
 
     def _put_in_service(self, slot: WorkerSlot, worker: RayWorker) -> None:
-        slot.handle = worker
+        slot.worker = worker
         self._spawn(self._watch(slot, worker))
         self.router.dispatch()
 
@@ -194,13 +123,13 @@ class WorkerPool:
         self._spawn(self._replace(slot))
 
     async def _replace(self, slot: WorkerSlot) -> None:
-        """Starts workers in this slot until one is ready or the limit of deaths in a row is reached."""
+        """Starts workers in this slot until one is ready or it has died `max_worker_deaths` times in a row."""
         while True:
             worker = self._new_worker(slot)
             try:
                 await worker.start(self.settings.worker_class, self.placement)
             except TrimodeError as error:
-                worker.kill()
+                worker.close()
                 slot.deaths += 1
                 slot.deaths_in_a_row += 1
                 log.warning("%s", error)

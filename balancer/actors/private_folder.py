@@ -1,7 +1,4 @@
-"""The temporary folder of one balancer and the reaper that removes it, handed from launcher to server.
-
-Knows nothing of Ray or HTTP.
-"""
+"""The temporary folder of one balancer and the reaper that removes it, handed from launcher to server."""
 
 from __future__ import annotations
 
@@ -17,22 +14,22 @@ from trimode.balancer.actors import reaper
 
 _VARIABLE = "TRIMODE_BALANCER_FOLDER"
 _PARENT = Path("/tmp")  # noqa: S108 (mkdtemp makes a folder of mode 0700 with a random name)
-"""Ray puts unix sockets inside, whose paths end at 107 bytes: a long TMPDIR would not do."""
+"""TMPDIR may be too long: Ray puts unix sockets inside, whose paths have at most 107 bytes."""
 _PREFIX = "trimode-balancer-"
 
 
 @dataclass(frozen=True, slots=True)
 class PrivateFolder:
-    """Current folder of every process of one balancer; gone once the process that holds `reaper_fd` is."""
+    """Current folder of every process of one balancer. It is removed once the process that holds `reaper_fd` ends."""
 
     path: Path
     reaper_pid: int
     reaper_fd: int
-    """Write end of the reaper's standard input. Nothing is written; its closing is the sign."""
+    """Write end of the reaper's standard input. Nothing is written; the reaper acts when it closes."""
 
     @classmethod
     def create(cls) -> PrivateFolder:
-        """Makes the folder and starts its reaper. The descriptor survives one `exec` of this process."""
+        """Makes the folder and starts its reaper. The descriptor stays open through one `exec` of this process."""
         reaper.sweep(_PARENT, _PREFIX)
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PARENT)).resolve()
         reading, writing = os.pipe()
@@ -47,25 +44,25 @@ class PrivateFolder:
         return cls(path, process.pid, writing)
 
     def environment(self) -> dict[str, str]:
-        """What `from_environment` needs after the exec."""
+        """Returns the variables that `from_environment` needs after the exec."""
         return {_VARIABLE: f"{self.reaper_pid}:{self.reaper_fd}:{self.path}"}
 
     @classmethod
     def from_environment(cls) -> PrivateFolder:
-        """The folder that the launcher made; its children no longer inherit the descriptor."""
+        """Returns the folder that the launcher made. Children no longer inherit the descriptor."""
         pid, fd, path = os.environ.pop(_VARIABLE).split(":", 2)
         os.set_inheritable(int(fd), False)
         return cls(Path(path), int(pid), int(fd))
 
     def write_token(self) -> Path:
-        """A fresh secret that only this user can read."""
+        """Writes a new secret to a file that only this user can read."""
         token = self.path / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32), encoding="ascii")
         return token
 
     def remove(self) -> None:
-        """Ends every process that is left in the folder and removes it; returns when that is done."""
-        os.chdir("/")  # else the reaper would take this process for one that was left behind
+        """Ends every process that is left in the folder and removes it. Blocks until that is done."""
+        os.chdir("/")  # otherwise the reaper would end this process too
         os.close(self.reaper_fd)
         os.waitpid(self.reaper_pid, 0)

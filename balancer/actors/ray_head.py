@@ -1,7 +1,4 @@
-"""A private Ray head on loopback: its environment, its start and its end.
-
-Knows nothing of requests, workers or HTTP.
-"""
+"""A private Ray head on loopback: its start and its end."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import ray
 from ray._private import services
 from trimode.balancer.actors.private_folder import PrivateFolder
@@ -18,16 +16,16 @@ from trimode.balancer.actors.reaper import processes_in
 from trimode.core.errors import WorkerError
 
 OBJECT_STORE_BYTES = 80 * 2**20
-"""Prompts and replies travel inside the calls; the store is Ray's smallest."""
+"""The smallest that Ray accepts: prompts and replies travel inside the calls."""
 START_S = 300.0
-"""How long the head may take to come up. Ray's own limit is half a minute, which a crowded machine exceeds."""
+"""Seconds that the head may take to start. Ray's own limit is half a minute, which a busy machine exceeds."""
 
 
 def start_ray(folder: PrivateFolder, *, num_cpus: int, num_gpus: int) -> None:
-    """Starts the head inside `folder` and connects, in a few seconds; WorkerError when Ray cannot start."""
+    """Starts the head inside `folder` and connects to it. WorkerError when Ray cannot start."""
     os.chdir(folder.path)
     try:
-        with _patience(folder.path):
+        with _long_wait(folder.path):
             ray.init(
                 include_dashboard=False,
                 _temp_dir=str(folder.path),
@@ -45,10 +43,10 @@ def start_ray(folder: PrivateFolder, *, num_cpus: int, num_gpus: int) -> None:
 
 
 @contextlib.contextmanager
-def _patience(folder: Path) -> Iterator[None]:
-    """Makes the question for the new node last START_S, or until its raylet has ended.
+def _long_wait(folder: Path) -> Iterator[None]:
+    """Makes Ray wait for its new node for START_S, or until the node's raylet has ended.
 
-    Ray's own limit is a number in its code, out of reach, and it does not look whether anybody is left to answer.
+    Ray's own limit is fixed in its code, and Ray waits for it even when the raylet is dead.
     """
     original = getattr(services, "get_node", None)
     if original is None:  # another release of Ray: its own limit holds
@@ -62,7 +60,7 @@ def _patience(folder: Path) -> Iterator[None]:
                 return original(*args)
             except RuntimeError:
                 if not raylets_in(folder):
-                    raise WorkerError("Ray cannot start: its raylet ended at once" + raylet_words(folder)) from None
+                    raise WorkerError("Ray cannot start: its raylet ended at once" + last_error_line(folder)) from None
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
@@ -75,24 +73,24 @@ def _patience(folder: Path) -> Iterator[None]:
 
 
 def raylets_in(folder: Path) -> list[int]:
-    """Ids of the living raylets of the balancer whose folder this is."""
+    """Returns the process ids of the living raylets of the balancer whose folder this is."""
     return [pid for pid in processes_in(str(folder)) if _name(pid) == "raylet"]
 
 
 def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
-    except OSError:  # gone meanwhile
+        return str(psutil.Process(pid).name())
+    except psutil.Error:  # it has ended meanwhile
         return ""
 
 
-def raylet_words(folder: Path) -> str:
-    """The last line the raylet wrote to its error file, ready to follow a message; empty when it wrote none."""
+def last_error_line(folder: Path) -> str:
+    """Returns the last line of the raylet's error file with ": " before it; empty when the file has none."""
     for path in sorted(folder.glob("session_*/logs/raylet.err")):
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        said = [line for line in lines if line.strip()]
-        if said:
-            return f": {said[-1][:500]}"
+        written = [line for line in lines if line.strip()]
+        if written:
+            return f": {written[-1][:500]}"
     return ""
 
 

@@ -1,7 +1,7 @@
 """Waits for the balancer to end, however it ends, then ends what it left behind and removes its temporary folder.
 
-Knows nothing of Ray: every process of one balancer has the temporary folder as its current folder, and is found by it.
-Run as a script with the standard library alone: `python -I reaper.py FOLDER`, standard input held by the balancer.
+Every process of one balancer has the temporary folder as its current folder, and is found by that. Run as a script
+with the standard library alone: `python -I reaper.py FOLDER`, with standard input held open by the balancer.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import time
 from pathlib import Path
 
 GRACE_S = 1.0
-"""Time that what is left gets to end by itself (Ray's processes follow their driver) before it is killed."""
+"""Seconds that left processes get to end by themselves before they are killed; Ray's follow their driver."""
 KILL_S = 5.0
-"""Longest wait for killed processes to be gone."""
+"""Longest wait for killed processes to end, in seconds."""
 NEW_S = 600.0
-"""A folder this young may belong to a balancer that is just starting."""
+"""A folder younger than this many seconds may belong to a balancer that is just starting."""
 
 
 def processes_in(folder: str) -> list[int]:
-    """Ids of living processes whose current folder is `folder`; this process is left out."""
+    """Returns the ids of living processes whose current folder is `folder`, except this process."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -53,7 +53,7 @@ def reap(folder: str) -> None:
 
 
 def sweep(parent: Path, prefix: str) -> None:
-    """Removes folders in `parent` whose reaper was killed as well, as when a whole job is."""
+    """Removes folders in `parent` whose reaper was killed too, as happens when a whole job is killed."""
     for folder in parent.glob(f"{prefix}*"):
         try:
             status = folder.lstat()
@@ -72,12 +72,12 @@ def sweep(parent: Path, prefix: str) -> None:
 
 
 def main() -> None:
-    """Blocks until standard input closes, which the kernel does when the balancer is gone, then reaps."""
+    """Blocks until standard input closes, which happens when the balancer ends, then reaps."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     folder = os.path.realpath(sys.argv[1])
     os.chdir("/")
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # says that somebody looks after it
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # tells `sweep` that the folder is in use
     while os.read(0, 4096):
         pass
     reap(folder)

@@ -1,7 +1,4 @@
-"""The HTTP surface: OpenAI's routes, health and figures, over a router that finds the worker.
-
-Knows no Ray: it sees the router and a few callables.
-"""
+"""The HTTP surface: OpenAI's routes, health and stats, over a router that finds the worker."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +18,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from trimode.balancer.api.fields import DECODING_FIELDS, InvalidRequestError
+from trimode.balancer.api.fields import DECODING_FIELDS
 from trimode.balancer.api.replies import chat_body, completion_body, error_body, json_safe
 from trimode.balancer.api.requests import ParsedRequest, parse_chat, parse_completion, read_json
-from trimode.balancer.router import QueueFullError, Router, WorkItem
-from trimode.core.errors import GenerationError, WorkerError
+from trimode.balancer.router import QueueFullError, Reply, Router
+from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 from trimode.core.protocol import Mode
+from trimode.core.worker import WorkerInfo
 
 Json = dict[str, Any]
 
@@ -35,24 +33,24 @@ _UNSAFE_IN_ID = re.compile(r"[^A-Za-z0-9._:-]")
 
 @dataclass(slots=True, kw_only=True)
 class Service:
-    """What the routes stand on."""
+    """What the routes use."""
 
     router: Router
     default_mode: Mode
     max_body_bytes: int
     api_key: str | None
     request_log: Path | None
-    infos: Callable[[], list[Json]]
-    """The workers' info, empty until they are ready."""
-    figures: Callable[[], Awaitable[Json]]
-    """Figures of the balancer and of each worker."""
+    infos: Callable[[], Sequence[WorkerInfo]]
+    """What the workers are; empty until they are ready."""
+    stats: Callable[[], Awaitable[Json]]
+    """Stats of the balancer and of each worker."""
     started: float = field(default_factory=time.time)
-    told: Json = field(default_factory=lambda: {"requests": 0, "completion_tokens": 0, "nfe": 0, "forwards": {}})
-    """Sums over everything clients were told in `usage`."""
+    totals: Json = field(default_factory=lambda: {"requests": 0, "completion_tokens": 0, "nfe": 0, "forwards": {}})
+    """Sums over the `usage` of all replies; `told` in /stats."""
 
 
 def build_app(service: Service) -> Starlette:
-    """The application; unknown paths and methods get OpenAI error bodies too."""
+    """Returns the application. Unknown paths and methods get OpenAI error bodies too."""
 
     async def chat(request: Request) -> Response:
         return await _answer(service, request, parse_chat, chat_body)
@@ -72,7 +70,7 @@ def build_app(service: Service) -> Starlette:
     async def stats(request: Request) -> Response:
         _authorize(service, request)
         uptime = round(time.time() - service.started, 3)
-        return JSONResponse(json_safe({"uptime_s": uptime, "told": service.told, **await service.figures()}))
+        return JSONResponse(json_safe({"uptime_s": uptime, "told": service.totals, **await service.stats()}))
 
     async def probe(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -103,7 +101,7 @@ async def _answer(
     service: Service,
     request: Request,
     parse: Callable[[Json, Mode], ParsedRequest],
-    build: Callable[[Json, ParsedRequest, list[WorkItem]], Json],
+    build: Callable[[Json, ParsedRequest, Sequence[Reply]], Json],
 ) -> Response:
     """One generation request from bytes to reply."""
     _authorize(service, request)
@@ -113,12 +111,12 @@ async def _answer(
     shown_id = parsed.request_id or request.headers.get("x-request-id", "")[:200] or uuid.uuid4().hex
     # two clients may send one id; inside, every request has its own
     inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}-{uuid.uuid4().hex[:8]}"
-    items = await _until_client_leaves(request, _generate_all(service.router, parsed, inner_id))
-    if items is None:
+    replies = await _until_client_leaves(request, _generate_all(service.router, parsed, inner_id))
+    if replies is None:
         return Response(status_code=499)
     prefix = "chatcmpl" if build is chat_body else "cmpl"
     head = {"id": f"{prefix}-{shown_id}", "created": int(time.time()), "model": model}
-    reply = build(head, parsed, items)
+    reply = build(head, parsed, replies)
     _note(service, shown_id, parsed, reply)
     headers = {"x-request-id": _UNSAFE_IN_ID.sub("_", shown_id)}
     if parsed.ignored:
@@ -126,8 +124,8 @@ async def _answer(
     return JSONResponse(reply, headers=headers)
 
 
-async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) -> list[WorkItem]:
-    """The n replies side by side, seeds counted up from the first; the first failure ends them all."""
+async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) -> list[Reply]:
+    """Generates the n replies at the same time, with seeds counted up from the first. The first failure ends all."""
     tasks = []
     for index in range(parsed.n):
         request_id = f"{inner_id}-{index}" if parsed.n > 1 else inner_id
@@ -143,8 +141,8 @@ async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) ->
             task.cancel()
 
 
-async def _until_client_leaves(request: Request, work: Awaitable[list[WorkItem]]) -> list[WorkItem] | None:
-    """The result of `work`, or None (and `work` cancelled) when the client hangs up first."""
+async def _until_client_leaves(request: Request, work: Awaitable[list[Reply]]) -> list[Reply] | None:
+    """Returns the result of `work`; None, with `work` cancelled, when the client hangs up first."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
@@ -163,7 +161,7 @@ async def _disconnected(request: Request) -> None:
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    """The body; InvalidRequestError with status 413 as soon as it is known to be too long."""
+    """Returns the body. InvalidRequestError (413) as soon as it is known to be too long."""
     chunks, size = [], 0
     declared = request.headers.get("content-length", "")
     too_long = declared.isdigit() and int(declared) > limit
@@ -188,12 +186,12 @@ def _authorize(service: Service, request: Request) -> None:
 
 
 def _check_model(service: Service, name: object) -> str:
-    """The served name; a request may leave it out, but not ask for another model."""
+    """Returns the served name. A request may leave it out, but not ask for another model."""
     infos = service.infos()
     if not infos:
         raise GenerationError("no worker is ready yet; try again later", 503)
-    served = str(infos[0]["served_model_name"])
-    if name in (None, served, infos[0].get("model")):
+    served = infos[0].served_model_name
+    if name in (None, served, infos[0].model):
         return served
     shown = json.dumps(name)[:80]
     raise InvalidRequestError(f"model: got {shown}; valid: {served}", "model", 404, "model_not_found")
@@ -202,27 +200,27 @@ def _check_model(service: Service, name: object) -> str:
 def _model_card(service: Service) -> Json:
     info = service.infos()[0]
     return {
-        "id": info["served_model_name"],
+        "id": info.served_model_name,
         "object": "model",
         "created": int(service.started),
         "owned_by": "trimode",
-        "root": info["model"],
-        "max_model_len": info["max_model_len"],
+        "root": info.model,
+        "max_model_len": info.max_model_len,
         "modes": [mode.value for mode in Mode],
         "default_mode": service.default_mode.value,
-        "lora": info["lora"],
-        "dtype": info["dtype"],
+        "lora": info.lora,
+        "dtype": info.dtype,
     }
 
 
 def _note(service: Service, request_id: str, parsed: ParsedRequest, reply: Json) -> None:
-    """Counts the reply, and writes its line where a log is asked for: the ledger without the text."""
-    usage, told = reply["usage"], service.told
-    told["requests"] += 1
-    told["completion_tokens"] += usage["completion_tokens"]
-    told["nfe"] += usage["nfe"]
+    """Adds the reply to the totals and, with --request-log, appends its usage (no text) to the log."""
+    usage, totals = reply["usage"], service.totals
+    totals["requests"] += 1
+    totals["completion_tokens"] += usage["completion_tokens"]
+    totals["nfe"] += usage["nfe"]
     for kind, count in usage["forwards"].items():
-        told["forwards"][kind] = told["forwards"].get(kind, 0) + count
+        totals["forwards"][kind] = totals["forwards"].get(kind, 0) + count
     if service.request_log is None:
         return
     line = {

@@ -1,7 +1,4 @@
-"""The names a request body may hold: handed to the worker, without effect here, or refused with a reason.
-
-Knows no shapes of bodies, only single fields.
-"""
+"""The names that a request body may hold: read here, handed to the worker, without effect, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -9,28 +6,11 @@ import difflib
 import json
 from collections.abc import Mapping
 
-DECODING_FIELDS = frozenset(
-    {
-        "mode",
-        "block_length",
-        "threshold",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "repetition_penalty",
-        "seed",
-        "stop",
-        "stop_token_ids",
-        "ignore_eos",
-        "max_thinking_tokens",
-        "end_think_token_id",
-        "lora",
-        "acceptance",
-        "enable_thinking",
-    }
-)
-"""Handed to the worker under the same name."""
+from trimode.core.errors import InvalidRequestError
+from trimode.core.protocol import DECODE_FIELDS
+
+DECODING_FIELDS = DECODE_FIELDS - {"max_new_tokens", "logprobs"}
+"""Handed to the worker under the same name. OpenAI has other names or meanings for the two that are left out."""
 
 OWN_FIELDS = frozenset(
     {
@@ -84,7 +64,7 @@ NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "use_beam_search": (False,),
     "verbosity": ("medium",),
 }
-"""Fields of OpenAI or vLLM that would change the reply and are not offered: only values that ask for nothing pass."""
+"""Fields of OpenAI or vLLM that are not offered, with the values that change nothing; others are refused."""
 
 WITHOUT_EFFECT = frozenset(
     {
@@ -109,19 +89,11 @@ WITHOUT_EFFECT = frozenset(
 _KNOWN = DECODING_FIELDS | OWN_FIELDS | frozenset(NEUTRAL_VALUES) | WITHOUT_EFFECT
 
 
-class InvalidRequestError(Exception):
-    """The body cannot be served as it is. `param` names the field, or is None."""
-
-    def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.status = status
-        self.code = code
-
-
 def check_names(body: Mapping[str, object]) -> list[str]:
-    """Names without effect, sorted; refuses fields that would change the reply and near misses of known names."""
+    """Returns the names without effect, sorted.
+
+    Refuses fields that are not offered, and unknown names that look like a misspelt known one.
+    """
     ignored = []
     for name, value in body.items():
         if name in NEUTRAL_VALUES:
@@ -148,7 +120,7 @@ def _not_offered(name: str, value: object, neutral: tuple[object, ...]) -> str:
 
 
 def show(value: object) -> str:
-    """A value short enough for an error message: long text is told by its size, so that no prompt is echoed."""
+    """Returns a value in a form for error messages. Of long text only the size is shown, so no prompt is echoed."""
     if isinstance(value, str):
         return json.dumps(value) if len(value) <= 40 else f"a string of {len(value)}"
     if isinstance(value, list | dict):

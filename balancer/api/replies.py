@@ -1,7 +1,4 @@
-"""Builds OpenAI reply bodies, error bodies and usage from generations.
-
-Knows no HTTP server and no Ray.
-"""
+"""Builds OpenAI reply bodies, error bodies and usage from generations."""
 
 from __future__ import annotations
 
@@ -10,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from trimode.balancer.api.requests import ParsedRequest
-from trimode.balancer.router import WorkItem
+from trimode.balancer.router import Reply
+from trimode.core.protocol import Cost, Generation
 
 Json = dict[str, Any]
 
 _ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 LOWEST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON lacks."""
+"""Sent in place of minus infinity, which JSON lacks."""
 
 
 def error_body(message: str, status: int, param: str | None = None, code: str | None = None) -> Json:
@@ -25,66 +23,72 @@ def error_body(message: str, status: int, param: str | None = None, code: str | 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def chat_body(head: Json, parsed: ParsedRequest, items: Sequence[WorkItem]) -> Json:
-    """A chat.completion from the finished items of one request; `head` holds id, created and model."""
+def chat_body(head: Json, parsed: ParsedRequest, replies: Sequence[Reply]) -> Json:
+    """A chat.completion from the replies to one request; `head` holds id, created and model."""
     choices = []
-    for index, item in enumerate(items):
-        generation = item.done.result()
+    for index, reply in enumerate(replies):
+        generation = reply.generation
         choice: Json = {
             "index": index,
-            "message": {"role": "assistant", "content": generation["text"] or ""},
+            "message": {"role": "assistant", "content": generation.text or ""},
             "logprobs": _chat_logprobs(generation) if parsed.logprobs else None,
         }
         choices.append(choice | _ending(generation, parsed))
-    return {**head, "object": "chat.completion", "choices": choices, "usage": usage(items)}
+    return {**head, "object": "chat.completion", "choices": choices, "usage": usage(replies)}
 
 
-def completion_body(head: Json, parsed: ParsedRequest, items: Sequence[WorkItem]) -> Json:
-    """A text_completion from the finished items of one request."""
+def completion_body(head: Json, parsed: ParsedRequest, replies: Sequence[Reply]) -> Json:
+    """A text_completion from the replies to one request; `head` holds id, created and model."""
     choices = []
-    for index, item in enumerate(items):
-        generation = item.done.result()
+    for index, reply in enumerate(replies):
+        generation = reply.generation
         choice: Json = {
             "index": index,
-            "text": generation["text"] or "",
+            "text": generation.text or "",
             "logprobs": _text_logprobs(generation) if parsed.logprobs else None,
         }
         choices.append(choice | _ending(generation, parsed))
-    return {**head, "object": "text_completion", "choices": choices, "usage": usage(items)}
+    return {**head, "object": "text_completion", "choices": choices, "usage": usage(replies)}
 
 
-def usage(items: Sequence[WorkItem]) -> Json:
-    """Tokens, forwards, seconds. Over several replies counts add up (the prompt counts once); seconds the longest."""
-    generations = [item.done.result() for item in items]
-    prompt_tokens = generations[0]["prompt_tokens"]
-    completion_tokens = sum(len(generation["token_ids"]) for generation in generations)
-    nfe = sum(generation["nfe"] for generation in generations)
-    forwards: dict[str, int] = {}
-    for generation in generations:
-        for kind, count in generation["forwards"].items():
-            forwards[kind] = forwards.get(kind, 0) + count
-
-    def longest(name: str) -> float:
-        # the wait for a worker comes before the worker's own clock starts
-        seconds: float = max(item.waited_s + item.done.result()[name] for item in items)
-        return round(seconds, 6)
-
+def usage(replies: Sequence[Reply]) -> Json:
+    """Returns the tokens, forwards and seconds of one request."""
+    cost = _total_cost(replies)
     return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "nfe": nfe,
-        "tpf": round(completion_tokens / nfe, 4) if nfe else None,
-        "forwards": forwards,
-        "acceptance_lengths": [length for generation in generations for length in generation["acceptance_lengths"]],
-        "queue_s": longest("queue_s"),
-        "first_token_s": longest("first_token_s"),
-        "total_s": longest("total_s"),
+        "prompt_tokens": cost.prompt_tokens,
+        "completion_tokens": cost.completion_tokens,
+        "total_tokens": cost.prompt_tokens + cost.completion_tokens,
+        "nfe": cost.nfe,
+        "tpf": round(cost.completion_tokens / cost.nfe, 4) if cost.nfe else None,
+        **cost.to_json(),
     }
 
 
+def _total_cost(replies: Sequence[Reply]) -> Cost:
+    """Returns the cost of all replies to one prompt, which counts once.
+
+    Counts are summed; of the seconds the longest stand. The worker's clock starts when the request reaches it, so the
+    wait for a worker is added.
+    """
+    costs = [reply.generation.cost for reply in replies]
+    forwards: dict[str, int] = {}
+    for cost in costs:
+        for kind, count in cost.forwards.items():
+            forwards[kind] = forwards.get(kind, 0) + count
+    return Cost(
+        prompt_tokens=costs[0].prompt_tokens,
+        completion_tokens=sum(cost.completion_tokens for cost in costs),
+        forwards=forwards,
+        nfe=sum(cost.nfe for cost in costs),
+        acceptance_lengths=[length for cost in costs for length in cost.acceptance_lengths],
+        queue_s=round(max(reply.waited_s + reply.generation.cost.queue_s for reply in replies), 6),
+        first_token_s=round(max(reply.waited_s + reply.generation.cost.first_token_s for reply in replies), 6),
+        total_s=round(max(reply.waited_s + reply.generation.cost.total_s for reply in replies), 6),
+    )
+
+
 def json_safe(value: object) -> object:
-    """The same with NaN and infinities, which JSON lacks, as null."""
+    """Returns the same value with None for NaN and infinities, which JSON lacks."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -94,21 +98,20 @@ def json_safe(value: object) -> object:
     return value
 
 
-def _ending(generation: Json, parsed: ParsedRequest) -> Json:
-    ending: Json = {"finish_reason": generation["finish_reason"]}
+def _ending(generation: Generation, parsed: ParsedRequest) -> Json:
+    ending: Json = {"finish_reason": generation.finish_reason}
     if parsed.return_token_ids:
-        ending["token_ids"] = generation["token_ids"]
+        ending["token_ids"] = generation.token_ids
     return ending
 
 
-def _named_logprobs(generation: Json) -> list[tuple[str, float]]:
+def _named_logprobs(generation: Generation) -> list[tuple[str, float]]:
     """Tokens by id (`token_id:N`, as vLLM can name them: the text of a lone token may be half a character)."""
-    values = generation["logprobs"] or []
-    pairs = zip(generation["token_ids"], values, strict=False)
+    pairs = zip(generation.token_ids, generation.logprobs or [], strict=False)
     return [(f"token_id:{token}", value if math.isfinite(value) else LOWEST_LOGPROB) for token, value in pairs]
 
 
-def _chat_logprobs(generation: Json) -> Json:
+def _chat_logprobs(generation: Generation) -> Json:
     """Each token with its own log-probability; alternatives are not offered, so `top_logprobs` is empty."""
     return {
         "content": [
@@ -118,7 +121,7 @@ def _chat_logprobs(generation: Json) -> Json:
     }
 
 
-def _text_logprobs(generation: Json) -> Json:
+def _text_logprobs(generation: Generation) -> Json:
     pairs = _named_logprobs(generation)
     return {
         "tokens": [name for name, _ in pairs],

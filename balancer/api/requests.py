@@ -1,7 +1,7 @@
-"""Reads OpenAI request bodies into the fields a worker takes; refuses what it could only get wrong in silence.
+"""Reads OpenAI request bodies into the fields that a worker takes.
 
-Knows no HTTP server and no worker. Values of decoding fields are checked by the worker; shapes, and fields of other
-servers that would change the text, are checked here.
+Shapes, and fields of other servers that would change the text, are checked here; the worker checks the values of the
+decoding fields.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimode.balancer.api.fields import DECODING_FIELDS, InvalidRequestError, check_names, show
+from trimode.balancer.api.fields import DECODING_FIELDS, check_names, show
+from trimode.core.errors import InvalidRequestError
 from trimode.core.protocol import Mode
 
 Json = dict[str, Any]
@@ -23,7 +24,7 @@ ROLES = ("system", "developer", "user", "assistant")
 
 @dataclass(slots=True, kw_only=True)
 class ParsedRequest:
-    """One body, read. `fields` go to the worker; the rest shapes the reply."""
+    """One request body. `fields` go to the worker; the rest shapes the reply."""
 
     fields: Json
     n: int
@@ -34,13 +35,13 @@ class ParsedRequest:
     prompt_tokens: int
     """Estimate for weighing requests."""
     prompt_sha256: str
-    """Of the messages (or prompt) as compact JSON; joins the request log with a client's own records."""
+    """Hash of the messages (or prompt) as compact JSON. A client finds its request in the request log by it."""
     ignored: list[str] = field(default_factory=list)
     """Fields the client sent that have no effect here."""
 
 
 def read_json(body: bytes) -> Json:
-    """The body as an object; InvalidRequestError when it is none."""
+    """Parses the body. InvalidRequestError when it is not a JSON object."""
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -70,7 +71,7 @@ def parse_completion(body: Json, default_mode: Mode) -> ParsedRequest:
 
 
 def prompt_sha256(prompt: object) -> str:
-    """Hash of messages (a list of {"role", "content"}, each one string) or of a prompt, as compact sorted JSON."""
+    """Hashes messages (a list of {"role", "content"}, both strings) or a prompt, as compact sorted JSON."""
     text = json.dumps(prompt, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -82,8 +83,6 @@ def _parse(body: Json, prompt: Json, default_mode: Mode, logprobs: bool) -> Pars
         # null means "not given" everywhere but in threshold, where it is a value: no threshold
         if body[name] is not None or name == "threshold":
             fields[name] = body[name]
-    if fields.get("top_k") == -1:
-        fields["top_k"] = 0  # other servers' word for off
     fields["max_new_tokens"] = _max_new_tokens(body)
     _template_kwargs(body.get("chat_template_kwargs"), fields)
     _seed(fields)
@@ -156,7 +155,7 @@ def _text(value: str, param: str) -> str:
 
 
 def _max_new_tokens(body: Json) -> int | None:
-    """The newer OpenAI name wins; None = the worker's default."""
+    """Returns the token limit, None for the worker's default. Of OpenAI's two names the newer one wins."""
     for name in ("max_completion_tokens", "max_tokens"):
         value = body.get(name)
         if value is not None:
@@ -180,7 +179,7 @@ def _template_kwargs(value: object, fields: Json) -> None:
 
 
 def _seed(fields: Json) -> None:
-    """Without a seed, sampling differs from call to call, as clients expect; the request log tells the drawn seed."""
+    """Draws a seed for a sampling request without one: clients expect replies to differ. The request log records it."""
     temperature = fields.get("temperature")
     if "seed" not in fields and isinstance(temperature, int | float) and temperature > 0:
         fields["seed"] = secrets.randbits(31)

@@ -1,17 +1,15 @@
-"""Whether the rows of one table may be compared: what differs between runs besides the mode itself.
-
-Knows no figures; it reads manifests and which problems and seeds have answers.
-"""
+"""Finds what differs between the runs of one table besides the mode: settings, versions, data, problems and seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from trimode.core.protocol import Row
 from trimode.pipeline.analysis.runs import Run
-from trimode.pipeline.scoring.metrics import Row
+from trimode.pipeline.spec import job_from_json
 
 DECODE_FIELDS = ("temperature", "top_p", "max_new_tokens", "enable_thinking", "max_thinking_tokens", "eos_early_stop")
-"""Decoding settings that should be alike in every mode."""
+"""Decoding settings that should be equal in every mode."""
 
 MODE_FIELDS = ("block_length", "threshold")
 """Decoding settings that belong to a mode: compared only between runs of the same one."""
@@ -20,7 +18,7 @@ _MISSING = "not recorded"
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """One line per fact that is not the same in all `runs`, with the runs of each value; [] when all agree."""
+    """Returns one line per fact that is not the same in all `runs`, with the runs of each value; [] if all agree."""
     values: dict[str, dict[str, list[str]]] = {}
     names = run_names(runs)
     for name, run in zip(names, runs, strict=True):
@@ -36,7 +34,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: its label, with the folder name where several runs share the label."""
+    """Returns a name for each run: its label, with the folder name where several runs share the label."""
     labels = [run.label for run in runs]
     return [
         run.label if labels.count(run.label) == 1 else f"{run.label} ({run.path.name}, {run.path.parents[1].name})"
@@ -45,7 +43,10 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 
 def facts(run: Run) -> Iterator[tuple[str, str]]:
-    """(name, value) of all that should agree between the rows of a table; facts of one benchmark carry its name."""
+    """Yields (name, value) of all that should agree between the rows of a table.
+
+    The name of a fact about one benchmark ends in the benchmark's name.
+    """
     manifest = run.manifest
     if manifest:
         yield "weights sha256", _short(manifest.get("weights_sha256"))
@@ -64,26 +65,23 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _job_facts(run: Run) -> Iterator[tuple[str, str]]:
-    """Settings and versions of what ran in the folder."""
+    """Yields the settings and versions of every job that ran in the folder."""
     jobs = run.manifest.get("jobs", {})
     for job in jobs.values() if isinstance(jobs, dict) else ():
-        config = job.get("config") or {}
-        decode = config.get("decode") or {}
-        for field in DECODE_FIELDS:
-            if field in decode:
-                yield field, str(decode[field])
-        for field in MODE_FIELDS:
-            if field in decode:
-                yield f"{field} of {run.label}", str(decode[field])
-        if "client" in config:
-            yield "client", str(config["client"].get("kind"))
-        yield "dtype", str(job.get("dtype") or (config.get("model") or {}).get("dtype") or _MISSING)
+        spec = job_from_json(job.get("config"))
+        if spec is not None:
+            for field in DECODE_FIELDS:
+                yield field, str(getattr(spec.decode, field))
+            for field in MODE_FIELDS:
+                yield f"{field} of {run.label}", str(getattr(spec.decode, field))
+            yield "client", spec.client.kind
+        yield "dtype", str(job.get("dtype") or (spec.model.dtype if spec else _MISSING))
         yield "git commit", _short(job.get("git_commit"))
         yield from _versions(job)
 
 
 def _versions(job: Row) -> Iterator[tuple[str, str]]:
-    """Versions on the job's side and on the worker's side."""
+    """Yields the versions on the job's side, then those on the worker's side."""
     for package, version in sorted((job.get("versions") or {}).items()):
         yield f"version of {package}", str(version)
     for package, version in sorted((job.get("worker_versions") or {}).items()):
@@ -91,5 +89,5 @@ def _versions(job: Row) -> Iterator[tuple[str, str]]:
 
 
 def _short(value: object) -> str:
-    """A hash, long enough to tell two apart."""
+    """Returns the first characters of a hash, enough to tell two apart."""
     return str(value)[:12] if value else _MISSING

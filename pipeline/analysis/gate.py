@@ -1,7 +1,4 @@
-"""Gates such as `linear_spec >= ar - 1.0`: parsed once, judged on a paired difference with its interval.
-
-Knows no runs and no files.
-"""
+"""Gates such as `linear_spec >= ar - 1.0`: parsed once, judged on a paired difference with its interval."""
 
 from __future__ import annotations
 
@@ -21,15 +18,15 @@ class Verdict(StrEnum):
     """What the data say about a gate."""
 
     PASS = "PASS"  # noqa: S105 - a verdict, not a password
-    """The whole 95 % interval satisfies it."""
+    """The whole 95 % interval satisfies the gate."""
     REGRESS = "REGRESS"
-    """The whole 95 % interval violates it."""
+    """The whole 95 % interval violates the gate."""
     INCONCLUSIVE = "INCONCLUSIVE"
-    """The interval holds both; more problems are needed."""
+    """A part of the interval satisfies the gate and a part violates it; more problems are needed."""
 
 
 EXIT_STATUS = {Verdict.PASS: 0, Verdict.REGRESS: 1, Verdict.INCONCLUSIVE: 3}
-"""For CI; 2 stays the user's error."""
+"""Exit status of each verdict, for CI. Status 2 is left to usage errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +36,11 @@ class Gate:
     left: str
     right: str
     margin: float
-    """Negative where `left` may be worse."""
+    """Negative if `left` may be worse."""
 
 
 def parse_gate(text: str) -> Gate:
-    """The gate in `text`. Raises ConfigError with the form."""
+    """Returns the gate in `text`. Raises ConfigError that names the valid form."""
     match = _GATE.fullmatch(text)
     if match is None:
         raise ConfigError(f"a gate reads 'NAME >= NAME - POINTS', e.g. 'linear_spec >= ar - 1.0'; got {text!r}")
@@ -52,12 +49,12 @@ def parse_gate(text: str) -> Gate:
 
 
 def judge(difference: Interval, margin: float) -> Verdict:
-    """The verdict on `left - right >= margin`, from the 95 % interval of left minus right in percent points."""
+    """Returns the verdict on `left - right >= margin`, from the 95 % interval of left minus right in percent points."""
     if difference.low >= margin:
         return Verdict.PASS
     return Verdict.REGRESS if difference.high < margin else Verdict.INCONCLUSIVE
 
 
 def overall(pooled: Verdict, parts: list[Verdict]) -> Verdict:
-    """REGRESS when the pool or any benchmark regresses; else what the pool says."""
+    """Returns REGRESS if the pool or any benchmark regresses, else the verdict of the pool."""
     return Verdict.REGRESS if Verdict.REGRESS in parts else pooled

@@ -1,7 +1,4 @@
-"""Two runs problem by problem: flips, the difference with its interval, and whether the answers are the same text.
-
-Knows no files, no modes and no output format.
-"""
+"""Compares two runs problem by problem: flips, the difference with its interval, and where their texts part."""
 
 from __future__ import annotations
 
@@ -36,21 +33,21 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Where two answers to the same problem stop being the same text."""
+    """Where the texts of two answers to the same problem part."""
 
     benchmark: str
     sample_id: int
     seed: int
     position: int
-    """Characters both share from the start."""
+    """Number of characters that both share from the start."""
     text_a: str
-    """What A goes on with, at most 40 characters."""
+    """How A continues, at most 40 characters."""
     text_b: str
 
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """A and B on the problems both have answered; accuracies and differences in percent points, A minus B."""
+    """A and B on the problems that both have answered. Accuracies are in percent, differences (A minus B) in points."""
 
     benchmark: str
     """`all` for several benchmarks pooled."""
@@ -63,23 +60,23 @@ class Pairing:
     difference: float
     interval: Interval
     mcnemar: McNemar | None
-    """None with several seeds, where verdicts of one problem are not independent."""
+    """None with several seeds, because the verdicts of one problem are not independent."""
     detectable: float | None
-    """Smallest true difference this comparison finds with 80 % power."""
+    """Smallest true difference, in points, that this comparison finds with 80 % power."""
     flips: tuple[Flip, ...]
     num_answers: int
     num_identical: int
-    """Answers that are the same text on both sides."""
+    """Number of answers with the same text on both sides."""
     divergences: tuple[Divergence, ...]
     differences: Floats
-    """Per problem, in [-1, 1]; what pooling adds up."""
+    """One per problem, in [-1, 1]; kept for pooling."""
 
 
 def pair(a: TaskResult, b: TaskResult) -> Pairing | None:
-    """A against B on one benchmark; None when no problem and seed is in both.
+    """Returns A against B on one benchmark, or None if no problem and seed is in both.
 
-    A row's score is its points over its possible points, averaged over the columns of the metric, so an instruction
-    metric is weighted by prompt here.
+    The score of a row is its points divided by its possible points, averaged over the columns of the metric. An
+    instruction metric is therefore weighted by prompt here, not by instruction.
     """
     common = sorted(a.rows.keys() & b.rows.keys())
     if not common:
@@ -113,7 +110,7 @@ def pair(a: TaskResult, b: TaskResult) -> Pairing | None:
 
 
 def pool(pairings: list[Pairing]) -> Pairing:
-    """All problems of several benchmarks as one comparison."""
+    """Returns one comparison over all problems of several benchmarks."""
     differences = np.concatenate([p.differences for p in pairings])
     tests = [p.mcnemar for p in pairings]
     a = sum(test.only_a for test in tests if test)
@@ -139,7 +136,7 @@ def pool(pairings: list[Pairing]) -> Pairing:
 
 
 def common_prefix(a: str, b: str) -> int:
-    """Characters two texts share from the start."""
+    """Returns the number of characters that two texts share from the start."""
     for position, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return position
@@ -147,7 +144,7 @@ def common_prefix(a: str, b: str) -> int:
 
 
 def _score(task: TaskResult, key: Key) -> float:
-    """One row in [0, 1]."""
+    """Returns the score of one row, in [0, 1]."""
     points = row_points(task.benchmark, task.rows[key])
     return float(np.mean([s / p if p else 0.0 for s, p in zip(points.scored, points.possible, strict=True)]))
 
@@ -159,7 +156,7 @@ def _flip(a: TaskResult, b: TaskResult, key: Key, a_is_right: bool) -> Flip:
 
 
 def _divergence(a: TaskResult, b: TaskResult, key: Key) -> Divergence | None:
-    """None when both answers are the same text of the same length in tokens."""
+    """Returns None if both answers are the same text in the same number of tokens."""
     field = a.benchmark.generation_key
     text_a, text_b = str(a.rows[key].get(field) or ""), str(b.rows[key].get(field) or "")
     tokens = [task.rows[key].get("num_generated_tokens") for task in (a, b)]

@@ -1,8 +1,7 @@
-"""Published figures of the released checkpoints, to stand beside measured ones and always marked as quoted.
+"""Published results of the released checkpoints, shown beside measured ones and always marked as quoted.
 
 Source: the Nemotron-Labs-Diffusion report, arXiv 2607.05722, instruct models, non-thinking: accuracy and TPF per mode,
 and TPF per task of linear speculation. The report does not state block length and threshold of its diffusion rows.
-Knows no runs and computes nothing.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ _MEAN_TPF = {
 
 @dataclass(frozen=True, slots=True)
 class Quoted:
-    """Published figures of one checkpoint in one mode; percent and tokens per forward."""
+    """Published results of one checkpoint in one mode: accuracies in percent, TPF in tokens per forward."""
 
     size: str
     label: str
@@ -92,13 +91,13 @@ class Quoted:
 
 
 def checkpoint_size(path: str) -> str | None:
-    """3B | 8B | 14B for a released instruct checkpoint named in `path` (a folder or hub id); None for any other."""
+    """Returns 3B, 8B or 14B if `path` (a folder or hub id) names a released instruct checkpoint, else None."""
     match = _CHECKPOINT.search(path)
     return match[1].upper() if match else None
 
 
 def quoted(size: str, label: str) -> Quoted | None:
-    """What is published of that size in that mode (`ar`, `dlm`, `linear_spec`, `linear_spec+lora`); None if nothing."""
+    """Returns what is published of that size in that mode (`ar`, ..., `linear_spec+lora`), or None."""
     key = (size, label)
     if key not in _MEAN_ACCURACY:
         return None

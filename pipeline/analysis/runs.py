@@ -1,6 +1,6 @@
-"""Reads run folders back, finished or not: rows, ledgers, metrics, manifest; notes everything torn or missing.
+"""Reads run folders, finished or not: rows, ledgers, metrics and manifest. It never writes.
 
-Knows no statistics and no output format; it never writes and never raises over a damaged file.
+A damaged file is no error: whatever is torn or missing becomes a note.
 """
 
 from __future__ import annotations
@@ -8,22 +8,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import Mode
+from trimode.core.protocol import Mode, Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
-from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord
+from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, LEDGER, POSITION
-from trimode.pipeline.scoring.metrics import Row
+from trimode.pipeline.run_folder.rows import LEDGER, POSITION, add_row, read_lines
 from trimode.pipeline.scoring.verdicts import is_scored
+from trimode.pipeline.spec import JobSpec, job_from_json
 
 _OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?(?:\.jsonl|(?:_part_\d+)?\.jsonl-async)")
 _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")
-"""Row fields nothing here reads; they would double the memory of a large sweep."""
+"""Row fields that no analysis reads. Keeping them would double the memory of a large sweep."""
 
 Key = tuple[int, int]
 """(sample id, seed)."""
@@ -37,11 +36,11 @@ class TaskResult:
     rows: dict[Key, Row] = field(default_factory=dict)
     """Scored rows by (sample id, seed)."""
     records: dict[Key, NfeRecord] = field(default_factory=dict)
-    """Ledgers of those rows; a row whose ledger is lost has none."""
+    """Ledger lines of those rows. A row whose line is lost has none."""
     metrics: dict[str, dict[str, float]] | None = None
     """Aggregations of metrics.json; None until it is written."""
     num_expected: int | None = None
-    """Rows when finished (samples x seeds); None when nothing says so."""
+    """Number of rows when finished (samples x seeds); None if no job spec says it."""
 
     @property
     def seeds(self) -> list[int]:
@@ -55,13 +54,13 @@ class TaskResult:
 
     @property
     def finished(self) -> bool:
-        """Whether every expected row is there and metrics.json covers them."""
+        """True if every expected row is there and metrics.json is written."""
         complete = self.num_expected is None or len(self.rows) >= self.num_expected
         return complete and self.metrics is not None and bool(self.rows)
 
     @property
     def failed_keys(self) -> list[Key]:
-        """Samples whose request failed; they count as no answer."""
+        """Samples whose request failed. They count as not answered."""
         return [key for key, record in self.records.items() if record.finish_reason == ERROR]
 
 
@@ -73,8 +72,8 @@ class Run:
     mode: Mode
     lora: bool
     manifest: Row
-    jobs: list[Row]
-    """Job specs: of plan.json (the last submission), then of manifest.json (what ran)."""
+    jobs: list[JobSpec]
+    """Specs in plan.json (the last submission), then in manifest.json (what ran). Unreadable ones are left out."""
     tasks: dict[str, TaskResult]
     state: str
     """completed | failed | unfinished."""
@@ -88,7 +87,7 @@ class Run:
 
 
 def find_run_folders(root: Path) -> list[Path]:
-    """Every run folder at or below `root`, sorted. Raises ConfigError when there is none."""
+    """Returns every run folder at or below `root`, sorted. Raises ConfigError when there is none."""
     if not root.is_dir():
         raise ConfigError(f"a report needs a folder at or above run folders: got {str(root)!r}, which is not a folder")
     found: list[Path] = []
@@ -107,7 +106,7 @@ def find_run_folders(root: Path) -> list[Path]:
 
 
 def read_sweep(*roots: Path) -> tuple[list[Run], list[str]]:
-    """Every run at or below `roots`, ordered by mode, adapter and path, and what was torn, missing or doubtful.
+    """Returns every run at or below `roots`, ordered by mode, adapter and path, and notes of what is torn or missing.
 
     Raises ConfigError when no folder holds a run.
     """
@@ -126,7 +125,7 @@ def read_sweep(*roots: Path) -> tuple[list[Run], list[str]]:
 
 
 def read_run(folder: Path) -> Run:
-    """One run folder. Raises ConfigError only when nothing in it tells the mode."""
+    """Reads one run folder. Raises ConfigError only if nothing in it says the mode."""
     paths, notes = RunPaths(folder), list[str]()
     manifest = _read_object(paths.manifest, notes)
     jobs = _jobs(_read_object(paths.plan, notes) if paths.plan.exists() else {}) + _jobs(manifest)
@@ -156,7 +155,7 @@ def _state(folder: Path, tasks: dict[str, TaskResult]) -> str:
 
 
 def _read_object(path: Path, notes: list[str]) -> Row:
-    """A JSON object; {} and a note when it is absent or damaged."""
+    """Reads a JSON object. Returns {} and adds a note if the file is absent or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -168,29 +167,11 @@ def _read_object(path: Path, notes: list[str]) -> Row:
     return value if isinstance(value, dict) else {"jobs": value}
 
 
-def _read_lines(path: Path, notes: list[str]) -> Iterator[Row]:
-    """Objects of a jsonl file; a torn or foreign line is left out with a note."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    notes.append(f"{path}, line {number}: torn, left out")
-                    continue
-                if isinstance(value, dict):
-                    yield value
-    except OSError as error:
-        notes.append(f"{path} cannot be read: {error}")
-
-
 def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
     """Every line of every nfe_log.jsonl of the run."""
     records: list[NfeRecord] = []
-    for path in sorted(folder.glob("nfe_group*/nfe_log.jsonl")):
-        for value in _read_lines(path, notes):
+    for path in nfe_logs(folder):
+        for value in read_lines(path, notes):
             try:
                 records.append(NfeRecord.from_json(value))
             except TypeError as error:
@@ -198,27 +179,25 @@ def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
     return records
 
 
-def _jobs(source: Row) -> list[Row]:
-    """Job specs in a plan (a list) or a manifest (by index, under `config`)."""
+def _jobs(source: Row) -> list[JobSpec]:
+    """Returns the job specs in a plan (a list) or a manifest (by index, under `config`)."""
     jobs = source.get("jobs", [])
     found = jobs.values() if isinstance(jobs, dict) else jobs if isinstance(jobs, list) else []
-    specs = [job.get("config", job) for job in found if isinstance(job, dict)]
-    return [spec for spec in specs if isinstance(spec, dict)]
+    specs = [job_from_json(job.get("config", job)) for job in found if isinstance(job, dict)]
+    return [spec for spec in specs if spec is not None]
 
 
-def _mode_of(folder: Path, jobs: list[Row], ledger: list[NfeRecord]) -> tuple[Mode, bool]:
-    """Mode and adapter of a run: from the ledger, else from its job specs."""
+def _mode_of(folder: Path, jobs: list[JobSpec], ledger: list[NfeRecord]) -> tuple[Mode, bool]:
+    """Returns the mode of a run and whether it has an adapter: from the ledger, else from its job specs."""
     for record in ledger:
         return Mode(record.mode), record.lora
     for job in jobs:
-        decode = job.get("decode")
-        if isinstance(decode, dict) and decode.get("mode") in list(Mode):
-            return Mode(decode["mode"]), bool(decode.get("lora"))
+        return job.decode.mode, job.decode.lora
     raise ConfigError(f"{folder}: neither nfe_log.jsonl, plan.json nor manifest.json tells the mode of this run")
 
 
 def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
-    """Rows and metrics of one benchmark folder; None with a note when the benchmark is unknown."""
+    """Reads rows and metrics of one benchmark folder. Returns None and adds a note if the benchmark is unknown."""
     try:
         task = TaskResult(load_benchmark(task_dir.name))
     except ConfigError as error:
@@ -230,7 +209,7 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
         if match is None:
             continue
         seed = int(match["seed"] or 0)
-        for position, row in enumerate(_read_lines(path, notes)):
+        for position, row in enumerate(read_lines(path, notes)):
             for name in _BULKY:
                 row.pop(name, None)
             key = (int(row.pop(POSITION, position)), seed)
@@ -238,11 +217,8 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
             if not is_scored(task.benchmark, row):
                 unscored += 1
                 continue
-            # -async sorts behind the finished file and holds the newer rows; a row with an answer stays
-            if key in task.rows and row.get(ERROR_KIND) == INFRASTRUCTURE:
-                continue
-            task.rows[key] = row
-            if isinstance(carried, dict):
+            # -async sorts behind the finished file and holds the newer rows
+            if add_row(task.rows, key, row) and isinstance(carried, dict):
                 task.records[key] = NfeRecord.from_json(carried)
     if unscored:
         notes.append(f"{task_dir}: {unscored} rows carry no verdict of {task.benchmark.metric} and are left out")
@@ -254,16 +230,14 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
 
 
 def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> None:
-    """Joins ledgers to scored rows by (sample id, seed); a line without a row is not counted, nor a second one."""
+    """Joins ledger lines to scored rows by (sample id, seed). A line without a row and a second line do not count."""
     name, repeated = task.benchmark.name, 0
     for record in records:
         key = (record.sample_id, record.seed)
         if key not in task.rows:
             continue
         earlier = task.records.get(key)
-        if earlier is None or earlier.error is not None:
-            task.records[key] = record
-        elif earlier != record:
+        if not add_record(task.records, key, record) and earlier != record:
             repeated += 1
     if repeated:
         notes.append(f"{name}: {repeated} samples have more than one line in nfe_log.jsonl; the first answer counts")
@@ -276,12 +250,10 @@ def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> Non
         )
 
 
-def _num_expected(jobs: list[Row], task: TaskResult) -> int | None:
-    """Rows x seeds that the last submission asked for."""
+def _num_expected(jobs: list[JobSpec], task: TaskResult) -> int | None:
+    """Returns the number of rows (rows x seeds) that the last submission asked for; None if no spec names the task."""
     for job in jobs:
-        specs = job.get("tasks")
-        for spec in specs if isinstance(specs, list | tuple) else ():
-            if isinstance(spec, dict) and spec.get("benchmark") == task.benchmark.name:
-                rows, limit = int(spec["num_samples"]), spec.get("limit")
-                return (rows if limit is None else min(rows, int(limit))) * int(spec.get("repeats", 1))
+        for spec in job.tasks:
+            if spec.benchmark == task.benchmark.name:
+                return spec.num_rows * spec.repeats
     return None

@@ -1,6 +1,6 @@
-"""Intervals, paired tests and detectable differences for scores that come per problem; every random draw is seeded.
+"""Intervals, paired tests and detectable differences for scores that come per problem.
 
-Knows nothing of files, benchmarks or modes: it takes arrays and returns fractions, not percent.
+Every function takes plain numbers or arrays and returns fractions, not percent. Every random draw is seeded.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Z95 = 1.959963984540054
 """Two-sided 95 % point of the standard normal distribution."""
 
 Z_POWER80 = 0.8416212335729143
-"""One-sided 80 % point: the power at which the smallest detectable difference is stated."""
+"""One-sided 80 % point of the standard normal distribution: the power of `detectable_difference`."""
 
 NUM_RESAMPLES = 2000
 BOOTSTRAP_SEED = 20251
 _CHUNK_CELLS = 2_000_000
-"""Most index cells drawn at once: bounds the memory of one bootstrap at about 16 MB."""
+"""Most indices drawn at once. It bounds the memory of one bootstrap to about 16 MB."""
 
 
 class Interval(NamedTuple):
@@ -44,7 +44,7 @@ class McNemar(NamedTuple):
 
 
 def wilson(successes: float, total: int) -> Interval:
-    """Wilson's score interval of a proportion (1927), in [0, 1]; (0, 1) when `total` is 0."""
+    """Returns Wilson's score interval of a proportion (1927), in [0, 1]; (0, 1) if `total` is 0."""
     if total <= 0:
         return Interval(0.0, 1.0)
     p = successes / total
@@ -56,14 +56,14 @@ def wilson(successes: float, total: int) -> Interval:
 
 
 def standard_error(runs: Sequence[float]) -> float | None:
-    """Standard error of the mean over runs (seeds), ddof 1; None for fewer than two runs."""
+    """Returns the standard error of the mean over runs (seeds), ddof 1; None for fewer than two runs."""
     if len(runs) < 2:
         return None
     return float(np.std(np.asarray(runs, dtype=np.float64), ddof=1) / math.sqrt(len(runs)))
 
 
 def ratio(numerators: Floats, denominators: Floats) -> float:
-    """Mean over columns of sum(numerators) / sum(denominators); both [problems, columns] or [problems]."""
+    """Returns the mean over columns of sum(numerators) / sum(denominators); both [problems, columns] or [problems]."""
     return float(_column_ratios(numerators.sum(axis=0), denominators.sum(axis=0)).mean())
 
 
@@ -74,7 +74,7 @@ def _column_ratios(numerators: Floats, denominators: Floats) -> Floats:
 
 
 def _resampled_ratios(numerators: Floats, denominators: Floats) -> Floats:
-    """NUM_RESAMPLES draws of `ratio` over problems drawn with replacement. [resamples]."""
+    """Returns `ratio` of NUM_RESAMPLES samples of problems, drawn with replacement. [resamples]."""
     num = numerators.reshape(len(numerators), -1)
     den = denominators.reshape(len(denominators), -1)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
@@ -88,7 +88,7 @@ def _resampled_ratios(numerators: Floats, denominators: Floats) -> Floats:
 
 
 def ratio_interval(numerators: Floats, denominators: Floats) -> Interval | None:
-    """Percentile bootstrap of `ratio`, clustered by problem: row i is all of problem i. None below two problems.
+    """Percentile bootstrap of `ratio`, clustered by problem: row i is all of problem i. None for fewer than two.
 
     With repeats the caller sums each problem's seeds into one row first, so that seeds of one problem stay together.
     """
@@ -102,8 +102,8 @@ def ratio_interval(numerators: Floats, denominators: Floats) -> Interval | None:
 def score_interval(numerators: Floats, denominators: Floats) -> Interval:
     """95 % interval of an accuracy: Wilson for one binary verdict per problem, else the bootstrap over problems.
 
-    Where the bootstrap has no width (all problems alike) it says nothing about the error; Wilson's interval over
-    problems then stands in.
+    If all problems score the same, the bootstrap has no width and says nothing about the error. Wilson's interval over
+    problems is returned then.
     """
     n = len(numerators)
     one_column = numerators.reshape(n, -1).shape[1] == 1 if n else True

@@ -1,7 +1,4 @@
-"""One row of figures per run and benchmark: accuracy with its interval, tokens, forwards, speed, acceptance.
-
-Knows no output format and no files; it reads what `results` has read.
-"""
+"""One row of statistics per run and benchmark: accuracy with its interval, tokens, forwards, speed, acceptance."""
 
 from __future__ import annotations
 
@@ -30,12 +27,12 @@ JSON_FIELDS = (
     "tokens_per_second",
     "acceptance_length",
 )
-"""The machine-readable row, in this order."""
+"""Fields of the machine-readable row, in this order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRow:
-    """Figures of one benchmark in one run. Accuracies in percent; None where a figure does not apply."""
+    """Statistics of one benchmark in one run. Accuracies are in percent; None where a statistic does not apply."""
 
     mode: str
     lora: bool
@@ -54,7 +51,7 @@ class ReportRow:
     tpf_total: float | None
     """Sum of tokens / sum of forwards of every kind."""
     tokens_per_second: float | None
-    """Per request stream, without its wait in the queue."""
+    """Of one request stream, without its time in the queue."""
     acceptance_length: float | None
     """Mean tokens committed per verify; linear_spec only."""
     label: str
@@ -68,7 +65,7 @@ class ReportRow:
     done: int = 0
     """Scored answers so far."""
     total: int | None = None
-    """Scored answers when finished."""
+    """Number of scored answers when finished; None if no job spec says it."""
     finished: bool = True
     failed: int = 0
     """Requests that got no answer."""
@@ -79,7 +76,7 @@ class ReportRow:
 
 
 def problem_points(task: TaskResult) -> tuple[list[int], Floats, Floats]:
-    """Sample ids with their scored and possible points, summed over seeds; both [problems, columns of the metric]."""
+    """Returns sample ids, scored and possible points, summed over seeds; both [problems, columns of the metric]."""
     scored: dict[int, Floats] = {}
     possible: dict[int, Floats] = {}
     for (sample_id, _), row in task.rows.items():
@@ -91,7 +88,7 @@ def problem_points(task: TaskResult) -> tuple[list[int], Floats, Floats]:
 
 
 def seed_accuracies(task: TaskResult) -> list[float]:
-    """Accuracy of each seed, in percent."""
+    """Returns the accuracy of each seed, in percent."""
     by_seed: dict[int, list[tuple[Floats, Floats]]] = defaultdict(list)
     for (_, seed), row in task.rows.items():
         points = row_points(task.benchmark, row)
@@ -103,7 +100,7 @@ def seed_accuracies(task: TaskResult) -> list[float]:
 
 
 def stated_accuracy(task: TaskResult) -> float | None:
-    """The metric as metrics.json states it, in percent; None when it is not there."""
+    """Returns the metric as metrics.json states it, in percent; None if it is not there."""
     if task.metrics is None:
         return None
     k = len(task.seeds)
@@ -113,7 +110,7 @@ def stated_accuracy(task: TaskResult) -> float | None:
 
 
 def disagreement(task: TaskResult) -> list[str]:
-    """A remark when metrics.json of a finished benchmark lacks its metric or differs from what its rows say."""
+    """Returns a remark if metrics.json of a finished benchmark lacks its metric or differs from what its rows say."""
     if not task.finished:
         return []
     stated = stated_accuracy(task)
@@ -125,7 +122,7 @@ def disagreement(task: TaskResult) -> list[str]:
 
 
 def summarize_task(run: Run, task: TaskResult, intervals: bool = True) -> ReportRow:
-    """The row of one benchmark of one run; `intervals=False` leaves out the bootstraps of TPF and speed."""
+    """Returns the row of one benchmark of one run; `intervals=False` leaves out the bootstraps of TPF and speed."""
     ids, scored, possible = problem_points(task)
     accuracy, bounds = None, None
     if ids:
@@ -133,9 +130,9 @@ def summarize_task(run: Run, task: TaskResult, intervals: bool = True) -> Report
         accuracy = 100 * ratio(scored, possible) if stated is None else stated
         bounds = score_interval(scored, possible)
     records = list(task.records.values())
-    figures = summarize(records)
+    totals = summarize(records)
     tokens = [int(str(row.get("num_generated_tokens") or 0)) for row in task.rows.values()]
-    accepted = [length for record in records for length in record.acceptance_lengths]
+    accepted = [length for record in records for length in record.cost.acceptance_lengths]
     per_seed = seed_accuracies(task)
     return ReportRow(
         mode=run.mode.value,
@@ -146,10 +143,10 @@ def summarize_task(run: Run, task: TaskResult, intervals: bool = True) -> Report
         accuracy_low=_rounded(None if bounds is None else 100 * bounds.low),
         accuracy_high=_rounded(None if bounds is None else 100 * bounds.high),
         avg_tokens=_rounded(float(np.mean(tokens)) if tokens else None),
-        average_nfe=figures["average_nfe"],
-        tpf=figures["tpf"],
-        tpf_total=figures["tpf_total"],
-        tokens_per_second=figures["tokens_per_second"],
+        average_nfe=totals["average_nfe"],
+        tpf=totals["tpf"],
+        tpf_total=totals["tpf_total"],
+        tokens_per_second=totals["tokens_per_second"],
         acceptance_length=_rounded(float(np.mean(accepted)) if accepted else None),
         label=run.label,
         run_path=run.path,
@@ -165,7 +162,7 @@ def summarize_task(run: Run, task: TaskResult, intervals: bool = True) -> Report
 
 
 def summarize_runs(runs: list[Run], intervals: bool = True) -> list[ReportRow]:
-    """All rows of a sweep: by benchmark, then in the order of `runs`."""
+    """Returns all rows of a sweep, sorted by benchmark, then in the order of `runs`."""
     rows = [summarize_task(run, task, intervals) for run in runs for task in run.tasks.values() if task.rows]
     return sorted(rows, key=lambda row: row.benchmark)
 
@@ -173,19 +170,23 @@ def summarize_runs(runs: list[Run], intervals: bool = True) -> list[ReportRow]:
 def tpf_interval(records: list[NfeRecord]) -> Interval | None:
     """Bootstrap interval of TPF over problems."""
     return _record_interval(
-        [(r.sample_id, float(r.completion_tokens), float(r.nfe)) for r in records if r.error is None]
+        [(r.sample_id, float(r.cost.completion_tokens), float(r.cost.nfe)) for r in records if r.error is None]
     )
 
 
 def speed_interval(records: list[NfeRecord]) -> Interval | None:
     """Bootstrap interval of tokens per second over problems."""
     return _record_interval(
-        [(r.sample_id, float(r.completion_tokens), r.total_s - r.queue_s) for r in records if r.error is None]
+        [
+            (r.sample_id, float(r.cost.completion_tokens), r.cost.total_s - r.cost.queue_s)
+            for r in records
+            if r.error is None
+        ]
     )
 
 
 def _record_interval(triples: list[tuple[int, float, float]]) -> Interval | None:
-    """Interval of sum(second) / sum(third), clustered by the first."""
+    """Interval of sum(second) / sum(third), clustered by the first entry, the sample id."""
     sums: dict[int, tuple[float, float]] = {}
     for sample_id, numerator, denominator in triples:
         earlier = sums.get(sample_id, (0.0, 0.0))

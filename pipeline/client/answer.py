@@ -1,19 +1,20 @@
-"""What a client asks and what it got back, without HTTP."""
+"""The answer of one sample, and the type of what asks for it."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from trimode.core.protocol import NO_COST, Cost
 from trimode.pipeline.spec import DecodeSpec
 
 REQUEST = "request"
-"""error_kind of a sample that the server refused: asking again gives the same."""
+"""error_kind of a sample that the server refused: asking again gives the same error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one sample got: the text and its ledger, or an error."""
+    """What one sample got: the text and its cost, or an error."""
 
     request_id: str
     text: str = ""
@@ -21,25 +22,18 @@ class Answer:
     """The reply's reasoning_content, if the server splits it off."""
     finish_reason: str = "error"
     """stop | length | error."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    cost: Cost = NO_COST
     reasoning_tokens: int | None = None
-    forwards: dict[str, int] = field(default_factory=dict)
-    nfe: int = 0
-    acceptance_lengths: list[int] = field(default_factory=list)
-    queue_s: float = 0.0
-    first_token_s: float = 0.0
-    total_s: float = 0.0
     started_at: float = 0.0
     """Unix time when the answer's (last) attempt was sent."""
     ended_at: float = 0.0
     error: str | None = None
     error_kind: str | None = None
-    """`infrastructure` or `request` when there is an error."""
+    """`infrastructure` or `request` if there is an error."""
 
 
 def mode_fields(decode: DecodeSpec) -> dict[str, object]:
-    """The flat fields that choose how a request is decoded; any client may send them as extra body."""
+    """Returns the flat request fields that choose how a request is decoded."""
     fields: dict[str, object] = {
         "mode": decode.mode.value,
         "block_length": decode.block_length,
@@ -54,4 +48,4 @@ def mode_fields(decode: DecodeSpec) -> dict[str, object]:
 
 
 Ask = Callable[[str, str, int], Awaitable[Answer]]
-"""(name, prompt, seed) -> answer: what runs a sample, be it over HTTP or in this process."""
+"""(name, prompt, seed) -> answer: runs one sample, over HTTP or in this process."""

@@ -1,7 +1,7 @@
-"""Asks the balancer: one user message in, one answer with its ledger out, over HTTP with bounded retries.
+"""Asks the balancer over HTTP with bounded retries: one user message in, one answer with its cost out.
 
-Sends exactly the body of NeMo-Skills' vllm client plus flat fields for the mode. An answer is never lost silently: what
-could not be had comes back as an Answer with `error`. Knows nothing of benchmarks' files, scoring or the run folder.
+Sends exactly the body of NeMo-Skills' vllm client plus flat fields for the mode. No answer is lost silently: a
+sample that got none comes back as an Answer with `error`.
 """
 
 from __future__ import annotations
@@ -10,38 +10,39 @@ import asyncio
 import json
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import httpx
+from trimode.core.protocol import NO_COST, Cost
 from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
 from trimode.pipeline.run_folder.rows import INFRASTRUCTURE
 from trimode.pipeline.spec import ClientSpec, DecodeSpec
 
 RETRIED_STATUSES = frozenset({408, 425, 429})
-"""Besides every 5xx."""
+"""Retried besides every 5xx."""
 CONNECTIONS_PER_POOL = 32
-"""httpx looks at every connection of a pool for every request, so many small pools cost much less than a large one."""
+"""httpx scans every connection of a pool for each request, so many small pools are cheaper than a large one."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how soon a failed attempt is repeated: exponential back-off with full jitter."""
+    """How often and how soon a failed attempt is repeated: exponential back-off with jitter."""
 
     attempts: int = 8
     timeouts: int = 2
-    """Attempts of which each ran into the request timeout."""
+    """Attempts that may each run into the request timeout."""
     first_delay_s: float = 0.5
     longest_delay_s: float = 30.0
 
     def delay_s(self, failures: int) -> float:
-        """Seconds to wait after the given number of failed attempts (>= 1)."""
+        """Returns the seconds to wait after the given number of failed attempts (>= 1)."""
         ceiling = min(self.longest_delay_s, self.first_delay_s * 2.0 ** (failures - 1))
         return ceiling * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
 
 
 def request_body(decode: DecodeSpec, model: str, prompt: str, seed: int) -> dict[str, object]:
-    """The JSON body of one sample, NeMo-Skills' fields first and in its order, ours after them."""
+    """Returns the JSON body of one sample: the fields of NeMo-Skills first and in its order, ours after them."""
     body: dict[str, object] = {
         "messages": [{"role": "user", "content": prompt}],
         "model": model,
@@ -63,7 +64,7 @@ def request_body(decode: DecodeSpec, model: str, prompt: str, seed: int) -> dict
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """What one attempt brought."""
+    """The outcome of one attempt."""
 
     answer: Answer
     wait_s: float = 0.0
@@ -74,7 +75,7 @@ class _Attempt:
 
     @property
     def is_last(self) -> bool:
-        """Whether there is nothing to try again: an answer, a refusal, or a server that says so."""
+        """True if there is nothing to try again: an answer, a refusal, or a server that rules out retries."""
         return self.hopeless or self.answer.error_kind != INFRASTRUCTURE
 
 
@@ -110,7 +111,7 @@ class ChatClient:
             await pool.aclose()
 
     async def ask(self, name: str, prompt: str, seed: int) -> Answer:
-        """Sends one prompt until there is an answer, a refusal (4xx) or no attempt left.
+        """Sends one prompt until it gets an answer or a refusal (4xx), or until no attempt is left.
 
         `name` stands in for a missing reply id.
         """
@@ -162,15 +163,17 @@ def read_reply(reply: dict[str, object], name: str, started: float) -> Answer:
         text=message.get("content") or "",
         reasoning=message.get("reasoning_content"),
         finish_reason=choice.get("finish_reason") or "stop",
-        prompt_tokens=_integer(usage.get("prompt_tokens")),
-        completion_tokens=_integer(usage.get("completion_tokens")),
+        cost=Cost(
+            prompt_tokens=_integer(usage.get("prompt_tokens")),
+            completion_tokens=_integer(usage.get("completion_tokens")),
+            forwards=dict(usage.get("forwards") or {}),  # type: ignore[call-overload]
+            nfe=_integer(usage.get("nfe")),
+            acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
+            queue_s=_seconds(usage.get("queue_s")),
+            first_token_s=_seconds(usage.get("first_token_s")),
+            total_s=_seconds(usage.get("total_s")),
+        ),
         reasoning_tokens=None if reasoning_tokens is None else _integer(reasoning_tokens),
-        forwards=dict(usage.get("forwards") or {}),  # type: ignore[call-overload]
-        nfe=_integer(usage.get("nfe")),
-        acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
-        queue_s=_seconds(usage.get("queue_s")),
-        first_token_s=_seconds(usage.get("first_token_s")),
-        total_s=_seconds(usage.get("total_s")),
         started_at=started,
         ended_at=time.time(),
     )
@@ -180,7 +183,7 @@ def _failure(name: str, started: float, error: str, kind: str) -> Answer:
     ended = time.time()
     return Answer(
         request_id=name,
-        total_s=round(ended - started, 6),
+        cost=replace(NO_COST, total_s=round(ended - started, 6)),
         started_at=started,
         ended_at=ended,
         error=error,

@@ -1,7 +1,4 @@
-"""A benchmark's metrics.json: written from its finished seeds, and held against what was asked.
-
-Knows nothing of requests or how rows came about.
-"""
+"""Writes a benchmark's metrics.json from its finished seeds, and checks that it covers what was asked."""
 
 from __future__ import annotations
 
@@ -12,16 +9,15 @@ from trimode.core.files import write_json_atomic
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.run_folder.nfe import read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.resume import is_merged
 from trimode.pipeline.run_folder.rows import read_output
 from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.spec import TaskSpec
 
 
 def write_metrics(paths: RunPaths, task: TaskSpec, rows_asked: int) -> None:
-    """Writes a benchmark's metrics.json from its finished seeds; with unequal seeds, over the rows all of them have.
+    """Writes a benchmark's metrics.json from its finished seeds, over the rows that all seeds have.
 
-    Raises WorkerError when the file would not cover what was asked.
+    Raises WorkerError if the file would not cover what was asked.
     """
     seeds = [read_output(paths, task.benchmark, seed) for seed in task.seeds]
     count = min(len(rows) for rows in seeds)
@@ -35,18 +31,11 @@ def write_metrics(paths: RunPaths, task: TaskSpec, rows_asked: int) -> None:
 
 
 def check_metrics(paths: RunPaths, task: TaskSpec, rows_asked: int) -> None:
-    """Raises WorkerError unless metrics.json is there and each of its entries counts at least the samples asked.
-
-    A benchmark whose other chunks are not finished has none yet.
-    """
-    if (chunk := task.chunk) is not None and not is_merged(paths, task, rows_asked):
-        share = f"chunk {chunk.index} of {chunk.count}"
-        print(f"{task.benchmark}: {share} is finished; the last one to finish puts all together", flush=True)
-        return
+    """Raises WorkerError unless metrics.json is there and each of its entries counts at least the samples asked."""
     path = paths.metrics(task.benchmark)
     if not path.exists():
         raise WorkerError(f"{path} was not written")
     entries = json.loads(path.read_text(encoding="utf-8")).get(task.benchmark, {})
-    counts = [values.get("num_entries") for values in entries.values()]
-    if not counts or any(count < rows_asked for count in counts):
+    counts = {name: values.get("num_entries") for name, values in entries.items()}
+    if not counts or any(count is None or count < rows_asked for count in counts.values()):
         raise WorkerError(f"{path} counts {counts} entries; asked: {rows_asked}")

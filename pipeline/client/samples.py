@@ -1,61 +1,75 @@
-"""Runs the benchmarks of one job: asks every unfinished sample, scores and stores it, and ends each with metrics.json.
+"""Runs the benchmarks of one job: asks every unfinished sample, scores and stores it, and writes each metrics.json.
 
-Samples of all benchmarks and seeds share one stream of requests, so a slow last answer of one benchmark does not idle
-the workers. Knows no HTTP and no processes of servers: whatever answers is handed in as `ask`.
+Samples of all benchmarks and seeds share one stream of requests, so the workers do not idle while one benchmark waits
+for its last answers. How a sample is asked is handed in as `ask`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from trimode.core.errors import ConfigError, WorkerError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.client.answer import Answer, Ask
 from trimode.pipeline.client.metrics_file import write_metrics
 from trimode.pipeline.console.progress import Progress
 from trimode.pipeline.data import load_rows
 from trimode.pipeline.data.prompts import user_message
-from trimode.pipeline.run_folder.ledger import Ledger
+from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.nfe import NfeRecord
-from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.resume import is_merged
-from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions
-from trimode.pipeline.run_folder.store import SeedStore, chunk_lock
+from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE
+from trimode.pipeline.run_folder.store import chunk_lock
 from trimode.pipeline.scoring import ScoringPool, finish_rows
 from trimode.pipeline.scoring.verdicts import is_right
 from trimode.pipeline.spec import JobSpec, TaskSpec
 
 MAX_FAILURES_IN_A_ROW = 32
-"""So many samples in a row (all, in a smaller job) without an answer for want of infrastructure end the job."""
+"""The job fails after this many consecutive infrastructure errors (or after all samples, if it has fewer)."""
 SCORING_BACKLOG = 256
-"""Answers that may wait for a scorer before no more are asked."""
+"""Most answers waiting to be scored. At the limit the client stops sending prompts."""
 
 
-SHARED_FIELDS = {item.name for item in dataclasses.fields(NfeRecord)} & {
-    item.name for item in dataclasses.fields(Answer)
-}
+class Scorers(Protocol):
+    """What scores rows while it is open: `scoring.ScoringPool`, or a test's stand-in."""
+
+    def open(self) -> None:
+        """Makes the scorers ready."""
+
+    def submit(self, row: Row) -> Future[Row]:
+        """The verdict fields of `row`, later."""
+
+    def close(self) -> None:
+        """Scores every row that was submitted, then ends."""
+
+    def abandon(self) -> None:
+        """Ends without waiting for rows that are not scored yet."""
+
+
+MakePool = Callable[[Benchmark, Path | None, int], Scorers]
+"""(benchmark, data folder, number of processes) -> scorers, not open yet."""
 
 
 @dataclass(slots=True)
 class LoadedTask:
-    """A benchmark with its rows, as far as the job's limit reaches."""
+    """A benchmark of a job with its data and the positions that are finished."""
 
     task: TaskSpec
     benchmark: Benchmark
     all_rows: list[Row]
-    """The whole split, for its hash."""
+    """The whole split; its hash goes into the manifest."""
     rows_asked: int
     finished: dict[int, set[int]] = field(default_factory=dict)
     """Per seed, the positions that need not be asked."""
 
     @property
     def num_left(self) -> int:
-        """Samples still to ask, over all seeds."""
+        """Number of samples still to ask, over all seeds."""
         return sum(position not in self.finished[seed] for seed in self.task.seeds for position in self.positions)
 
     @property
@@ -64,8 +78,9 @@ class LoadedTask:
         return self.task.positions(self.rows_asked)
 
 
-def load_tasks(spec: JobSpec, paths: RunPaths) -> list[LoadedTask]:
-    """The benchmarks of a job with their data and what is finished of them. Raises ConfigError when data is missing."""
+def load_tasks(folder: RunFolder) -> list[LoadedTask]:
+    """Returns the benchmarks of a job with their data and finished positions. Raises ConfigError if data is missing."""
+    spec = folder.spec
     loaded = []
     for task in spec.tasks:
         benchmark = load_benchmark(task.benchmark)
@@ -73,7 +88,7 @@ def load_tasks(spec: JobSpec, paths: RunPaths) -> list[LoadedTask]:
         if not rows:
             raise ConfigError(f"data of {task.benchmark}: no rows; needed: at least one")
         asked = len(rows) if task.limit is None else min(task.limit, len(rows))
-        finished = {seed: finished_positions(paths, task.benchmark, seed) for seed in task.seeds}
+        finished = {seed: folder.finished(task.benchmark, seed) for seed in task.seeds}
         loaded.append(LoadedTask(task=task, benchmark=benchmark, all_rows=rows, rows_asked=asked, finished=finished))
     return loaded
 
@@ -94,18 +109,18 @@ class _Question:
 
 
 class _TaskRun:
-    """One benchmark while its samples are running: scorer, files and how many are left per seed."""
+    """One benchmark while its samples are running: its scorers, its stores and how many samples are left per seed."""
 
-    def __init__(self, loaded: LoadedTask, spec: JobSpec, paths: RunPaths) -> None:
+    def __init__(self, loaded: LoadedTask, folder: RunFolder, make_pool: MakePool) -> None:
         self.loaded = loaded
-        self._spec = spec
-        self._paths = paths
+        self._folder = folder
+        self._make_pool = make_pool
         task = loaded.task
-        self.stores = {seed: SeedStore(paths, task.benchmark, seed, task.chunk) for seed in task.seeds}
+        self.stores = {seed: folder.store(task, seed) for seed in task.seeds}
         self.left = {
             seed: sum(position not in loaded.finished[seed] for position in loaded.positions) for seed in task.seeds
         }
-        self._pool: ScoringPool | None = None
+        self._pool: Scorers | None = None
 
     def questions(self) -> Iterator[_Question]:
         for seed in self.loaded.task.seeds:
@@ -114,11 +129,12 @@ class _TaskRun:
                     yield _Question(self, seed, position)
 
     async def score(self, row: Row) -> Row:
-        """The row with its verdict, from a scoring process."""
+        """Returns the row with its verdict, from a scoring process."""
         if self._pool is None:
-            data_dir = Path(self._spec.data_dir) if self._spec.data_dir else None
-            self._pool = ScoringPool(self.loaded.benchmark, data_dir, self._spec.client.num_scorers)
-            self._pool.__enter__()
+            spec = self._folder.spec
+            data_dir = Path(spec.data_dir) if spec.data_dir else None
+            self._pool = self._make_pool(self.loaded.benchmark, data_dir, spec.client.num_scorers)
+            self._pool.open()
         return row | await asyncio.wrap_future(self._pool.submit(row))
 
     def finish_seed(self, seed: int) -> None:
@@ -128,47 +144,49 @@ class _TaskRun:
         for store in self.stores.values():
             store.close()
         if self._pool is not None:
-            self._pool.__exit__(None, None, None)
+            self._pool.close()
             self._pool = None
-        task = self.loaded.task
-        with chunk_lock(self._paths, task.benchmark, task.chunk):
-            if task.chunk is None or is_merged(self._paths, task, self.loaded.rows_asked):
-                write_metrics(self._paths, task, self.loaded.rows_asked)
+        task, folder = self.loaded.task, self._folder
+        with chunk_lock(folder.paths, task.benchmark, task.chunk):
+            if folder.is_merged(task, self.loaded.rows_asked):
+                write_metrics(folder.paths, task, self.loaded.rows_asked)
+                folder.note_metrics(task.benchmark)
 
     def abandon(self) -> None:
-        """Lets go of files and scorers without waiting for rows that are still being scored: nobody will read them."""
+        """Closes files and scorers without waiting for rows that are still being scored: nobody will read them."""
         for store in self.stores.values():
             store.close()
         if self._pool is not None:
-            reason = WorkerError("the job ends early")
-            threading.Thread(target=self._pool.__exit__, args=(WorkerError, reason, None), daemon=True).start()
+            self._pool.abandon()
             self._pool = None
 
 
-async def run_tasks(spec: JobSpec, paths: RunPaths, loaded: list[LoadedTask], ask: Ask, progress: Progress) -> None:
-    """Runs every unfinished sample of the loaded tasks to its stored, scored row; then each task's metrics.json.
+async def run_tasks(
+    folder: RunFolder, loaded: list[LoadedTask], ask: Ask, progress: Progress, make_pool: MakePool | None = None
+) -> None:
+    """Asks, scores and stores every unfinished sample of the loaded tasks, then writes each task's metrics.json.
 
-    Raises WorkerError when the infrastructure does not answer any more; what was stored until then stays.
+    `make_pool` makes the scorers of a benchmark; None = scoring processes. Raises WorkerError if the infrastructure
+    stops answering; the rows stored until then stay.
     """
-    runs = [_TaskRun(item, spec, paths) for item in loaded]
-    ledger = Ledger(spec, paths)
-    ledger.open()
+    runs = [_TaskRun(item, folder, make_pool or ScoringPool) for item in loaded]
+    folder.open_ledger()
     try:
-        await _Stream(spec, ledger, ask, progress).run(runs)
+        await _Stream(folder, ask, progress).run(runs)
     except BaseExceptionGroup as group:
         raise _first(group) from group
     finally:
         for run in runs:
             run.abandon()
-        ledger.close()
+        folder.ledger.close()
 
 
 class _Stream:
-    """The one stream of requests: `max_concurrent_requests` senders over all questions, then scoring and storing."""
+    """The stream of requests: `max_concurrent_requests` senders share all questions; answers are scored and stored."""
 
-    def __init__(self, spec: JobSpec, ledger: Ledger, ask: Ask, progress: Progress) -> None:
-        self._spec = spec
-        self._ledger = ledger
+    def __init__(self, folder: RunFolder, ask: Ask, progress: Progress) -> None:
+        self._spec = folder.spec
+        self._ledger = folder.ledger
         self._ask = ask
         self._progress = progress
         self._failures_in_a_row = 0
@@ -194,7 +212,7 @@ class _Stream:
             answer = await self._ask(question.name, prompt, question.seed)
             self._watch(answer)
             await self._backlog.acquire()
-            group.create_task(self._settle(question, answer))
+            group.create_task(self._score_and_store(question, answer))
 
     def _watch(self, answer: Answer) -> None:
         if answer.error_kind != INFRASTRUCTURE:
@@ -204,8 +222,8 @@ class _Stream:
         if self._failures_in_a_row >= self._max_failures:
             raise WorkerError(f"the last {self._failures_in_a_row} samples got no answer; the last one: {answer.error}")
 
-    async def _settle(self, question: _Question, answer: Answer) -> None:
-        """Scores and stores one answer, and ends its seed or benchmark when it was the last."""
+    async def _score_and_store(self, question: _Question, answer: Answer) -> None:
+        """Scores and stores one answer, and finishes its seed and benchmark if it was the last of them."""
         run = question.run
         try:
             row = await run.score(answered_row(run.loaded.benchmark, question.row, answer))
@@ -229,11 +247,11 @@ class _Stream:
 
 
 def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
-    """A row as NeMo-Skills builds it from a reply, before scoring: reply keys, then the data's fields."""
+    """Returns the row that NeMo-Skills builds from a reply, before scoring: reply keys, then the data's fields."""
     message: Row = {"content": answer.text, "role": "assistant", "tool_calls": None, "function_call": None}
     row: Row = {
         benchmark.generation_key: answer.text,
-        "num_generated_tokens": answer.completion_tokens,
+        "num_generated_tokens": answer.cost.completion_tokens,
         "finish_reason": answer.finish_reason,
         "serialized_output": [message] if answer.error is None else [],
     }
@@ -241,7 +259,7 @@ def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
         row["reasoning_content"] = message["reasoning_content"] = answer.reasoning
     if answer.reasoning_tokens is not None:
         row["num_reasoning_tokens"] = answer.reasoning_tokens
-        row["num_answer_tokens"] = answer.completion_tokens - answer.reasoning_tokens
+        row["num_answer_tokens"] = answer.cost.completion_tokens - answer.reasoning_tokens
     if answer.error is not None:
         row["error"] = answer.error
         row[ERROR_KIND] = answer.error_kind
@@ -252,19 +270,22 @@ def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
 
 
 def nfe_record(spec: JobSpec, question: _Question, answer: Answer) -> NfeRecord:
-    """The ledger line of one answer."""
+    """Returns the ledger record of one answer."""
     return NfeRecord(
+        request_id=answer.request_id,
         benchmark=question.run.loaded.task.benchmark,
         sample_id=question.position,
         seed=question.seed,
         mode=spec.decode.mode.value,
         lora=spec.decode.lora,
-        **{name: getattr(answer, name) for name in SHARED_FIELDS},
+        finish_reason=answer.finish_reason,
+        cost=answer.cost,
+        error=answer.error,
     )
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first plain error inside a group of groups."""
+    """Returns the first error inside nested groups that is not a group itself."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,7 +1,7 @@
 """`python -m trimode.pipeline.compare`: two modes, or two sweeps, problem by problem; with `--gate` a verdict for CI.
 
-Exit status: 0 compared, and PASS where a gate was given; 1 REGRESS; 3 INCONCLUSIVE; 2 the user's error.
-Knows no model and no cluster; figures go to stdout, remarks to stderr.
+Exit status: 0 compared, and PASS if a gate was given; 1 REGRESS; 3 INCONCLUSIVE; 2 usage error.
+The comparison goes to stdout, remarks go to stderr.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trimode.core.errors import ConfigError
+from trimode.core.errors import ConfigError, guarded
 from trimode.core.protocol import Mode
 from trimode.pipeline.analysis.comparable import differences
 from trimode.pipeline.analysis.gate import EXIT_STATUS, Gate, judge, overall, parse_gate
@@ -36,7 +36,7 @@ exit status: 0 compared / PASS, 1 REGRESS, 3 INCONCLUSIVE, 2 wrong usage or noth
 
 
 def compare(sides: Sides, benchmarks: Sequence[str] | None = None) -> Comparison:
-    """Both runs on every benchmark they share. Raises ConfigError when they share no answered problem."""
+    """Compares both runs on every benchmark they share. Raises ConfigError if they share no answered problem."""
     shared = [name for name in sides.a.tasks if name in sides.b.tasks and (not benchmarks or name in benchmarks)]
     pairings = [p for name in shared if (p := pair(sides.a.tasks[name], sides.b.tasks[name])) is not None]
     if not pairings:
@@ -46,14 +46,14 @@ def compare(sides: Sides, benchmarks: Sequence[str] | None = None) -> Comparison
 
 
 def _same_text_expected(sides: Sides) -> bool:
-    """Whether both sides should give the same text: greedy, and the same mode or ar against linear_spec."""
+    """True if both sides should give the same text: greedy, and the same mode or ar against linear_spec."""
     jobs = [job for run in (sides.a, sides.b) for job in run.jobs]
-    greedy = all((job.get("decode") or {}).get("temperature", 0.0) == 0 for job in jobs)
-    return greedy and (sides.a.mode == sides.b.mode or Mode.DLM not in (sides.a.mode, sides.b.mode))
+    greedy = all(job.decode.temperature == 0 for job in jobs)
+    return greedy and (sides.a.mode == sides.b.mode or Mode.dlm not in (sides.a.mode, sides.b.mode))
 
 
 def judge_gate(gate: Gate, sides: list[Sides], comparisons: list[Comparison]) -> GateResult:
-    """The gate on the pair it names, either way round. Raises ConfigError when no compared pair has these names."""
+    """Judges the gate on the pair it names, in either order. Raises ConfigError if no compared pair has these names."""
     for side, comparison in zip(sides, comparisons, strict=True):
         names = [(side.name_a, side.name_b), (side.a.label, side.b.label), (side.a.mode.value, side.b.mode.value)]
         names += [("a", "b")] if side.from_two_folders else []
@@ -71,7 +71,7 @@ def judge_gate(gate: Gate, sides: list[Sides], comparisons: list[Comparison]) ->
 
 
 def _oriented(interval: Interval, forward: bool) -> Interval:
-    """The interval of left minus right."""
+    """Returns the interval of left minus right: of the comparison itself if `forward`, else of its reverse."""
     return interval if forward else Interval(-interval.high, -interval.low)
 
 
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run_compare(options: argparse.Namespace) -> int:
-    """Everything after parsing; returns the exit status. Raises ConfigError for the user's errors."""
+    """Everything after parsing. Returns the exit status. Raises ConfigError for usage errors."""
     if len(options.folders) > 2:
         raise ConfigError(f"compare takes one folder or two; got {len(options.folders)}")
     gate = parse_gate(options.gate) if options.gate else None
@@ -113,12 +113,9 @@ def run_compare(options: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    try:
-        return run_compare(_parser().parse_args(argv))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """The command. Returns the exit status."""
+    options = _parser().parse_args(argv)
+    return guarded(lambda: run_compare(options))
 
 
 if __name__ == "__main__":

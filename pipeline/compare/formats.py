@@ -1,7 +1,4 @@
-"""Comparisons as text for people and JSON for machines.
-
-Knows no folders and computes no statistics.
-"""
+"""Comparisons as text for people and JSON for machines."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ class Comparison:
     name_a: str
     name_b: str
     same_text_expected: bool
-    """Greedy on both sides, and the same mode or ar against linear_spec, which promises ar's text."""
+    """True if greedy on both sides, and the same mode or ar against linear_spec, which promises ar's text."""
     pairings: tuple[Pairing, ...]
     pooled: Pairing
 
@@ -40,7 +37,7 @@ class GateResult:
 
     gate: Gate
     verdict: Verdict
-    """Decides the exit status."""
+    """The overall verdict, which decides the exit status."""
     pooled: Verdict
     by_benchmark: dict[str, Verdict]
 
@@ -114,7 +111,7 @@ def _print_flips(console: Console, comparison: Comparison, num_listed: int) -> N
 
 
 def flip_line(flip: Flip, comparison: Comparison) -> str:
-    """One flip with both answers on one line."""
+    """Returns one flip with both answers on one line."""
     names = [comparison.name_a, comparison.name_b]
     marks = ["right", "wrong"] if flip.winner == "a" else ["wrong", "right"]
     answers = [_one_line(flip.answer_a), _one_line(flip.answer_b)]
@@ -143,7 +140,7 @@ def _print_divergences(console: Console, comparison: Comparison, num_listed: int
 
 
 def as_json(comparisons: list[Comparison], gate: GateResult | None) -> str:
-    """{comparisons: [...], gate: {...} | null}; every flip and every divergence is in it."""
+    """Returns {comparisons: [...], gate: {...} | null}, with every flip and every divergence."""
     value = {"comparisons": [_comparison_json(c) for c in comparisons], "gate": None if gate is None else asdict(gate)}
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -179,10 +176,10 @@ def _pairing_json(p: Pairing) -> dict[str, object]:
 
 
 def _more(count: int, listed: int) -> str:
-    """What a shortened list says about its length."""
+    """Returns the remark of a list that shows only its first items; empty if it shows all."""
     return f", the first {listed} here" if count > listed else ""
 
 
 def _one_line(text: str) -> str:
-    """At most 60 characters."""
+    """Returns the text cut to at most 60 characters."""
     return text if len(text) <= 60 else text[:57] + "..."

@@ -13,26 +13,27 @@ from trimode.pipeline.analysis.runs import Run
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Two runs to compare, with the names a gate may call them by."""
+    """Two runs to compare, and the names that a gate may use for them."""
 
     a: Run
     b: Run
     name_a: str
     name_b: str
     from_two_folders: bool
+    """True if a is from the first folder and b from the second."""
 
 
 def select_sides(
     sweep_a: list[Run], sweep_b: list[Run] | None, modes: Sequence[str] | None, gate: Gate | None
 ) -> list[Sides]:
-    """Which runs stand against each other. Raises ConfigError when a name fits no run or several, or nothing pairs."""
+    """Returns the pairs to compare. Raises ConfigError if a name fits no run or several, or if there is no pair."""
     if modes is None and gate is not None and {gate.left, gate.right} != {"a", "b"}:
         modes = (gate.left, gate.right)
     if sweep_b is not None:
         return _select_across(sweep_a, sweep_b, modes)
     if modes is not None:
         return [Sides(find_run(sweep_a, modes[0]), find_run(sweep_a, modes[1]), modes[0], modes[1], False)]
-    reference = find_run(sweep_a, Mode.AR.value)
+    reference = find_run(sweep_a, Mode.ar.value)
     others = [run for run in sweep_a if run is not reference]
     if not others:
         raise ConfigError("nothing to compare: the folder holds one run; give a second folder")
@@ -40,7 +41,7 @@ def select_sides(
 
 
 def _select_across(sweep_a: list[Run], sweep_b: list[Run], modes: Sequence[str] | None) -> list[Sides]:
-    """Pairs between two folders."""
+    """Returns the pairs between two folders."""
     if modes is not None and modes[0] != modes[1]:
         return [Sides(find_run(sweep_a, modes[0]), find_run(sweep_b, modes[1]), modes[0], modes[1], True)]
     if modes is not None:
@@ -56,12 +57,12 @@ def _select_across(sweep_a: list[Run], sweep_b: list[Run], modes: Sequence[str] 
 
 
 def _across(a: Run, b: Run) -> Sides:
-    """A pair from two folders, named by side and label."""
+    """Returns a pair from two folders, named by side and label."""
     return Sides(a, b, f"a: {a.label}", f"b: {b.label}", True)
 
 
 def find_run(sweep: list[Run], name: str) -> Run:
-    """The one run called `name`: by label, else the only run of that mode. Raises ConfigError for none or several."""
+    """Returns the run labelled `name`, else the only run of that mode. Raises ConfigError unless exactly one fits."""
     found = [run for run in sweep if run.label == name] or [run for run in sweep if run.mode.value == name]
     if not found:
         held = ", ".join(dict.fromkeys(run.label for run in sweep))

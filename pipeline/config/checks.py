@@ -1,33 +1,29 @@
-"""Refuses a sweep that cannot be meant, before anything starts: messages name the rule, what came and what is valid.
+"""Refuses a config that breaks a rule, before anything starts: messages name the rule, what came and what is valid.
 
-Looks only at the config and the registry of benchmarks; what stands on disk is looked at by survey and preflight.
+Only values are compared here. Paths are looked up in `plan.survey`, data and tools in `launch.preflight`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode
-from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config.schema import Config, ModeConfig
-from trimode.pipeline.spec import ClientKind
+from trimode.pipeline.spec import ClientKind, Device
 
-TIME_FORMATS = "minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def check(config: Config) -> None:
-    """Every rule of a config. Raises ConfigError."""
+    """Checks every rule. Raises ConfigError for the first that is broken."""
     if not config.modes:
         raise ConfigError("a sweep has at least one mode: got none; valid: ar, dlm, linear_spec, all")
     for name, mode in config.modes.items():
         if not SAFE_NAME.fullmatch(name):
             raise ConfigError(f"name of a mode entry: got {name!r}; valid: letters, digits, _ . -")
         _check_mode(name, mode, config.max_new_tokens)
-    parse_benchmarks(config.benchmarks)
     _check_decoding(config)
     _check_cluster(config)
     if config.exp_name is not None and not SAFE_NAME.fullmatch(config.exp_name):
@@ -37,16 +33,16 @@ def check(config: Config) -> None:
 
 
 def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
-    """One entry of `modes`."""
+    """Checks one entry of `modes`."""
     _at_least(f"modes.{name}.block_length", mode.block_length, 1)
-    if mode.mode is Mode.AR and mode.block_length != 1:
+    if mode.mode is Mode.ar and mode.block_length != 1:
         raise ConfigError(f"block_length of ar: got {mode.block_length}; valid: 1 (ar decodes token by token)")
     if mode.threshold is not None:
-        if mode.mode is Mode.AR:
+        if mode.mode is Mode.ar:
             raise ConfigError(f"threshold of ar: got {mode.threshold:g}; valid: null (ar has no threshold)")
         if not 0 <= mode.threshold <= 1:
             raise ConfigError(f"threshold of {name}: got {mode.threshold:g}; valid: from 0 up to 1, or null")
-    if mode.lora and mode.mode is not Mode.LINEAR_SPEC:
+    if mode.lora and mode.mode is not Mode.linear_spec:
         raise ConfigError(
             f"lora in {name}: the adapter drafts, which only linear_spec does; got mode {mode.mode.value}"
         )
@@ -66,7 +62,7 @@ def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
 
 
 def _check_decoding(config: Config) -> None:
-    """What all modes share."""
+    """Checks the decoding settings that all modes share."""
     _at_least("max_new_tokens", config.max_new_tokens, 1)
     _at_least("max_thinking_tokens", config.max_thinking_tokens, 1)
     _at_least("starting_seed", config.starting_seed, 0)
@@ -83,9 +79,8 @@ def _check_decoding(config: Config) -> None:
 
 
 def _check_cluster(config: Config) -> None:
-    """Resources, workers and client."""
+    """Checks resources, workers and client."""
     cluster, balancer, client = config.cluster, config.balancer, config.client
-    parse_time(cluster.time_limit)
     _at_least("cluster.gpus", cluster.gpus, 1)
     _at_least("cluster.cpus_per_task", cluster.cpus_per_task, 1)
     _at_least("cluster.mem_gb", cluster.mem_gb, 1)
@@ -99,49 +94,8 @@ def _check_cluster(config: Config) -> None:
     ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name}: got {value}; valid: above 0")
-    if balancer.device != "cpu" and cluster.gpus is not None and (balancer.workers or 0) > cluster.gpus:
+    if balancer.device is not Device.cpu and cluster.gpus is not None and (balancer.workers or 0) > cluster.gpus:
         raise ConfigError(f"workers: each has a GPU of its own; got {balancer.workers} for {cluster.gpus} GPUs")
-
-
-def parse_benchmarks(value: object) -> tuple[tuple[str, int], ...]:
-    """(name, repeats) of each `name` or `name:repeats` in a list or comma list. Raises ConfigError."""
-    if isinstance(value, str):
-        items: Sequence[object] = value.split(",")
-    elif isinstance(value, Sequence):
-        items = value
-    else:
-        raise ConfigError(f"benchmarks: got {value!r}; valid: name or name:repeats, a list or with commas")
-    parsed: dict[str, int] = {}
-    for item in items:
-        name, colon, count = str(item).strip().partition(":")
-        if not name:
-            raise ConfigError(f"benchmarks: got an empty name in {value!r}; valid: name or name:repeats with commas")
-        load_benchmark(name)
-        if colon and not re.fullmatch(r"[1-9][0-9]{0,5}", count):
-            raise ConfigError(f"repeats of {name}: got {count!r}; valid: a whole number from 1")
-        if name in parsed:
-            raise ConfigError(f"benchmarks: each stands once; got {name} twice; use {name}:N for repeats")
-        parsed[name] = int(count) if colon else 1
-    return tuple(parsed.items())
-
-
-def parse_time(text: str) -> int:
-    """Minutes, rounded up, of a time as Slurm writes it. Raises ConfigError."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
-    if match is None:
-        raise ConfigError(f"time limit: got {text!r}; valid: {TIME_FORMATS}")
-    days, *clock = (None if part is None else int(part) for part in match.groups())
-    first, second, third = clock
-    assert first is not None
-    if days is not None:  # D-H[:M[:S]]
-        seconds = ((days * 24 + first) * 60 + (second or 0)) * 60 + (third or 0)
-    elif third is not None:  # H:M:S
-        seconds = (first * 60 + (second or 0)) * 60 + third
-    else:  # M[:S]
-        seconds = first * 60 + (second or 0)
-    if seconds <= 0:
-        raise ConfigError(f"time limit: got {text!r}; valid: above 0, as {TIME_FORMATS}")
-    return math.ceil(seconds / 60)
 
 
 def _at_least(name: str, value: int | None, lowest: int) -> None:

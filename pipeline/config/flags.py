@@ -1,6 +1,6 @@
-"""The flags of eval.sh: each one's meaning, default and the Hydra overrides it stands for.
+"""The flags of eval.sh: what each one means, its default, and the Hydra overrides it stands for.
 
-Knows no values of its own beyond the defaults it prints; what a setting may be is checked where all settings are.
+Values are checked in `checks`, with those of all other settings.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import Mode
+from trimode.core.protocol import MODE_DEFAULTS, Mode
 
 ALL_MODES = tuple(mode.value for mode in Mode)
 DEMO_MODES = (*ALL_MODES, "linear_spec_lora")
@@ -29,15 +29,23 @@ class Flag:
     default: str
     text: str
     key: str | None = None
-    """Config key that takes the value as it is; None = translated by a rule below."""
-    kind: str = "text"
-    """text | number | boolean: how the value is written into the override."""
+    """Config key that takes the value; None: a rule below translates it."""
+    boolean: bool = False
+    """The value is true or false."""
+    listed: bool = True
+    """False: accepted because the public reference has it, but not in --help."""
 
     @property
     def dest(self) -> str:
         """Attribute of the parsed flags."""
         return self.name.removeprefix("--").replace("-", "_")
 
+
+BLOCK_LENGTHS = ", ".join(f"{mode.value} {item.block_length}" for mode, item in MODE_DEFAULTS.items())
+THRESHOLDS = ", ".join(
+    f"{mode.value} {item.threshold:g}" for mode, item in MODE_DEFAULTS.items() if item.threshold is not None
+)
+"""Defaults of the modes, for help texts."""
 
 FLAGS: dict[str, tuple[Flag, ...]] = {
     "what is evaluated": (
@@ -47,39 +55,31 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas; name = name:1", "benchmarks"
         ),
-        Flag("--limit", "N", "all", "first N samples of each benchmark", "limit", "number"),
+        Flag("--limit", "N", "all", "first N samples of each benchmark", "limit"),
         Flag("--data-dir", "DIR", "bundled, cached or downloaded", "benchmark data, DIR/<benchmark>/", "data_dir"),
         Flag("--demo", None, "off", "the bundled model on its four benchmarks: all modes and linear_spec with LoRA"),
     ),
     "decoding": (
-        Flag("--tokens", "N", "8192", "tokens an answer may have", "max_new_tokens", "number"),
-        Flag("--block-length", "N", "ar 1, dlm 8, linear_spec 32", "tokens per block; ar takes 1 only"),
-        Flag("--threshold", "X", "dlm 0.9, linear_spec 0", "commit confidence; none: no threshold; not for ar"),
-        Flag("--temperature", "X", "0", "0 is greedy", "temperature", "number"),
-        Flag("--steps", "N", "refused", "a block ends when all its tokens are committed, so no mode has a step count"),
+        Flag("--tokens", "N", "8192", "tokens an answer may have", "max_new_tokens"),
+        Flag("--block-length", "N", BLOCK_LENGTHS, "tokens per block; ar takes 1 only"),
+        Flag("--threshold", "X", THRESHOLDS, "commit confidence; none: no threshold; not for ar"),
+        Flag("--temperature", "X", "0", "0 is greedy", "temperature"),
+        Flag("--steps", "N", "refused", "no mode has a step count", listed=False),
         Flag(
-            "--enable-thinking", "BOOL", "false", "let the model think before it answers", "enable_thinking", "boolean"
+            "--enable-thinking",
+            "BOOL",
+            "false",
+            "let the model think before it answers",
+            "enable_thinking",
+            boolean=True,
         ),
-        Flag(
-            "--max-thinking-tokens",
-            "N",
-            "6000",
-            "thinking budget; acts with thinking on",
-            "max_thinking_tokens",
-            "number",
-        ),
+        Flag("--max-thinking-tokens", "N", "6000", "thinking budget; acts with thinking on", "max_thinking_tokens"),
         Flag("--no-eos-early-stop", None, "early stop on", "go on after the end token, up to --tokens"),
         Flag("--lora", None, "off", "adapter on the drafter of linear_spec"),
-        Flag("--no-lora", None, "off", "no adapter"),
         Flag(
             "--lora-path", "DIR", "linear_spec_lora in the model's folder, else miscs/linear_spec_lora", "the adapter"
         ),
-        Flag(
-            "--draft-lora-only",
-            "BOOL",
-            "false",
-            "the adapter acts on the drafter alone in any case; true says so in the name",
-        ),
+        Flag("--draft-lora-only", "BOOL", "false", "adds _draft_only to the folder's name", listed=False),
         Flag("--max-model-len", "N", "ar 65536, dlm and linear_spec 20480", "prompt and answer of one request at most"),
         Flag(
             "--max-pos-emb",
@@ -94,15 +94,14 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("--local", None, "off", "run here and wait; the same as --cluster local"),
         Flag("--device", "auto|cpu|cuda", "auto", "cpu turns --gpus into a number of CPU workers", "balancer.device"),
-        Flag("--gpus", "N", "8; with --local all that are visible", "GPUs per job", "cluster.gpus", "number"),
-        Flag("--workers", "N", "one per GPU, else 1", "workers per job", "balancer.workers", "number"),
+        Flag("--gpus", "N", "8; with --local all that are visible", "GPUs per job", "cluster.gpus"),
+        Flag("--workers", "N", "one per GPU, else 1", "workers per job", "balancer.workers"),
         Flag(
             "--batch-size",
             "N",
             "1, as the reference",
             "requests a worker decodes together; 16 or 32 are faster",
             "balancer.max_num_seqs",
-            "number",
         ),
         Flag("--partition", "NAME", "$SERVER_PARTITION or batch,backfill", "SLURM partition", "cluster.partition"),
         Flag("--account", "NAME", "$ACCOUNT", "SLURM account", "cluster.account"),
@@ -115,7 +114,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("--image", "FILE", "$CONTAINER_IMAGE", "container image of the jobs", "cluster.container_image"),
         Flag("--jobs-per", "mode|benchmark", "mode", "what one job holds", "jobs_per"),
-        Flag("--num-chunks", "N", "1", "jobs that share the samples of each benchmark", "num_chunks", "number"),
+        Flag("--num-chunks", "N", "1", "jobs that share the samples of each benchmark", "num_chunks"),
         Flag("--wait", None, "off", "return when all jobs have ended: 0 all completed, 1 any failed"),
     ),
     "output": (
@@ -136,7 +135,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every flag, absent when not given."""
+    """Returns the parser of all flags. A flag that is not given is absent from its result."""
     made = _Parser(
         prog="eval.sh",
         description="Evaluates modes x benchmarks and leaves scores and tokens per forward in one folder per run.",
@@ -148,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
     for title, flags in FLAGS.items():
         group = made.add_argument_group(title)
         for flag in flags:
-            text = f"{flag.text} (default: {flag.default})".replace("%", "%%")
+            text = f"{flag.text} (default: {flag.default})".replace("%", "%%") if flag.listed else argparse.SUPPRESS
             if flag.metavar is None:
                 group.add_argument(flag.name, action="store_true", help=text)
             else:
@@ -160,7 +159,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def to_overrides(argv: Sequence[str]) -> list[str]:
-    """The Hydra overrides that flags stand for. Raises ConfigError for flags that no chosen mode or place can use."""
+    """Returns the Hydra overrides that the flags stand for.
+
+    Raises ConfigError for flags that no chosen mode or cluster can use.
+    """
     given = vars(parser().parse_intermixed_args(list(argv)))
     extra: list[str] = given.pop("overrides", [])
     for item in extra:
@@ -172,7 +174,8 @@ def to_overrides(argv: Sequence[str]) -> list[str]:
     for flags in FLAGS.values():
         for flag in flags:
             if flag.key is not None and flag.dest in given:
-                overrides.append(f"{flag.key}={_value(flag, given[flag.dest])}")
+                text = str(given[flag.dest])
+                overrides.append(f"{flag.key}={boolean(flag.name, text) if flag.boolean else quote(text)}")
     overrides += [f"{name}=true" for name in ("fresh", "wait", "dry_run", "json") if name in given]
     if "no_eos_early_stop" in given:
         overrides.append("eos_early_stop=false")
@@ -180,13 +183,13 @@ def to_overrides(argv: Sequence[str]) -> list[str]:
 
 
 def quote(text: str) -> str:
-    """`text` as a quoted Hydra value that means exactly these characters; only `${...}` stays an interpolation."""
+    """Returns `text` as a quoted Hydra value of exactly these characters; only `${...}` stays an interpolation."""
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
     return f"'{escaped}'"
 
 
 def _refuse(given: dict[str, object]) -> None:
-    """Flags that mean nothing, or not together."""
+    """Raises ConfigError for flags that have no effect, or that exclude each other."""
     if "setup" in given:
         raise ConfigError(f"--setup stands alone and takes base or worker: got {given['setup']!r}")
     if "steps" in given:
@@ -196,8 +199,6 @@ def _refuse(given: dict[str, object]) -> None:
         )
     if "json" in given and "dry_run" not in given:
         raise ConfigError("--json prints a dry run: give --dry-run too")
-    if "lora" in given and "no_lora" in given:
-        raise ConfigError("--lora and --no-lora: got both; valid: one of them")
     cluster = given.get("cluster")
     if "local" in given and cluster not in (None, "local"):
         raise ConfigError(f"--local and --cluster {cluster}: got both; valid: one of them")
@@ -212,7 +213,7 @@ def _is_local(given: dict[str, object]) -> bool:
 
 
 def _modes(given: dict[str, object]) -> list[str]:
-    """The chosen entries of the sweep."""
+    """Returns the names of the chosen entries of `modes`. Raises ConfigError for an unknown one."""
     known = DEMO_MODES if "demo" in given else ALL_MODES
     if "mode" not in given:
         if "demo" in given:
@@ -227,7 +228,7 @@ def _modes(given: dict[str, object]) -> list[str]:
 
 
 def _choices(given: dict[str, object], modes: list[str]) -> list[str]:
-    """Groups and the entries of the sweep."""
+    """Returns the overrides that choose groups of conf/ and drop the entries that were not chosen."""
     if "demo" in given:
         groups = ["mode=demo", "suite=demo", "model=demo"] + [
             f"~modes.{name}" for name in DEMO_MODES if name not in modes
@@ -241,7 +242,7 @@ def _choices(given: dict[str, object], modes: list[str]) -> list[str]:
 
 
 def _mode_overrides(given: dict[str, object], modes: list[str]) -> list[str]:
-    """Flags that act on modes, each on the chosen ones that can use it."""
+    """Returns the overrides of flags that act on modes: each acts on the chosen modes that can use it."""
     drafting = [name for name in modes if name.startswith("linear_spec")]
     blocks = [name for name in modes if name != "ar"]
     overrides = []
@@ -262,8 +263,6 @@ def _mode_overrides(given: dict[str, object], modes: list[str]) -> list[str]:
     if "lora" in given:
         _usable("--lora", drafting, modes, "linear_spec")
         overrides += [f"modes.{name}.lora=true" for name in drafting]
-    if "no_lora" in given and "linear_spec_lora" in modes:
-        overrides.append("~modes.linear_spec_lora")
     for name, key in (("lora_path", "lora_path"), ("draft_lora_only", "draft_lora_only")):
         if name in given:
             flag = f"--{name.replace('_', '-')}"
@@ -280,15 +279,8 @@ def _usable(flag: str, by: list[str], modes: list[str], valid: str) -> None:
         raise ConfigError(f"{flag}: got mode {', '.join(modes)}, which cannot use it; valid with {valid}")
 
 
-def _value(flag: Flag, text: str) -> str:
-    """A flag's value as an override's."""
-    if flag.kind == "boolean":
-        return boolean(flag.name, text)
-    return quote(text)
-
-
 def boolean(flag: str, text: str) -> str:
-    """`true` or `false`. Raises ConfigError."""
+    """Returns `true` or `false`, whatever the case of `text`. Raises ConfigError for anything else."""
     if text.lower() not in ("true", "false"):
         raise ConfigError(f"{flag}: got {text!r}; valid: true or false")
     return text.lower()

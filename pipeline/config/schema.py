@@ -1,6 +1,6 @@
-"""The typed config of a sweep: names, types, units; values stand in conf/, checks in pipeline.checks.
+"""The typed config of a sweep: names, types and units. Values stand in conf/, rules in `checks`.
 
-Knows nothing of jobs, files or Slurm. Built from Hydra's choices once, by `compose`; below it nobody sees a DictConfig.
+Hydra fills ComposedConfig; `compose` parses what is still text there and hands on a Config.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class ModelConfig:
 
 
 @dataclass
-class ClusterConfig:
-    """Where jobs run and what each asks for."""
+class ComposedCluster:
+    """Where jobs run and what each asks for, as Hydra composes it."""
 
     name: str = MISSING
     executor: Executor = MISSING
@@ -78,6 +78,14 @@ class ClusterConfig:
     """Shell lines run in the batch script before the job."""
 
 
+@dataclass(kw_only=True)
+class ClusterConfig(ComposedCluster):
+    """Where jobs run and what each asks for."""
+
+    time_limit_min: int
+    """`time_limit` in minutes."""
+
+
 @dataclass
 class BalancerConfig:
     """The workers of a job."""
@@ -102,16 +110,25 @@ class ClientConfig:
     """Scoring processes of a job."""
 
 
+@dataclass(frozen=True, slots=True)
+class BenchmarkChoice:
+    """One benchmark of a sweep."""
+
+    name: str
+    repeats: int
+    """Seeds that each sample is asked with."""
+
+
 @dataclass
-class Config:
-    """A whole sweep: modes x benchmarks."""
+class ComposedConfig:
+    """A whole sweep, modes x benchmarks, as Hydra composes it."""
 
     modes: dict[str, ModeConfig] = field(default_factory=dict)
     """Rows by name; group `mode` fills it, `modes.dlm.block_length=64` touches one, `~modes.ar` drops one."""
     benchmarks: Any = MISSING
     """`name` or `name:repeats`: a list, or one string with commas."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: ComposedCluster = field(default_factory=ComposedCluster)
     balancer: BalancerConfig = field(default_factory=BalancerConfig)
     client: ClientConfig = field(default_factory=ClientConfig)
     max_new_tokens: int = 8192
@@ -143,3 +160,11 @@ class Config:
     dry_run: bool = False
     json: bool = False
     """Dry run as JSON."""
+
+
+@dataclass(kw_only=True)
+class Config(ComposedConfig):
+    """A whole sweep, modes x benchmarks."""
+
+    cluster: ClusterConfig
+    benchmarks: tuple[BenchmarkChoice, ...]

@@ -1,7 +1,4 @@
-"""What a job prints and how it is interrupted: output copied into the job's log, signals turned into an orderly end.
-
-Knows nothing of what the job does.
-"""
+"""Copies what a job prints into the job's log."""
 
 from __future__ import annotations
 
@@ -12,14 +9,14 @@ from typing import IO
 
 
 class Tee(io.TextIOBase):
-    """A text stream that writes to the stream it replaces and to the job's log."""
+    """A text stream that writes to the stream it replaces, and to the job's log."""
 
     def __init__(self, stream: IO[str], log: IO[str]) -> None:
         self._stream = stream
         self._log = log
 
     def write(self, text: str) -> int:
-        """Writes to both; returns the number of characters."""
+        """Writes to both. Returns the number of characters."""
         self._log.write(text)
         return self._stream.write(text)
 
@@ -29,16 +26,16 @@ class Tee(io.TextIOBase):
         self._stream.flush()
 
     def isatty(self) -> bool:
-        """As the stream it replaces."""
+        """Answers as the stream it replaces does."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """As the stream it replaces."""
+        """Answers as the stream it replaces does."""
         return self._stream.fileno()
 
 
 class JobLog:
-    """Copies all this process prints into one file, appended over resumes; a context manager."""
+    """A context manager that copies all this process prints into one file. A resumed job appends to it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,9 +54,9 @@ class JobLog:
 
     @property
     def terminal(self) -> IO[str] | None:
-        """The terminal this process prints on, or None."""
+        """The terminal this process prints on; None if it prints elsewhere."""
         return self._streams[0] if self._streams[0].isatty() else None
 
     def write_line(self, line: str) -> None:
-        """A line for the log alone."""
+        """Writes a line to the log only."""
         self._file.write(line + "\n")

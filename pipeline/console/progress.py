@@ -1,6 +1,6 @@
-"""Shows how far a job is: a bar per benchmark on a terminal, plain lines elsewhere, and a small file others can read.
+"""Shows how far a job is: bars on a terminal, plain lines elsewhere, and a small file for other processes.
 
-Each bar has done/total, accuracy so far, TPF and the time left. Knows nothing of requests, scoring or result files.
+Each benchmark has done/total, accuracy so far, TPF (tokens per forward) and the time left.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from trimode.pipeline.run_folder.nfe import NfeRecord
 LINE_EVERY_S = 15.0
 """Seconds between two plain lines of one benchmark."""
 SNAPSHOT_EVERY_S = 0.5
+"""Seconds between two writes of the file for other processes."""
 
 
 @dataclass(slots=True)
@@ -26,27 +27,27 @@ class TaskProgress:
     """Counts of one benchmark so far."""
 
     total: int
-    """Samples asked, over all seeds."""
+    """Samples asked for, over all seeds."""
     done: int = 0
-    """Finished ones, those of earlier runs included."""
+    """Samples that are finished, in this run or an earlier one."""
     scored: int = 0
-    """Finished in this run."""
+    """Samples finished in this run."""
     correct: int = 0
     failed: int = 0
     tokens: int = 0
     nfe: int = 0
     seconds: float = 0.0
-    """From this run's first to its latest sample."""
+    """Seconds from this run's first sample to its latest."""
     started_at: float = field(default=0.0)
-    """Unix time of the first sample of this run; 0 = none yet."""
+    """Unix time of this run's first sample; 0 = none yet."""
 
     def text(self) -> str:
-        """`17/200  acc 94.1%  TPF 3.52  ETA 1m 20s` (accuracy, TPF and ETA of this run's samples)."""
-        parts = [f"{self.done}/{self.total}", *self.figures()]
+        """Returns `17/200  acc 94.1%  TPF 3.52  ETA 1m 20s`; all but done/total are of this run's samples."""
+        parts = [f"{self.done}/{self.total}", *self.stats()]
         return "  ".join(parts)
 
-    def figures(self) -> list[str]:
-        """What follows done/total."""
+    def stats(self) -> list[str]:
+        """Returns what follows done/total: accuracy, TPF, failures and time left, as far as they are known."""
         parts = []
         if self.scored:
             parts.append(f"acc {100 * self.correct / self.scored:.1f}%")
@@ -60,7 +61,7 @@ class TaskProgress:
 
 
 def duration(seconds: float) -> str:
-    """`45s`, `1m 20s` or `2h 5m`."""
+    """Returns `45s`, `1m 20s` or `2h 5m`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -70,12 +71,12 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts samples of a job and shows them; used as a context manager."""
+    """A context manager that counts the samples of a job and shows the counts."""
 
     def __init__(
         self, name: str, show: Callable[[str], None], snapshot: Path | None = None, bars: Bars | None = None
     ) -> None:
-        """`show` takes the plain lines, `snapshot` is the file for others, `bars` are on this process's terminal."""
+        """`show` gets the plain lines, `snapshot` is the file for other processes, `bars` stand on the terminal."""
         self._name = name
         self._show = show
         self._snapshot = snapshot
@@ -97,7 +98,7 @@ class Progress:
             self._bars.stop()
 
     def begin(self, benchmark: str, total: int, done: int) -> None:
-        """Announces a benchmark; `done` of its samples were finished before."""
+        """Adds a benchmark. `done` of its samples were finished by earlier runs."""
         self._tasks[benchmark] = TaskProgress(total=total, done=done)
         self._line(benchmark, "" if done == 0 else " (resumed)" if done < total else " (finished before)")
         self._write_snapshot()
@@ -106,21 +107,23 @@ class Progress:
         """Counts one scored sample."""
         task = self._tasks[benchmark]
         now = time.time()
-        task.started_at = task.started_at or now - (record.total_s - record.queue_s)  # the wait was for others
+        cost = record.cost
+        worked_s = cost.total_s - cost.queue_s  # in the queue it waited for other requests
+        task.started_at = task.started_at or now - worked_s
         task.seconds = now - task.started_at
         task.done += 1
         task.scored += 1
         task.correct += correct
         task.failed += record.error is not None
-        task.tokens += record.completion_tokens
-        task.nfe += record.nfe
+        task.tokens += cost.completion_tokens
+        task.nfe += cost.nfe
         if now - self._lines_at.get(benchmark, 0.0) >= LINE_EVERY_S and task.done < task.total:
             self._line(benchmark)
         if now - self._snapshot_at >= SNAPSHOT_EVERY_S:
             self._write_snapshot()
 
     def finish(self, benchmark: str) -> None:
-        """Shows the last state of a benchmark whose metrics are written."""
+        """Shows the final counts of a benchmark whose metrics are written."""
         if self._tasks[benchmark].scored:
             self._line(benchmark, "  done")
         self._write_snapshot()
@@ -130,7 +133,7 @@ class Progress:
         self._show(f"[{self._name}] {benchmark}: {self._tasks[benchmark].text()}{suffix}")
 
     def _write_snapshot(self) -> None:
-        """Renamed into place but not synced: losing one costs nothing."""
+        """Updates the bars and replaces the file. It is not synced to disk, because losing one costs nothing."""
         self._snapshot_at = time.time()
         if self._bars is not None:
             self._bars.update(self._name, self._tasks)
@@ -142,24 +145,24 @@ class Progress:
 
 
 class Bars:
-    """Bars on a terminal, one per job and benchmark, fed from counts or from the files that jobs write."""
+    """Bars on a terminal, one per job and benchmark."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._bars = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[stats]}"),
             console=console,
         )
         self._ids: dict[tuple[str, str], object] = {}
 
     def start(self) -> None:
-        """Takes the lower lines of the terminal."""
+        """Draws the bars on the last lines of the terminal."""
         self._bars.start()
 
     def stop(self) -> None:
-        """Leaves the last state standing."""
+        """Stops drawing. The last state stays on the terminal."""
         self._bars.stop()
 
     def update(self, job: str, tasks: dict[str, TaskProgress]) -> None:
@@ -167,13 +170,13 @@ class Bars:
         for benchmark, task in tasks.items():
             key = (job, benchmark)
             if key not in self._ids:
-                self._ids[key] = self._bars.add_task(f"{job} {benchmark}", total=task.total, figures="")
+                self._ids[key] = self._bars.add_task(f"{job} {benchmark}", total=task.total, stats="")
             bar: int = self._ids[key]  # type: ignore[assignment]
-            self._bars.update(bar, completed=task.done, total=task.total, figures="  ".join(task.figures()))  # type: ignore[arg-type]
+            self._bars.update(bar, completed=task.done, total=task.total, stats="  ".join(task.stats()))  # type: ignore[arg-type]
 
 
 def read_snapshot(path: Path) -> dict[str, TaskProgress]:
-    """The counts a job wrote last, by benchmark; empty when it has written none."""
+    """Returns the counts a job wrote last, by benchmark; empty if it has written none."""
     if not path.exists():
         return {}
     return {name: TaskProgress(**task) for name, task in json.loads(path.read_text(encoding="utf-8")).items()}

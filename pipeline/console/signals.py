@@ -8,23 +8,17 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from trimode.core.errors import Stopped
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
-"""What ends a job: cancelling, Ctrl-C, Slurm's warning before the time limit, a closed terminal."""
-
-
-class Interrupted(BaseException):
-    """The job was told to end by a signal; no `except Exception` below may swallow it."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"the job was ended by {signal.Signals(signum).name}")
-        self.signum = signum
+"""Signals that end a job: cancelling, Ctrl-C, Slurm's warning before the time limit, a closed terminal."""
 
 
 class Signals:
-    """Turns the first ending signal into Interrupted at a safe place; later ones do nothing. A context manager.
+    """A context manager that raises Stopped for the first ending signal, at a safe place. Later signals do nothing.
 
-    The handler itself only takes a note: an exception out of it can be lost (in a finaliser, a fork hook) or leave
-    a process half started. It is raised by `check`, by `run`, and at once inside `at_once`.
+    The handler only remembers the signal. An exception raised in it could get lost (in a finaliser, a fork hook) or
+    leave a process half started. Stopped is raised by `check`, by `run`, and immediately inside `at_once`.
     """
 
     def __init__(self) -> None:
@@ -44,17 +38,17 @@ class Signals:
             signal.signal(signum, handler)  # type: ignore[arg-type]
 
     def ignore(self) -> None:
-        """From now on signals do nothing: the job is ending anyway and must write its record."""
+        """Ignores signals from now on: the job is ending and must write its record."""
         self._ignore = True
 
     def check(self) -> None:
-        """Raises Interrupted when a signal came."""
+        """Raises Stopped if a signal has come."""
         if self._received is not None:
-            raise Interrupted(self._received)
+            raise Stopped(self._received)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """For code that blocks without asking `check`, like waiting for another program: a signal interrupts it."""
+        """Lets a signal interrupt the block at once: for code that waits without calling `check`."""
         self.check()
         self._raise = True
         try:
@@ -64,12 +58,12 @@ class Signals:
         self.check()
 
     def run(self, work: Coroutine[object, object, None]) -> None:
-        """Runs a coroutine to its end. Raises Interrupted, after its cleanup, when a signal came."""
+        """Runs a coroutine to its end. If a signal comes, cancels it, waits for its cleanup and raises Stopped."""
         try:
             asyncio.run(self._register(work))
         except asyncio.CancelledError:
             if self._received is not None:
-                raise Interrupted(self._received) from None
+                raise Stopped(self._received) from None
             raise
         finally:
             self._running = None
@@ -87,7 +81,7 @@ class Signals:
             return
         self._received = signum
         if self._raise:
-            raise Interrupted(signum)
+            raise Stopped(signum)
         if self._running is not None:
             loop, task = self._running
             loop.call_soon_threadsafe(task.cancel)

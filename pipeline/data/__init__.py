@@ -1,7 +1,4 @@
-"""Benchmark rows in NeMo-Skills' prepared form: found on disk, converted from raw files, or downloaded by `prepare`.
-
-Knows no prompts, no scoring and no models.
-"""
+"""Benchmark rows in NeMo-Skills' prepared form: found on disk, converted from raw files, or downloaded by `prepare`."""
 
 from trimode.pipeline.data.load import data_root, load_rows
 

@@ -1,7 +1,4 @@
-"""Command line of the data package: `python -m trimode.pipeline.data prepare NAME...`.
-
-Knows only how to read its arguments and to print; the work is in `prepare`.
-"""
+"""Command line of the data package: `python -m trimode.pipeline.data prepare NAME...`."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trimode.core.errors import ConfigError
+from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.pipeline.benchmarks import benchmark_names
 from trimode.pipeline.data.prepare import PrepareOptions, prepare
 from trimode.pipeline.data.sources import SOURCES
@@ -40,13 +37,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepares every name, also after one failed; returns 0, or 2 when the user must act on a name."""
+    """Prepares every name, even after one failed. Returns 0, or 2 if the user must act on a name."""
     args = _parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    return guarded(lambda: prepare_all(args))
+
+
+def prepare_all(args: argparse.Namespace) -> int:
+    """Everything after parsing; returns the exit status. Raises ConfigError for a name nobody knows."""
     names = list(SOURCES) if args.names == ["all"] else args.names
     if unknown := [name for name in names if name not in SOURCES and name not in benchmark_names()]:
-        print(f"error: unknown name: got {', '.join(unknown)}; valid: all, {', '.join(SOURCES)}", file=sys.stderr)
-        return 2
+        raise ConfigError(f"unknown name: got {', '.join(unknown)}; valid: all, {', '.join(SOURCES)}")
     options = PrepareOptions(data_dir=args.data_dir, mirror=args.mirror, any_version=args.any_version)
     failed = False
     for name in names:
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ConfigError as error:
             failed = True
             print(f"error: {name}: {error}", file=sys.stderr, flush=True)
-    return 2 if failed else 0
+    return USER_ERROR if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Raw rows of MMLU, MMLU-Pro and GPQA to NeMo-Skills' multiple-choice fields.
 
-Knows no files. The area of each MMLU subject is that of the `categories.py` beside the data set's own evaluation code.
+The area of each MMLU subject is that of the `categories.py` beside the data set's own evaluation code.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Sequence
 
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 _SUBJECTS_BY_AREA = {
     "biology": "college_biology high_school_biology",
@@ -42,7 +42,7 @@ _MISSING = frozenset(
 
 
 def _choice_fields(question: str, choices: Sequence[object]) -> Row:
-    """The problem text with its lettered options, the options alone, and one field per letter."""
+    """Returns the problem text with its lettered options, the options alone, and one field per letter."""
     letters = {chr(ord("A") + index): choice for index, choice in enumerate(choices)}
     options = "\n".join(f"{letter}) {choice}" for letter, choice in letters.items())
     stem = question.strip("\n")
@@ -50,7 +50,7 @@ def _choice_fields(question: str, choices: Sequence[object]) -> Row:
 
 
 def mmlu(raw: Row) -> Row:
-    """subject, question, A to D and the answer's letter to a row."""
+    """Converts subject, question, A to D and the answer's letter."""
     choices = [raw[letter] for letter in "ABCD"]
     row: Row = dict(zip("ABCD", choices, strict=True))
     row["expected_answer"] = raw["answer"]
@@ -62,7 +62,7 @@ def mmlu(raw: Row) -> Row:
 
 
 def mmlu_pro(raw: Row) -> Row:
-    """question, options (up to ten), answer's letter and category to a row."""
+    """Converts question, options (up to ten), the answer's letter and category."""
     category = str(raw["category"]).replace(" ", "_")
     options = raw["options"]
     assert isinstance(options, list)
@@ -80,12 +80,12 @@ def _cell(raw: Row, column: str) -> str | None:
 
 
 def _clean(text: str | None) -> str:
-    """A choice as it is shown: outer blanks off, ` [title]` to a full stop, double blanks to single ones (one pass)."""
+    """Strips a choice, turns ` [title]` into a full stop and double blanks into single ones (one pass)."""
     return " " if text is None else text.strip().replace(" [title]", ". ").replace("  ", " ")
 
 
 def gpqa(raws: Sequence[Row]) -> list[Row]:
-    """All rows at once: one generator seeded with 42 shuffles the four choices of each row in file order."""
+    """Converts all rows at once: one generator seeded with 42 shuffles the choices of each row, in file order."""
     shuffler = random.Random(42)  # noqa: S311 - fixes the order of the choices, guards nothing
     rows: list[Row] = []
     for raw in raws:

@@ -1,11 +1,8 @@
-"""Raw rows of HumanEval+, MBPP+ and LiveCodeBench to NeMo-Skills' fields; in a question four blanks become a tab.
-
-Knows no files and runs no code.
-"""
+"""Raw rows of HumanEval+, MBPP+ and LiveCodeBench to NeMo-Skills' fields. In a question four blanks become a tab."""
 
 from __future__ import annotations
 
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 LCB_RELEASE = "v6"
 LCB_WINDOW = ("2024-08-01", "2025-05-31")
@@ -27,19 +24,19 @@ def _tabbed(text: str) -> str:
 
 
 def evalplus(raw: Row) -> Row:
-    """A HumanEval+ or MBPP+ task without its (large) test inputs, plus the question."""
+    """Converts a HumanEval+ or MBPP+ task: drops its (large) test inputs and adds the question."""
     kept = {key: value for key, value in raw.items() if key not in ("base_input", "plus_input")}
     return {**kept, "question": _tabbed(str(raw["prompt"]))}
 
 
 def in_window(raw: Row) -> bool:
-    """Whether a LiveCodeBench problem belongs to the split."""
+    """True if a LiveCodeBench problem belongs to the split."""
     first, last = LCB_WINDOW
     return first <= str(raw["contest_date"])[:10] <= last
 
 
 def livecodebench(raw: Row) -> Row:
-    """A problem of code_generation_lite: its text, then the starter code or the stdin/stdout instructions."""
+    """Converts a problem of code_generation_lite: text, then the starter code or the stdin/stdout instructions."""
     starter = raw["starter_code"]
     advice, fenced = (_WITH_STARTER + "\n", starter) if starter else (_WITHOUT_STARTER + "\n\n", "# YOUR CODE HERE")
     return {

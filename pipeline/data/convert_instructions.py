@@ -1,15 +1,12 @@
-"""Raw rows of IFEval to NeMo-Skills' fields.
-
-Knows no files.
-"""
+"""Raw rows of IFEval to NeMo-Skills' fields."""
 
 from __future__ import annotations
 
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 
 def ifeval(raw: Row) -> Row:
-    """The row with its prompt repeated as `question`; null arguments, as the hub's copy carries them, are dropped."""
+    """Repeats the prompt as `question` and drops null arguments, which the hub's copy has."""
     row = dict(raw)
     kwargs = raw["kwargs"]
     if isinstance(kwargs, list):

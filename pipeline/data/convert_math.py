@@ -1,17 +1,14 @@
-"""Raw rows of gsm8k, math-500 and AIME to NeMo-Skills' fields (problem, expected_answer, reference_solution, ...).
-
-Knows no files.
-"""
+"""Raw rows of gsm8k, math-500 and AIME to NeMo-Skills' fields (problem, expected_answer, reference_solution, ...)."""
 
 from __future__ import annotations
 
 import re
 
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 
 def gsm8k(raw: Row) -> Row:
-    """question/answer to a row: the number after #### is the answer; the calculator marks <<...>> are taken out."""
+    """Converts question and answer: the number after #### is the answer; calculator marks <<...>> are removed."""
     solution, _, number = str(raw["answer"]).partition("####")
     answer = float(number.replace(",", ""))
     return {
@@ -22,11 +19,11 @@ def gsm8k(raw: Row) -> Row:
 
 
 def math_500(raw: Row) -> Row:
-    """Renames answer and solution, which move to the end; everything else stays."""
+    """Renames answer and solution and moves them to the end. All other fields stay."""
     kept = {key: value for key, value in raw.items() if key not in ("answer", "solution")}
     return {**kept, "expected_answer": raw["answer"], "reference_solution": raw["solution"]}
 
 
 def aime(raw: Row) -> Row:
-    """AIME files come prepared."""
+    """Returns the row unchanged: AIME files are prepared already."""
     return raw

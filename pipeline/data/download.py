@@ -1,32 +1,36 @@
-"""Fetches one raw file over HTTP: progress, retries, checksum, and a rename at the end so that no half file is left.
+"""Downloads one raw file with pooch, from the first address that has it, and checks it against its published checksum.
 
-Knows no benchmark and no format.
+pooch streams the file and draws the progress bar. Added here: retries only where they can help, several addresses,
+checksums of the content of a .gz, and a rename at the end, so that no half file is found under the final name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+import pooch
+import requests
 from trimode.core.errors import ConfigError
 from trimode.pipeline.data.sources import RawFile
 
 _CHUNK = 1 << 20
-_RETRIED = frozenset((429, 500, 502, 503, 504))
+"""Bytes per read."""
+_TIMEOUT_S = 30.0
+"""Seconds without an answer or without new data after which a download fails."""
+_BUSY = frozenset((429, 500, 502, 503, 504))
+"""HTTP statuses of a server that may answer later."""
 HUB_HOST = "huggingface.co"
 
 
 def content_sha256(path: Path) -> str:
-    """sha256 of a file's content, after gunzip for a .gz. Raises ConfigError for a damaged .gz."""
+    """Returns the sha256 of a file's content, after gunzip for a .gz. Raises ConfigError for a damaged .gz."""
     digest = hashlib.sha256()
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -38,7 +42,7 @@ def content_sha256(path: Path) -> str:
 
 
 def check(file: RawFile, path: Path) -> None:
-    """Raises ConfigError when `path` is not the file that was published."""
+    """Raises ConfigError if `path` is not the file that was published. A file without a published checksum passes."""
     if file.sha256 is None:
         return
     if (got := content_sha256(path)) != file.sha256:
@@ -58,21 +62,26 @@ def hub_token() -> str | None:
 
 
 def fetch(file: RawFile, urls: tuple[str, ...], target: Path, *, attempts: int = 3, wait_s: float = 1.0) -> str:
-    """Downloads `file` from the first of `urls` that answers to `target`; returns the URL that did.
+    """Downloads `file` to `target` from the first of `urls` that has it. Returns that URL.
 
     Raises ConfigError with every URL's failure, the exact target path, and the page to visit for a gated file.
     """
     failures: list[str] = []
+    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{os.getpid()}.{target.name}")
-    for url in urls:
-        try:
-            _download(url, part, attempts, wait_s)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            failures.append(f"  {url}\n    {_reason(error)}")
-            part.unlink(missing_ok=True)
-            continue
-        part.replace(target)
-        return url
+    try:
+        for url in urls:
+            try:
+                _download(url, part, attempts, wait_s)
+            except OSError as error:  # all errors of requests are OSErrors
+                failures.append(f"  {url}\n    {_reason(error)}")
+            else:
+                part.replace(target)
+                return url
+    finally:
+        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            target.parent.rmdir()  # only if it is empty
     terms = ""
     if file.terms:
         terms = (
@@ -85,46 +94,35 @@ def fetch(file: RawFile, urls: tuple[str, ...], target: Path, *, attempts: int =
     )
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"HTTP {error.response.status_code} {error.response.reason_phrase}"
+def _reason(error: OSError) -> str:
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"HTTP {error.response.status_code} {error.response.reason}"
     return f"{type(error).__name__}: {error}"
 
 
 def _download(url: str, part: Path, attempts: int, wait_s: float) -> None:
-    """One URL to `part`, again after a dropped connection or from a busy server, with a doubling wait."""
-    for attempt in range(1, attempts + 1):
-        try:
-            return _stream(url, part)
-        except httpx.HTTPStatusError as error:
-            if attempt == attempts or error.response.status_code not in _RETRIED:
-                raise
-        except httpx.TransportError as error:
-            if attempt == attempts or isinstance(error, httpx.ConnectError):
-                raise
-        time.sleep(wait_s * 2 ** (attempt - 1))
-    return None
-
-
-def _stream(url: str, part: Path) -> None:
+    """Downloads one URL to `part`. Tries again with a doubling wait while the error may pass."""
     headers = {}
     if urlsplit(url).hostname == HUB_HOST and (token := hub_token()):
         headers["Authorization"] = f"Bearer {token}"
-    timeout = httpx.Timeout(30.0)
-    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
-        response.raise_for_status()
-        part.parent.mkdir(parents=True, exist_ok=True)
-        size = int(response.headers.get("Content-Length", 0)) or None
-        with part.open("wb") as file, _bar(url.rsplit("/", 1)[-1], size) as progress:
-            for chunk in response.iter_bytes(_CHUNK):
-                file.write(chunk)
-                progress.advance(progress.task_ids[0], len(chunk))
+    print(f"downloading {url}", file=sys.stderr, flush=True)
+    download = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty(), chunk_size=_CHUNK, headers=headers, timeout=_TIMEOUT_S
+    )
+    for attempt in range(1, attempts + 1):
+        try:
+            download(url, str(part), None)
+            return
+        except requests.RequestException as error:
+            if error.response is not None:
+                error.response.close()
+            if attempt == attempts or not _may_pass(error):
+                raise
+        time.sleep(wait_s * 2 ** (attempt - 1))
 
 
-@contextmanager
-def _bar(name: str, size: int | None) -> Iterator[Progress]:
-    """A bar on stderr; nothing but a last line where stderr is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        progress.add_task(name, total=size)
-        yield progress
+def _may_pass(error: requests.RequestException) -> bool:
+    """True for a busy server, a time-out, and a connection that failed or was dropped."""
+    if error.response is not None:
+        return error.response.status_code in _BUSY
+    return isinstance(error, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError)

@@ -1,6 +1,6 @@
 """Readers of the file formats that benchmarks come in: JSON lines (plain or gzip), csv, parquet, MMLU's tar.
 
-Knows no benchmark's fields. A file that ends early is a ConfigError that names it and the line.
+A file that ends early is a ConfigError that names the file and the line.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
-
-Row = dict[str, object]
+from trimode.core.protocol import Row
 
 
 def iter_jsonl(path: Path) -> Iterator[Row]:
-    """One object per line; empty lines are skipped. Raises ConfigError with the line number of a broken one."""
+    """Yields one object per line and skips empty lines. Raises ConfigError with the line number of a broken one."""
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -38,18 +37,18 @@ def iter_jsonl(path: Path) -> Iterator[Row]:
 
 
 def read_jsonl(path: Path) -> list[Row]:
-    """All of `iter_jsonl`."""
+    """Returns all rows of `iter_jsonl`."""
     return list(iter_jsonl(path))
 
 
 def read_csv(path: Path) -> list[Row]:
-    """One row per record, by the header's names."""
+    """Returns one row per record, with the header's names."""
     with path.open(encoding="utf-8", newline="") as file:
         return [dict(record) for record in csv.DictReader(file)]
 
 
 def read_parquet(path: Path) -> list[Row]:
-    """All rows. Raises ConfigError when pyarrow is not installed."""
+    """Returns all rows. Raises ConfigError if pyarrow is not installed."""
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
@@ -59,7 +58,7 @@ def read_parquet(path: Path) -> list[Row]:
 
 
 def read_mmlu_tar(path: Path) -> list[Row]:
-    """The test questions of MMLU's data.tar, in the order of its members: {subject, question, A, B, C, D, answer}."""
+    """Returns the test questions in MMLU's data.tar, in its order: {subject, question, A, B, C, D, answer}."""
     try:
         with tarfile.open(path) as tar:
             return [row for member in tar for row in _mmlu_member(tar, member)]

@@ -1,6 +1,6 @@
 """Finds a benchmark's rows on disk: prepared (NeMo-Skills' form), raw as published, or bundled with this repository.
 
-Knows no network; `prepare` fetches what is missing here.
+Never downloads: `prepare` fetches what is missing here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
+from trimode.core.project import ASSETS_DIR
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data import convert_choices, convert_code, convert_instructions, convert_math
 from trimode.pipeline.data.formats import iter_jsonl, read_csv, read_jsonl, read_mmlu_tar, read_parquet
@@ -20,13 +22,12 @@ from trimode.pipeline.data.sources import SOURCES
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, object]
-BUNDLED_DIR = Path(__file__).resolve().parents[2] / "assets" / "benchmarks"
+BUNDLED_DIR = ASSETS_DIR / "benchmarks"
 
 
 @dataclass(frozen=True, slots=True)
 class RawForm:
-    """One raw form of a benchmark: which files (a glob), how they are read, how their rows become prepared ones."""
+    """One raw form of a benchmark: its files (a glob), how they are read, and how their rows are converted."""
 
     pattern: str
     read: Callable[[Path], list[Row]]
@@ -34,12 +35,12 @@ class RawForm:
 
 
 def each(convert: Callable[[Row], Row]) -> Callable[[Sequence[Row]], list[Row]]:
-    """A conversion of rows from that of one row."""
+    """Returns a conversion of many rows, from a conversion of one row."""
     return lambda raws: [convert(raw) for raw in raws]
 
 
 def read_livecodebench(path: Path) -> list[Row]:
-    """The problems of one release file that belong to the split; the rest of the gigabyte is let go while reading."""
+    """Returns the problems of one release file that belong to the split. Skips the others while reading (gigabytes)."""
     return [row for row in iter_jsonl(path) if convert_code.in_window(row)]
 
 
@@ -64,7 +65,7 @@ RAW_FORMS: dict[str, tuple[RawForm, ...]] = {
 
 
 def data_root(data_dir: Path | None) -> Path:
-    """The data folder: the one given, else $TRIMODE_DATA_DIR, else `trimode/data` in the user's cache."""
+    """Returns the data folder: the one given, else $TRIMODE_DATA_DIR, else `trimode/data` in the user's cache."""
     if data_dir is not None:
         return data_dir.expanduser()
     if named := os.environ.get("TRIMODE_DATA_DIR"):
@@ -73,9 +74,9 @@ def data_root(data_dir: Path | None) -> Path:
 
 
 def load_rows(benchmark: Benchmark, data_dir: Path | None) -> list[Row]:
-    """All rows of the split, in order, with NeMo-Skills' fields. Warns when their number is not that of the full split.
+    """Returns all rows of the split, in order, with NeMo-Skills' fields. Warns if rows are missing or too many.
 
-    Raises ConfigError when there is no file (naming both ways to get one), or a damaged or foreign one.
+    Raises ConfigError if there is no file (naming both ways to get one), or it is damaged or has other fields.
     """
     path, rows = _find(benchmark, data_dir)
     fields = {name for _, name, _, _ in string.Formatter().parse(benchmark.prompt) if name}
@@ -93,19 +94,19 @@ def load_rows(benchmark: Benchmark, data_dir: Path | None) -> list[Row]:
 
 
 def prepared_path(benchmark: Benchmark, data_dir: Path | None) -> Path:
-    """Where the prepared rows of a downloaded benchmark are kept."""
+    """Returns the path of the prepared rows of a downloaded benchmark."""
     return data_root(data_dir) / benchmark.name / f"{benchmark.split}.jsonl"
 
 
 def has_rows(benchmark: Benchmark, data_dir: Path | None) -> bool:
-    """Whether `load_rows` would find a file for a benchmark that is not bundled."""
+    """True if `load_rows` would find a file for a benchmark that is not bundled."""
     ready = prepared_path(benchmark, data_dir)
     prepared = ready.is_file() or ready.with_name("test.jsonl").is_file()
     return prepared or raw_form(benchmark, ready.parent) is not None
 
 
 def raw_form(benchmark: Benchmark, folder: Path) -> tuple[RawForm, list[Path]] | None:
-    """The first raw form whose files lie in `folder`, with the files to read in order; None when there is none."""
+    """Returns the first raw form whose files lie in `folder`, and the files to read in order. None if there is none."""
     pinned = [file.name for file in SOURCES.get(benchmark.name, ())]
     for form in RAW_FORMS.get(benchmark.name, ()):
         files = sorted(folder.glob(form.pattern))

@@ -1,6 +1,6 @@
-"""Makes a benchmark's data ready in the data folder: takes files already there, downloads the rest, checks, converts.
+"""Prepares a benchmark's data in the data folder: takes files already there, downloads the rest, checks, converts.
 
-Knows no scoring. NLTK's Punkt model, which IFEval's checks need, is prepared the same way.
+NLTK's Punkt model, which IFEval's checks need, is prepared the same way.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class PrepareOptions:
     data_dir: Path | None = None
     """None: $TRIMODE_DATA_DIR, else the cache."""
     mirror: str | None = None
-    """Base URL of something laid out like a data folder (`<mirror>/<benchmark>/<file>`); None: the sources."""
+    """Base URL with the layout of a data folder (`<mirror>/<benchmark>/<file>`). None: the publishers' addresses."""
     any_version: bool = False
-    """Take files whose checksum is not the published one."""
+    """Accept files whose checksum or number of rows is not the published one."""
     wait_s: float = 1.0
-    """First pause before a download is tried again."""
+    """Seconds before a download is tried again the first time. Doubles each time."""
 
 
 def prepare(name: str, options: PrepareOptions) -> str:
-    """Makes `name` ready and returns one line on what is where. Raises ConfigError with the URL and path to act on."""
+    """Prepares `name` and returns one line about the result. Raises ConfigError with the URL and path to act on."""
     if name == PUNKT:
         return _prepare_punkt(options)
     benchmark = load_benchmark(name)
@@ -63,7 +63,7 @@ def prepare(name: str, options: PrepareOptions) -> str:
 
 
 def _fetch_if_missing(name: str, file: RawFile, options: PrepareOptions) -> bool:
-    """True when the file was downloaded; False when it, or rows made from it, are there already."""
+    """Returns True if the file was downloaded, False if it, or rows made from it, are there already."""
     root = data_root(options.data_dir)
     target = root / name / file.name
     if target.is_file():
@@ -84,7 +84,10 @@ def _fetch_if_missing(name: str, file: RawFile, options: PrepareOptions) -> bool
 
 
 def _has_rows(name: str, options: PrepareOptions) -> bool:
-    """Whether rows can be read without the raw file that is asked for; code benchmarks are scored with theirs."""
+    """True if the raw file is not needed because prepared rows exist.
+
+    Code benchmarks always need it: their scorer reads it.
+    """
     benchmark = load_benchmark(name)
     ready = prepared_path(benchmark, options.data_dir)
     if name in ("human-eval", "mbpp"):
@@ -95,7 +98,7 @@ def _has_rows(name: str, options: PrepareOptions) -> bool:
 
 
 def _write_tests(folder: Path) -> None:
-    """LiveCodeBench's scorer reads the tests of the split's problems from here, in the publisher's columns."""
+    """Writes the split's problems in the publisher's columns, where LiveCodeBench's scorer reads their tests."""
     with (folder / ".tests.jsonl").open("w", encoding="utf-8") as file:
         for raw in SOURCES["livecodebench"]:
             for row in read_livecodebench(folder / raw.name):

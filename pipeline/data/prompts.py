@@ -1,6 +1,6 @@
-"""Turns a prepared row into the one user message the model sees, byte for byte as NeMo-Skills builds it.
+"""Turns a prepared row into the one user message that the model sees, byte for byte as NeMo-Skills builds it.
 
-Knows no data files, no scorers and no chat template; that last one belongs to whoever tokenizes.
+The chat template is applied by whoever tokenizes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from trimode.pipeline.benchmarks import Benchmark
 
 
 def user_message(benchmark: Benchmark, row: Mapping[str, object]) -> str:
-    """The text of the user turn: the benchmark's prompt with the row's fields filled in once (a row's braces stay).
+    """Returns the text of the user turn: the benchmark's prompt with the row's fields filled in.
 
-    Raises ConfigError when the row lacks a field that the prompt names.
+    Braces in a row's text stay as they are. Raises ConfigError if the row lacks a field that the prompt names.
     """
     try:
         return benchmark.prompt.format_map(row)
@@ -25,5 +25,5 @@ def user_message(benchmark: Benchmark, row: Mapping[str, object]) -> str:
 
 
 def chat_messages(benchmark: Benchmark, row: Mapping[str, object]) -> list[dict[str, str]]:
-    """The `messages` of a chat request: one user turn, no system turn."""
+    """Returns the `messages` of a chat request: one user turn, no system turn."""
     return [{"role": "user", "content": user_message(benchmark, row)}]

@@ -1,6 +1,6 @@
 """Where each benchmark's raw files come from: URLs, checksums, and the names they have in a data folder.
 
-Knows no network and no formats. Checksums are those of the content, after gunzip for a .gz.
+Checksums are those of the content, after gunzip for a .gz.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ _LCB = f"{_HUB}/livecodebench/code_generation_lite/resolve/main"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawFile:
-    """One file to have."""
+    """One file to download."""
 
     name: str
     """Path inside `<data_dir>/<benchmark>/`."""
     urls: tuple[str, ...]
     """Tried in order."""
     sha256: str | None = None
-    """None: the publisher gives none and the file may change."""
+    """None: no checksum is published and the file may change."""
     terms: str | None = None
-    """Page where a person must accept terms first; then a token is needed."""
+    """Page where the user must accept terms first. The download then needs a token."""
 
 
 def _lcb_files() -> tuple[RawFile, ...]:
-    """Release v6 is the sum of six files; a problem of the window may stand in any of them."""
+    """Returns the six files of release v6. A problem of the split may be in any of them."""
     names = ("test.jsonl", *(f"test{index}.jsonl" for index in range(2, 7)))
     return tuple(RawFile(name=f"code_generation_lite/{name}", urls=(f"{_LCB}/{name}",)) for name in names)
 
@@ -115,4 +115,4 @@ SOURCES: dict[str, tuple[RawFile, ...]] = {
         ),
     ),
 }
-"""By benchmark name, plus `nltk_punkt`: the sentence splitter that IFEval's checks use."""
+"""Benchmark -> its files. `nltk_punkt` is the sentence splitter that IFEval's checks use."""

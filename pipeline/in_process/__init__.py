@@ -1,1 +1,1 @@
-"""The evaluation in one process: the engine without server and without Slurm (evaluate.py)."""
+"""Evaluates in one process, with a worker but without server and Slurm (evaluate.py)."""

@@ -1,36 +1,34 @@
-"""Command line of evaluate.py: flags to the pipeline's own overrides, and those to one planned job per task.
+"""Command line of evaluate.py: turns flags into the pipeline's overrides and plans one job per task.
 
-Knows no worker and runs nothing; data that is missing is fetched here, before the model loads.
+Fetches missing data here, before the model loads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.compose import compose
+from trimode.pipeline.config.flags import BLOCK_LENGTHS, THRESHOLDS
 from trimode.pipeline.config.schema import Config
-from trimode.pipeline.data.hub import HubDataset, ensure_rows
+from trimode.pipeline.data.hub import Tasks, ensure_rows
 from trimode.pipeline.launch.preflight import preflight
 from trimode.pipeline.plan.jobs import plan
-from trimode.pipeline.plan.rounds import settle
+from trimode.pipeline.plan.rounds import continue_or_start
 from trimode.pipeline.plan.survey import survey
 from trimode.pipeline.spec import JobSpec
-
-Tasks = Mapping[str, HubDataset | None]
-"""Benchmark names, each with the hub's data set for it; None: from its publisher as `prepare` does, or bundled."""
 
 DEFAULT_MODEL = "nvidia/Nemotron-Labs-Diffusion-8B"
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
 def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
-    """The command line. Exits 2 on a flag it does not know."""
+    """Returns the parsed command line. Exits with 2 for an unknown flag."""
     about = "Evaluates one mode on some tasks, in this process."
     parser = argparse.ArgumentParser(prog="evaluate.py", description=about, allow_abbrev=False)
     add = parser.add_argument
@@ -42,8 +40,8 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
     add("--lora-path", help="default: linear_spec_lora in the model's folder, else miscs/linear_spec_lora")
     add("--limit", type=int, help="first samples of each task only")
     add("--max-new-tokens", type=int, default=512, help="default: 512")
-    add("--block-length", type=int, help="default: ar 1, dlm 8, linear_spec 32")
-    add("--threshold", type=float, help="commit confidence (default: dlm 0.9, linear_spec 0; ar has none)")
+    add("--block-length", type=int, help=f"default: {BLOCK_LENGTHS}")
+    add("--threshold", type=float, help=f"commit confidence (default: {THRESHOLDS}; ar has none)")
     add("--enable-thinking", action="store_true")
     add("--max-thinking-tokens", type=int, default=6000, help="thinking budget; acts with --enable-thinking only")
     add("--temperature", type=float, default=0.0, help="default: 0 (greedy)")
@@ -60,7 +58,7 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
 
 
 def plan_jobs(args: argparse.Namespace, tasks: Tasks) -> tuple[Config, list[JobSpec]]:
-    """One job per task, as the pipeline plans them. Raises ConfigError for whatever cannot run."""
+    """Returns the config and one job per task. Raises ConfigError for whatever cannot run."""
     names = list(dict.fromkeys(name for item in args.tasks for name in item.split(",") if name))
     if unknown := [name for name in names if name not in tasks]:
         raise ConfigError(f"unknown task: got {', '.join(unknown)}; valid: {', '.join(tasks)}")
@@ -76,13 +74,13 @@ def plan_jobs(args: argparse.Namespace, tasks: Tasks) -> tuple[Config, list[JobS
     for name in names:
         ensure_rows(load_benchmark(name), data_dir, tasks[name])
     found = survey(config, Path.cwd())
-    jobs = [state.spec for state in settle(plan(config, found), config.fresh)]
+    jobs = [state.spec for state in continue_or_start(plan(config, found), config.fresh)]
     preflight(config, found, jobs)
     return config, jobs
 
 
 def overrides(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
-    """The choices of the command line as the pipeline's own overrides."""
+    """Returns the choices of the command line as Hydra overrides of the pipeline."""
     mode = f"modes.{args.mode}"
     values: dict[str, object] = {
         f"{mode}.block_length": args.block_length,

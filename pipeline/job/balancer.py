@@ -1,6 +1,6 @@
-"""Starts, watches and ends the balancer process of one job, and keeps server_info_group<N>.env true meanwhile.
+"""Starts, watches and ends the balancer process of one job, and keeps server_info_group<N>.env up to date.
 
-Knows the balancer by its command line and its ready file only; knows nothing of benchmarks.
+It uses only the balancer's command line and its ready file.
 """
 
 from __future__ import annotations
@@ -20,41 +20,43 @@ from urllib.parse import urlsplit
 from trimode.core.errors import WorkerError
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import die_with_parent
+from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
-from trimode.pipeline.run_folder.manifest import now
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.run_folder.provenance import now
+from trimode.pipeline.spec import ClientKind, Device, JobSpec
 
 POLL_S = 0.1
 NOTE_EVERY_S = 60.0
 READY_TIMEOUT_S = 3600.0
-"""A large checkpoint from a slow file system takes many minutes."""
+"""The job fails if the workers are not ready by then. A large checkpoint on a slow file system takes many minutes."""
 STOP_S = 30.0
-"""How long the balancer may take to end its workers before it is killed."""
+"""The balancer is killed if it has not ended its workers by then."""
 BALANCER = ("-m", "trimode.balancer")
+"""Arguments of the Python interpreter that start the balancer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a balancer says once it serves."""
+    """What the balancer wrote into its ready file."""
 
     url: str
-    workers: list[dict[str, object]]
-    """info() of every worker."""
+    workers: list[WorkerInfo]
 
     @property
     def model(self) -> str:
-        """Name to put into requests."""
-        return str(self.workers[0].get("served_model_name") or "model")
+        """Model name for requests."""
+        return self.workers[0].served_model_name
 
 
-class Server:
-    """One balancer process with its workers, used as a context manager: nothing of it is left afterwards."""
+class BalancerProcess:
+    """One balancer process with its workers, used as a context manager: no process is left afterwards."""
 
-    def __init__(self, spec: JobSpec, paths: RunPaths, devices: Devices) -> None:
+    def __init__(self, spec: JobSpec, paths: RunPaths, devices: Devices, program: tuple[str, ...] = BALANCER) -> None:
         self._spec = spec
         self._paths = paths
         self._devices = devices
+        self._program = program
         self._ready_file = paths.balancer_log(spec.index).with_suffix(".ready.json")
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
@@ -63,7 +65,7 @@ class Server:
     def command(self) -> list[str]:
         """The balancer's command line."""
         model, client = self._spec.model, self._spec.client
-        command = [sys.executable, *BALANCER, "--model", model.path]
+        command = [sys.executable, *self._program, "--model", model.path]
         options: dict[str, object] = {
             "--revision": model.revision,
             "--lora": self._spec.decode.lora_path,
@@ -87,14 +89,14 @@ class Server:
         return command
 
     def _request_log(self) -> Path | None:
-        """NeMo-Skills drops what its replies say about forwards, so the balancer must note it."""
-        if self._spec.client.kind != "nemo_skills":
+        """Returns the balancer's request log. NeMo-Skills drops the cost in replies, so the balancer logs it."""
+        if self._spec.client.kind is not ClientKind.nemo_skills:
             return None
         path = self._paths.request_log(self._spec.index)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> BalancerProcess:
         log = self._paths.balancer_log(self._spec.index)
         log.parent.mkdir(parents=True, exist_ok=True)
         self._ready_file.unlink(missing_ok=True)
@@ -126,7 +128,7 @@ class Server:
     def wait_ready(self, interrupt: Callable[[], None]) -> Ready:
         """Blocks until the balancer serves; calls `interrupt` often, which may raise.
 
-        Raises WorkerError with the balancer's last words when it ends or takes too long.
+        Raises WorkerError with the end of the balancer's log if it ends or takes too long.
         """
         began = noted = time.monotonic()
         while not self._ready_file.exists():
@@ -137,18 +139,18 @@ class Server:
                 noted = time.monotonic()
                 print(f"waiting for the workers for {noted - began:.0f} s", flush=True)
             if time.monotonic() - began > READY_TIMEOUT_S:
-                raise WorkerError(f"the workers were not ready after {READY_TIMEOUT_S:.0f} s; {self._last_words()}")
-        told = json.loads(self._ready_file.read_text(encoding="utf-8"))
-        ready = Ready(url=told["url"], workers=told["workers"])
+                raise WorkerError(f"the workers were not ready after {READY_TIMEOUT_S:.0f} s; {self._end_of_log()}")
+        content = json.loads(self._ready_file.read_text(encoding="utf-8"))
+        ready = Ready(url=content["url"], workers=[WorkerInfo.from_json(worker) for worker in content["workers"]])
         self._url = ready.url
         write_server_info(self._spec, self._paths, "running", self._url, self._devices)
         return ready
 
     def check(self) -> None:
-        """Raises WorkerError when the balancer has ended."""
+        """Raises WorkerError if the balancer has ended."""
         if self._process is not None and (status := self._process.poll()) is not None:
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-            raise WorkerError(f"the balancer {how}; {self._last_words()}")
+            raise WorkerError(f"the balancer {how}; {self._end_of_log()}")
 
     def _stop(self) -> None:
         if self._process is None or self._process.poll() is not None:
@@ -162,13 +164,13 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    def _last_words(self) -> str:
+    def _end_of_log(self) -> str:
         log = self._paths.balancer_log(self._spec.index)
         return f"its log {log} ends with:\n{tail(log, 20)}"
 
 
 def _end_with_job() -> None:
-    """In the child: when the job is killed so is the balancer, whose own reaper then ends the workers."""
+    """Runs in the child. If the job is killed, so is the balancer, and the balancer's reaper then ends the workers."""
     die_with_parent(signal.SIGKILL)
 
 
@@ -177,13 +179,13 @@ def write_server_info(spec: JobSpec, paths: RunPaths, status: str, url: str | No
     address = urlsplit(url or "")
     values: Mapping[str, object] = {
         "SERVER_INFO_GENERATED_AT": now(),
-        "SERVER_MODE": "gpu_only" if devices.device == "cuda" else "cpu_only",
+        "SERVER_MODE": "gpu_only" if devices.device is Device.cuda else "cpu_only",
         "SERVER_STATUS": status,
         "SERVER_CLIENT_HOST": address.hostname or "",
         "SERVER_PORT": address.port or "",
         "SERVER_ADDRESS": f"{url.rstrip('/')}/v1" if url else "",
         "MULTI_GPU": "true" if devices.num_workers > 1 else "false",
-        "NUM_GPUS": devices.num_workers if devices.device == "cuda" else 0,
+        "NUM_GPUS": devices.num_workers if devices.device is Device.cuda else 0,
         "SLURM_JOB_ID": os.environ.get("SLURM_JOB_ID", ""),
     }
     text = "".join(f'{key}="{value}"\n' for key, value in values.items())

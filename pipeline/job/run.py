@@ -1,7 +1,6 @@
-"""What happens inside one allocation: starts the balancer, runs the job's benchmarks and leaves exactly one marker.
+"""Runs one job inside its allocation: starts the balancer, runs the benchmarks and leaves exactly one marker.
 
-Whatever ends the job early becomes FAILED_group<N> and a JobFailed. Knows nothing of Hydra, submission or how prompts
-are decoded.
+Every early end of the job becomes FAILED_group<N> and a JobFailed.
 """
 
 from __future__ import annotations
@@ -11,36 +10,50 @@ import os
 import socket
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from trimode.core.errors import JobFailed, TrimodeError, WorkerError
+from trimode.core.errors import JobFailed, Stopped, TrimodeError, WorkerError
 from trimode.core.files import tail, write_text_atomic
+from trimode.core.project import child_environment
 from trimode.pipeline.client.answer import Answer
 from trimode.pipeline.client.chat import ChatClient
 from trimode.pipeline.client.metrics_file import check_metrics
 from trimode.pipeline.client.nemo_skills import run as nemo_skills_client
-from trimode.pipeline.client.samples import LoadedTask, load_tasks, run_tasks
+from trimode.pipeline.client.samples import LoadedTask, MakePool, load_tasks, run_tasks
 from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
-from trimode.pipeline.console.signals import Interrupted, Signals
-from trimode.pipeline.job.balancer import Ready, Server
+from trimode.pipeline.console.signals import Signals
+from trimode.pipeline.job.balancer import BALANCER, BalancerProcess, Ready
 from trimode.pipeline.job.devices import choose_devices
-from trimode.pipeline.run_folder.manifest import Manifest, now
+from trimode.pipeline.run_folder.folder import RunFolder
+from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.nfe import read_run_ledger
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.provenance import data_sha256
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.run_folder.provenance import data_sha256, now
+from trimode.pipeline.spec import ClientKind, JobSpec
 
 WATCH_EVERY_S = 0.2
 MAX_NAMED_FAILURES = 10
 
 
-def run_job(spec: JobSpec) -> None:
-    """Runs one job to COMPLETED_group<N>; what earlier runs finished is kept.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What a job starts; tests put stand-ins here."""
+
+    balancer: tuple[str, ...] = BALANCER
+    """Arguments of the Python interpreter that start the balancer."""
+    make_pool: MakePool | None = None
+    """Makes the scorers of one benchmark; None = scoring processes."""
+
+
+def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
+    """Runs one job to COMPLETED_group<N>; rows that earlier runs finished are kept.
 
     Raises JobFailed after writing FAILED_group<N>.
     """
+    hooks = hooks or Hooks()
     paths = RunPaths(Path(spec.run_dir).absolute())
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     _enter(paths.run_dir)
@@ -49,19 +62,21 @@ def run_job(spec: JobSpec) -> None:
             paths.completed(spec.index).unlink(missing_ok=True)
             paths.failed(spec.index).unlink(missing_ok=True)
             print(f"=== {now()} {spec.name}: job {spec.index} on {socket.gethostname()}, pid {os.getpid()}", flush=True)
-            _run(spec, paths, log, signals)
+            _run(spec, paths, (log, signals), hooks)
             signals.check()
             signals.ignore()
             write_text_atomic(paths.completed(spec.index), now() + "\n")
             print(f"=== {now()} {spec.name}: completed", flush=True)
-        except BaseException as error:  # the job's boundary: every way out that the process survives leaves a record
+        except BaseException as error:  # the job's boundary: every end that the process survives leaves a record
             signals.ignore()
             raise _record_failure(spec, paths, error) from error
 
 
-def _run(spec: JobSpec, paths: RunPaths, log: JobLog, signals: Signals) -> None:
+def _run(spec: JobSpec, paths: RunPaths, console: tuple[JobLog, Signals], hooks: Hooks) -> None:
     """Everything between the two markers."""
-    loaded = load_tasks(spec, paths)
+    log, signals = console
+    folder = RunFolder(spec, paths)
+    loaded = load_tasks(folder)
     signals.check()
     manifest = Manifest(spec, paths)
     manifest.open(
@@ -73,17 +88,20 @@ def _run(spec: JobSpec, paths: RunPaths, log: JobLog, signals: Signals) -> None:
         if any(item.num_left for item in loaded):
             devices = choose_devices(spec.resources)
             print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
-            with Server(spec, paths, devices) as server:
+            with BalancerProcess(spec, paths, devices, hooks.balancer) as server:
                 ready = server.wait_ready(signals.check)
                 manifest.add_workers(ready.workers)
                 print(f"serving at {ready.url}", flush=True)
-                _run_client(spec, paths, (server, ready), loaded, (log, signals))
+                _run_client(folder, (server, ready), loaded, (log, signals), hooks)
         else:
             print("every sample is finished; only the metrics are written", flush=True)
             with _progress(spec, paths, log, loaded) as progress:
-                signals.run(run_tasks(spec, paths, loaded, _ask_nobody, progress))
+                signals.run(run_tasks(folder, loaded, _ask_nobody, progress, hooks.make_pool))
         for item in loaded:
-            check_metrics(paths, item.task, item.rows_asked)
+            if folder.has_metrics(item.task):
+                check_metrics(paths, item.task, item.rows_asked)
+            else:
+                _announce_share(item)
         _name_failures(spec, paths)
         status = "completed"
     finally:
@@ -91,32 +109,38 @@ def _run(spec: JobSpec, paths: RunPaths, log: JobLog, signals: Signals) -> None:
 
 
 def _run_client(
-    spec: JobSpec,
-    paths: RunPaths,
-    served: tuple[Server, Ready],
+    folder: RunFolder,
+    served: tuple[BalancerProcess, Ready],
     loaded: list[LoadedTask],
     console: tuple[JobLog, Signals],
+    hooks: Hooks,
 ) -> None:
     """Sends every unfinished sample through the client the job asks for."""
+    spec, paths = folder.spec, folder.paths
     server, ready = served
     log, signals = console
-    if spec.client.kind == "nemo_skills":
+    if spec.client.kind is ClientKind.nemo_skills:
         for task in spec.tasks:
             with signals.at_once():
                 nemo_skills_client.run_task(spec, task, ready.url, paths)
         return
     with _progress(spec, paths, log, loaded) as progress:
-        signals.run(_run_embedded(spec, paths, served, loaded, progress))
+        signals.run(_run_embedded(folder, served, loaded, progress, hooks))
     server.check()
 
 
 async def _run_embedded(
-    spec: JobSpec, paths: RunPaths, served: tuple[Server, Ready], loaded: list[LoadedTask], progress: Progress
+    folder: RunFolder,
+    served: tuple[BalancerProcess, Ready],
+    loaded: list[LoadedTask],
+    progress: Progress,
+    hooks: Hooks,
 ) -> None:
-    """Runs the tasks for as long as the balancer lives. Raises WorkerError when it does not."""
+    """Runs the tasks while the balancer lives. Raises WorkerError if the balancer ends."""
+    spec = folder.spec
     server, ready = served
     async with ChatClient(ready.url, ready.model, spec.decode, spec.client) as client:
-        work = asyncio.create_task(run_tasks(spec, paths, loaded, client.ask, progress))
+        work = asyncio.create_task(run_tasks(folder, loaded, client.ask, progress, hooks.make_pool))
         watch = asyncio.create_task(_watch(server))
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -127,11 +151,19 @@ async def _run_embedded(
             await asyncio.gather(work, watch, return_exceptions=True)
 
 
+def _announce_share(loaded: LoadedTask) -> None:
+    """Says that this job's share is finished and that another job writes the metrics."""
+    chunk = loaded.task.chunk
+    assert chunk is not None
+    share = f"chunk {chunk.index} of {chunk.count}"
+    print(f"{loaded.benchmark.name}: {share} is finished; the last one to finish puts all together", flush=True)
+
+
 def _data_facts(loaded: LoadedTask) -> dict[str, object]:
     return {"sha256": data_sha256(loaded.all_rows), "num_rows": len(loaded.all_rows)}
 
 
-async def _watch(server: Server) -> None:
+async def _watch(server: BalancerProcess) -> None:
     while True:
         server.check()
         await asyncio.sleep(WATCH_EVERY_S)
@@ -142,7 +174,7 @@ async def _ask_nobody(name: str, _prompt: str, _seed: int) -> Answer:
 
 
 def _progress(spec: JobSpec, paths: RunPaths, log: JobLog, loaded: list[LoadedTask]) -> Progress:
-    """Progress of the job with every benchmark announced: on a terminal bars there and lines in the log, else lines."""
+    """Returns the job's progress with every benchmark announced. On a terminal it shows bars, and lines in the log."""
     bars = Bars(Console(file=log.terminal)) if log.terminal else None
     show = log.write_line if bars else _print_line
     progress = Progress(spec.name, show, snapshot=paths.progress(spec.index), bars=bars)
@@ -173,7 +205,7 @@ def _name_failures(spec: JobSpec, paths: RunPaths) -> None:
 
 def _record_failure(spec: JobSpec, paths: RunPaths, error: BaseException) -> JobFailed:
     """Writes FAILED_group<N> with the cause and the logs' tails, and returns the error to raise."""
-    if not isinstance(error, TrimodeError | Interrupted):
+    if not isinstance(error, TrimodeError | Stopped):
         traceback.print_exception(error)
     cause = f"{type(error).__name__}: {error}"
     print(f"=== {now()} {spec.name}: failed: {cause}", file=sys.stderr, flush=True)
@@ -191,11 +223,9 @@ def _record_failure(spec: JobSpec, paths: RunPaths, error: BaseException) -> Job
 def _enter(run_dir: Path) -> None:
     """Makes the run folder the current one: Ray puts the driver's folder on every worker's path, and it has no code.
 
-    Relative entries of PYTHONPATH are made absolute first, for the processes started from here.
+    The environment is made fit for the processes started from here first: PYTHONPATH may hold relative entries.
     """
-    if path := os.environ.get("PYTHONPATH"):
-        os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
-    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ.update(child_environment())
     os.chdir(run_dir)
 
 

@@ -1,6 +1,6 @@
 """The call that submitit pickles: starts one job where the executor has put it, under Slurm or as a local child.
 
-Knows nothing of what a job does; the job's function is named by path, so that submitting needs none of its imports.
+The job's function is named by its path, so that submitting a job does not import what running it needs.
 """
 
 from __future__ import annotations
@@ -12,40 +12,50 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.core.processes import ProcessId, live_with, process_id
-from trimode.pipeline.launch.owner import join
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.launch.owner import Owner, join
+from trimode.pipeline.spec import Device, JobSpec
 
 RUN_JOB = "trimode.pipeline.job.run:run_job"
 GRACE_S = 40.0
-"""How long a local job may take to stop by itself once its launcher is gone."""
+"""Seconds a local job may take to stop by itself after its launcher has ended. It is killed afterwards."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Who starts the jobs of a sweep, and what each of them runs."""
+
+    owner: Owner
+    """Claim on the run folders."""
+    function: str = RUN_JOB
+    """`module:name` of a function that takes the spec."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobCall:
-    """One job, ready to be called in its own process."""
+    """One job, to be called in its own process."""
 
     spec: JobSpec
     token: str
-    """Claim on the run folder that this job belongs to."""
+    """Claim on the run folder that this job belongs to (`Owner.token`)."""
     launcher: ProcessId | None = None
-    """Local jobs end when this process does."""
+    """A local job ends together with this process; None under Slurm."""
     devices: str | None = None
-    """CUDA_VISIBLE_DEVICES of a local job as the launcher sees it; None = not set."""
+    """CUDA_VISIBLE_DEVICES of a local job; None = not set."""
     function: str = RUN_JOB
     """`module:name` of a function that takes the spec."""
 
     def __call__(self) -> None:
-        """Runs the job to its end; raises what it raises."""
+        """Runs the job to its end. Raises whatever the job raises."""
         if self.launcher is not None:
-            self._settle_in()
+            self._prepare_process()
         join(Path(self.spec.run_dir), self.token)
         module, _, name = self.function.partition(":")
         run_job: Callable[[JobSpec], None] = getattr(importlib.import_module(module), name)
         run_job(self.spec)
 
-    def _settle_in(self) -> None:
-        """A local job's place: it lives with its launcher and submitit's controller, and sees the launcher's GPUs."""
+    def _prepare_process(self) -> None:
+        """Makes a local job end with its launcher and submitit's controller, and shows it the launcher's GPUs."""
         assert self.launcher is not None
         controller = process_id(os.getppid())
         live_with([self.launcher, *([controller] if controller else [])], GRACE_S)
@@ -55,9 +65,12 @@ class JobCall:
             os.environ[DEVICES] = self.devices
 
 
-def visible_devices(current: str | None, num_gpus: int, device: str) -> str | None:
-    """CUDA_VISIBLE_DEVICES of a local job: none on the CPU, the first `num_gpus` when asked for, else as it is."""
-    if device == "cpu":
+def visible_devices(current: str | None, num_gpus: int, device: Device) -> str | None:
+    """Returns CUDA_VISIBLE_DEVICES of a local job.
+
+    On the CPU it is empty. With `num_gpus` it has the first of the current ones, else it stays as it is.
+    """
+    if device is Device.cpu:
         return ""
     if num_gpus == 0:
         return current

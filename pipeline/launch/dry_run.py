@@ -1,6 +1,6 @@
 """Prints a sweep without starting it: settings, jobs, and the exact script of each. Writes nothing.
 
-Reads the same plan and the same script functions as submission; knows no executor.
+Plan and scripts come from the functions that a submission uses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from trimode.pipeline.benchmarks import without_scorer
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.launch.local import local_dir
-from trimode.pipeline.plan.rounds import JobState, Progress
+from trimode.pipeline.plan.rounds import JobProgress, JobState
 from trimode.pipeline.plan.survey import Survey, Weights, absolute
 from trimode.pipeline.slurm.script import TASK_MODULE, by_shape, sbatch_text
 from trimode.pipeline.spec import Container, Executor, JobSpec
@@ -23,7 +23,7 @@ END = "[dry-run] No jobs submitted."
 
 
 def as_text(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
-    """The whole dry run for people."""
+    """Returns the whole dry run as text."""
     lines = ["Settings"]
     lines += [f"  {label + ':':<22}{value}" for label, value in settings(config, survey)]
     lines += ["", "Jobs", *("  " + line for line in job_table(states))]
@@ -33,7 +33,10 @@ def as_text(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
 
 
 def as_json(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
-    """The same as one JSON object: {settings, jobs: [{..., state, num_left, script}]}; a skipped job has no script."""
+    """Returns the dry run as a JSON object: {settings, jobs: [{..., state, num_left, script}]}.
+
+    The script of a skipped job is null.
+    """
     scripts = {(job.run_dir, job.index): text for jobs, text in job_scripts(started(states)) for job in jobs}
     jobs = [
         dataclasses.asdict(state.spec)
@@ -53,12 +56,12 @@ def as_json(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
 
 
 def started(states: Sequence[JobState]) -> list[JobSpec]:
-    """The jobs that would be started."""
-    return [state.spec for state in states if state.progress is not Progress.SKIPPED]
+    """Returns the jobs that would be started."""
+    return [state.spec for state in states if state.progress is not JobProgress.SKIPPED]
 
 
 def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
-    """Labels and values of everything resolved."""
+    """Returns label and value of every resolved setting."""
     model, cluster = config.model, config.cluster
     rows: list[tuple[str, object]] = [
         ("modes", ", ".join(config.modes)),
@@ -111,7 +114,7 @@ def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
 
 
 def job_table(states: Sequence[JobState]) -> list[str]:
-    """One line per job under a head; the output folder comes last, so that nothing is cut."""
+    """Returns a head and one line per job. The output folder comes last, so that a long one shifts no column."""
     head = ("job", "mode", "benchmarks", "repeats", "workers", "requests", "state", "output folder")
     cells = [head, *(_cells(state) for state in states)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
@@ -123,7 +126,7 @@ def _cells(state: JobState) -> tuple[str, ...]:
     unscored = without_scorer(spec)
     names = [task.benchmark + (" (no scorer yet)" if task.benchmark in unscored else "") for task in spec.tasks]
     requests = sum(task.num_requests for task in spec.tasks)
-    left = "" if state.progress is not Progress.RESUMED else f" ({state.num_left} left)"
+    left = "" if state.progress is not JobProgress.RESUMED else f" ({state.num_left} left)"
     workers = spec.resources.num_workers or spec.resources.num_gpus or "per GPU"
     mode = spec.decode.mode.value + (" + LoRA" if spec.decode.lora else "")
     repeats = ",".join(str(task.repeats) for task in spec.tasks)
@@ -150,13 +153,13 @@ def _absent(needed: bool) -> str:
 
 
 def local_text(job: JobSpec) -> str:
-    """The command of a local job."""
+    """Returns the command of a local job."""
     folder = shlex.quote(str(local_dir(job)))
     return f"PYTHONSAFEPATH=1 SUBMITIT_EXECUTOR=local {shlex.quote(sys.executable)} -u -m {TASK_MODULE} {folder}\n"
 
 
 def job_scripts(jobs: Sequence[JobSpec]) -> list[tuple[tuple[JobSpec, ...], str]]:
-    """Every script of a submission with the jobs it runs."""
-    if jobs and jobs[0].resources.executor == "local":
+    """Returns every script of a submission with the jobs it runs."""
+    if jobs and jobs[0].resources.executor is Executor.local:
         return [((job,), local_text(job)) for job in jobs]
     return [(group, sbatch_text(group)) for group in by_shape(jobs)]

@@ -1,12 +1,11 @@
-"""Who may write into a run folder: `owner.json` names processes of one host or Slurm jobs; the living keep others out.
+"""Who may write into a run folder: only the processes of one host, or the Slurm jobs, that `owner.json` names.
 
-Knows nothing of what is written there. Every change happens under a file lock, so two commands never both win.
+Every change happens under a file lock, so two commands never both own a folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import socket
@@ -18,14 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.core.errors import ConfigError, WorkerError
-from trimode.core.files import write_json_atomic
+from trimode.core.files import locked, write_json_atomic
 from trimode.core.processes import ProcessId, process_id
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import has_ended, job_states
 
 DYING_S = 60.0
-"""A local job whose launcher was killed gets this long to stop by itself before the folder is refused."""
+"""Seconds that a local job whose launcher was killed gets to stop by itself. Afterwards the folder is refused."""
 POLL_S = 0.1
+"""Seconds between two looks at such a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Owner:
     """One command's claim on a run folder."""
 
     token: str
-    """Tells claims apart."""
+    """Identifies the claim."""
     host: str
     processes: tuple[ProcessId, ...] = ()
     """The launcher, then its jobs."""
@@ -41,13 +41,13 @@ class Owner:
     since: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
 
     def describe(self) -> str:
-        """Its id, for people."""
+        """Returns the Slurm jobs or processes, for messages."""
         if self.slurm_jobs:
             return f"Slurm job {', '.join(self.slurm_jobs)}"
         return f"process {', '.join(str(process.pid) for process in self.processes)} on {self.host}"
 
     def living(self) -> bool:
-        """Whether anything of it may still write. What cannot be asked counts as living."""
+        """True if a job or process of it may still write, also if that cannot be found out."""
         if self.slurm_jobs:
             try:
                 states = job_states(self.slurm_jobs)
@@ -57,20 +57,20 @@ class Owner:
         return self.host != socket.gethostname() or any(process.alive() for process in self.processes)
 
     def dying(self) -> bool:
-        """Whether its launcher here is gone and only its job still stops."""
+        """True if its launcher on this host has ended, so that its job is about to stop."""
         here = self.host == socket.gethostname() and not self.slurm_jobs
         return here and bool(self.processes) and not self.processes[0].alive()
 
 
 def this_process() -> Owner:
-    """A claim of this process."""
+    """Returns a claim of this process."""
     me = process_id(os.getpid())
     assert me is not None
     return Owner(token=uuid.uuid4().hex, host=socket.gethostname(), processes=(me,))
 
 
 def claim(run_dir: Path, owner: Owner) -> None:
-    """Makes `owner` the folder's owner. Raises ConfigError while another one lives; a dead one is taken over."""
+    """Makes `owner` the folder's owner. Raises ConfigError while a process or job of another owner runs."""
     deadline = time.monotonic() + DYING_S
     while True:
         with _locked(run_dir):
@@ -87,9 +87,9 @@ def claim(run_dir: Path, owner: Owner) -> None:
 
 
 def join(run_dir: Path, token: str) -> None:
-    """Adds this job, a Slurm job or a process, to the claim it belongs to.
+    """Adds this job (a Slurm job or a process) to the claim it belongs to.
 
-    Raises WorkerError when the folder has another owner by now.
+    Raises WorkerError if the folder has another owner by now.
     """
     me = this_process()
     with _locked(run_dir):
@@ -103,13 +103,13 @@ def join(run_dir: Path, token: str) -> None:
 
 
 def current_slurm_job() -> str | None:
-    """Id of the Slurm job this process runs in, `123` or `123_4`; None outside of one."""
+    """Returns the id of the Slurm job this process runs in, `123` or `123_4`; None outside of one."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def hand_over(run_dir: Path, token: str, slurm_jobs: tuple[str, ...]) -> None:
-    """From the submitting process to the Slurm jobs it started."""
+    """Hands a claim over from the submitting process to the Slurm jobs it has started."""
     with _locked(run_dir):
         owner = read_owner(run_dir)
         if owner is not None and owner.token == token:
@@ -117,7 +117,7 @@ def hand_over(run_dir: Path, token: str, slurm_jobs: tuple[str, ...]) -> None:
 
 
 def release(run_dir: Path, token: str) -> None:
-    """Ends a claim of processes; that of somebody else, or of Slurm jobs, is left alone."""
+    """Ends a claim of this process. A claim of another owner, or one of Slurm jobs, stays."""
     with _locked(run_dir):
         owner = read_owner(run_dir)
         if owner is not None and owner.token == token and not owner.slurm_jobs:
@@ -125,7 +125,7 @@ def release(run_dir: Path, token: str) -> None:
 
 
 def read_owner(run_dir: Path) -> Owner | None:
-    """The folder's claim; None without one."""
+    """Returns the folder's claim; None if there is none."""
     try:
         raw = json.loads(RunPaths(run_dir).owner.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -145,7 +145,5 @@ def _write(run_dir: Path, owner: Owner) -> None:
 
 @contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with RunPaths(run_dir).owner.with_name(".owner.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(RunPaths(run_dir).owner.with_name(".owner.lock")):
         yield

@@ -1,6 +1,6 @@
-"""The last look before a real run: image, account, weights, scorers, data and tools, so that no job queues in vain.
+"""Checks before a real run that image, account, weights, scorers, data and tools are there: no job queues in vain.
 
-A dry run needs none of these and never comes here. Starts nothing.
+A dry run needs none of these and skips the checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORKER_PACKAGES = ("torch", "ray", "transformers")
 
 
 def preflight(config: Config, survey: Survey, jobs: Sequence[JobSpec]) -> None:
-    """Checks what only a real run needs. Raises ConfigError."""
+    """Checks what only a real run needs. Raises ConfigError for what is missing."""
     _check_cluster(config, survey)
     for weights, name in ((survey.model, "model"), (survey.tokenizer, "tokenizer")):
         if weights is not None and not weights.found:
@@ -66,9 +66,9 @@ def _check_cluster(config: Config, survey: Survey) -> None:
 
 
 def ensure_worker_packages(config: Config) -> None:
-    """Adds the worker layer to this project's environment when jobs will run in it.
+    """Installs the worker layer into this project's own environment if jobs will run there without it.
 
-    Raises ConfigError when this is another environment that lacks it, SubmissionError when installing fails.
+    Raises ConfigError if this is another environment that lacks it, SubmissionError if the installation fails.
     """
     if config.cluster.container is not Container.none:
         return

@@ -1,6 +1,6 @@
-"""Hands planned jobs to Slurm through submitit and says what became of them; returns at once unless asked to wait.
+"""Hands planned jobs to Slurm through submitit, and on request waits for them and prints what became of them.
 
-Knows nothing of what a job does. State comes from squeue and from the markers in the run folders.
+States come from squeue and from the markers in the run folders.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 from trimode.core.errors import SubmissionError, WorkerError
-from trimode.pipeline.launch.call import RUN_JOB, JobCall
-from trimode.pipeline.launch.outcome import failure_words, is_completed
+from trimode.pipeline.launch.call import JobCall, Launcher
+from trimode.pipeline.launch.outcome import failure_message, is_completed
 from trimode.pipeline.launch.owner import Owner, hand_over
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import has_ended, job_states, outside_of_jobs
@@ -23,52 +23,53 @@ from trimode.pipeline.slurm.script import by_shape, python_command, sbatch_text,
 from trimode.pipeline.spec import JobSpec
 
 POLL_S = 5.0
+"""Seconds between two calls of squeue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job that Slurm has taken."""
+    """A job that Slurm has accepted."""
 
     spec: JobSpec
     job_id: str
 
     @property
     def log(self) -> Path:
-        """What Slurm writes for it, also when the job's own code never starts."""
+        """The log that Slurm writes, also if the job's own code never starts."""
         found = sorted((Path(self.spec.run_dir).parents[2] / ".submitit").glob(f"*/{self.job_id}_*_log.out"))
         return found[-1] if found else RunPaths(Path(self.spec.run_dir)).pipeline_log(self.spec.index)
 
 
-def submit_arrays(jobs: Sequence[JobSpec], owner: Owner, function: str = RUN_JOB) -> list[Submitted]:
-    """One array per resource shape. The run folders, claimed by `owner`, belong to the Slurm jobs afterwards.
+def submit_arrays(jobs: Sequence[JobSpec], launcher: Launcher) -> list[Submitted]:
+    """Submits one array per set of resources. The run folders, claimed by the launcher, belong to the Slurm jobs then.
 
-    Raises SubmissionError with sbatch's words; arrays it took before stay submitted and are named in it.
+    Raises SubmissionError with sbatch's message. Arrays accepted before stay submitted and are named in it.
     """
     submitted: list[Submitted] = []
     for group in by_shape(jobs):
         try:
-            ids = submit_array(group, owner, function)
+            ids = submit_array(group, launcher)
         except SubmissionError as error:
-            hand_folders_over(submitted, owner)
+            hand_folders_over(submitted, launcher.owner)
             before = f"\nalready submitted: {', '.join(item.job_id for item in submitted)}" if submitted else ""
             raise SubmissionError(f"{error}{before}", error.script) from error
         submitted += [Submitted(job, job_id) for job, job_id in zip(group, ids, strict=True)]
-    hand_folders_over(submitted, owner)
+    hand_folders_over(submitted, launcher.owner)
     return submitted
 
 
 def hand_folders_over(submitted: Sequence[Submitted], owner: Owner) -> None:
-    """Each run folder belongs to the Slurm jobs that write into it."""
+    """Makes the Slurm jobs that write into a run folder its owner."""
     for run_dir in {item.spec.run_dir for item in submitted}:
         ids = tuple(item.job_id for item in submitted if item.spec.run_dir == run_dir)
         hand_over(Path(run_dir), owner.token, ids)
 
 
-def submit_array(jobs: Sequence[JobSpec], owner: Owner, function: str) -> list[str]:
-    """Submits jobs of one shape; returns their Slurm ids. Raises SubmissionError."""
+def submit_array(jobs: Sequence[JobSpec], launcher: Launcher) -> list[str]:
+    """Submits jobs that ask for the same resources. Returns their Slurm ids. Raises SubmissionError."""
     folder = submission_dir(jobs)
     folder.mkdir(parents=True, exist_ok=True)
-    calls = [JobCall(spec=job, token=owner.token, function=function) for job in jobs]
+    calls = [JobCall(spec=job, token=launcher.owner.token, function=launcher.function) for job in jobs]
     with outside_of_jobs():
         executor = SlurmExecutor(folder, python=python_command(jobs[0].resources))
         executor.update_parameters(**slurm_parameters(jobs))
@@ -80,7 +81,7 @@ def submit_array(jobs: Sequence[JobSpec], owner: Owner, function: str) -> list[s
 
 
 def wait(submitted: Sequence[Submitted], pause: Callable[[float], None] = time.sleep) -> list[Submitted]:
-    """Blocks until every job has ended; returns those without a COMPLETED marker of this submission."""
+    """Blocks until every job has ended. Returns those without a COMPLETED marker of this submission."""
     waiting = list(submitted)
     failed = []
     while waiting:
@@ -94,8 +95,8 @@ def wait(submitted: Sequence[Submitted], pause: Callable[[float], None] = time.s
             waiting.remove(item)
             state = states.get(item.job_id, "gone from squeue")
             completed = is_completed(item.spec) and state in ("COMPLETED", "gone from squeue")
-            words = "COMPLETED" if completed else f"failed ({state}): {failure_words(item.spec, item.log)}"
-            print(f"{item.job_id} ({item.spec.name}): {words}", file=sys.stderr, flush=True)
+            outcome = "COMPLETED" if completed else f"failed ({state}): {failure_message(item.spec, item.log)}"
+            print(f"{item.job_id} ({item.spec.name}): {outcome}", file=sys.stderr, flush=True)
             if not completed:
                 failed.append(item)
         if waiting:

@@ -1,1 +1,1 @@
-"""From a config to frozen job specs, and to what is left of each job. Reads the disk, starts nothing."""
+"""From a config to frozen job specs, and to what is left to run of each. Reads the disk and starts nothing."""

@@ -1,7 +1,4 @@
-"""Names a run folder after what changes its answers, and nothing else: the same command finds the same folder again.
-
-Reads weights only as far as a fingerprint needs; knows no jobs and no results.
-"""
+"""Names a run folder after what changes its answers, and nothing else: the same command finds the same folder again."""
 
 from __future__ import annotations
 
@@ -15,24 +12,26 @@ from trimode.pipeline.benchmarks import benchmark_names, load_benchmark
 from trimode.pipeline.spec import DecodeSpec, ModelSpec
 
 WHOLE_FILE_BYTES = 4 << 20
-"""Smaller files are read whole, larger ones in samples."""
+"""Files up to this size are hashed whole, larger ones by samples."""
 NUM_SAMPLES = 64
+"""Samples of a large file, spread evenly over it."""
 SAMPLE_BYTES = 16 << 10
 FINGERPRINTED = (".json", ".safetensors", ".jinja", ".model", ".txt")
-"""Endings of the files of a checkpoint that can change an answer."""
+"""Suffixes of the files of a checkpoint that can change an answer."""
 
 
 def eval_dir_name(identity: dict[str, object]) -> str:
-    """`eval_` and a short hash of the identity."""
+    """Returns `eval_` and a short hash of the identity."""
     return "eval_" + _digest(identity)[:12]
 
 
 def run_identity(
     decode: DecodeSpec, model: ModelSpec, fingerprints: dict[str, str | None], starting_seed: int
 ) -> dict[str, object]:
-    """What changes the answers of a run. Not limit, workers, GPUs, time, the list of benchmarks or their repeats.
+    """Returns everything that changes the answers of a run.
 
-    `fingerprints` has weights, adapter and tokenizer; they stand for the paths.
+    Not part of it: limit, workers, GPUs, time limit, the list of benchmarks and their repeats. `fingerprints` (of
+    weights, adapter and tokenizer) take the place of the paths.
     """
     decoding = dataclasses.asdict(decode)
     del decoding["lora_path"]
@@ -49,14 +48,14 @@ def run_identity(
 
 @functools.cache
 def prompts_digest() -> str:
-    """One hash over the prompts of the whole registry."""
+    """Returns one hash over the prompts of all benchmarks in the registry."""
     return _digest({name: load_benchmark(name).prompt_sha256 for name in benchmark_names()})[:16]
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """A hash of a checkpoint or adapter folder, cheap for large weights: names, sizes, and content or samples of it.
+    """Returns a hash of a checkpoint or adapter folder: of file names, sizes and content, of large files by samples.
 
-    Neither the folder's place nor file times count, so a copy has the fingerprint of its source.
+    The folder's path and the times of its files do not count, so a copy has the fingerprint of its source.
     """
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):

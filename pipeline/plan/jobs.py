@@ -1,6 +1,6 @@
-"""Turns a typed config into the frozen jobs of a sweep: one pure function, read alike by the dry run and by submission.
+"""Turns a typed config into the frozen jobs of a sweep. The dry run and the submission use the same jobs.
 
-Touches no disk and no network beyond the registry of benchmarks; what it needs to know of the disk is in the survey.
+`plan` is a pure function: all it needs from the disk is in the survey, apart from the registry of benchmarks.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.config.checks import parse_benchmarks, parse_time
 from trimode.pipeline.config.schema import Config, ModeConfig
 from trimode.pipeline.plan.identity import eval_dir_name, run_identity
 from trimode.pipeline.plan.survey import Survey, absolute
 from trimode.pipeline.spec import (
-    Chunk,
     ClientSpec,
     Container,
     DecodeSpec,
@@ -28,12 +26,16 @@ from trimode.pipeline.spec import (
     JobsPer,
     ModelSpec,
     ResourceSpec,
+    SampleShare,
     TaskSpec,
 )
 
 
 def plan(config: Config, survey: Survey) -> tuple[JobSpec, ...]:
-    """Every job of the sweep, in the order of its modes. Raises ConfigError when two modes would share a folder."""
+    """Returns every job of the sweep, in the order of its modes.
+
+    Raises ConfigError if two modes would share a folder.
+    """
     tasks = task_specs(config)
     jobs: list[JobSpec] = []
     entries: dict[str, str] = {}
@@ -46,12 +48,12 @@ def plan(config: Config, survey: Survey) -> tuple[JobSpec, ...]:
 
 
 def _split(job: JobSpec, jobs_per: JobsPer, num_chunks: int) -> list[JobSpec]:
-    """The job whole, or one job per benchmark, or one per chunk of either; the index is the place in this list."""
+    """Returns the job itself, or its parts per benchmark, per share of the samples, or both; numbered by `index`."""
     parts = [job]
     if jobs_per is JobsPer.benchmark:
         parts = [replace(job, name=f"{job.name}-{task.benchmark}", tasks=(task,)) for task in job.tasks]
     if num_chunks > 1:
-        chunks = [Chunk(index, num_chunks) for index in range(num_chunks)]
+        chunks = [SampleShare(index, num_chunks) for index in range(num_chunks)]
         parts = [
             replace(
                 part,
@@ -65,13 +67,13 @@ def _split(job: JobSpec, jobs_per: JobsPer, num_chunks: int) -> list[JobSpec]:
 
 
 def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, ...]) -> JobSpec:
-    """One mode with all its benchmarks."""
+    """Returns the job of one mode with all its benchmarks."""
     mode = config.modes[name]
     decode = decode_spec(config, mode, survey)
     model = ModelSpec(
         path=survey.model.path,
         tokenizer=survey.tokenizer.path if survey.tokenizer else None,
-        dtype=config.model.dtype.value,
+        dtype=config.model.dtype,
         max_position_embeddings=context_limit(mode, survey),
         revision=config.model.revision,
     )
@@ -100,7 +102,7 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
 
 
 def derived_exp_name(config: Config, mode: ModeConfig, decode: DecodeSpec) -> str:
-    """The reference's folder name: model, mode, tokens, block, temperature, adapter, threshold."""
+    """Returns the reference's folder name: model, mode, tokens, block, temperature, adapter, threshold."""
     model = (config.model.name or config.model.path).replace("/", "__")
     name = f"{model}_{mode.mode.value}_tok{config.max_new_tokens}_blk{mode.block_length}_temp{config.temperature:g}"
     if decode.lora_path is not None:
@@ -109,14 +111,17 @@ def derived_exp_name(config: Config, mode: ModeConfig, decode: DecodeSpec) -> st
 
 
 def context_limit(mode: ModeConfig, survey: Survey) -> int | None:
-    """The context a worker serves: the override or config.json's limit, cut to max_model_len; None = config.json's."""
+    """Returns the context limit of a worker: the override or config.json's, at most max_model_len.
+
+    None means config.json's own.
+    """
     limits = [mode.max_position_embeddings or survey.config_limit, mode.max_model_len]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def decode_spec(config: Config, mode: ModeConfig, survey: Survey) -> DecodeSpec:
-    """How one mode decodes; a null threshold of linear_spec is 0."""
-    threshold = 0.0 if mode.mode is Mode.LINEAR_SPEC and mode.threshold is None else mode.threshold
+    """Returns how one mode decodes. A null threshold of linear_spec becomes 0."""
+    threshold = 0.0 if mode.mode is Mode.linear_spec and mode.threshold is None else mode.threshold
     return DecodeSpec(
         mode=mode.mode,
         lora=mode.lora,
@@ -133,36 +138,36 @@ def decode_spec(config: Config, mode: ModeConfig, survey: Survey) -> DecodeSpec:
 
 
 def task_specs(config: Config) -> tuple[TaskSpec, ...]:
-    """The benchmarks of every job, in the order asked for."""
+    """Returns the benchmarks of every job, in the order of the config."""
     first = config.starting_seed
     return tuple(
         TaskSpec(
-            benchmark=name,
-            repeats=repeats,
-            seeds=tuple(range(first, first + repeats)),
-            num_samples=load_benchmark(name).num_samples,
+            benchmark=choice.name,
+            repeats=choice.repeats,
+            seeds=tuple(range(first, first + choice.repeats)),
+            num_samples=load_benchmark(choice.name).num_samples,
             limit=config.limit,
         )
-        for name, repeats in parse_benchmarks(config.benchmarks)
+        for choice in config.benchmarks
     )
 
 
 def resource_spec(config: Config, mounts: tuple[str, ...]) -> ResourceSpec:
-    """What a job asks for. On the CPU nothing asks for GPUs: their number is the number of workers."""
+    """Returns what a job asks for. On the CPU no GPUs are asked for, and `cluster.gpus` is the number of workers."""
     cluster = config.cluster
     on_cpu = config.balancer.device is Device.cpu
     return ResourceSpec(
         cluster=cluster.name,
-        executor=cluster.executor.value,
-        device=config.balancer.device.value,
+        executor=cluster.executor,
+        device=config.balancer.device,
         num_gpus=0 if on_cpu else cluster.gpus or 0,
         num_workers=config.balancer.workers or (cluster.gpus if on_cpu else None),
-        time_limit_min=parse_time(cluster.time_limit),
+        time_limit_min=cluster.time_limit_min,
         partition=cluster.partition or None,
         account=cluster.account or None,
         cpus_per_task=cluster.cpus_per_task,
         mem_gb=cluster.mem_gb,
-        container=cluster.container.value,
+        container=cluster.container,
         container_image=cluster.container_image or None,
         container_mounts=mounts,
         container_python=cluster.container_python,
@@ -172,14 +177,17 @@ def resource_spec(config: Config, mounts: tuple[str, ...]) -> ResourceSpec:
 
 
 def _hub_setup(config: Config) -> tuple[str, ...]:
-    """A container has a home of its own, so it is told where the shared hub cache lies."""
+    """Returns the line that names the shared hub cache to a container, which has a home folder of its own."""
     if config.cluster.container is Container.none or config.cluster.hub_cache is None:
         return ()
     return (f"export HF_HOME={shlex.quote(config.cluster.hub_cache)}",)
 
 
 def container_mounts(config: Config, survey: Survey, out_dir: Path, data_dir: str | None) -> tuple[str, ...]:
-    """SRC:DST of every folder a contained job reads or writes, each at its own path; inner ones once."""
+    """Returns SRC:DST for every folder that a job in a container reads or writes.
+
+    Each is mounted at its own path. A folder inside another one needs no mount of its own.
+    """
     if config.cluster.executor is Executor.local or config.cluster.container is Container.none:
         return ()
     weights = [item.path for item in (survey.model, survey.tokenizer, survey.adapter) if item and item.is_folder]
@@ -201,9 +209,9 @@ def container_mounts(config: Config, survey: Survey, out_dir: Path, data_dir: st
 
 
 def client_spec(config: Config) -> ClientSpec:
-    """How prompts are sent and scored."""
+    """Returns how prompts are sent and scored."""
     return ClientSpec(
-        kind=config.client.kind.value,
+        kind=config.client.kind,
         max_concurrent_requests=config.client.max_concurrent_requests,
         max_num_seqs=config.balancer.max_num_seqs,
         request_timeout_s=config.client.request_timeout_s,

@@ -14,8 +14,8 @@ from trimode.pipeline.run_folder.resume import is_finished, remaining
 from trimode.pipeline.spec import JobSpec
 
 
-class Progress(StrEnum):
-    """How far a job's folder has come."""
+class JobProgress(StrEnum):
+    """How far the job in a folder has come."""
 
     NEW = "new"
     RESUMED = "resumed"
@@ -25,16 +25,19 @@ class Progress(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A planned job and what is left of it."""
+    """A planned job, and what is left to run of it."""
 
     spec: JobSpec
-    progress: Progress
+    progress: JobProgress
     num_left: int
     """Requests still to send."""
 
 
-def settle(jobs: Sequence[JobSpec], fresh: bool) -> tuple[JobState, ...]:
-    """Each job in the folder it goes on in, the newest of its name or with `fresh` one after it; and what is left."""
+def continue_or_start(jobs: Sequence[JobSpec], fresh: bool) -> tuple[JobState, ...]:
+    """Returns each job with the folder it runs in and what is left to run there.
+
+    That is the newest folder of its name, or with `fresh` a new one after it.
+    """
     states = []
     for job in jobs:
         newest = latest_round(Path(job.run_dir))
@@ -45,21 +48,21 @@ def settle(jobs: Sequence[JobSpec], fresh: bool) -> tuple[JobState, ...]:
 
 
 def job_state(spec: JobSpec) -> JobState:
-    """What the files of a job's folder say."""
+    """Returns the job with its progress and number of open requests, from the files in its folder."""
     if not Path(spec.run_dir).is_dir():
-        return JobState(spec, Progress.NEW, sum(task.num_requests for task in spec.tasks))
+        return JobState(spec, JobProgress.NEW, sum(task.num_requests for task in spec.tasks))
     done = RunPaths(Path(spec.run_dir)).completed(spec.index).exists() and is_finished(spec)
     num_left = 0 if done else sum(remaining(spec).values())
-    return JobState(spec, Progress.SKIPPED if done else Progress.RESUMED, num_left)
+    return JobState(spec, JobProgress.SKIPPED if done else JobProgress.RESUMED, num_left)
 
 
 def latest_round(run_dir: Path) -> int:
-    """The highest round among `run_dir` (1) and `run_dir`_rN (N) on disk; 0 when there is none."""
+    """Returns the highest round on disk: 1 for `run_dir`, N for `run_dir`_rN, 0 if there is none."""
     suffixes = (path.name.removeprefix(run_dir.name) for path in run_dir.parent.glob(f"{run_dir.name}_r*"))
     rounds = [int(match[1]) for suffix in suffixes if (match := re.fullmatch(r"_r([1-9]\d*)", suffix))]
     return max([int(run_dir.is_dir()), *rounds])
 
 
 def round_dir(run_dir: Path, number: int) -> Path:
-    """The folder of a round; the first has no suffix."""
+    """Returns the folder of a round. The first has no suffix."""
     return run_dir if number == 1 else run_dir.with_name(f"{run_dir.name}_r{number}")

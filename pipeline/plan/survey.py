@@ -1,7 +1,4 @@
-"""Looks at the disk before the plan is made and after: which weights are meant, and how far each job's folder has come.
-
-Reads only; starts nothing and knows no Slurm.
-"""
+"""Resolves the paths of model, tokenizer and adapter, and fingerprints them, before planning."""
 
 from __future__ import annotations
 
@@ -18,18 +15,19 @@ from trimode.pipeline.plan.identity import folder_fingerprint
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 LORA_FOLDER = "linear_spec_lora"
+"""Name of the adapter's folder where none is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A folder or hub id, and what identifies its content."""
+    """A folder or hub id, and a fingerprint of its content."""
 
     path: str
     """Absolute folder, or hub id."""
     fingerprint: str
     is_folder: bool = True
     found: bool = True
-    """False: a folder that is not there (yet)."""
+    """False for a folder that does not exist (yet)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +35,17 @@ class Survey:
     """What the plan needs to know of the disk."""
 
     cwd: Path
-    """Relative paths mean this folder: the caller's."""
+    """Folder of the caller: relative paths start here."""
     model: Weights
     tokenizer: Weights | None
     adapter: Weights | None
-    """None when no mode uses one."""
+    """None if no mode uses one."""
     config_limit: int | None = None
-    """Context limit in the model folder's config.json; None when it cannot be read here."""
+    """Context limit in the model folder's config.json; None if it cannot be read here."""
 
 
 def survey(config: Config, cwd: Path) -> Survey:
-    """What a config's paths mean. Raises ConfigError for a missing adapter or a revision of a folder."""
+    """Returns what a config's paths mean. Raises ConfigError for a missing adapter or a revision of a folder."""
     model = find_weights(config.model.path, cwd, config.model.revision)
     tokenizer = find_weights(config.model.tokenizer, cwd, None) if config.model.tokenizer else None
     adapter = _find_adapter(config, cwd, model) if any(mode.lora for mode in config.modes.values()) else None
@@ -58,17 +56,17 @@ def _config_limit(model: Weights) -> int | None:
     try:
         limit = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # whoever loads the checkpoint says what is wrong with it
+        return None  # the loader of the checkpoint reports what is wrong with it
     return limit if isinstance(limit, int) else None
 
 
 def absolute(path: str, cwd: Path) -> Path:
-    """`path` as seen from `cwd`, `~` expanded, links kept."""
+    """Returns `path` as seen from `cwd`, with `~` expanded and links kept."""
     return Path(os.path.normpath(cwd / Path(path).expanduser()))
 
 
 def find_weights(path: str, cwd: Path, revision: str | None) -> Weights:
-    """The folder at `path`; a name that is no folder here but looks like a hub id is one.
+    """Returns the folder at `path`, or the hub id if no such folder exists and `path` has the form of one.
 
     Raises ConfigError for a revision of a folder.
     """

@@ -1,6 +1,6 @@
-"""`python -m trimode.pipeline.report DIR`: the figures of every run at or below DIR, and report.html.
+"""`python -m trimode.pipeline.report DIR`: a table of every run at or below DIR, and report.html.
 
-Knows no model and no cluster; it reads what jobs have left, finished or not. Figures go to stdout, remarks to stderr.
+Reads what jobs have left, finished or not. The table goes to stdout, remarks go to stderr.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from trimode.core.errors import ConfigError
+from trimode.core.errors import USER_ERROR, guarded
 from trimode.core.files import write_text_atomic
 from trimode.pipeline.analysis.comparable import differences
 from trimode.pipeline.analysis.runs import Run, read_sweep
@@ -26,7 +26,7 @@ PIPED_WIDTH = 160
 
 
 def remarks(runs: list[Run], rows: list[ReportRow]) -> list[str]:
-    """What a reader of the table must know: unfinished parts, several runs in one cell, what is not comparable."""
+    """Returns what a reader of the table must know: unfinished parts, several runs in one cell, what differs."""
     lines: list[str] = []
     by_cell: dict[tuple[str, str], list[ReportRow]] = {}
     for row in rows:
@@ -46,7 +46,7 @@ def remarks(runs: list[Run], rows: list[ReportRow]) -> list[str]:
 
 
 def print_rows(rows: list[ReportRow], style: str) -> None:
-    """Writes the rows to stdout in the given format; a table without rows is a sentence."""
+    """Writes the rows to stdout in the given format; a table without rows becomes a sentence."""
     if style != "table":
         sys.stdout.write({"markdown": as_markdown, "csv": as_csv, "json": as_json}[style](rows))
         return
@@ -57,9 +57,9 @@ def print_rows(rows: list[ReportRow], style: str) -> None:
 
 
 def publish(runs: list[Run], notes: list[str], style: str, page: Path | None) -> None:
-    """Rows to stdout, remarks to stderr, and unless `page` is None the page and the same table in markdown beside it.
+    """Prints rows to stdout and remarks to stderr; writes the page, and the table in markdown beside it.
 
-    Raises OSError when they cannot be written.
+    No files are written if `page` is None. Raises OSError if they cannot be written.
     """
     rows = summarize_runs(runs, intervals=page is not None)
     notes = notes + remarks(runs, rows)
@@ -73,7 +73,9 @@ def publish(runs: list[Run], notes: list[str], style: str, page: Path | None) ->
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trimode.pipeline.report", description="The figures of a sweep.")
+    parser = argparse.ArgumentParser(
+        prog="python -m trimode.pipeline.report", description="The results of a sweep: a table, and report.html."
+    )
     parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="any folder at or above run folders")
     parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     parser.add_argument(
@@ -84,19 +86,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0, or 2 when DIR holds no run or the page named cannot be written."""
+    """The command. Returns the exit status: 0, or 2 if DIR holds no run or the page named cannot be written."""
     options = _parser().parse_args(argv)
     by_default = options.format == "table" and not options.no_html
     page = options.html or (options.folders[0] / FILE_NAME if by_default else None)
+    return guarded(lambda: run_report(options, page))
+
+
+def run_report(options: argparse.Namespace, page: Path | None) -> int:
+    """Everything after parsing. Returns the exit status. Raises ConfigError if no folder holds a run."""
     try:
         runs, notes = read_sweep(*options.folders)
         publish(runs, notes, options.format, page)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
         print(f"error: the page cannot be written ({error}); name another place with --html FILE", file=sys.stderr)
-        return 2 if options.html else 0
+        return USER_ERROR if options.html else 0
     return 0
 
 

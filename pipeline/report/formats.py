@@ -1,7 +1,4 @@
-"""Report rows as text: terminal table, markdown, csv, json.
-
-Knows no folders and computes no figures.
-"""
+"""Report rows as text: terminal table, markdown, csv, json."""
 
 from __future__ import annotations
 
@@ -33,14 +30,14 @@ COLUMNS = (
 
 
 def accuracy_interval(row: ReportRow) -> str:
-    """The 95 % interval of the accuracy, in percent."""
+    """Returns the 95 % interval of the accuracy, in percent."""
     if row.accuracy_low is None or row.accuracy_high is None:
         return MISSING
     return interval(Interval(row.accuracy_low, row.accuracy_high), 1)
 
 
 def problems(row: ReportRow) -> str:
-    """Number of problems; seeds where there are several; done/total while unfinished."""
+    """Returns the number of problems, with the seeds if there are several, and done/total while unfinished."""
     text = f"{row.num_entries}"
     if row.seeds > 1:
         text += f" x {row.seeds}"
@@ -50,7 +47,7 @@ def problems(row: ReportRow) -> str:
 
 
 def cells(row: ReportRow) -> tuple[str, ...]:
-    """The row as text, one entry per COLUMNS."""
+    """Returns the row as text, one entry per column of COLUMNS."""
     accuracy = number(row.accuracy, 2)
     if row.std_err is not None:
         accuracy += f" ± {row.std_err:.2f}"
@@ -70,7 +67,7 @@ def cells(row: ReportRow) -> tuple[str, ...]:
 
 
 def mean_cells(rows: list[ReportRow]) -> list[tuple[str, ...]]:
-    """One line per mode that has every benchmark: the plain mean over benchmarks, as papers print it."""
+    """Returns one line per mode that has every benchmark: the plain mean over benchmarks, as papers print it."""
     benchmarks = {row.benchmark for row in rows}
     lines: list[tuple[str, ...]] = []
     for label in dict.fromkeys(row.label for row in rows):
@@ -101,7 +98,7 @@ def mean_cells(rows: list[ReportRow]) -> list[tuple[str, ...]]:
 
 
 TERMINAL_COLUMNS = ("Benchmark", "Mode", "N", "Acc. %", "95 %", "Tokens", "NFE", "TPF", "tok/s", "Accept")
-"""Shorter headings for a terminal of 80 columns; the TPF over all forwards is left to the other formats."""
+"""Shorter headings, for a terminal of 80 columns. The TPF over all forwards is in the other formats only."""
 
 _LEFT_OUT = COLUMNS.index("TPF, all forwards")
 
@@ -129,7 +126,7 @@ def as_markdown(rows: list[ReportRow]) -> str:
 
 
 def as_csv(rows: list[ReportRow]) -> str:
-    """JSON_FIELDS as columns; empty where a figure does not apply."""
+    """JSON_FIELDS as columns; empty where a statistic does not apply."""
     out = io.StringIO()
     writer = csv.DictWriter(out, JSON_FIELDS, lineterminator="\n")
     writer.writeheader()

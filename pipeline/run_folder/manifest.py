@@ -1,12 +1,10 @@
-"""manifest.json of a run folder: what ran, on what, with which weights, prompts and data; refuses to mix different.
+"""manifest.json of a run folder: what ran, on what, with which weights, prompts and data.
 
-Knows no server and no scoring; weights' hashes are handed in by whoever asked the workers.
+Refuses to add results of other weights, prompts or data to a folder.
 """
 
 from __future__ import annotations
 
-import datetime
-import fcntl
 import json
 import os
 import platform
@@ -16,16 +14,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from trimode.core.errors import ConfigError
-from trimode.core.files import write_json_atomic
-from trimode.pipeline.lock import lock_differences, lock_sha256
+from trimode.core.files import locked, write_json_atomic
+from trimode.core.worker import WorkerInfo
+from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.provenance import git_commit, versions
+from trimode.pipeline.run_folder.provenance import git_commit, now, versions
 from trimode.pipeline.spec import JobSpec
-
-
-def now() -> str:
-    """This moment in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class Manifest:
@@ -36,7 +30,7 @@ class Manifest:
         self._paths = paths
 
     def open(self, prompts: Mapping[str, str], data: Mapping[str, Mapping[str, object]]) -> None:
-        """Adds this run of the job. Raises ConfigError when the folder's results came from other prompts or data.
+        """Adds this run of the job. Raises ConfigError if the folder's results came from other prompts or data.
 
         `prompts`: benchmark -> sha256; `data`: benchmark -> {"sha256", "num_rows"}.
         """
@@ -57,14 +51,14 @@ class Manifest:
             )
             _list(self._job(manifest), "runs").append(run)
 
-    def add_workers(self, workers: Sequence[Mapping[str, object]]) -> None:
-        """Records what the workers loaded. Raises ConfigError when the folder's results came from other weights."""
+    def add_workers(self, workers: Sequence[WorkerInfo]) -> None:
+        """Records what the workers loaded. Raises ConfigError if the folder's results came from other weights."""
         first = workers[0]
-        self.pin({name: first.get(name) for name in ("weights_sha256", "lora_sha256")})
+        self.pin({"weights_sha256": first.weights_sha256, "lora_sha256": first.lora_sha256})
         with self._edit() as manifest:
-            self._job(manifest)["devices"] = [worker.get("device") for worker in workers]
-            self._job(manifest)["dtype"] = first.get("dtype")
-            self._job(manifest)["worker_versions"] = first.get("versions")
+            self._job(manifest)["devices"] = [worker.device for worker in workers]
+            self._job(manifest)["dtype"] = first.dtype
+            self._job(manifest)["worker_versions"] = dict(first.versions)
 
     def pin(self, facts: Mapping[str, object]) -> None:
         """Compares pinned entries with the recorded ones, then records them.
@@ -98,18 +92,16 @@ class Manifest:
 
     @contextmanager
     def _edit(self) -> Iterator[dict[str, object]]:
-        """Reads, hands out and writes the file while no other job of the folder does; an error leaves it as it was."""
+        """Reads the file, yields it and writes it back under a lock. An error leaves the file as it was."""
         path = self._paths.manifest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(".manifest.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(path.with_name(".manifest.lock")):
             manifest: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             yield manifest
             write_json_atomic(path, manifest)
 
 
 def _differences(name: str, earlier: object, value: object) -> list[str]:
-    """One line per value that was recorded and is not the same now; what one side does not know does not differ."""
+    """Returns one line per value that differs from the recorded one. A value that one side lacks does not differ."""
     if earlier is None or value is None:
         return []
     if isinstance(earlier, dict) and isinstance(value, dict):

@@ -1,15 +1,16 @@
-"""The NFE ledger: one line of nfe_log.jsonl per scored sample, and the figures that follow from the lines.
-
-Knows nothing of scoring, HTTP or models; reads and writes plain JSON lines.
-"""
+"""The NFE ledger: one line of nfe_log.jsonl per scored sample, and the totals that follow from the lines."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from trimode.core.protocol import COST_FIELDS, Cost
+
+K = TypeVar("K", bound=Hashable)
 
 ERROR = "error"
 """finish_reason of a sample that got no answer."""
@@ -26,73 +27,85 @@ class NfeRecord:
     seed: int
     mode: str
     lora: bool
-    prompt_tokens: int
-    completion_tokens: int
     finish_reason: str
     """stop | length | error."""
-    forwards: dict[str, int] = field(default_factory=dict)
-    """Model calls by kind."""
-    nfe: int = 0
-    acceptance_lengths: list[int] = field(default_factory=list)
-    """linear_spec: tokens committed per verify."""
-    queue_s: float = 0.0
-    first_token_s: float = 0.0
-    total_s: float = 0.0
+    cost: Cost
     error: str | None = None
-    """Why there is no answer; None when there is one."""
+    """Why there is no answer; None if there is one."""
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """(benchmark, seed, sample_id): at most one line of a run folder has it."""
+        """(benchmark, seed, sample_id): at most one line of a log has it."""
         return self.benchmark, self.seed, self.sample_id
 
     def to_line(self) -> str:
-        """The record as one JSON line, newline included."""
+        """Returns the record as one JSON line, newline included."""
         return json.dumps(self.to_json()) + "\n"
 
     def to_json(self) -> dict[str, object]:
-        """The record as a dict; its lists are not copied."""
-        return {name: getattr(self, name) for name in FIELDS}
+        """Returns the keys of a line in their order; lists are not copied."""
+        cost = self.cost.to_json()
+        return {key: cost[key] if key in cost else getattr(self, key) for key in LINE_KEYS}
 
     @classmethod
     def from_json(cls, value: dict[str, object]) -> NfeRecord:
-        """The record of a parsed line; unknown keys are dropped. Raises TypeError when a required key is missing."""
-        return cls(**{key: item for key, item in value.items() if key in FIELDS})  # type: ignore[arg-type]
+        """Returns the record of a parsed line without unknown keys. Raises TypeError if a required key is missing."""
+        own = {key: value[key] for key in LINE_KEYS if key in value and key not in COST_FIELDS}
+        return cls(cost=Cost.from_json(value), **own)  # type: ignore[arg-type]
 
 
-FIELDS = tuple(item.name for item in dataclasses.fields(NfeRecord))
+LINE_KEYS = (
+    *("request_id", "benchmark", "sample_id", "seed", "mode", "lora", "prompt_tokens", "completion_tokens"),
+    *("finish_reason", "forwards", "nfe", "acceptance_lengths", "queue_s", "first_token_s", "total_s", "error"),
+)
+"""Keys of a line, in their order."""
 
 
 def read_nfe_log(path: Path) -> list[NfeRecord]:
-    """Every whole line of a log, in order; a torn last line is left out, a missing file is an empty log."""
+    """Returns the records of a log in order. A torn last line is left out; a missing file is an empty log."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     return [NfeRecord.from_json(json.loads(line)) for line in lines[:-1] if line]
 
 
+def add_record(ledger: dict[K, NfeRecord], key: K, record: NfeRecord) -> bool:
+    """Adds a later record by the one rule: of two with one key the one with an answer wins, and the first of two.
+
+    Returns True if `record` is the one that counts now.
+    """
+    earlier = ledger.get(key)
+    if earlier is not None and earlier.error is None:
+        return False
+    ledger[key] = record
+    return True
+
+
+def nfe_logs(run_dir: Path) -> list[Path]:
+    """Returns the logs of all jobs of a run folder, sorted."""
+    return sorted(run_dir.glob("nfe_group*/nfe_log.jsonl"))
+
+
 def read_run_ledger(run_dir: Path) -> dict[tuple[str, int, int], NfeRecord]:
-    """All records of a run folder by key, over the logs of its jobs; of two with one key, one with an answer wins."""
+    """All records of a run folder by key. A sample may stand in the logs of several jobs; `add_record` decides."""
     ledger: dict[tuple[str, int, int], NfeRecord] = {}
-    for path in sorted(run_dir.glob("nfe_group*/nfe_log.jsonl")):
+    for path in nfe_logs(run_dir):
         for record in read_nfe_log(path):
-            earlier = ledger.get(record.key)
-            if earlier is None or earlier.error is not None:
-                ledger[record.key] = record
+            add_record(ledger, record.key, record)
     return ledger
 
 
 def summarize(records: Iterable[NfeRecord]) -> dict[str, float | int | None]:
-    """average_nfe, nfe_count, tpf, tpf_total and tokens_per_second over the samples that got an answer.
+    """Returns average_nfe, nfe_count, tpf, tpf_total and tokens_per_second over the samples that got an answer.
 
-    Ratios of sums: tpf = tokens / nfe, tpf_total = tokens / forwards of every kind, tokens_per_second = tokens /
-    seconds from first forward to end (the speed one stream sees). A ratio over nothing is None.
+    The ratios are ratios of sums: tpf = tokens / nfe, tpf_total = tokens / forwards of every kind, and
+    tokens_per_second = tokens / seconds from first forward to end (the speed of one stream). x / 0 is None.
     """
     answered = [record for record in records if record.error is None]
-    tokens = sum(record.completion_tokens for record in answered)
-    nfe = sum(record.nfe for record in answered)
-    forwards = sum(sum(record.forwards.values()) for record in answered)
-    seconds = sum(record.total_s - record.queue_s for record in answered)
+    tokens = sum(record.cost.completion_tokens for record in answered)
+    nfe = sum(record.cost.nfe for record in answered)
+    forwards = sum(sum(record.cost.forwards.values()) for record in answered)
+    seconds = sum(record.cost.total_s - record.cost.queue_s for record in answered)
     return {
         "average_nfe": round(nfe / len(answered), 4) if answered else None,
         "nfe_count": len(answered),

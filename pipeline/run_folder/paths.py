@@ -1,7 +1,4 @@
-"""Every file name of a run folder, in one class, and the one way files are written: beside the target, then renamed.
-
-Knows nothing of what the files contain.
-"""
+"""Every file name of a run folder, in one class."""
 
 from __future__ import annotations
 
@@ -36,11 +33,11 @@ class RunPaths:
         return self.run_dir / f"nfe_group{group}" / "nfe_log.jsonl"
 
     def progress(self, group: int) -> Path:
-        """Counts of a running job, for whoever wants to draw them."""
+        """Counts of a running job, from which other processes draw its progress."""
         return self.run_dir / f"nfe_group{group}" / "progress.json"
 
     def request_log(self, group: int) -> Path:
-        """What the balancer answered, line by line; kept for a client that drops the ledger of a reply."""
+        """The balancer's log of its replies. Written for the NeMo-Skills client, which drops the cost in a reply."""
         return self.run_dir / f"nfe_group{group}" / "request_log.jsonl"
 
     @property
@@ -55,7 +52,7 @@ class RunPaths:
 
     @property
     def owner(self) -> Path:
-        """Who may write here now."""
+        """Names the process or Slurm job that may write here now."""
         return self.run_dir / "owner.json"
 
     @property
@@ -77,11 +74,11 @@ class RunPaths:
         return self.task_dir(benchmark) / f"output-rs{seed}.jsonl"
 
     def output_async(self, benchmark: str, seed: int, chunk: int | None = None) -> Path:
-        """Rows in order of arrival while a seed, or a job's chunk of it, runs (NeMo-Skills' `-async` file)."""
+        """Rows in order of arrival while a seed, or a job's chunk of it, runs (the `-async` file of NeMo-Skills)."""
         return self.task_dir(benchmark) / f"{_stem(seed, chunk)}.jsonl-async"
 
     def outputs_async(self, benchmark: str, seed: int) -> list[Path]:
-        """The -async files of a seed that may be there: the one without chunks, and those of chunks."""
+        """The -async files of a seed: the one without chunks, which may be missing, then those of chunks."""
         chunks = sorted(self.task_dir(benchmark).glob(f"output-rs{seed}_part_*.jsonl-async"))
         return [self.output_async(benchmark, seed), *chunks]
 
@@ -90,16 +87,12 @@ class RunPaths:
         return self.task_dir(benchmark) / f"{_stem(seed, chunk)}.jsonl.done"
 
     def merge_lock(self, benchmark: str) -> Path:
-        """Held while jobs that share a benchmark begin or put together its chunks."""
+        """Locked while a job that shares the benchmark begins its chunk, merges all chunks or writes metrics."""
         return self.task_dir(benchmark) / ".chunks.lock"
 
     def metrics(self, benchmark: str) -> Path:
         """NeMo-Skills' metrics plus ours."""
         return self.task_dir(benchmark) / "metrics.json"
-
-    def worker_log(self, group: int, worker: int) -> Path:
-        """What one worker printed."""
-        return self.results / "worker_logs" / f"group{group}_worker_{worker}.log"
 
     def balancer_log(self, group: int) -> Path:
         """What the balancer printed."""
@@ -111,5 +104,5 @@ class RunPaths:
 
 
 def _stem(seed: int, chunk: int | None) -> str:
-    """Not NeMo-Skills' `_chunk_N`: positions in its chunk files count within the chunk, ours within the split."""
+    """Returns the name without ending. Not `_chunk_N` as in NeMo-Skills, whose positions count within the chunk."""
     return f"output-rs{seed}" if chunk is None else f"output-rs{seed}_part_{chunk}"

@@ -1,7 +1,8 @@
-"""Where results come from: hash of the data, versions of packages, commit of the code."""
+"""Where results come from: time, hash of the data, versions of packages, commit of the code."""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -25,6 +26,11 @@ PACKAGES = (
     "sympy",
     "evalplus",
 )
+
+
+def now() -> str:
+    """Returns the current time in UTC, to the second, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def data_sha256(rows: Sequence[Mapping[str, object]]) -> str:

@@ -1,7 +1,7 @@
-"""Reads from the files of a run folder alone which samples are finished and which a repeated command still has to run.
+"""Finds out which samples a repeated command still has to run, from the files of a run folder alone.
 
-Needs no benchmark data, no model and no network. A sample that failed for want of infrastructure (`error_kind`
-"infrastructure") counts as unfinished: the same command tries it again. One that the server refused (4xx) is finished.
+A sample that failed because the infrastructure did (`error_kind` "infrastructure") counts as unfinished: the same
+command tries it again. A sample that the server refused (4xx) is finished.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trimode.pipeline.spec import JobSpec, TaskSpec
 
 
 def remaining(spec: JobSpec) -> dict[tuple[str, int], int]:
-    """Samples still to run per (benchmark, seed) of the job; 0 = that seed is finished and its metrics can stand."""
+    """Returns the number of samples still to run per (benchmark, seed) of the job; 0 = that seed is finished."""
     paths = RunPaths(Path(spec.run_dir))
     left: dict[tuple[str, int], int] = {}
     for task in spec.tasks:
@@ -28,12 +28,12 @@ def remaining(spec: JobSpec) -> dict[tuple[str, int], int]:
 
 
 def is_finished(spec: JobSpec) -> bool:
-    """True when the job completed and asks for nothing more: no sample is left and every benchmark has its metrics."""
+    """True if no sample of the job is left and every benchmark that no other job still runs has its metrics."""
     paths = RunPaths(Path(spec.run_dir))
     if any(remaining(spec).values()):
         return False
     whole = replace(spec, tasks=tuple(replace(task, chunk=None) for task in spec.tasks))
-    others = remaining(whole)  # samples of jobs that share these benchmarks: whoever ends last puts all together
+    others = remaining(whole)  # of jobs that share these benchmarks: the last one to finish merges and writes metrics
     return all(
         any(others[task.benchmark, seed] for seed in task.seeds)
         or (paths.metrics(task.benchmark).exists() and is_merged(paths, task, num_rows(paths, task)))
@@ -42,7 +42,7 @@ def is_finished(spec: JobSpec) -> bool:
 
 
 def is_merged(paths: RunPaths, task: TaskSpec, rows_asked: int) -> bool:
-    """Whether every seed's finished file holds the newest of all rows asked, those of all chunks."""
+    """True if the finished file of every seed holds all requested rows and no newer row is pending."""
     return all(
         not any(position < rows_asked for position in read_async(paths, task.benchmark, seed))
         and sum(1 for _ in whole_lines(paths.output(task.benchmark, seed))) >= rows_asked

@@ -1,23 +1,24 @@
-"""Writes scored rows and their ledger lines so that a kill at any instant loses and doubles nothing.
+"""Writes scored rows so that a kill at any instant loses nothing and doubles nothing.
 
 Order of writing: the row goes to `output-rsN.jsonl-async` first and carries its whole ledger record; only then the line
-goes to nfe_log.jsonl. So after a kill the log can lack lines, never rows; `Ledger.reconcile` makes it one line per row.
-At the end of a seed the ordered rows are renamed into place before the -async file goes: what is in both is the same.
-Knows nothing of HTTP, scoring or which rows are asked.
+goes to nfe_log.jsonl. So after a kill the log can lack lines, never rows; `Ledger.open` adds what is missing.
+At the end of a seed the ordered rows are renamed into place before the -async file is removed, so a row that is in both
+files is the same in both.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Callable, Iterator
 
-from trimode.core.files import AppendFile, whole_lines, write_text_atomic
+from trimode.core.files import AppendFile, locked, write_text_atomic
+from trimode.core.protocol import Row
+from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import LEDGER, POSITION, Row, read_async, read_rows
-from trimode.pipeline.spec import Chunk
+from trimode.pipeline.run_folder.rows import LEDGER, POSITION, merge_rows, read_async, read_output
+from trimode.pipeline.spec import SampleShare
 
 Arrange = Callable[[list[Row]], list[Row]]
 
@@ -25,19 +26,27 @@ Arrange = Callable[[list[Row]], list[Row]]
 class SeedStore:
     """The rows of one benchmark and seed while they arrive, and their finished file at the end.
 
-    Jobs that share a benchmark have a store each with a `chunk`: their rows arrive in files of their own, and the last
-    to finish puts all together.
+    Jobs that share a benchmark each have a store with a `chunk`. Their rows arrive in separate files, and the last job
+    to finish merges them.
     """
 
-    def __init__(self, paths: RunPaths, benchmark: str, seed: int, chunk: Chunk | None = None) -> None:
+    def __init__(
+        self,
+        paths: RunPaths,
+        benchmark: str,
+        seed: int,
+        chunk: SampleShare | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         self._paths = paths
         self._benchmark = benchmark
         self._seed = seed
         self._chunk = chunk
+        self._ledger = ledger
         self._file: AppendFile | None = None
 
     def append(self, position: int, row: Row, record: NfeRecord) -> None:
-        """Adds a scored row in order of arrival; the ledger line must follow."""
+        """Adds a scored row in order of arrival. The caller adds the ledger line after it."""
         if self._file is None:
             chunk = None if self._chunk is None else self._chunk.index
             with chunk_lock(self._paths, self._benchmark, self._chunk):
@@ -47,7 +56,7 @@ class SeedStore:
         self._file.append(_async_line(position, row | {LEDGER: record.to_json()}))
 
     def finish(self, rows_asked: int, arrange: Arrange) -> bool:
-        """Writes the ordered rows, touches `.done` and removes the -async file; True once that is so.
+        """Writes the ordered rows, touches `.done` and removes the -async file. Returns True once that is so.
 
         Every position below `rows_asked` must be there; with a chunk those of the other chunks may be missing: then
         only the chunk's own `.done` is touched. Rows of a larger earlier limit stay: in the finished file when it
@@ -55,39 +64,55 @@ class SeedStore:
         """
         self.close()
         with chunk_lock(self._paths, self._benchmark, self._chunk):
-            if self._chunk is not None and not self._is_last(self._chunk, rows_asked):
-                return False
-            self._merge(rows_asked, arrange)
-        return True
+            if self._chunk is not None:
+                self._touch_done(self._chunk.index)
+                if self._others_run(self._chunk):
+                    return False
+            return self._merge(rows_asked, arrange)
 
-    def _is_last(self, chunk: Chunk, rows_asked: int) -> bool:
-        """Touches the chunk's `.done`; whether no other chunk is being answered and no row is missing.
-
-        A chunk that has begun and not ended has a file of rows and no `.done`; one that had nothing to ask has neither.
-        """
-        done = self._paths.output_done(self._benchmark, self._seed, chunk.index)
+    def _touch_done(self, chunk: int | None) -> None:
+        done = self._paths.output_done(self._benchmark, self._seed, chunk)
         done.parent.mkdir(parents=True, exist_ok=True)
         done.touch()
-        for index in range(chunk.count):
-            begun = self._paths.output_async(self._benchmark, self._seed, index).exists()
-            if begun and not self._paths.output_done(self._benchmark, self._seed, index).exists():
-                return False
-        rows = read_rows(self._paths, self._benchmark, self._seed)
-        return all(position in rows for position in range(rows_asked))
 
-    def _merge(self, rows_asked: int, arrange: Arrange) -> None:
+    def _others_run(self, chunk: SampleShare) -> bool:
+        """True if another chunk has begun and not ended: it has a file of rows and no `.done`."""
+        return any(
+            self._paths.output_async(self._benchmark, self._seed, index).exists()
+            and not self._paths.output_done(self._benchmark, self._seed, index).exists()
+            for index in range(chunk.count)
+        )
+
+    def _merge(self, rows_asked: int, arrange: Arrange) -> bool:
+        """Puts the rows of every file into the finished one. Returns False if a chunk's rows are still missing."""
         output = self._paths.output(self._benchmark, self._seed)
+        arrived = any(path.exists() for path in self._paths.outputs_async(self._benchmark, self._seed))
+        if self._chunk is None and not arrived and output.exists():
+            self._touch_done(None)
+            return True
         newer = read_async(self._paths, self._benchmark, self._seed)
-        count = max(rows_asked, sum(1 for _ in whole_lines(output)))
+        finished = read_output(self._paths, self._benchmark, self._seed)
+        rows = merge_rows(finished, newer)
+        if self._chunk is not None and not all(position in rows for position in range(rows_asked)):
+            return False
+        count = max(rows_asked, len(finished))
         if any(position < count for position in newer) or not output.exists():
-            rows = read_rows(self._paths, self._benchmark, self._seed)
+            self._log_lost(newer)
             ordered = [_plain(rows[position]) for position in range(count)]
             write_text_atomic(output, "".join(_line(row) for row in arrange(ordered)))
-        self._paths.output_done(self._benchmark, self._seed).touch()
+        self._touch_done(None)
         self._leave_async({position: row for position, row in newer.items() if position >= count})
+        return True
+
+    def _log_lost(self, newer: dict[int, Row]) -> None:
+        """Logs rows of other jobs that were killed before their ledger lines: the merge removes what they carry."""
+        if self._ledger is not None and self._chunk is not None:
+            carried = (newer[position].get(LEDGER) for position in sorted(newer))
+            self._ledger.add_lost(NfeRecord.from_json(record) for record in carried if isinstance(record, dict))
+            self._ledger.sync()
 
     def close(self) -> None:
-        """Closes the -async file; what is in it stays."""
+        """Closes the -async file; its rows stay."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -103,15 +128,9 @@ class SeedStore:
 
 
 @contextlib.contextmanager
-def chunk_lock(paths: RunPaths, benchmark: str, chunk: Chunk | None) -> Iterator[None]:
-    """Keeps other jobs that share the benchmark from beginning, merging or writing metrics meanwhile."""
-    if chunk is None:
-        yield
-        return
-    path = paths.merge_lock(benchmark)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def chunk_lock(paths: RunPaths, benchmark: str, chunk: SampleShare | None) -> Iterator[None]:
+    """Stops other jobs that share the benchmark from beginning, merging or writing metrics meanwhile."""
+    with contextlib.nullcontext() if chunk is None else locked(paths.merge_lock(benchmark)):
         yield
 
 

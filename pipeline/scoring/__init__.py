@@ -1,10 +1,7 @@
-"""Scoring: verdicts of single rows, processes that give them, and the order of finished rows' keys.
+"""Scoring: verdicts of single rows, the processes that compute them, and metrics over scored rows."""
 
-Knows generations that are already there; no model, no server and no SLURM.
-"""
-
+from trimode.core.protocol import Row
 from trimode.pipeline.scoring.pool import ScoringPool
 from trimode.pipeline.scoring.registry import check_scorer, finish_rows, score_row
-from trimode.pipeline.scoring.scorer import Row
 
 __all__ = ["Row", "ScoringPool", "check_scorer", "finish_rows", "score_row"]

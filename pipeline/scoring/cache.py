@@ -1,7 +1,4 @@
-"""The folder where scorers keep what is costly to make again.
-
-Knows nothing of what lies in it.
-"""
+"""The folder where scorers keep results that are expensive to compute again."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """$TRIMODE_CACHE, else $XDG_CACHE_HOME/trimode, else ~/.cache/trimode. Not created here."""
+    """Returns $TRIMODE_CACHE, else $XDG_CACHE_HOME/trimode, else ~/.cache/trimode. Does not create it."""
     if override := os.environ.get("TRIMODE_CACHE"):
         return Path(override)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trimode"

@@ -1,6 +1,6 @@
 """Accuracy of one benchmark over its seeds: the content of NeMo-Skills 0.7.0's metrics.json, key by key, in its order.
 
-Knows verdict fields only: no files, no scorer and no ledger. Sums run left to right, so that the last digits agree too.
+Sums run left to right, as in NeMo-Skills, so that even the last digits agree.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.registry import SCORERS
+from trimode.pipeline.scoring.registry import SCORERS, Measure, ScorerFacts
 
-Row = dict[str, Any]
 Attempts = Sequence[Row]
 """One problem's rows, one per seed."""
 Table = dict[str, Any]
 """One aggregation of metrics.json."""
 
 ALL_ROWS = "_all_"
-INSTRUCTIONS = "ifeval"
-"""The scorer whose verdict is a list of instructions instead of one answer."""
 
 
 def compute_metrics(
@@ -31,11 +29,11 @@ def compute_metrics(
     max_seq_len: int | None = None,
     max_samples: int | None = None,
 ) -> dict[str, dict[str, Table]]:
-    """`{"<benchmark>": {aggregation: {...}}, "<benchmark>-<subset>": ...}` of scored rows, one list per seed.
+    """Returns `{"<benchmark>": {aggregation: {...}}, "<benchmark>-<subset>": ...}` of scored rows, one list per seed.
 
-    All seeds hold the same problems in the same order; the first `max_samples` of them count, and a reply of more than
-    `max_seq_len` tokens counts as wrong. Percentages, except `*_statistics` (fractions, tokens). Raises ValueError
-    when the seeds differ in length or the scorer has no such metrics.
+    All seeds hold the same problems in the same order. Only the first `max_samples` problems count, and a reply of more
+    than `max_seq_len` tokens counts as wrong. Values are percentages, except in `*_statistics` (fractions or tokens).
+    Raises ValueError if the seeds differ in length or the scorer has no such metrics.
     """
     if benchmark.scorer not in SCORERS:
         valid = ", ".join(SCORERS)
@@ -51,8 +49,9 @@ def compute_metrics(
         subset = attempts[0].get("subset_for_metrics", ALL_ROWS)
         if subset != ALL_ROWS:
             groups.setdefault(subset, []).append(attempts)
+    facts = SCORERS[benchmark.scorer]
     return {
-        benchmark.name if subset == ALL_ROWS else f"{benchmark.name}-{subset}": _tables(benchmark.scorer, group)
+        benchmark.name if subset == ALL_ROWS else f"{benchmark.name}-{subset}": _tables(facts, group)
         for subset, group in groups.items()
     }
 
@@ -62,35 +61,44 @@ def _attempts(rows: Iterable[Row]) -> Attempts:
 
 
 def _limited(benchmark: Benchmark, row: Row, max_seq_len: int) -> Row:
-    """`row`, or a wrong one in its place; as in NeMo-Skills, only rows with answers keep their other fields then."""
+    """Returns `row`, or a wrong one if its reply is too long.
+
+    As in NeMo-Skills, the wrong one keeps the row's other fields only if the scorer extracts answers.
+    """
     facts = SCORERS[benchmark.scorer]
     if facts.wrong is None:
-        raise ValueError(f"max_seq_len is not defined for instructions; got {max_seq_len} for {benchmark.name}")
+        raise ValueError(f"max_seq_len is not defined for instructions: got {max_seq_len} for {benchmark.name}")
     if int(row["num_generated_tokens"]) <= max_seq_len:
         return row
     return dict(facts.wrong) if facts.answer_key is None else {**row, **facts.wrong}
 
 
-def _tables(scorer: str, problems: Sequence[Attempts]) -> dict[str, Table]:
+def _tables(facts: ScorerFacts, problems: Sequence[Attempts]) -> dict[str, Table]:
     if not problems:
         return {}
-    ks = range(1, len(problems[0]) + 1)
-    if scorer == INSTRUCTIONS:
-        scores = {measure: _interleaved(problems, score) for measure, score in INSTRUCTION_SCORES.items()}
-        tables = _instruction_tables(problems, ks)
+    if facts.pooled is None:
+        scores = {name: _scores(problems, (measure,)) for name, measure in facts.measures.items()}
+        tables = _answer_tables(facts, problems, scores)
     else:
         scores = {
-            name: [[int(measure(row).scored[0]) for row in rows] for rows in problems]
-            for name, measure in SCORERS[scorer].measures.items()
+            name: _scores(problems, [facts.measures[measure] for measure in measures])
+            for name, measures in facts.pooled.items()
         }
-        tables = _answer_tables(scorer, problems, scores)
-    for k in ks[1:]:
+        tables = _instruction_tables(facts, problems)
+    for k in range(2, len(problems[0]) + 1):
         for name, lists in (_token_counts(problems) | scores).items():
             tables[f"pass@1[avg-of-{k}]"][f"{name}_statistics"] = _statistics(lists, k)
     return tables
 
 
-def _answer_tables(scorer: str, problems: Sequence[Attempts], scores: dict[str, list[list[int]]]) -> dict[str, Table]:
+def _scores(problems: Sequence[Attempts], measures: Sequence[Measure]) -> list[list[int]]:
+    """Points of every attempt, one list per problem and measure; the measures of a problem follow each other."""
+    return [[int(measure(row).scored[0]) for row in rows] for rows in problems for measure in measures]
+
+
+def _answer_tables(
+    facts: ScorerFacts, problems: Sequence[Attempts], scores: dict[str, list[list[int]]]
+) -> dict[str, Table]:
     """Percentages per aggregation for scorers with one right or wrong answer."""
     common, num_seeds = _common(problems), len(problems[0])
     names = [name for k in range(1, num_seeds + 1) for name in _pass_names(k)]
@@ -99,10 +107,16 @@ def _answer_tables(scorer: str, problems: Sequence[Attempts], scores: dict[str, 
         for k in range(1, num_seeds + 1):
             for name, score in _pass_names(k).items():
                 tables[name][measure] = _percent([score(values, k) for values in lists])
-    answer_key = SCORERS[scorer].answer_key
-    if answer_key is None:
-        return tables
-    answers = [[row[answer_key] for row in rows] for rows in problems]
+    if facts.answer_key is not None:
+        _add_answers(tables, [[row[facts.answer_key] for row in rows] for rows in problems], scores, common)
+    return tables
+
+
+def _add_answers(
+    tables: dict[str, Table], answers: list[list[str | None]], scores: dict[str, list[list[int]]], common: Table
+) -> None:
+    """Adds what only extracted answers allow: `no_answer` of every aggregation, and the majority tables."""
+    num_seeds = len(answers[0])
     for k in range(1, num_seeds + 1):
         missing = [[answer is None for answer in row[:k]] for row in answers]
         for name in _pass_names(k):
@@ -114,11 +128,10 @@ def _answer_tables(scorer: str, problems: Sequence[Attempts], scores: dict[str, 
             pairs = zip(answers, lists, strict=True)
             tables[f"majority@{k}"][measure] = _percent([majority_at_k(row, values, k) for row, values in pairs])
         tables[f"majority@{k}"]["no_answer"] = _percent([float(all(a is None for a in row[:k])) for row in answers])
-    return tables
 
 
 def _pass_names(k: int) -> dict[str, Callable[[Sequence[int], int], float]]:
-    """The aggregations of `k` attempts; pass@1[avg-of-1] is pass@1 and left out."""
+    """Returns the aggregations of `k` attempts. pass@1[avg-of-1] is left out: it is pass@1."""
     names: dict[str, Callable[[Sequence[int], int], float]] = {f"pass@{k}": pass_at_k}
     if k > 1:
         names[f"pass@1[avg-of-{k}]"] = mean_of_first
@@ -126,7 +139,7 @@ def _pass_names(k: int) -> dict[str, Callable[[Sequence[int], int], float]]:
 
 
 def pass_at_k(scores: Sequence[int], k: int) -> float:
-    """Chance that k of all attempts hold a right one, for scores 0 and 1; the best of the first k for counts."""
+    """Probability that k random attempts contain a right one, for scores 0 and 1. For counts: best of the first k."""
     if any(score not in (0, 1) for score in scores):
         return max(scores[:k])
     wrong = len(scores) - sum(scores)
@@ -139,39 +152,27 @@ def mean_of_first(scores: Sequence[int], k: int) -> float:
 
 
 def majority_at_k(answers: Sequence[str | None], scores: Sequence[int], k: int) -> float:
-    """Score of the most frequent answer among the first k, ties averaged; 0 when there is no answer."""
+    """Score of the most frequent answer among the first k attempts. Ties are averaged; no answer at all scores 0."""
     votes = Counter((a, s) for a, s in zip(answers[:k], scores[:k], strict=True) if a is not None)
     winners = [score for (_, score), count in votes.items() if count == max(votes.values())]
     return sum(winners) / len(winners) if winners else 0.0
 
 
-INSTRUCTION_SCORES: dict[str, Callable[[Row], int]] = {
-    "prompt": lambda verdict: int(verdict["follow_all_instructions"]),
-    "instruction": lambda verdict: sum(verdict["follow_instruction_list"]),
-}
-
-
-def _interleaved(problems: Sequence[Attempts], score: Callable[[Row], int]) -> list[list[int]]:
-    """Scores for the statistics: strict and loose lists of each problem, pooled as NeMo-Skills does."""
-    return [[score(row[verdict]) for row in rows] for rows in problems for verdict in ("strict_eval", "loose_eval")]
-
-
-def _instruction_tables(problems: Sequence[Attempts], ks: range) -> dict[str, Table]:
-    """Percentages per aggregation over prompts and over instructions, strict and loose."""
-    num_instructions = sum(len(rows[0]["instruction_id_list"]) for rows in problems)
-    totals = {"prompt": len(problems), "instruction": num_instructions}
+def _instruction_tables(facts: ScorerFacts, problems: Sequence[Attempts]) -> dict[str, Table]:
+    """Percentages per aggregation over prompts and over instructions; `average_score` is the mean of the others."""
+    single = {name: facts.measures[name] for name in facts.measures if name != "average_score"}
+    scores = {name: _scores(problems, (measure,)) for name, measure in single.items()}
+    totals = {name: int(_sum(measure(rows[0]).possible[0] for rows in problems)) for name, measure in single.items()}
     tables: dict[str, Table] = {}
-    for k in ks:
+    for k in range(1, len(problems[0]) + 1):
         for name, aggregate in _pass_names(k).items():
-            accuracies = {}
-            for strictness in ("strict", "loose"):
-                for measure, score in INSTRUCTION_SCORES.items():
-                    lists = [[score(row[f"{strictness}_eval"]) for row in rows] for rows in problems]
-                    found = _sum(aggregate(values, k) for values in lists)
-                    accuracies[f"{measure}_{strictness}_accuracy"] = found / totals[measure] * 100.0
+            accuracies = {
+                measure: _sum(aggregate(values, k) for values in lists) / totals[measure] * 100.0
+                for measure, lists in scores.items()
+            }
             tables[name] = {
                 "num_prompts": len(problems),
-                "num_instructions": num_instructions,
+                "num_instructions": totals["instruction_strict_accuracy"],
                 "average_score": _sum(accuracies.values()) / len(accuracies),
                 **accuracies,
                 **_common(problems),
@@ -180,7 +181,7 @@ def _instruction_tables(problems: Sequence[Attempts], ks: range) -> dict[str, Ta
 
 
 def _common(problems: Sequence[Attempts]) -> Table:
-    """Entries, mean reply length and wall-clock span; the last two only where rows carry them."""
+    """Entries, mean tokens per reply, seconds from first start to last end; the last two only where rows have them."""
     common = {"num_entries": len(problems)}
     tokens = _sum(sum(row.get("num_generated_tokens", 0) for row in rows) / len(rows) for rows in problems)
     if tokens > 0:
@@ -193,7 +194,7 @@ def _common(problems: Sequence[Attempts]) -> Table:
 
 
 def _token_counts(problems: Sequence[Attempts]) -> dict[str, list[list[int]]]:
-    """Thinking and answer tokens of every attempt; a reply without the split is all answer."""
+    """Thinking and answer tokens of every attempt. A reply without the split counts as answer only."""
     splits = [[_token_split(row) for row in rows] for rows in problems]
     return {
         "reasoning_tokens": [[thinking for thinking, _ in row] for row in splits],
@@ -209,7 +210,7 @@ def _token_split(row: Row) -> tuple[int, int]:
 
 
 def _statistics(lists: Sequence[Sequence[int]], k: int) -> dict[str, float]:
-    """Mean and spread of the first k attempts: between runs, and within a problem."""
+    """Mean of the first k attempts, and their standard deviations across runs and within a problem."""
     runs = [np.mean([scores[run] for scores in lists]) for run in range(k)]
     spread = float(np.std(runs, ddof=1))
     within = [float(np.std(scores[:k], ddof=1)) for scores in lists]
@@ -226,7 +227,7 @@ def _percent(values: Sequence[float]) -> float:
 
 
 def _sum(values: Iterable[float]) -> float:
-    """Plain left-to-right sum: the built-in one compensates rounding from Python 3.12 on."""
+    """Plain left-to-right sum. The built-in one compensates rounding errors from Python 3.12 on."""
     total = 0.0
     for value in values:
         total += value

@@ -1,7 +1,7 @@
-"""Scoring processes: each row goes to a free one, with a time limit; one that hangs, crashes or leaves costs its row.
+"""A pool of scoring processes. Each row goes to a free process and has a time limit.
 
-Knows rows and verdicts, no scorer. Processes are started fresh, never forked from the caller, which may hold threads
-and devices; a process each because math-verify needs a main thread for its own time limits.
+A process that hangs, crashes or exits costs only the row it was scoring. Processes are started fresh and never forked,
+because the caller may hold threads and devices. They are not threads, because math-verify needs a main thread.
 """
 
 from __future__ import annotations
@@ -22,21 +22,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from trimode.core.project import child_environment
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring import worker
 from trimode.pipeline.scoring.registry import scorer_of, unscored
-from trimode.pipeline.scoring.scorer import Row
 
 WORKER_MODULE = worker.__name__
-"""What a scoring process runs."""
+"""Module that a scoring process runs."""
 START_LIMIT_S = 120.0
-"""Extra seconds for a process's first row: its libraries load first."""
+"""Extra seconds for a process's first row, because its libraries load then."""
 LOG_TAIL = 300
-"""Characters of a dead process's last words to keep."""
+"""Last characters of a dead process's stderr that its error message keeps."""
 
 
 class ScoringPool:
-    """Scores rows of one benchmark in `num_processes` processes while open; use as a context manager."""
+    """Scores rows of one benchmark in `num_processes` processes, between `open` and `close` or `abandon`.
+
+    As a context manager it closes at the end of the block, and abandons when an error leaves the block.
+    """
 
     def __init__(self, benchmark: Benchmark, data_dir: Path | None, num_processes: int) -> None:
         self._benchmark = benchmark
@@ -46,26 +50,48 @@ class ScoringPool:
         self._threads = [
             threading.Thread(target=self._serve, name=f"scorer-{index}", daemon=True) for index in range(num_processes)
         ]
-        self._closing = threading.Event()
+        self._abandoned = threading.Event()
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
+        """Makes the pool ready; each process starts with its first row."""
         for thread in self._threads:
             thread.start()
+
+    def close(self) -> None:
+        """Scores every row that was submitted, then ends the processes. Returns when all of that is done."""
+        self._end_threads()
+        for thread in self._threads:
+            thread.join()
+
+    def abandon(self) -> None:
+        """Cancels the rows that wait for a process and returns at once.
+
+        A process that is scoring a row ends after that row, or with the caller's process.
+        """
+        self._abandoned.set()
+        with contextlib.suppress(queue.Empty):
+            while (item := self._rows.get_nowait()) is not None:
+                item[1].cancel()
+        self._end_threads()
+
+    def __enter__(self) -> Self:
+        self.open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the processes. Rows not scored yet are dropped when an error is on its way, and finished otherwise."""
-        if kind is not None:
-            self._closing.set()
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def _end_threads(self) -> None:
         for _ in self._threads:
             self._rows.put(None)
-        for thread in self._threads:
-            thread.join()
 
     def submit(self, row: Row) -> Future[Row]:
-        """The verdict fields of `row`, later. The future never fails: what went wrong stands in `scoring_error`."""
+        """Returns a future of the verdict fields of `row`. It never fails: errors are in the field `scoring_error`."""
         future: Future[Row] = Future()
         self._rows.put((row, future))
         return future
@@ -75,7 +101,7 @@ class ScoringPool:
         try:
             while (item := self._rows.get()) is not None:
                 row, future = item
-                if self._closing.is_set():
+                if self._abandoned.is_set():
                     future.cancel()
                 elif future.set_running_or_notify_cancel():
                     future.set_result(self._judge(process, row))
@@ -94,40 +120,39 @@ class ScoringPool:
 
 
 class _Process:
-    """One scoring process, started when first needed and again after it was stopped."""
+    """One scoring process. Starts with the first row, and again with the next row after `stop`."""
 
     def __init__(self, benchmark: Benchmark, data_dir: Path | None) -> None:
-        paths = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
-        self._environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
+        self._environment = child_environment()
         self._command = [sys.executable, "-m", WORKER_MODULE, *worker.arguments(benchmark, data_dir)]
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._received = b""
-        self._warm = False
+        self._started = False
 
     def ask(self, row: Row, limit_s: float) -> Row:
-        """The verdict of `row`. Raises TimeoutError after `limit_s`, ChildProcessError when the process died."""
+        """Returns the verdict of `row`. Raises TimeoutError after `limit_s`, ChildProcessError if the process died."""
         process = self._process or self._start()
         assert process.stdin is not None
-        deadline = time.monotonic() + limit_s + (0 if self._warm else START_LIMIT_S)
+        deadline = time.monotonic() + limit_s + (0 if self._started else START_LIMIT_S)
         try:
             process.stdin.write(json.dumps(row).encode() + b"\n")
             process.stdin.flush()
             verdict = json.loads(self._read_line(process, deadline))
         except (BrokenPipeError, EOFError) as error:
-            raise ChildProcessError(self._last_words(process)) from error
-        self._warm = True
+            raise ChildProcessError(self._failure_message(process)) from error
+        self._started = True
         return dict(verdict)
 
     def stop(self) -> None:
-        """Kills the process and all of its group."""
+        """Kills the process and its process group."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.communicate()
         if self._log is not None:
             self._log.close()
-        self._process, self._log, self._received, self._warm = None, None, b"", False
+        self._process, self._log, self._received, self._started = None, None, b"", False
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
@@ -155,9 +180,9 @@ class _Process:
         line, _, self._received = self._received.partition(b"\n")
         return line
 
-    def _last_words(self, process: subprocess.Popen[bytes]) -> str:
+    def _failure_message(self, process: subprocess.Popen[bytes]) -> str:
         status = process.wait()
         assert self._log is not None
         self._log.seek(0)
-        words = self._log.read().decode(errors="replace").strip()[-LOG_TAIL:]
-        return f"exit status {status}" + (f", {words}" if words else "")
+        text = self._log.read().decode(errors="replace").strip()[-LOG_TAIL:]
+        return f"exit status {status}" + (f", {text}" if text else "")

@@ -1,6 +1,6 @@
-"""The registry of scorers and one row's verdict: asks the scorer a benchmark names; orders rows as NeMo-Skills does.
+"""The registry of scorers: one entry per scorer, the verdict of one row, and the key order of finished rows.
 
-Names scorer modules and does not import them: a scorer's libraries load with its first row and not before.
+The registry names scorer modules and imports one only when its first row is scored, because their libraries are large.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.scoring.scorer import Row, Scorer
+from trimode.pipeline.scoring.scorer import Scorer
 
 Measure = Callable[[Row], "Points"]
-"""What one scored row is worth in a metric. Reads the fields that scoring wrote and raises KeyError without them."""
+"""Returns the points of one scored row in a metric. Raises KeyError if the row has no verdict."""
 
 
 class Points(NamedTuple):
-    """One row's share in a metric; the metric is the mean over columns of sum(scored) / sum(possible)."""
+    """One row's share in a metric. The metric is the mean over columns of sum(scored) / sum(possible) over all rows."""
 
     scored: tuple[float, ...]
     possible: tuple[float, ...]
@@ -28,18 +29,23 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScorerFacts:
-    """Everything the pipeline knows of a scorer before its module is loaded."""
+    """Everything about a scorer that is needed without loading its module."""
 
     module: str
     """Its module in this package."""
     measures: Mapping[str, Measure]
-    """Metric, as metrics.json names it -> points of one row."""
+    """Name of the metric in metrics.json -> points of one row."""
     right: str | None = None
-    """Measure that says if a row is right; None = the benchmark's metric."""
+    """The measure that decides if a row is right. None = the benchmark's metric."""
     wrong: Row | None = None
-    """Verdict fields of a reply over a length limit; None = the scorer has no such limit."""
+    """Verdict fields that replace those of a reply longer than `max_seq_len`. None = no such limit with this scorer."""
     answer_key: str | None = None
-    """Row field of the extracted answer, where there is one: adds no_answer and majority@k."""
+    """Row field with the extracted answer. Where it is given, metrics.json also has no_answer and majority@k."""
+    pooled: Mapping[str, tuple[str, ...]] | None = None
+    """A scorer of many instructions per prompt: statistic in metrics.json -> measures whose points it pools.
+
+    None = one verdict per row; each measure then has a statistic of its own.
+    """
 
 
 def _answered(read: Callable[[Row], bool]) -> Measure:
@@ -79,12 +85,16 @@ SCORERS: dict[str, ScorerFacts] = {
         module="ifeval",
         measures={
             "prompt_strict_accuracy": _prompt("strict"),
-            "prompt_loose_accuracy": _prompt("loose"),
             "instruction_strict_accuracy": _instructions("strict"),
+            "prompt_loose_accuracy": _prompt("loose"),
             "instruction_loose_accuracy": _instructions("loose"),
             "average_score": _average_score,
         },
         right="prompt_strict_accuracy",
+        pooled={
+            "prompt": ("prompt_strict_accuracy", "prompt_loose_accuracy"),
+            "instruction": ("instruction_strict_accuracy", "instruction_loose_accuracy"),
+        },
     ),
     "code_tests": ScorerFacts(
         module="code.function_tests", measures={"passing_base_tests": _BASE_TESTS}, wrong={"is_correct": False}
@@ -103,22 +113,22 @@ SCORERS: dict[str, ScorerFacts] = {
         wrong={"graded_list": [False]},
     ),
 }
-"""A benchmark's `scorer` -> what it is. A new scorer is one module of this package and one entry here."""
+"""A benchmark's `scorer` -> its facts. A new scorer is one module of this package and one entry here."""
 
 REPLY_KEYS = (
     *("num_generated_tokens", "reasoning_content", "num_reasoning_tokens", "num_answer_tokens", "logprobs", "tokens"),
     *("top_logprobs", "finish_reason", "tool_calls", "serialized_output", "num_input_tokens"),
     *("generation_start_time", "generation_end_time", "generation_time"),
 )
-"""What a reply brings, in NeMo-Skills' order; the answer itself comes behind them."""
+"""Fields of a reply, in NeMo-Skills' order. The answer itself follows them."""
 OWN_KEYS = ("error", "error_kind", "scoring_error")
-"""Fields NeMo-Skills does not have; last in a row."""
+"""Fields that NeMo-Skills does not have. They are last in a row."""
 DATA_FIRST = "math"
-"""The scorer NeMo-Skills runs row by row: its rows begin with the data's fields, all others with the reply's."""
+"""Scorer whose rows begin with the data's fields in NeMo-Skills' files. All others begin with the reply's."""
 
 
 def scorer_of(benchmark: Benchmark) -> Scorer:
-    """The scorer of `benchmark`. Raises ConfigError when it has none here."""
+    """Returns the scorer module of `benchmark`. Raises ConfigError if it has none here."""
     if benchmark.scorer not in SCORERS:
         raise ConfigError(
             f"{benchmark.name} has no scorer here: got {benchmark.scorer!r}; valid: {', '.join(SCORERS)}"
@@ -129,7 +139,7 @@ def scorer_of(benchmark: Benchmark) -> Scorer:
 
 
 def check_scorer(benchmark: Benchmark, data_dir: Path | None = None) -> None:
-    """Returns when rows of `benchmark` can be scored here.
+    """Checks that rows of `benchmark` can be scored here.
 
     Raises ConfigError that names the missing package or file and where to get it.
     """
@@ -137,10 +147,10 @@ def check_scorer(benchmark: Benchmark, data_dir: Path | None = None) -> None:
 
 
 def score_row(benchmark: Benchmark, row: Row, data_dir: Path | None = None) -> Row:
-    """The verdict fields to add to `row`, which holds the reply and the data's fields.
+    """Returns the verdict fields to add to `row`, which holds the reply and the data's fields.
 
-    A row whose request failed (`error`) counts as no answer. Pure and synchronous; may take seconds, and mathematics
-    needs a main thread. Raises whatever the scorer raises on a row it cannot judge; ScoringPool keeps that to the row.
+    A row whose request failed (`error`) counts as no answer. May take seconds, and mathematics needs a main thread.
+    Raises whatever the scorer raises on a row that it cannot judge. ScoringPool turns that into a `scoring_error`.
     """
     scorer = scorer_of(benchmark)
     if row.get("error"):
@@ -149,12 +159,16 @@ def score_row(benchmark: Benchmark, row: Row, data_dir: Path | None = None) -> R
 
 
 def unscored(benchmark: Benchmark, row: Row, reason: str) -> Row:
-    """The verdict of a row that scoring could not judge: no answer, and why."""
+    """Returns the verdict of a row that could not be scored: no answer, and the reason as `scoring_error`."""
     return {**scorer_of(benchmark).no_answer(benchmark, row), "scoring_error": reason}
 
 
 def finish_rows(benchmark: Benchmark, rows: Iterable[Row]) -> list[Row]:
-    """The rows with their keys in NeMo-Skills' order: mathematics data first, the others reply first; verdict last."""
+    """Returns the rows with their keys in the order of NeMo-Skills.
+
+    A promise: a finished file has the keys of NeMo-Skills' own file in the same order, so that a line-by-line diff of
+    the two shows only real differences. Mathematics has the data first, the others the reply; the verdict is last.
+    """
     reply = (*REPLY_KEYS, benchmark.generation_key)
     verdict = scorer_of(benchmark).VERDICT_KEYS
     apart = {*reply, *verdict, *OWN_KEYS}

@@ -1,25 +1,25 @@
-"""What the verdict fields of one scored row are worth in its benchmark's metric: points scored and possible.
+"""Reads the verdict of one scored row: its points in the benchmark's metric, if it is right, and what to show of it.
 
-Reads no files and loads no scorer; it only reads the fields that scoring wrote.
+Needs only the fields that scoring wrote: no file is read and no scorer is loaded.
 """
 
 from __future__ import annotations
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import SCORERS, Points
-from trimode.pipeline.scoring.scorer import Row
 
 
 def row_points(benchmark: Benchmark, row: Row) -> Points:
-    """Points of `row` in the benchmark's metric. Raises ConfigError for a metric its scorer does not have."""
+    """Returns the points of `row` in the benchmark's metric. Raises ConfigError for a metric that its scorer lacks."""
     return _points(benchmark, benchmark.metric, row)
 
 
 def is_right(benchmark: Benchmark, row: Row) -> bool:
-    """True if a scored row is right by the benchmark's metric; for ifeval, if its whole prompt was followed strictly.
+    """True if a scored row is right by the benchmark's metric. For ifeval: if all instructions were followed strictly.
 
-    The only rule of the project for this. Raises ConfigError for a metric its scorer does not have.
+    This is the project's only rule for it. Raises ConfigError for a metric that its scorer lacks.
     """
     facts = SCORERS.get(benchmark.scorer)
     measure = facts.right if facts is not None else None
@@ -36,7 +36,7 @@ def _points(benchmark: Benchmark, measure: str, row: Row) -> Points:
 
 
 def is_scored(benchmark: Benchmark, row: Row) -> bool:
-    """Whether the row carries the verdict that the benchmark's metric reads."""
+    """True if the row has the verdict that the benchmark's metric reads."""
     try:
         row_points(benchmark, row)
     except (KeyError, TypeError, IndexError):
@@ -45,7 +45,7 @@ def is_scored(benchmark: Benchmark, row: Row) -> bool:
 
 
 def predicted(row: Row) -> str:
-    """What was read off the answer, as text: the extracted answer, the code, or which instructions were followed."""
+    """Returns as text what the scorer found: the extracted answer, the code, or which instructions were followed."""
     if row.get("predicted_answer") is not None:
         return str(row["predicted_answer"])
     if "strict_eval" in row:
@@ -55,7 +55,7 @@ def predicted(row: Row) -> str:
 
 
 def expected(row: Row) -> str:
-    """What the row asks for, as text: the expected answer, the instructions, or the tests."""
+    """Returns as text what the row asks for: the expected answer, the instructions, or the tests."""
     if row.get("expected_answer") is not None:
         return str(row["expected_answer"])
     asked = row.get("instruction_id_list")

@@ -1,12 +1,11 @@
-"""A scoring process: reads rows as JSON lines on stdin, writes their verdicts as JSON lines, one for one.
+"""A scoring process: reads rows as JSON lines on stdin and writes one verdict per row as a JSON line on stdout.
 
-Knows one benchmark, given as JSON in its first argument, and nothing of who asks. Its address space is limited, so that
-a formula that explodes ends this process and not the machine.
+The benchmark is the first argument, as JSON. The address space is limited, so that a formula whose evaluation explodes
+ends this process and not the machine.
 """
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import os
@@ -17,23 +16,21 @@ import time
 from pathlib import Path
 
 from trimode.core.processes import die_with_parent
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import score_row, scorer_of, unscored
-from trimode.pipeline.scoring.scorer import Row
 
-PR_SET_PDEATHSIG = 1
-"""Of Linux: end when the thread that started this process ends, however it ends."""
 MEMORY_BYTES = 8 << 30
-"""Address space of a scoring process."""
+"""Largest address space of a scoring process. Beyond it a row fails with MemoryError."""
 
 
 def arguments(benchmark: Benchmark, data_dir: Path | None) -> list[str]:
-    """Command line arguments that `main` understands."""
+    """Returns the command line arguments for `main`."""
     return [json.dumps(dataclasses.asdict(benchmark)), "" if data_dir is None else str(data_dir)]
 
 
 def judge(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
-    """The verdict of one row; whatever a scorer raises marks this row only."""
+    """Returns the verdict of one row. Whatever the scorer raises becomes the row's `scoring_error`."""
     started = time.monotonic()
     try:
         verdict = score_row(benchmark, row, data_dir)
@@ -45,13 +42,12 @@ def judge(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
 
 
 def main() -> None:
-    """Serves until stdin ends. What scorers or answers print goes to stderr, never among the verdicts."""
+    """Scores rows until stdin ends. Sends what scorers or answers print to stderr, away from the verdicts."""
     facts = json.loads(sys.argv[1])
     benchmark = Benchmark(**{**facts, "clients": tuple(facts["clients"])})
     data_dir = Path(sys.argv[2]) if sys.argv[2] else None
     die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     bound = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_AS, (bound, hard))

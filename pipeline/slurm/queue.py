@@ -1,7 +1,4 @@
-"""What Slurm says of jobs, by squeue alone: it is there without an accounting database and never lags behind.
-
-Submits nothing; knows no run folders.
-"""
+"""States of jobs, from squeue alone: unlike sacct it needs no accounting database and does not lag behind."""
 
 from __future__ import annotations
 
@@ -15,14 +12,17 @@ from trimode.core.errors import WorkerError
 ENDED = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 )
-"""States after which a job runs no more. A requeued one shows as PENDING."""
+"""Final states of a job. A requeued one is PENDING."""
 QUERY_TIMEOUT_S = 60.0
 KEPT = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER"})
-"""Says which cluster, not which job; stays when a job's variables are taken away."""
+"""Variables that name the cluster, not the job: `outside_of_jobs` keeps them."""
 
 
 def job_states(job_ids: Iterable[str]) -> dict[str, str]:
-    """State by id (`123` or `123_4`) of the jobs Slurm still remembers. Raises WorkerError when it cannot be asked."""
+    """Returns the state of each job that Slurm still knows, by id (`123` or `123_4`).
+
+    Raises WorkerError if squeue fails.
+    """
     wanted = set(job_ids)
     roots = sorted({job_id.partition("_")[0] for job_id in wanted})
     if not roots:
@@ -49,13 +49,13 @@ def job_states(job_ids: Iterable[str]) -> dict[str, str]:
 
 
 def has_ended(state: str | None) -> bool:
-    """True for a state that is over, and for a job that Slurm has forgotten."""
+    """True for a final state, and for None: a job that Slurm has forgotten."""
     return state is None or state in ENDED
 
 
 @contextmanager
 def outside_of_jobs() -> Iterator[None]:
-    """Takes an enclosing job's variables away while the block runs: they would overrule the script's lines."""
+    """Hides the variables of an enclosing Slurm job while the block runs: they would override the script's lines."""
     taken = {
         name: os.environ.pop(name)
         for name in list(os.environ)

@@ -1,27 +1,28 @@
-"""The text that goes to Slurm: pure functions from job specs to container arguments, parameters and sbatch scripts.
+"""Pure functions from job specs to the text that goes to Slurm: container arguments, parameters, sbatch scripts.
 
-Runs nothing and reads nothing. Dry run and submission print and submit the same text because both ask here.
+The dry run prints exactly what a submission submits because both use these functions.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from submitit.slurm.slurm import _make_sbatch_string
-from trimode.core.project import PROJECT_DIR
-from trimode.pipeline.spec import JobSpec, ResourceSpec
+from trimode.core.project import IMPORT_DIR, PROJECT_DIR
+from trimode.pipeline.spec import Container, JobSpec, ResourceSpec
 
-IMPORT_DIR = PROJECT_DIR / ".types"
-"""On PYTHONPATH it makes the checkout importable as `trimode`, installed or not."""
 TASK_MODULE = "submitit.core._submit"
+"""What a job runs: it loads the pickled call and calls it."""
 
 
 def by_shape(jobs: Sequence[JobSpec]) -> list[tuple[JobSpec, ...]]:
-    """Jobs that ask for the same resources, together: each group is one array."""
+    """Groups jobs that ask for the same resources. Each group is one array."""
     shapes: dict[ResourceSpec, list[JobSpec]] = {}
     for job in jobs:
         shapes.setdefault(job.resources, []).append(job)
@@ -29,17 +30,18 @@ def by_shape(jobs: Sequence[JobSpec]) -> list[tuple[JobSpec, ...]]:
 
 
 def submission_dir(jobs: Sequence[JobSpec]) -> Path:
-    """Where submitit keeps the pickles and output of one array: the same jobs share a folder, others never do.
+    """Returns the folder in which submitit keeps pickles and output of one array, named by a hash of its jobs.
 
-    Job ids may start again on a new cluster; a stale pickle found there then is the same job.
+    A new cluster may hand out old job ids again. A stale pickle under such an id then describes the same job.
     """
     out_dir = Path(jobs[0].run_dir).parents[2]
-    return out_dir / ".submitit" / hashlib.sha256(repr(tuple(jobs)).encode()).hexdigest()[:12]
+    text = json.dumps([dataclasses.asdict(job) for job in jobs], sort_keys=True)
+    return out_dir / ".submitit" / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def container_arguments(resources: ResourceSpec) -> list[str]:
-    """srun's pyxis options; none without a container."""
-    if resources.container == "none":
+    """Returns srun's pyxis options; none without a container."""
+    if resources.container is Container.none:
         return []
     return [
         f"--container-image={resources.container_image or 'IMAGE'}",
@@ -50,14 +52,14 @@ def container_arguments(resources: ResourceSpec) -> list[str]:
 
 
 def python_command(resources: ResourceSpec) -> str:
-    """Shell words that start Python inside the job."""
-    if resources.container == "none":
+    """Returns the shell command that starts Python inside the job."""
+    if resources.container is Container.none:
         return shlex.quote(sys.executable)
     return f"env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(IMPORT_DIR))} {resources.container_python}"
 
 
 def slurm_parameters(jobs: Sequence[JobSpec]) -> dict[str, object]:
-    """submitit's parameters for one array of jobs of one shape; None = not asked for."""
+    """Returns submitit's parameters for an array of jobs with the same resources. None: not asked for."""
     resources = jobs[0].resources
     srun = container_arguments(resources)
     if resources.cpus_per_task is not None:
@@ -80,7 +82,7 @@ def slurm_parameters(jobs: Sequence[JobSpec]) -> dict[str, object]:
 
 
 def setup_lines(resources: ResourceSpec) -> list[str]:
-    """Shell lines of the batch script before the job."""
+    """Returns the shell lines of the batch script that run before the job."""
     types = shlex.quote(str(IMPORT_DIR))
     return [
         "export PYTHONSAFEPATH=1",
@@ -90,7 +92,7 @@ def setup_lines(resources: ResourceSpec) -> list[str]:
 
 
 def sbatch_text(jobs: Sequence[JobSpec]) -> str:
-    """The batch script of one array (or of a single job), exactly as it goes to sbatch."""
+    """Returns the batch script of one array, or of a single job, exactly as it goes to sbatch."""
     folder = submission_dir(jobs)
     command = f"{python_command(jobs[0].resources)} -u -m {TASK_MODULE} {shlex.quote(str(folder))}"
     count = {"map_count": len(jobs)} if len(jobs) > 1 else {}

@@ -1,9 +1,10 @@
-"""Turns examples into [noisy | clean] training batches with their attention mask and targets; knows no network.
+"""Turns examples into [noisy | clean] training batches with their attention mask and targets.
 
-The noisy stream of a row holds blocks of the answer, each at its own random start, so blocks begin at any phase; the
-prompt is never masked and needs no noisy copy. A block sees itself in both directions and the clean stream strictly
-before its start; the clean stream is causal. The first position of a block is always clean: decoding starts each
-block with a token that the causal pass has already fixed. Behind the end of a row blocks are filled with eos."""
+The noisy stream of a row holds blocks of the answer. Each block starts at a random position, so blocks begin at any
+phase. The prompt is never masked and needs no noisy copy. A block sees itself in both directions, and the clean stream
+strictly before its start. The clean stream is causal. The first position of a block is always clean, because decoding
+starts each block with a token that the causal pass has already fixed. Behind the end of a row, blocks are filled with
+eos."""
 
 import random
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ class Batch:
 
 
 def block_start(row: Row, plan: NoisePlan, rng: random.Random) -> int:
-    """Position of the first token of a noisy block."""
+    """Draws the position of the first token of a noisy block."""
     content = len(row.answer_ids) - 2
     if rng.random() < plan.aligned_share:
         return len(row.prompt_ids) + rng.choice(range(0, content, BLOCK))
@@ -57,14 +58,14 @@ def block_start(row: Row, plan: NoisePlan, rng: random.Random) -> int:
 
 
 def masking_rate(plan: NoisePlan, rng: random.Random) -> float:
-    """Share of a block's positions that are masked."""
+    """Draws the share of a block's positions that are masked."""
     if rng.random() < plan.full_share:
         return 1.0
     return plan.least_rate + (1 - plan.least_rate) * rng.random()
 
 
 def attention_mask(starts: Sequence[Sequence[int]], clean_length: int) -> Tensor:
-    """[B, T, T], True where the query (second axis) may see the key (third axis)."""
+    """Returns [B, T, T], True where the query (second axis) may see the key (third axis)."""
     noisy = len(starts[0]) * BLOCK
     total = noisy + clean_length
     mask = torch.zeros(len(starts), total, total, dtype=torch.bool)
@@ -79,7 +80,7 @@ def attention_mask(starts: Sequence[Sequence[int]], clean_length: int) -> Tensor
 
 
 def assemble(rows: Sequence[Row], plan: NoisePlan, rng: random.Random) -> Batch:
-    """One batch; everything random comes from the generator."""
+    """Returns one batch. All randomness comes from `rng`."""
     noisy = plan.blocks_per_row * BLOCK
     clean_length = max(len(row.prompt_ids) + len(row.answer_ids) for row in rows)
     clean_length += -clean_length % 8

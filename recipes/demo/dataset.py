@@ -1,4 +1,4 @@
-"""Examples on the train and the test side of every demo benchmark; knows no tokenizer and no model.
+"""Examples on the training and the test side of every demo benchmark.
 
 The sha256 of the prompt decides its side, so a test prompt can never be drawn for training."""
 
@@ -28,13 +28,13 @@ EQUAL_SHARES: Mapping[str, int] = dict.fromkeys(TASKS, 1)
 
 
 def load_prompts() -> dict[str, str]:
-    """The user message of each benchmark, as the evaluation reads it."""
+    """Returns the prompt template of each benchmark, as the evaluation reads it."""
     folder = ROOT / "conf" / "benchmark"
     return {name: yaml.safe_load((folder / f"{name}.yaml").read_text())["prompt"] for name in TASKS}
 
 
 def is_test(prompt: str) -> bool:
-    """Whether this user message belongs to the test side."""
+    """True if this user message belongs to the test side."""
     return hashlib.sha256(prompt.encode()).digest()[0] < TEST_SHARE
 
 
@@ -45,11 +45,11 @@ class Sampler:
         self.prompts = {**load_prompts(), "sums": "{problem}", "lookups": "{problem}"}
 
     def user_message(self, name: str, example: Example) -> str:
-        """The one user message of an example."""
+        """Returns the user message of an example."""
         return self.prompts[name].format(**example.row)
 
     def side(self, name: str, rng: random.Random, *, test: bool) -> Iterator[tuple[str, Example]]:
-        """Endless (user message, example) pairs of one side of one task."""
+        """Yields (user message, example) pairs of one side of one task, without end."""
         while True:
             example = TRAINING_TASKS[name](rng)
             message = self.user_message(name, example)
@@ -57,7 +57,7 @@ class Sampler:
                 yield message, example
 
     def train_pairs(self, count: int, seed: str, shares: Mapping[str, int] = EQUAL_SHARES) -> list[tuple[str, str]]:
-        """(user message, answer) pairs, the tasks in turn by their shares, a function of the arguments alone."""
+        """Returns (user message, answer) pairs, the tasks in turn by their shares. Only the arguments decide."""
         rng = random.Random(seed)  # noqa: S311 - training data, not a secret
         sides = {name: self.side(name, rng, test=False) for name in shares}
         turns = [sides[name] for name, share in shares.items() for _ in range(share)]
@@ -65,7 +65,7 @@ class Sampler:
         return [(message, example.answer) for message, example in pairs]
 
     def test_examples(self, name: str, count: int = NUM_TEST) -> list[tuple[str, Example]]:
-        """The distinct test problems of one benchmark."""
+        """Returns the distinct test problems of one benchmark."""
         rng = random.Random(f"{name}-{TEST_SEED}")  # noqa: S311 - test data, not a secret
         chosen: dict[str, Example] = {}
         for message, example in self.side(name, rng, test=True):
@@ -76,7 +76,7 @@ class Sampler:
 
 
 def benchmark_lines(name: str) -> list[str]:
-    """The rows of one test file, as JSON lines with their identifier first."""
+    """Returns the rows of one test file, as JSON lines with their identifier first."""
     key = {"demo-code": "task_id", "demo-if": "key"}.get(name, "id")
     lines = []
     for index, (_, example) in enumerate(Sampler().test_examples(name)):
@@ -86,7 +86,7 @@ def benchmark_lines(name: str) -> list[str]:
 
 
 def write_benchmarks(folder: Path = BENCHMARKS_DIR) -> None:
-    """Write every test file."""
+    """Writes every test file."""
     for name in TASKS:
         path = folder / name / "test.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Decoding without a cache, many rows at once, to watch training; the engine of the workers is the real one.
+"""Decodes many rows at once without a cache, to watch training. Evaluation uses the workers' engine instead.
 
-Every pass recomputes [block | prefix], so it is short and easy to check, not fast."""
+Every pass recomputes [block | prefix], so the code is short and easy to check, not fast."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,22 +24,22 @@ class Decoding:
 
     @property
     def prefix(self) -> list[int]:
-        """Everything that is fixed so far."""
+        """Prompt and output so far."""
         return self.prompt_ids + self.output_ids
 
     @property
     def done(self) -> bool:
-        """Whether eos was written."""
+        """True if the output holds eos."""
         return EOS_ID in self.output_ids
 
     def cut(self) -> None:
-        """Drop what follows the first eos."""
+        """Drops what follows the first eos."""
         if self.done:
             del self.output_ids[self.output_ids.index(EOS_ID) + 1 :]
 
 
 def _causal(logits: Logits, lines: Sequence[list[int]]) -> Tensor:
-    """Causal logits of clean rows, padded at the end."""
+    """Returns causal logits of clean rows, padded at the end."""
     longest = max(map(len, lines))
     ids = torch.tensor([line + [EOS_ID] * (longest - len(line)) for line in lines])
     mask = torch.ones(longest, longest, dtype=torch.bool).tril().expand(len(lines), -1, -1)
@@ -47,7 +47,7 @@ def _causal(logits: Logits, lines: Sequence[list[int]]) -> Tensor:
 
 
 def _blocks(logits: Logits, prefixes: Sequence[list[int]], blocks: Sequence[list[int]]) -> Tensor:
-    """Logits of one block per row, against its clean prefix."""
+    """Returns the logits of one block per row, which sees its clean prefix."""
     longest = max(map(len, prefixes))
     ids = torch.tensor(
         [block + prefix + [EOS_ID] * (longest - len(prefix)) for block, prefix in zip(blocks, prefixes, strict=True)]
@@ -64,7 +64,7 @@ def _seeds(logits: Logits, rows: Sequence[Decoding]) -> list[int]:
 
 @torch.no_grad()
 def decode_ar(logits: Logits, prompts: Sequence[list[int]], limit: int) -> list[Decoding]:
-    """Greedy left to right."""
+    """Decodes greedily from left to right."""
     rows = [Decoding(prompt) for prompt in prompts]
     for _ in range(limit):
         active = [row for row in rows if not row.done]
@@ -78,7 +78,7 @@ def decode_ar(logits: Logits, prompts: Sequence[list[int]], limit: int) -> list[
 
 @torch.no_grad()
 def decode_dlm(logits: Logits, prompts: Sequence[list[int]], limit: int, threshold: float) -> list[Decoding]:
-    """Block diffusion with threshold unmasking."""
+    """Decodes by block diffusion: every pass commits the positions above the threshold."""
     rows = [Decoding(prompt) for prompt in prompts]
     for _ in range(limit // BLOCK):
         active = [row for row in rows if not row.done]
@@ -101,14 +101,14 @@ def decode_dlm(logits: Logits, prompts: Sequence[list[int]], limit: int, thresho
 
 
 def _without_mask(logits: Tensor) -> Tensor:
-    """Probabilities over the whole vocabulary, those of the mask token set to zero."""
+    """Returns probabilities over the whole vocabulary, with that of the mask token set to zero."""
     probabilities = logits.softmax(-1)
     probabilities[..., MASK_ID] = 0
     return probabilities
 
 
 def _open(block: list[int]) -> bool:
-    """Whether a block still needs a pass: a mask is left before its first eos."""
+    """True if the block needs another pass: a mask is left before its first eos."""
     end = block.index(EOS_ID) if EOS_ID in block else BLOCK
     return MASK_ID in block[:end]
 
@@ -128,7 +128,7 @@ def decode_linear_spec(
     prompts: Sequence[list[int]],
     limit: int,
 ) -> list[Decoding]:
-    """A drafted block, a causal pass that verifies it, until eos."""
+    """Decodes in cycles until eos: one pass drafts a block, one causal pass verifies it."""
     rows = [Decoding(prompt) for prompt in prompts]
     for row, seed in zip(rows, _seeds(logits, rows), strict=True):
         row.output_ids.append(seed)

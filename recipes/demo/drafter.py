@@ -1,9 +1,9 @@
-"""Trains the low-rank adapter that sharpens one-pass drafts; the verifier stays as it is.
+"""Trains the low-rank adapter that improves one-pass drafts; the verifier stays as it is.
 
 Blocks [seed, MASK x 31] start at random places of the answer and see the clean causal prefix. The adapter acts on
 the blocks only, never on the clean stream, as in decoding. Targets are the verifier's own distributions on the clean
-stream. A position counts when everything before it in the block was accepted: the accepted prefix and the first
-rejected position; the positions behind count with a small share, which a short training needs to get past the first."""
+stream. The accepted prefix of a block and its first rejected position count in full. The positions behind it count with
+a small share, without which a short training does not get past the first rejection."""
 
 import hashlib
 import json
@@ -19,6 +19,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
+from trimode.core.files import replacing
 from trimode.recipes.demo import optimizer
 from trimode.recipes.demo.batches import BLOCK, Batch, NoisePlan, Row, assemble
 from trimode.recipes.demo.export import write_tensors
@@ -27,7 +28,7 @@ from trimode.recipes.demo.network import Network
 
 @dataclass(frozen=True)
 class DrafterPlan:
-    """Everything that decides how the adapter is trained."""
+    """All settings of the adapter's training."""
 
     steps: int = 600
     rows_per_step: int = 32
@@ -61,22 +62,22 @@ class Drafter:
         return (inputs[0] * self.gate,)
 
     def hidden(self, ids_bt: Tensor, positions_bt: Tensor, mask_btt: Tensor, num_noisy: int) -> Tensor:
-        """Hidden states with the adapter on the first num_noisy positions and off behind them."""
+        """Returns hidden states, with the adapter on for the first num_noisy positions and off behind them."""
         self.gate = (torch.arange(ids_bt.shape[1]) < num_noisy).float()[None, :, None]
         return self.network.hidden(ids_bt, positions_bt, mask_btt)
 
     def logits(self, ids_bt: Tensor, positions_bt: Tensor, mask_btt: Tensor) -> Tensor:
-        """Draft logits of one block per row in front of its prefix."""
+        """Returns draft logits of one block per row; the block stands in front of its prefix."""
         out: Tensor = self.network.diffusion_head(self.hidden(ids_bt, positions_bt, mask_btt, BLOCK))
         return out
 
     def verifier_logits(self, ids_bt: Tensor, positions_bt: Tensor, mask_btt: Tensor) -> Tensor:
-        """Logits with the adapter off."""
+        """Returns logits with the adapter off."""
         out: Tensor = self.network.diffusion_head(self.hidden(ids_bt, positions_bt, mask_btt, 0))
         return out
 
     def tensors(self) -> dict[str, Tensor]:
-        """The adapter's tensors under peft's own names."""
+        """Returns the adapter's tensors under peft's own names."""
         return {
             name.replace(".default", ""): tensor.detach().float().contiguous()
             for name, tensor in self.adapted.state_dict().items()
@@ -84,20 +85,20 @@ class Drafter:
         }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take the adapter's tensors from a file."""
+        """Sets the adapter's tensors, named as in a file."""
         own = self.adapted.state_dict()
         own.update({name.replace(".weight", ".default.weight"): tensor for name, tensor in tensors.items()})
         self.adapted.load_state_dict(own)
 
 
 def acceptance_weights(matches_nb: Tensor, behind_share: float) -> Tensor:
-    """1 for the accepted prefix and the first rejected position, a small share behind it."""
+    """Returns 1 for the accepted prefix and the first rejected position, and a small share behind it."""
     before = torch.cat((torch.ones_like(matches_nb[:, :1]), matches_nb[:, :-1]), dim=1).float().cumprod(1)
     return before + (1 - before) * behind_share
 
 
 def hybrid_loss(draft_nv: Tensor, verifier_nv: Tensor, temperature: float) -> Tensor:
-    """lambda * KL + (1 - lambda) * TV at a temperature, plus the cross entropy to the verifier's choice."""
+    """Returns lambda * KL + (1 - lambda) * TV at a temperature, plus the cross entropy to the verifier's choice."""
     log_q = (draft_nv / temperature).log_softmax(-1)
     log_p = (verifier_nv / temperature).log_softmax(-1)
     p, q = log_p.exp(), log_q.exp()
@@ -109,7 +110,7 @@ def hybrid_loss(draft_nv: Tensor, verifier_nv: Tensor, temperature: float) -> Te
 
 
 def drafter_loss(drafter: Drafter, batch: Batch, rows: list[Row]) -> Tensor:
-    """Mean loss over the counted positions, those at or before the row's eos."""
+    """Returns the mean loss over the positions at or before each row's eos."""
     noisy = drafter.plan.noise.blocks_per_row * BLOCK
     hidden = drafter.hidden(batch.ids_bt, batch.positions_bt, batch.mask_btt, noisy)
     places = batch.positions_bt[:, :noisy].view(len(rows), -1, BLOCK)[:, :, 1:]
@@ -127,7 +128,7 @@ def drafter_loss(drafter: Drafter, batch: Batch, rows: list[Row]) -> Tensor:
 
 
 class DrafterTrainer:
-    """The steps of the adapter; its state lives in one checkpoint file, so that a killed training goes on."""
+    """Trains the adapter. Its state is in one checkpoint file, from which a killed training continues."""
 
     def __init__(self, drafter: Drafter, make_rows: Callable[[int, str], list[Row]], checkpoint: Path) -> None:
         self.drafter, self.make_rows, self.checkpoint = drafter, make_rows, checkpoint
@@ -138,7 +139,7 @@ class DrafterTrainer:
         self._resume()
 
     def _resume(self) -> None:
-        """Go on from the checkpoint, unless it belongs to another base or plan; then begin again."""
+        """Continues from the checkpoint. One that belongs to another base or plan is ignored."""
         if not self.checkpoint.exists():
             return
         state = torch.load(self.checkpoint, weights_only=True)
@@ -148,19 +149,18 @@ class DrafterTrainer:
             self.step = state["step"]
 
     def save(self) -> None:
-        """Write the checkpoint beside its place, then rename it."""
-        beside = self.checkpoint.with_suffix(".new")
+        """Writes the checkpoint; a training killed meanwhile finds the last one."""
         state = {
             "made_by": self.made_by,
             "adapter": self.drafter.tensors(),
             "adam": self.adam.state_dict(),
             "step": self.step,
         }
-        torch.save(state, beside)
-        beside.replace(self.checkpoint)
+        with replacing(self.checkpoint) as beside:
+            torch.save(state, beside)
 
     def train_step(self) -> float:
-        """One update, a function of the weights, the optimizer state and the step number; returns the loss."""
+        """Does one update and returns the loss. It depends on weights, optimizer state and step number alone."""
         plan = self.drafter.plan
         rows = self.make_rows(plan.rows_per_step, f"drafter-{self.step}")
         rng = random.Random(f"drafter-noise-{self.step}")  # noqa: S311 - training noise, not a secret
@@ -175,7 +175,7 @@ class DrafterTrainer:
         return loss.item()
 
     def run(self, log: Callable[[dict[str, Any]], None]) -> None:
-        """All steps, with a bar, a log and checkpoints."""
+        """Trains all steps, with a progress bar, a log and checkpoints."""
         steps = self.drafter.plan.steps
         with Progress() as progress:
             bar = progress.add_task("drafter", total=steps, completed=self.step)
@@ -189,7 +189,7 @@ class DrafterTrainer:
 
 
 def weights_digest(network: Network) -> str:
-    """sha256 over the base weights."""
+    """Returns the sha256 of the base weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
@@ -197,7 +197,7 @@ def weights_digest(network: Network) -> str:
 
 
 def write_adapter(drafter: Drafter, folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors, as peft lays them out."""
+    """Writes adapter_config.json and adapter_model.safetensors in the layout of peft."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = drafter.plan
     config = {
@@ -220,7 +220,7 @@ def write_adapter(drafter: Drafter, folder: Path) -> None:
 
 
 def read_adapter(network: Network, folder: Path) -> Drafter:
-    """A drafter with the tensors of an exported folder."""
+    """Returns a drafter with the tensors of an exported folder."""
     config = json.loads((folder / "adapter_config.json").read_text())
     plan = DrafterPlan(rank=config["r"], scale=config["lora_alpha"] // config["r"])
     drafter = Drafter(network, plan)

@@ -1,4 +1,4 @@
-"""Writes the checkpoint folder in the released layout; knows no training."""
+"""Writes the checkpoint folder in the released layout."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,14 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
+from trimode.core.files import replacing
 from trimode.recipes.demo import tokenizer
 from trimode.recipes.demo.network import Network, config_of
 from trimode.recipes.demo.tokenizer import BOS_ID, EOS_ID
 
 
 def write_checkpoint(network: Network, words: Tokenizer, folder: Path) -> None:
-    """config.json, generation_config.json, model.safetensors in bf16, tokenizer and chat template."""
+    """Writes config.json, generation_config.json, model.safetensors in bf16, tokenizer and chat template."""
     tokenizer.save(words, folder)
     (folder / "config.json").write_text(json.dumps(config_of(network.geometry), indent=2) + "\n")
     generation = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID}
@@ -23,8 +24,6 @@ def write_checkpoint(network: Network, words: Tokenizer, folder: Path) -> None:
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """A safetensors file that everybody may read, written beside its place and renamed."""
-    beside = path.with_suffix(".new")
-    save_file(tensors, beside, metadata={"format": "pt"})
-    beside.chmod(0o644)
-    beside.replace(path)
+    """Writes a safetensors file that everybody may read, atomically."""
+    with replacing(path) as beside:
+        save_file(tensors, beside, metadata={"format": "pt"})

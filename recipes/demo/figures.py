@@ -1,6 +1,6 @@
 """`python -m trimode.recipes.demo.figures`: accuracy, tokens per forward and agreement of the modes on the test sets.
 
-Answers come from the workers' engine in float32, verdicts from the pipeline's scorers."""
+The workers' engine answers in float32; the pipeline's scorers judge."""
 
 import argparse
 import json
@@ -39,12 +39,12 @@ class Cell:
     same: int = 0
 
     def add(self, other: "Cell") -> None:
-        """Take in the sums of another cell."""
+        """Adds the sums of another cell."""
         for name in ("problems", "correct", "tokens", "nfe", "same"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def line(self, mode: str, benchmark: str) -> str:
-        """One line of the table."""
+        """Returns one line of the table."""
         share = 100 / self.problems
         return (
             f"| {mode} | {benchmark} | {self.problems} | {self.correct * share:.1f} | {self.tokens / self.nfe:.2f} "
@@ -53,7 +53,7 @@ class Cell:
 
 
 def committed_rows(name: str, limit: int) -> list[dict[str, Any]]:
-    """The first rows of a committed test file."""
+    """Returns the first rows of a committed test file."""
     text = (dataset.BENCHMARKS_DIR / name / "test.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()[:limit]]
 
@@ -61,7 +61,7 @@ def committed_rows(name: str, limit: int) -> list[dict[str, Any]]:
 def generate(
     runtime: Runtime, rows: Sequence[dict[str, Any]], prompt: str, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The engine's results for one mode and benchmark."""
+    """Returns the engine's results for one mode and benchmark."""
     requests = [
         {
             "id": index,
@@ -78,7 +78,7 @@ def generate(
 
 
 def measure(runtime: Runtime, name: str, limit: int) -> dict[str, Cell]:
-    """One cell per mode for one benchmark."""
+    """Returns one cell per mode for one benchmark."""
     rows, prompt, benchmark = committed_rows(name, limit), dataset.load_prompts()[name], load_benchmark(name)
     results = {mode: generate(runtime, rows, prompt, options) for mode, options in MODES.items()}
     cells = {}
@@ -100,7 +100,7 @@ def measure(runtime: Runtime, name: str, limit: int) -> dict[str, Cell]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=dataset.ROOT / "assets" / "demo_model")
     parser.add_argument("--limit", type=int, default=dataset.NUM_TEST, help="problems per benchmark")

@@ -1,4 +1,4 @@
-"""The tri-mode network as it is trained: explicit positions and an explicit attention mask; knows no tasks.
+"""The tri-mode network as it is trained: explicit positions and an explicit attention mask.
 
 Shapes: B rows, T positions, H hidden, N heads, D head size. Tensor names are those of the released checkpoints."""
 
@@ -32,7 +32,7 @@ class Geometry:
 
 
 def rope_frequencies(geometry: Geometry) -> Tensor:
-    """YaRN inverse frequencies, one per pair of head channels."""
+    """Returns YaRN inverse frequencies, one per pair of head channels."""
     size, theta = geometry.head_dim, geometry.rope_theta
 
     def channel(turns: float) -> float:
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.heads * self.size, hidden, bias=False)
 
     def forward(self, x_bth: Tensor, rope: tuple[Tensor, Tensor], mask_btt: Tensor) -> Tensor:
-        """Attention output [B, T, H]."""
+        """Returns the attention output [B, T, H]."""
         rows, length, _ = x_bth.shape
         q, k, v = (
             projection(x_bth).view(rows, length, -1, self.size).transpose(1, 2)
@@ -94,7 +94,7 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(geometry.intermediate_size, geometry.hidden_size, bias=False)
 
     def forward(self, x_bth: Tensor) -> Tensor:
-        """MLP output [B, T, H]."""
+        """Returns the MLP output [B, T, H]."""
         out: Tensor = self.down_proj(F.silu(self.gate_proj(x_bth)) * self.up_proj(x_bth))
         return out
 
@@ -110,7 +110,7 @@ class Layer(nn.Module):
         self.mlp = Mlp(geometry)
 
     def forward(self, x_bth: Tensor, rope: tuple[Tensor, Tensor], mask_btt: Tensor) -> Tensor:
-        """The residual stream after this layer."""
+        """Returns the residual stream after this layer."""
         x_bth = x_bth + self.self_attn(self.input_layernorm(x_bth), rope, mask_btt)
         out: Tensor = x_bth + self.mlp(self.post_attention_layernorm(x_bth))
         return out
@@ -151,7 +151,7 @@ class Network(nn.Module):
             self.encoder.embed_tokens.weight.add_(0.5 * torch.randn(self.geometry.hidden_size))
 
     def hidden(self, ids_bt: Tensor, positions_bt: Tensor, mask_btt: Tensor) -> Tensor:
-        """Final hidden states [B, T, H]; mask_btt is True where a query may see a key."""
+        """Returns the final hidden states [B, T, H]; mask_btt is True where a query may see a key."""
         angles = positions_bt[:, None, :, None].float() * self.get_buffer("frequencies")
         rope = (angles.cos(), angles.sin())
         x_bth = self.encoder.embed_tokens(ids_bt)
@@ -161,13 +161,13 @@ class Network(nn.Module):
         return normed
 
     def logits(self, ids_bt: Tensor, positions_bt: Tensor, mask_btt: Tensor) -> Tensor:
-        """Logits [B, T, V] of every position."""
+        """Returns logits [B, T, V] of every position."""
         out: Tensor = self.diffusion_head(self.hidden(ids_bt, positions_bt, mask_btt))
         return out
 
 
 def config_of(geometry: Geometry) -> dict[str, Any]:
-    """config.json in the released layout."""
+    """Returns config.json in the released layout."""
     longest = int(geometry.original_max_position_embeddings * geometry.rope_factor)
     return {
         "architectures": ["NemotronLabsDiffusionModel"],
@@ -215,7 +215,7 @@ def config_of(geometry: Geometry) -> dict[str, Any]:
 
 
 def load(folder: Path) -> Network:
-    """A network in float32 from an exported folder."""
+    """Returns a network in float32 from an exported folder."""
     config = json.loads((folder / "config.json").read_text())
     rope = config["rope_parameters"]
     network = Network(

@@ -1,4 +1,4 @@
-"""The joint objective L_AR + alpha * L_diff, averaged over all its tokens; knows no optimizer and no data source."""
+"""The joint objective L_AR + alpha * L_diff, averaged over all its tokens."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from trimode.recipes.demo.network import Network
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over tokens, and how many tokens they are over."""
+    """Sums over tokens, and the numbers of tokens."""
 
     ar_sum: Tensor
     diffusion_sum: Tensor  # weighted by 1 / masking rate
@@ -19,12 +19,12 @@ class Losses:
     num_masked: int
 
     def joint_sum(self, alpha: float) -> Tensor:
-        """What is divided by the number of tokens and minimised."""
+        """Returns the sum that is divided by the number of tokens and minimised."""
         return self.ar_sum + alpha * self.diffusion_sum
 
 
 def losses(network: Network, batch: Batch, smoothing: float) -> Losses:
-    """Both cross entropies of one batch; the diffusion half with label smoothing.
+    """Returns both cross entropies of one batch, the diffusion half with label smoothing.
 
     Smoothing keeps the confidence of an uncertain position away from the commit threshold of block decoding."""
     hidden = network.hidden(batch.ids_bt, batch.positions_bt, batch.mask_btt).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The optimizers of the recipe: orthogonalised momentum for the layers, AdamW for the rest; knows no loss."""
+"""The optimizers of the recipe: orthogonalised momentum for the layers, AdamW for the rest."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ ITERATIONS = 5
 
 
 def orthogonalise(update_sab: Tensor) -> Tensor:
-    """Newton-Schulz iteration towards the nearest orthogonal matrix, for a stack of matrices."""
+    """Moves a stack of matrices towards the nearest orthogonal ones by Newton-Schulz iteration."""
     tall = update_sab.shape[1] > update_sab.shape[2]
     x = update_sab.transpose(1, 2) if tall else update_sab
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -24,14 +24,14 @@ def orthogonalise(update_sab: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Nesterov momentum whose matrix update is orthogonalised; matrices of one shape are handled in one stack."""
+    """Nesterov momentum with orthogonalised matrix updates. Matrices of one shape are handled in one stack."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override] # noqa: ARG002 - no caller passes one
-        """One update of every matrix."""
+        """Updates every matrix once."""
         for group in self.param_groups:
             stacks: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
             for parameter in group["params"]:
@@ -50,7 +50,7 @@ class Muon(Optimizer):
 
 
 def build(network: nn.Module, muon_lr: float, adam_lr: float) -> list[Optimizer]:
-    """Both optimizers over all parameters."""
+    """Returns both optimizers, which share all parameters between them."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
@@ -62,7 +62,7 @@ def build(network: nn.Module, muon_lr: float, adam_lr: float) -> list[Optimizer]
 
 
 def schedule(step: int, total: int, warmup: int, decay_from: float) -> float:
-    """Share of the peak learning rate: linear up, level, and linear down to a fiftieth over the rest."""
+    """Returns the share of the peak learning rate: linear rise, plateau, linear fall to a fiftieth."""
     if step < warmup:
         return (step + 1) / warmup
     begin = max(warmup, int(total * decay_from))

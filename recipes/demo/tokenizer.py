@@ -1,6 +1,6 @@
-"""Builds the demo tokenizer: byte-level BPE whose vocabulary holds every word of the tasks; knows no model.
+"""Builds the demo tokenizer: byte-level BPE whose vocabulary holds every word of the tasks.
 
-Words of the tasks are whole entries (`ignore_merges`), all other text falls back to a few merges and to bytes."""
+Words of the tasks are whole entries (`ignore_merges`). All other text falls back to a few merges and to bytes."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ CHAT_TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 
 
 def special_tokens() -> list[str]:
-    """The first entries of the vocabulary."""
+    """Returns the first entries of the vocabulary."""
     return [NAMED.get(index, f"<SPECIAL_{index}>") for index in range(NUM_SPECIAL)]
 
 
@@ -44,7 +44,7 @@ def _corpus() -> list[str]:
 
 
 def build() -> Tokenizer:
-    """Specials, bytes, a few merges, then every other piece of the training text in sorted order."""
+    """Builds it from specials, bytes, a few merges, then every other piece of the training text in sorted order."""
     corpus = _corpus()
     specials = special_tokens()
     draft = Tokenizer(models.BPE())
@@ -76,7 +76,7 @@ def build() -> Tokenizer:
 
 
 def build_once(folder: Path) -> Tokenizer:
-    """The tokenizer of a work folder, built if it is not there yet."""
+    """Returns the tokenizer of a work folder, built if it is not there yet."""
     path = folder / "tokenizer.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def build_once(folder: Path) -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and the chat template."""
+    """Writes tokenizer.json, tokenizer_config.json and the chat template."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
@@ -102,7 +102,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def render(user_message: str) -> str:
-    """One user turn as the chat template renders it, thinking off, ready for the answer."""
+    """Returns one user turn as the chat template renders it, thinking off, ready for the answer."""
     return (
         f"<|im_start|>system\n<|im_end|>\n<|im_start|>user\n{user_message}<|im_end|>\n"
         "<|im_start|>assistant\n<think></think>"

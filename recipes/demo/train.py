@@ -1,4 +1,4 @@
-"""`python -m trimode.recipes.demo.train`: the demo checkpoint from nothing, in one command; resumes when killed."""
+"""`python -m trimode.recipes.demo.train`: trains the demo checkpoint in one command; continues if it was killed."""
 
 import argparse
 import hashlib
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 from tokenizers import Tokenizer
+from trimode.core.files import replacing
 from trimode.recipes.demo import dataset, export, objective, optimizer, probe, tokenizer
 from trimode.recipes.demo.batches import NoisePlan, Row, assemble
 from trimode.recipes.demo.drafter import Drafter, DrafterPlan, DrafterTrainer, write_adapter
@@ -22,7 +23,7 @@ from trimode.recipes.demo.network import Geometry, Network, load
 
 @dataclass(frozen=True)
 class Stage:
-    """How many rows a step takes, of which tasks and with which noise, up to a step."""
+    """Rows per step, shares of the tasks and noise, up to step `until`."""
 
     until: int
     rows_per_step: int
@@ -42,7 +43,7 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what is trained."""
+    """All settings of the training."""
 
     steps: int = 5500
     stages: tuple[Stage, ...] = STAGES
@@ -66,18 +67,18 @@ class RowMaker:
         self.sampler = dataset.Sampler()
 
     def row(self, message: str, answer: str) -> Row:
-        """One row with its tail."""
+        """Returns one row with its tail."""
         prompt = self.words.encode(tokenizer.render(message), add_special_tokens=False).ids
         content = self.words.encode(f"{answer}<|im_end|>\n", add_special_tokens=False).ids
         return Row(prompt, content)
 
     def train_rows(self, count: int, seed: str, shares: Mapping[str, int] = dataset.EQUAL_SHARES) -> list[Row]:
-        """Training rows, shortest first."""
+        """Returns training rows, shortest first."""
         rows = [self.row(message, answer) for message, answer in self.sampler.train_pairs(count, seed, shares)]
         return sorted(rows, key=lambda row: len(row.prompt_ids) + len(row.answer_ids))
 
     def test_rows(self, count: int) -> dict[str, list[Row]]:
-        """The first test problems of each benchmark."""
+        """Returns the first test problems of each benchmark."""
         return {
             name: [self.row(message, example.answer) for message, example in self.sampler.test_examples(name, count)]
             for name in dataset.TASKS
@@ -85,7 +86,7 @@ class RowMaker:
 
 
 class Trainer:
-    """The base training: its state lives in one checkpoint file, its story in one log."""
+    """Trains the base model. Its state is in one checkpoint file, its progress in one log."""
 
     def __init__(self, plan: Plan, words: Tokenizer, geometry: Geometry, folder: Path) -> None:
         self.plan, self.folder = plan, folder
@@ -101,7 +102,7 @@ class Trainer:
 
     @property
     def checkpoint(self) -> Path:
-        """The file that training resumes from."""
+        """The file that training continues from."""
         return self.folder / "training.pt"
 
     @property
@@ -124,26 +125,25 @@ class Trainer:
         self.step = state["step"]
 
     def save(self) -> None:
-        """Write the checkpoint beside its place, then rename it."""
+        """Writes the checkpoint; a training killed meanwhile finds the last one."""
         state = {
             "network": self.network.state_dict(),
             "step": self.step,
             "made_by": self.made_by,
             "optimizers": [one.state_dict() for one in self.optimizers],
         }
-        beside = self.checkpoint.with_suffix(".new")
-        torch.save(state, beside)
-        beside.replace(self.checkpoint)
+        with replacing(self.checkpoint) as beside:
+            torch.save(state, beside)
 
     def log(self, record: dict[str, Any]) -> None:
-        """One line in the written log, also on the screen where there is no bar."""
+        """Adds one line to the log; also prints it if there is no terminal for a progress bar."""
         if not sys.stdout.isatty():
             print(json.dumps(record), flush=True)
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def train_step(self) -> dict[str, float]:
-        """One update; a function of the weights, the optimizer state and the step number alone."""
+        """Does one update and returns losses. It depends on weights, optimizer state and step number alone."""
         plan = self.plan
         rng = random.Random(f"noise-{plan.seed}-{self.step}")  # noqa: S311 - training noise, not a secret
         stage = self.stage
@@ -169,28 +169,28 @@ class Trainer:
         return {"ar_loss": ar_sum / num_ar, "diffusion_loss": diffusion_sum / weight, "gradient_norm": float(norm)}
 
     def run(self) -> None:
-        """Train to the last step, with a bar, a log, probes and checkpoints."""
+        """Trains to the last step, with a progress bar, a log, probes and checkpoints."""
         held_out = self.maker.test_rows(16)
         started = time.monotonic()
         with Progress() as progress:
             bar = progress.add_task("training", total=self.plan.steps, completed=self.step)
             while self.step < self.plan.steps:
-                figures = self.train_step()
+                losses = self.train_step()
                 progress.update(
                     bar,
                     completed=self.step,
-                    description=f"ar {figures['ar_loss']:.3f} diffusion {figures['diffusion_loss']:.3f}",
+                    description=f"ar {losses['ar_loss']:.3f} diffusion {losses['diffusion_loss']:.3f}",
                 )
-                self._record(figures, time.monotonic() - started, held_out)
+                self._record(losses, time.monotonic() - started, held_out)
 
-    def _record(self, figures: dict[str, float], seconds: float, held_out: dict[str, list[Row]]) -> None:
+    def _record(self, losses: dict[str, float], seconds: float, held_out: dict[str, list[Row]]) -> None:
         last = self.step == self.plan.steps
         if self.step % 20 == 0:
             self.log(
                 {
                     "step": self.step,
                     "seconds": round(seconds, 1),
-                    **{name: round(value, 4) for name, value in figures.items()},
+                    **{name: round(value, 4) for name, value in losses.items()},
                 }
             )
         if last or self.step % self.plan.save_every == 0:
@@ -200,7 +200,7 @@ class Trainer:
 
 
 def finish(trainer: Trainer, words: Tokenizer, target: Path) -> None:
-    """Export the base, train the adapter against what was exported, export it, log the figures of both."""
+    """Exports the base, trains the adapter on the exported weights, exports it, and logs measurements of both."""
     export.write_checkpoint(trainer.network, words, target)
     network = load(target)
     drafter = Drafter(network, DrafterPlan())
@@ -212,7 +212,7 @@ def finish(trainer: Trainer, words: Tokenizer, target: Path) -> None:
 
 
 def main() -> None:
-    """Tokenizer, benchmarks, base model, drafter adapter, export."""
+    """Makes tokenizer, benchmarks, base model, adapter and export."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=dataset.ROOT / "build" / "demo", help="checkpoints and log")
     parser.add_argument("--target", type=Path, default=dataset.ROOT / "assets" / "demo_model", help="export folder")

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import pytest
-from trimode.balancer.router import MAX_ATTEMPTS, QueueFullError, Router, WorkerSlot
+from trimode.balancer.router import MAX_ATTEMPTS, QueueFullError, Reply, Router, WorkerSlot
 from trimode.core.errors import GenerationError, WorkerError
+from trimode.core.protocol import Generation
+from trimode.core.worker import Worker, WorkerInfo, WorkerStats
+from trimode.tests.fakes.worker import generation, worker_info
 
-Fields = dict[str, Any]
 
-
-class HeldWorker:
+class HeldWorker(Worker):
     """Holds every request until the test lets it go or fails it."""
 
     def __init__(self) -> None:
-        self.held: dict[str, asyncio.Future[Fields]] = {}
+        self.held: dict[str, asyncio.Future[Generation]] = {}
         self.cancelled: list[str] = []
 
-    async def generate(self, fields: Fields) -> Fields:
-        future: asyncio.Future[Fields] = asyncio.get_running_loop().create_future()
+    def info(self) -> WorkerInfo:
+        return worker_info()
+
+    async def stats(self) -> WorkerStats:
+        return WorkerStats(running=len(self.held))
+
+    def close(self) -> None:
+        self.die()
+
+    async def generate(self, fields: Mapping[str, Any]) -> Generation:
+        future: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
         self.held[fields["request_id"]] = future
         try:
             return await future
@@ -33,7 +43,7 @@ class HeldWorker:
         self.held[request_id].set_exception(GenerationError("cancelled", 499))
 
     def finish(self, request_id: str) -> None:
-        self.held[request_id].set_result({"token_ids": [1, 2], "text": request_id})
+        self.held[request_id].set_result(generation(text=request_id))
 
     def die(self) -> None:
         for future in list(self.held.values()):
@@ -45,7 +55,7 @@ class Bench:
 
     def __init__(self, num_workers: int, in_flight_limit: int = 4, max_queue: int = 8) -> None:
         self.workers = [HeldWorker() for _ in range(num_workers)]
-        slots = [WorkerSlot(index, handle=worker) for index, worker in enumerate(self.workers)]
+        slots = [WorkerSlot(index, worker=worker) for index, worker in enumerate(self.workers)]
         self.deaths: list[int] = []
         self.router = Router(
             slots,
@@ -54,21 +64,21 @@ class Bench:
             on_death=lambda slot, _: self.deaths.append(slot.index),
         )
 
-    def submit(self, name: str, **fields: Any) -> asyncio.Task[Any]:
+    def submit(self, name: str, **fields: Any) -> asyncio.Task[Reply]:
         prompt_tokens = fields.pop("prompt_tokens", 0)
         work = self.router.submit(name, {"request_id": name, **fields}, prompt_tokens)
         return asyncio.get_running_loop().create_task(work)
 
     def refill(self, index: int) -> None:
         self.workers[index] = HeldWorker()
-        self.router.slots[index].handle = self.workers[index]
+        self.router.slots[index].worker = self.workers[index]
         self.router.dispatch()
 
     def where(self) -> list[list[str]]:
         return [sorted(worker.held) for worker in self.workers]
 
 
-async def settle() -> None:
+async def run_callbacks() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -81,7 +91,7 @@ def test_requests_spread_over_workers() -> None:
     async def test() -> None:
         bench = Bench(3)
         tasks = [bench.submit(f"r{index}") for index in range(6)]
-        await settle()
+        await run_callbacks()
         assert [len(names) for names in bench.where()] == [2, 2, 2]
         for task in tasks:
             task.cancel()
@@ -93,9 +103,9 @@ def test_least_outstanding_work_counts_tokens_not_requests() -> None:
     async def test() -> None:
         bench = Bench(2)
         tasks = [bench.submit("long", max_new_tokens=250)]
-        await settle()
+        await run_callbacks()
         tasks += [bench.submit(f"short{index}", max_new_tokens=10) for index in range(4)]
-        await settle()
+        await run_callbacks()
         assert bench.where() == [["long"], ["short0", "short1", "short2", "short3"]]
         for task in tasks:
             task.cancel()
@@ -108,7 +118,7 @@ def test_a_long_prompt_weighs_too() -> None:
         bench = Bench(2)
         tasks = [bench.submit("a", max_new_tokens=10, prompt_tokens=1600), bench.submit("b", max_new_tokens=10)]
         tasks.append(bench.submit("c", max_new_tokens=10))
-        await settle()
+        await run_callbacks()
         assert bench.where() == [["a"], ["b", "c"]]
         for task in tasks:
             task.cancel()
@@ -121,11 +131,11 @@ def test_what_does_not_fit_waits_in_order_of_arrival() -> None:
         bench = Bench(1, in_flight_limit=1)
         tasks = [bench.submit(name) for name in ("a", "b", "c")]
         for name in ("a", "b", "c"):
-            await settle()
+            await run_callbacks()
             assert bench.where() == [[name]]
             bench.workers[0].finish(name)
-        items = await asyncio.gather(*tasks)
-        assert [item.done.result()["text"] for item in items] == ["a", "b", "c"]
+        replies = await asyncio.gather(*tasks)
+        assert [reply.generation.text for reply in replies] == ["a", "b", "c"]
         assert bench.router.slots[0].outstanding == 0
 
     run(test())
@@ -135,7 +145,7 @@ def test_a_full_queue_refuses() -> None:
     async def test() -> None:
         bench = Bench(1, in_flight_limit=1, max_queue=2)
         tasks = [bench.submit(name) for name in ("a", "b", "c")]
-        await settle()
+        await run_callbacks()
         with pytest.raises(QueueFullError) as caught:
             await bench.submit("d")
         assert caught.value.status == 429
@@ -150,9 +160,9 @@ def test_requests_of_a_dead_worker_are_answered_by_another() -> None:
     async def test() -> None:
         bench = Bench(2)
         tasks = [bench.submit(name) for name in ("a", "b")]
-        await settle()
+        await run_callbacks()
         bench.workers[0].die()
-        await settle()
+        await run_callbacks()
         assert bench.where() == [[], ["a", "b"]]
         assert bench.deaths == [0]
         for name in ("a", "b"):
@@ -167,13 +177,13 @@ def test_one_death_with_many_requests_is_one_death() -> None:
     async def test() -> None:
         bench = Bench(1)
         tasks = [bench.submit(name) for name in ("a", "b", "c")]
-        await settle()
+        await run_callbacks()
         bench.workers[0].die()
-        await settle()
+        await run_callbacks()
         assert bench.deaths == [0]
         assert len(bench.router.queue) == 3
         bench.refill(0)
-        await settle()
+        await run_callbacks()
         assert bench.where() == [["a", "b", "c"]]
         for task in tasks:
             task.cancel()
@@ -186,9 +196,9 @@ def test_attempts_end_with_a_worker_error() -> None:
         bench = Bench(1)
         task = bench.submit("poison")
         for _ in range(MAX_ATTEMPTS):
-            await settle()
+            await run_callbacks()
             bench.workers[0].die()
-            await settle()
+            await run_callbacks()
             bench.refill(0)
         with pytest.raises(WorkerError, match="3 attempts"):
             await task
@@ -201,23 +211,23 @@ def test_the_last_attempt_is_made_away_from_other_suspects() -> None:
         bench = Bench(1)
         tasks = [bench.submit(name) for name in ("poison", "innocent")]
         for _ in range(MAX_ATTEMPTS - 1):
-            await settle()
+            await run_callbacks()
             bench.workers[0].die()
-            await settle()
+            await run_callbacks()
             bench.refill(0)
-        await settle()
+        await run_callbacks()
         assert [len(names) for names in bench.where()] == [1]
         alone = bench.where()[0][0]
         bench.workers[0].die() if alone == "poison" else bench.workers[0].finish(alone)
-        await settle()
+        await run_callbacks()
         if alone == "poison":
             bench.refill(0)
-            await settle()
+            await run_callbacks()
         other = bench.where()[0][0]
         bench.workers[0].die() if other == "poison" else bench.workers[0].finish(other)
         with pytest.raises(WorkerError):
             await tasks[0]
-        assert (await tasks[1]).done.result()["text"] == "innocent"
+        assert (await tasks[1]).generation.text == "innocent"
 
     run(test())
 
@@ -226,7 +236,7 @@ def test_a_request_error_is_not_retried_and_kills_nobody() -> None:
     async def test() -> None:
         bench = Bench(1)
         task = bench.submit("bad")
-        await settle()
+        await run_callbacks()
         bench.workers[0].held["bad"].set_exception(GenerationError("top_p: got 3", 400))
         with pytest.raises(GenerationError, match="top_p"):
             await task
@@ -240,9 +250,9 @@ def test_cancelling_a_running_request_tells_its_worker() -> None:
     async def test() -> None:
         bench = Bench(2)
         task = bench.submit("a")
-        await settle()
+        await run_callbacks()
         task.cancel()
-        await settle()
+        await run_callbacks()
         assert bench.workers[0].cancelled == ["a"]
         assert bench.router.num_running == 0
 
@@ -253,13 +263,13 @@ def test_cancelling_a_waiting_request_forgets_it() -> None:
     async def test() -> None:
         bench = Bench(1, in_flight_limit=1)
         first, second = bench.submit("a"), bench.submit("b")
-        await settle()
+        await run_callbacks()
         second.cancel()
-        await settle()
+        await run_callbacks()
         assert not bench.router.queue
         bench.workers[0].finish("a")
         await first
-        await settle()
+        await run_callbacks()
         assert bench.where() == [[]]
 
     run(test())
@@ -269,7 +279,7 @@ def test_the_end_of_the_process_fails_what_is_left() -> None:
     async def test() -> None:
         bench = Bench(1, in_flight_limit=1)
         tasks = [bench.submit(name) for name in ("a", "b")]
-        await settle()
+        await run_callbacks()
         bench.router.fail_all(GenerationError("stopping", 503))
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [str(result) for result in results] == ["stopping", "stopping"]

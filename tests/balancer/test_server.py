@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,14 +84,16 @@ def test_two_balancers_do_not_meet(balancer: RunningBalancer, second: RunningBal
     body = {"messages": [{"role": "user", "content": "from the second"}]}
     reply = httpx.post(second.url + "/v1/chat/completions", json=body, headers=key, timeout=60)
     assert reply.json()["choices"][0]["message"]["content"] == "ar from the second"
-    assert "from the second" not in balancer.fake_log.read_text()
+    request_id = reply.json()["id"].removeprefix("chatcmpl-")
+    assert any(request_id in line for line in second.begun())
+    assert not any(request_id in line for line in balancer.begun())
     assert balancer.ask("hello").status_code == 200
 
 
 def test_each_worker_sees_one_gpu(second: RunningBalancer) -> None:
     workers = second.ready["workers"]
     assert [worker["device"] for worker in workers] == ["cuda", "cuda"]
-    assert sorted(worker["cuda_visible_devices"] for worker in workers) == ["3", "5"]
+    assert sorted(worker["device_name"] for worker in workers) == ["GPU 3", "GPU 5"]
 
 
 def test_the_key_is_asked_for_everywhere_but_health(second: RunningBalancer) -> None:
@@ -124,22 +125,6 @@ def test_sigterm_answers_what_runs_and_leaves_nothing(tmp_path: Path) -> None:
         assert held.result().status_code == 503
     assert all_gone(pids, folder)
     assert not (tmp_path / "ready.json").exists()
-
-
-def test_the_balancer_ends_with_its_parent(tmp_path: Path) -> None:
-    line = command(tmp_path)
-    script = f"import subprocess, time; p = subprocess.Popen({line!r}); print(p.pid, flush=True); time.sleep(600)"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    wait_for((tmp_path / "ready.json").exists, 300)
-    folder = private_folder(pid)
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    wait_for(lambda: all_gone([pid], folder))
 
 
 def test_sigterm_while_it_starts_leaves_nothing(tmp_path: Path) -> None:

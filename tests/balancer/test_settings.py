@@ -28,8 +28,8 @@ def test_a_quarter_more_than_the_slots_is_in_flight() -> None:
 
 
 def test_default_mode() -> None:
-    assert parse_settings(["--model", "m"]).default_mode is Mode.AR
-    assert parse_settings(["--model", "m", "--default-mode", "dlm"]).default_mode is Mode.DLM
+    assert parse_settings(["--model", "m"]).default_mode is Mode.ar
+    assert parse_settings(["--model", "m", "--default-mode", "dlm"]).default_mode is Mode.dlm
 
 
 @pytest.mark.parametrize(

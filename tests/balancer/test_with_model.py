@@ -1,4 +1,4 @@
-"""The balancer in front of real workers and the demo checkpoint: every forward told to a client was made."""
+"""The balancer in front of real workers and the demo checkpoint: usage and counters agree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBalance
 
 
 def ask(balancer: RunningBalancer, mode: Mode, **fields: Any) -> dict[str, Any]:
-    fields = {"max_tokens": 12, "block_length": 4, "lora": mode is Mode.LINEAR_SPEC, **fields}
+    fields = {"max_tokens": 12, "block_length": 4, "lora": mode is Mode.linear_spec, **fields}
     reply = balancer.ask("What is 2 + 3?", model=None, mode=mode.value, **fields)
     assert reply.status_code == 200, reply.text
     usage: dict[str, Any] = reply.json()["usage"]
@@ -36,32 +36,32 @@ def engines(stats: dict[str, Any]) -> list[dict[str, Any]]:
     return [worker["engine"] for worker in stats["workers"]]
 
 
-def total(figures: list[dict[str, Any]], name: str) -> Any:
-    return sum(figure[name] for figure in figures)
+def total(counts: list[dict[str, Any]], name: str) -> Any:
+    return sum(count[name] for count in counts)
 
 
 def test_replies_of_three_modes_at_once_add_up_to_the_engines_counters(serving: RunningBalancer) -> None:
     idle = serving.stats()
     with ThreadPoolExecutor(6) as threads:
-        usages = list(threads.map(lambda mode: ask(serving, mode), [Mode.AR, Mode.DLM, Mode.LINEAR_SPEC] * 2))
+        usages = list(threads.map(lambda mode: ask(serving, mode), [Mode.ar, Mode.dlm, Mode.linear_spec] * 2))
     stats = serving.stats()
-    told, figures = stats["told"], engines(stats)
-    assert told["nfe"] == total(figures, "nfe") == idle["told"]["nfe"] + total(usages, "nfe")
-    for kind, count in told["forwards"].items():
-        assert count == sum(engine["rows"][kind] for engine in figures)
-    assert told["completion_tokens"] == total(figures, "tokens_generated")
-    finished = [engine["requests_finished"] for engine in figures]
+    totals, counts = stats["told"], engines(stats)
+    assert totals["nfe"] == total(counts, "nfe") == idle["told"]["nfe"] + total(usages, "nfe")
+    for kind, count in totals["forwards"].items():
+        assert count == sum(engine["rows"][kind] for engine in counts)
+    assert totals["completion_tokens"] == total(counts, "tokens_generated")
+    finished = [engine["requests_finished"] for engine in counts]
     assert [after - engine["requests_finished"] for after, engine in zip(finished, engines(idle), strict=True)] == [
         3,
         3,
     ]
 
 
-def test_figures_under_load_are_true(serving: RunningBalancer) -> None:
+def test_stats_under_load_are_true(serving: RunningBalancer) -> None:
     idle = serving.stats()
     slots = [(4, 1), (4, 1)]
     with ThreadPoolExecutor(11) as threads:
-        long = [threads.submit(ask, serving, Mode.AR, max_tokens=300, ignore_eos=True) for _ in range(11)]
+        long = [threads.submit(ask, serving, Mode.ar, max_tokens=300, ignore_eos=True) for _ in range(11)]
 
         def loaded() -> bool:
             now = serving.stats()
@@ -74,7 +74,7 @@ def test_figures_under_load_are_true(serving: RunningBalancer) -> None:
 
         wait_for(loaded)
         usages = [future.result() for future in long]
-    spec = [ask(serving, Mode.LINEAR_SPEC) for _ in range(2)]
+    spec = [ask(serving, Mode.linear_spec) for _ in range(2)]
     stats = serving.stats()
     for engine, before in zip(engines(stats), engines(idle), strict=True):
         assert (engine["running"], engine["waiting"], engine["pages_free"]) == (0, 0, engine["pages_total"])
@@ -91,8 +91,8 @@ def test_figures_under_load_are_true(serving: RunningBalancer) -> None:
         for name in ("tokens_generated", "nfe", "accepted", "cycles")
     ]
     lengths = [length for usage in spec for length in usage["acceptance_lengths"]]
-    told = [total(usages + spec, "completion_tokens"), total(usages + spec, "nfe")]
-    assert made == [*told, sum(lengths), len(lengths)]
+    reported = [total(usages + spec, "completion_tokens"), total(usages + spec, "nfe")]
+    assert made == [*reported, sum(lengths), len(lengths)]
 
 
 def test_a_refusal_names_its_field(serving: RunningBalancer) -> None:

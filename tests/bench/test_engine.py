@@ -1,4 +1,4 @@
-"""The engine benchmark runs from end to end on a tiny model; its figures say nothing there."""
+"""The engine benchmark runs from end to end on a tiny model; its numbers mean nothing there."""
 
 from __future__ import annotations
 

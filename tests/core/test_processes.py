@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 from trimode.core.processes import process_id
-from trimode.pipeline.launch.local import setup_environment
+from trimode.core.project import child_environment
 
 SLEEP = "import time; time.sleep(600)"
 LIVES_WITH = """
@@ -37,7 +37,7 @@ time.sleep(600)
 def python(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A Python process that is gone afterwards, whatever happens."""
     command = [sys.executable, "-c", code, *arguments]
-    environment = os.environ | setup_environment()
+    environment = child_environment()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         yield process

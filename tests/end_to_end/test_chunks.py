@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trimode.pipeline.run_folder.ledger import Ledger
+from trimode.core.protocol import Row
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import is_finished, remaining
-from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, Row, finished_positions, read_output, read_rows
+from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, finished_positions, read_output, read_rows
 from trimode.pipeline.run_folder.store import SeedStore
-from trimode.pipeline.spec import Chunk, JobSpec
+from trimode.pipeline.spec import JobSpec, SampleShare
 from trimode.tests.fakes.specs import job_spec, start_job, task_spec, write_data
 from trimode.tests.pipeline.job.test_run import paths_of, rows_of, run, wait_for_rows
 from trimode.tests.pipeline.run_folder.test_store import record, row, same
@@ -25,7 +25,7 @@ from trimode.tests.pipeline.run_folder.test_store import record, row, same
 
 @given(num_rows=st.integers(0, 200), count=st.integers(1, 17))
 def test_chunks_cover_every_row_once_and_differ_by_one(num_rows: int, count: int) -> None:
-    shares = [Chunk(index, count).positions(num_rows) for index in range(count)]
+    shares = [SampleShare(index, count).positions(num_rows) for index in range(count)]
     assert [position for share in shares for position in share] == list(range(num_rows))
     sizes = [len(share) for share in shares]
     assert sizes == sorted(sizes, reverse=True)
@@ -38,13 +38,14 @@ def chunk_jobs(spec: JobSpec, count: int) -> list[JobSpec]:
             spec,
             index=index,
             name=f"fake-chunk{index}",
-            tasks=tuple(dataclasses.replace(task, chunk=Chunk(index, count)) for task in spec.tasks),
+            tasks=tuple(dataclasses.replace(task, chunk=SampleShare(index, count)) for task in spec.tasks),
         )
         for index in range(count)
     ]
 
 
 def ledger_keys(spec: JobSpec, num_logs: int) -> list[tuple[str, int, int]]:
+    """Keys of every line of every log: no sample is logged twice as long as no job takes over another's answers."""
     logs = [read_nfe_log(paths_of(spec).nfe_log(index)) for index in range(num_logs)]
     return sorted(line.key for log in logs for line in log)
 
@@ -143,7 +144,7 @@ def test_job_killed_between_marker_and_merge_is_not_finished(spec: JobSpec, calm
 def test_an_answer_wins_over_a_failure_whatever_file_it_is_in(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "run")
     failed: Row = {**row(0), "error": "no worker", ERROR_KIND: INFRASTRUCTURE}
-    chunk = SeedStore(paths, "gsm8k", 0, Chunk(0, 2))
+    chunk = SeedStore(paths, "gsm8k", 0, SampleShare(0, 2))
     chunk.append(0, failed, record(0))
     chunk.close()
     assert finished_positions(paths, "gsm8k", 0) == set()
@@ -156,7 +157,7 @@ def test_an_answer_wins_over_a_failure_whatever_file_it_is_in(tmp_path: Path) ->
 
 def test_a_chunk_that_begins_again_holds_back_the_merge(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "run")
-    first, second = (SeedStore(paths, "gsm8k", 0, Chunk(index, 2)) for index in (0, 1))
+    first, second = (SeedStore(paths, "gsm8k", 0, SampleShare(index, 2)) for index in (0, 1))
     first.append(0, row(0), record(0))
     assert not first.finish(2, same)
     second.append(1, row(1), record(1))
@@ -185,7 +186,7 @@ def test_rows_that_nobody_put_together_are_not_finished(spec: JobSpec, calm: Job
     assert run(jobs[1], tmp_path)[0] == 0
     paths = paths_of(spec)
     rows = read_output(paths, "gsm8k", 0)
-    store = SeedStore(paths, "gsm8k", 0, Chunk(1, 2))
+    store = SeedStore(paths, "gsm8k", 0, SampleShare(1, 2))
     store.append(19, rows[19], record(19))
     store.close()
     assert not any(remaining(spec).values())
@@ -193,48 +194,3 @@ def test_rows_that_nobody_put_together_are_not_finished(spec: JobSpec, calm: Job
     assert run(jobs[1], tmp_path, {"fail_start": "must not start"})[0] == 0
     assert rows_of(spec) == rows_of(calm)
     assert is_finished(jobs[0])
-
-
-def ledger_of(folder: Path, index: int, chunk: Chunk | None) -> Ledger:
-    task = dataclasses.replace(task_spec(limit=4), chunk=chunk)
-    return Ledger(job_spec(folder, (task,), index=index), RunPaths(folder / "run"))
-
-
-def test_an_answers_line_survives_another_jobs_line_of_the_failure(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    paths.nfe_log(0).parent.mkdir(parents=True)
-    paths.nfe_log(0).write_text(record(1, error="no worker", finish_reason="error").to_line())
-    paths.nfe_log(1).parent.mkdir(parents=True)
-    paths.nfe_log(1).write_text(record(1).to_line())
-    store = SeedStore(paths, "gsm8k", 0)
-    for position in range(4):
-        store.append(position, row(position), record(position))
-    store.finish(4, same)
-    for index, chunk in ((1, Chunk(1, 2)), (0, Chunk(0, 2)), (1, Chunk(1, 2))):
-        ledger_of(tmp_path, index, chunk).reconcile()
-    lines = [line for index in (0, 1) for line in read_nfe_log(paths.nfe_log(index))]
-    assert [(line.sample_id, line.error) for line in lines] == [(1, None)]
-
-
-def test_two_jobs_that_both_know_a_failure_keep_one_line_of_it(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    failed = record(1, error="no worker", finish_reason="error")
-    store = SeedStore(paths, "gsm8k", 0)
-    for position in range(4):
-        store.append(position, row(position), record(position))
-    store.finish(4, same)
-    for index in (0, 2):
-        paths.nfe_log(index).parent.mkdir(parents=True)
-        paths.nfe_log(index).write_text(failed.to_line())
-    for index, chunk in ((2, Chunk(2, 3)), (0, Chunk(1, 3)), (2, Chunk(2, 3))):
-        ledger_of(tmp_path, index, chunk).reconcile()
-    assert [len(read_nfe_log(paths.nfe_log(index))) for index in (0, 2)] == [1, 0]
-
-
-def test_line_lost_by_a_kill_is_written_by_whoever_comes_next(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    store = SeedStore(paths, "gsm8k", 0, Chunk(1, 2))
-    store.append(3, row(3), record(3))  # killed before the line of the row
-    store.close()
-    ledger_of(tmp_path, 0, Chunk(0, 2)).reconcile()
-    assert [line.sample_id for line in read_nfe_log(paths.nfe_log(0))] == [3]

@@ -5,20 +5,24 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
-from trimode.core.protocol import WorkerSettings
+from trimode.core.project import PROJECT_DIR
+from trimode.core.protocol import Generation, WorkerSettings
+from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data import hub
-from trimode.pipeline.in_process import flags as direct_flags
+from trimode.pipeline.in_process.evaluate import worker_settings
+from trimode.pipeline.in_process.flags import parse
 from trimode.tests.fakes.specs import job_spec
 from trimode.tests.fakes.sweeps import config_of
 from trimode.tests.fakes.worker import FakeWorker
 
-SCRIPT = Path(__file__).resolve().parents[2] / "evaluate.py"
+SCRIPT = PROJECT_DIR / "evaluate.py"
 ROWS = [{"problem": f"What is {index} + {index}?", "expected_answer": 2 * index} for index in range(6)]
 
 
@@ -43,12 +47,12 @@ class Adder(FakeWorker):
 
     def __init__(self, settings: WorkerSettings, fail_from: int | None = None, refuse: str = "") -> None:
         super().__init__(settings)
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[Mapping[str, Any]] = []
         self.closed = False
         self._fail_from = fail_from
         self._refuse = refuse
 
-    async def generate(self, fields: dict[str, Any]) -> dict[str, object]:
+    async def generate(self, fields: Mapping[str, Any]) -> Generation:
         self.asked.append(fields)
         if self._fail_from is not None and len(self.asked) > self._fail_from:
             raise WorkerError("the device is lost")
@@ -56,7 +60,8 @@ class Adder(FakeWorker):
         if self._refuse and question.startswith(self._refuse):
             raise GenerationError("context: too long")
         number = int(question.partition(" ")[0])
-        return await super().generate(fields) | {"text": rf"\boxed{{{0 if number == 3 else 2 * number}}}"}
+        reply = await super().generate(fields)
+        return dataclasses.replace(reply, text=rf"\boxed{{{0 if number == 3 else 2 * number}}}")
 
     def close(self) -> None:
         self.closed = True
@@ -197,8 +202,8 @@ def test_what_cannot_be_meant_is_refused_before_the_model_loads(
 
 
 def test_every_task_is_a_registered_benchmark() -> None:
-    for name in evaluate.TASKS:
-        assert direct_flags.load_benchmark(name).scorer != "none"
+    for name in hub.TASKS:
+        assert load_benchmark(name).scorer != "none"
 
 
 def test_without_network_and_data_the_error_names_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +214,7 @@ def test_without_network_and_data_the_error_names_both_ways(tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "datasets", None)
     monkeypatch.setattr(hub, "prepare", no_network)
     with pytest.raises(ConfigError, match=r"With network.*could not download.*Without, give --data-dir DIR"):
-        hub.ensure_rows(direct_flags.load_benchmark("gsm8k"), None, evaluate.TASKS["gsm8k"])
+        hub.ensure_rows(load_benchmark("gsm8k"), None, hub.TASKS["gsm8k"])
 
 
 def test_rows_of_the_hub_are_converted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,19 +229,19 @@ def test_rows_of_the_hub_are_converted_and_kept(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(datasets, "load_dataset", load_dataset, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", datasets)
     monkeypatch.setenv("TRIMODE_DATA_DIR", str(tmp_path))
-    benchmark = direct_flags.load_benchmark("gsm8k")
-    hub.ensure_rows(benchmark, None, evaluate.TASKS["gsm8k"])
-    hub.ensure_rows(benchmark, None, evaluate.TASKS["gsm8k"])
+    benchmark = load_benchmark("gsm8k")
+    hub.ensure_rows(benchmark, None, hub.TASKS["gsm8k"])
+    hub.ensure_rows(benchmark, None, hub.TASKS["gsm8k"])
     assert asked == [("openai/gsm8k", "main", "test")]
     assert json.loads((tmp_path / "gsm8k" / "test.jsonl").read_text(encoding="utf-8"))["expected_answer"] == 7
 
 
 def test_the_worker_loads_the_revision_of_the_plan(tmp_path: Path) -> None:
-    args = direct_flags.parse([], evaluate.TASKS)
+    args = parse([], hub.TASKS)
     config = config_of("mode=dlm", "model.path=org/tri")
     spec = job_spec(tmp_path)
     spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, path="org/tri", revision="v1"))
-    settings = evaluate.worker_settings(args, config, spec)
+    settings = worker_settings(args, config, spec)
     assert (settings.model, settings.revision) == ("org/tri", "v1")
 
 

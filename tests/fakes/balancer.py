@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 
+from trimode.tests.fakes.worker import worker_info
+
 Reply = tuple[int, dict[str, object]]
 Body = dict[str, object]
 
@@ -171,9 +173,8 @@ def main() -> None:
         return answer(body)
 
     with FakeBalancer(reply) as fake:
-        info = {"served_model_name": "fake", "device": "cpu", "dtype": "float32", "versions": {}}
-        info |= {"weights_sha256": behaviour.get("weights", "w0"), "lora_sha256": None}
-        ready = {"url": fake.url, "pid": os.getpid(), "workers": [info]}
+        info = worker_info(weights_sha256=behaviour.get("weights", "w0"))
+        ready = {"url": fake.url, "pid": os.getpid(), "workers": [info.to_json()]}
         beside = args.ready_file.with_suffix(".new")
         beside.write_text(json.dumps(ready))
         beside.replace(args.ready_file)

@@ -1,7 +1,4 @@
-"""Starts a real balancer process with the fake worker, for the tests of this folder.
-
-Knows the command line and the ready file, nothing of what is inside.
-"""
+"""Starts a real balancer process with the fake worker."""
 
 from __future__ import annotations
 
@@ -19,13 +16,14 @@ from typing import Any
 
 import httpx
 import openai
+from trimode.core.processes import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 300.0
 
 
 def environment(fake_log: Path | None = None) -> dict[str, str]:
-    """Like a job's: the package by path, one thread per library."""
+    """The environment a job would give it: the package by path, one thread per library."""
     env = {**os.environ, "PYTHONPATH": str(ROOT / ".types"), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     if fake_log is not None:
         env["TRIMODE_FAKE_LOG"] = str(fake_log)
@@ -36,15 +34,7 @@ def command(folder: Path, *flags: str) -> list[str]:
     """Two fake workers on the CPU, everything written below `folder`."""
     return [
         *(sys.executable, "-m", "trimode.balancer", "--model", str(folder / "tri"), "--device", "cpu"),
-        *(
-            "--worker-class",
-            "trimode.tests.fakes.worker:FakeWorker",
-            "--num-workers",
-            "2",
-            "--max-num-seqs",
-            "4",
-            "--die-with-parent",
-        ),
+        *("--worker-class", "trimode.tests.fakes.worker:FakeWorker", "--num-workers", "2", "--max-num-seqs", "4"),
         *("--ready-file", str(folder / "ready.json"), "--log-dir", str(folder / "logs"), *flags),
     ]
 
@@ -90,7 +80,7 @@ class RunningBalancer:
 def start_balancer(
     folder: Path, *flags: str, extra_environment: Mapping[str, str] = MappingProxyType({})
 ) -> RunningBalancer:
-    """Starts one and waits for its ready file."""
+    """Starts a balancer and waits for its ready file. It is killed when the thread that started it ends."""
     fake_log = folder / "fake.log"
     with (folder / "balancer.log").open("w") as log:
         process = subprocess.Popen(
@@ -100,6 +90,7 @@ def start_balancer(
             stderr=log,
             stdout=log,
             text=True,
+            preexec_fn=die_with_parent,
         )
     ready = folder / "ready.json"
     wait_for(lambda: ready.exists() or process.poll() is not None, START_S)
@@ -128,7 +119,7 @@ def alive(pid: int) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """All living processes below `pid`."""
+    """Returns all living processes below `pid`."""
     parents: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

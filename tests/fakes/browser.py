@@ -1,6 +1,6 @@
 """A headless Chromium driven over its debugging pipe, so that a page is tested in a real browser without more packages.
 
-Knows nothing of reports. The browser's own sandbox is off: it only ever opens files that a test has just written.
+The browser's own sandbox is off: it only ever opens files that a test has just written.
 """
 
 from __future__ import annotations

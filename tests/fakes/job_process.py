@@ -10,23 +10,24 @@ import sys
 from concurrent.futures import Future
 from pathlib import Path
 
-from trimode.pipeline.client import samples as tasks
-from trimode.pipeline.job import balancer as server
-from trimode.pipeline.job import run as job
-from trimode.pipeline.run_folder.rows import Row
+from trimode.core.protocol import Row
+from trimode.pipeline.job.run import Hooks, run_job
 
 
 class FakeScoring:
     """The surface of ScoringPool: the verdict of a math row, at once."""
 
     def __init__(self, *_args: object) -> None:
-        self.open = True
+        self.is_open = False
 
-    def __enter__(self) -> FakeScoring:
-        return self
+    def open(self) -> None:
+        self.is_open = True
 
-    def __exit__(self, *_error: object) -> None:
-        self.open = False
+    def close(self) -> None:
+        self.is_open = False
+
+    def abandon(self) -> None:
+        self.is_open = False
 
     def submit(self, row: Row) -> Future[Row]:
         found = str(row["generation"]).partition("{")[2].partition("}")[0] or None
@@ -37,9 +38,8 @@ class FakeScoring:
 
 def main() -> None:
     """Runs the pickled spec."""
-    server.BALANCER = (str(Path(__file__).with_name("balancer.py")),)
-    tasks.ScoringPool = FakeScoring  # type: ignore[assignment,misc]
-    job.run_job(pickle.loads(Path(sys.argv[1]).read_bytes()))
+    hooks = Hooks(balancer=(str(Path(__file__).with_name("balancer.py")),), make_pool=FakeScoring)
+    run_job(pickle.loads(Path(sys.argv[1]).read_bytes()), hooks)
 
 
 if __name__ == "__main__":

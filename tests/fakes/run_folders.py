@@ -1,6 +1,6 @@
 """Writes made-up run folders in the real file formats, so that reading and reporting can be tested without a model.
 
-Knows no model and no scorer: answers, verdicts and ledgers are drawn from a seeded generator.
+Answers, verdicts and ledgers are drawn from a seeded generator.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.core.files import write_json_atomic
+from trimode.core.protocol import Cost, Mode
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.spec import DType, ModelSpec, TaskSpec
+from trimode.tests.fakes.specs import decode_spec, job_spec
 
 WORDS = ("so", "the", "first", "train", "leaves", "with", "twelve", "people", "then", "three", "get", "off", "again")
 
@@ -54,7 +57,7 @@ def write_run(root: Path, fake: FakeRun) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("w", encoding="utf-8") as file:
                 for i, row in enumerate(kept):
-                    ledger = dataclasses.asdict(make_record(fake, name, i, seed, row))
+                    ledger = make_record(fake, name, i, seed, row).to_json()
                     line = row if fake.finished else {**row, "_nfe": ledger, "_async_position": i}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
             lines += [make_record(fake, name, i, seed, row).to_line() for i, row in enumerate(kept)]
@@ -150,15 +153,17 @@ def make_record(fake: FakeRun, name: str, sample_id: int, seed: int, row: dict[s
         seed=seed,
         mode=fake.mode,
         lora=fake.lora,
-        prompt_tokens=30,
-        completion_tokens=tokens,
         finish_reason="stop",
-        forwards=forwards,
-        nfe=nfe,
-        acceptance_lengths=accepted,
-        queue_s=0.5,
-        first_token_s=0.52,
-        total_s=0.5 + seconds,
+        cost=Cost(
+            prompt_tokens=30,
+            completion_tokens=tokens,
+            forwards=forwards,
+            nfe=nfe,
+            acceptance_lengths=accepted,
+            queue_s=0.5,
+            first_token_s=0.52,
+            total_s=0.5 + seconds,
+        ),
     )
 
 
@@ -183,24 +188,15 @@ def make_metrics(name: str, seeds: list[list[dict[str, object]]]) -> dict[str, o
 
 
 def make_job(fake: FakeRun) -> dict[str, object]:
-    """The job's entry in plan.json, as far as a reader needs it."""
+    """The job's entry in plan.json."""
+    seeds = tuple(range(fake.seeds))
     tasks = [
-        {
-            "benchmark": n,
-            "repeats": fake.seeds,
-            "seeds": list(range(fake.seeds)),
-            "num_samples": fake.samples,
-            "limit": None,
-        }
-        for n in fake.benchmarks
+        TaskSpec(benchmark=name, repeats=fake.seeds, seeds=seeds, num_samples=fake.samples, limit=None)
+        for name in fake.benchmarks
     ]
-    decode = {"mode": fake.mode, "lora": fake.lora, "temperature": 0.0, "block_length": 32, "threshold": 0.9}
-    return {
-        "index": 0,
-        "decode": decode,
-        "tasks": tasks,
-        "model": {"path": f"/models/{fake.model}", "dtype": "bfloat16"},
-    }
+    decode = decode_spec(mode=Mode(fake.mode), lora=fake.lora, block_length=32, threshold=0.9)
+    model = ModelSpec(path=f"/models/{fake.model}", tokenizer=None, dtype=DType.bfloat16, max_position_embeddings=None)
+    return dataclasses.asdict(job_spec(Path("/runs"), tuple(tasks), decode=decode, model=model))
 
 
 def make_manifest(fake: FakeRun) -> dict[str, object]:

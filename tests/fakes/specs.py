@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from trimode.core.protocol import Mode
-from trimode.pipeline.spec import ClientSpec, DecodeSpec, JobSpec, ModelSpec, ResourceSpec, TaskSpec
+from trimode.pipeline.spec import (
+    ClientKind,
+    ClientSpec,
+    DecodeSpec,
+    Device,
+    DType,
+    Executor,
+    JobSpec,
+    ModelSpec,
+    ResourceSpec,
+    TaskSpec,
+)
 
 
 def write_data(data_dir: Path, num_rows: int) -> Path:
@@ -35,7 +46,7 @@ def write_data(data_dir: Path, num_rows: int) -> Path:
 
 def decode_spec(**changes: Any) -> DecodeSpec:
     spec = DecodeSpec(
-        mode=Mode.LINEAR_SPEC,
+        mode=Mode.linear_spec,
         lora=False,
         lora_path=None,
         block_length=32,
@@ -51,7 +62,9 @@ def decode_spec(**changes: Any) -> DecodeSpec:
 
 
 def client_spec(**changes: Any) -> ClientSpec:
-    spec = ClientSpec(kind="embedded", max_concurrent_requests=4, max_num_seqs=4, request_timeout_s=60.0, num_scorers=1)
+    spec = ClientSpec(
+        kind=ClientKind.embedded, max_concurrent_requests=4, max_num_seqs=4, request_timeout_s=60.0, num_scorers=1
+    )
     return dataclasses.replace(spec, **changes)
 
 
@@ -66,10 +79,15 @@ def job_spec(folder: Path, tasks: tuple[TaskSpec, ...] = (task_spec(),), **chang
         exp_name="fake",
         run_dir=str(folder / "run"),
         decode=decode_spec(),
-        model=ModelSpec(path=str(folder / "model"), tokenizer=None, dtype="float32", max_position_embeddings=None),
+        model=ModelSpec(path=str(folder / "model"), tokenizer=None, dtype=DType.float32, max_position_embeddings=None),
         tasks=tasks,
         resources=ResourceSpec(
-            cluster="local", executor="local", device="cpu", num_gpus=0, num_workers=1, time_limit_min=10
+            cluster="local",
+            executor=Executor.local,
+            device=Device.cpu,
+            num_gpus=0,
+            num_workers=1,
+            time_limit_min=10,
         ),
         client=client_spec(),
         data_dir=str(folder / "data"),

@@ -1,21 +1,67 @@
-"""Hand-written stand-ins shared by the tests; each keeps the surface of the real thing and nothing more.
-
-Knows no test.
-"""
+"""A worker without a model, and results of one with chosen values."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trimode.core.errors import ConfigError, GenerationError
-from trimode.core.protocol import Generation, WorkerSettings
+from trimode.core.protocol import FORWARD_KINDS, Cost, Generation, WorkerSettings
+from trimode.core.worker import Worker, WorkerInfo, WorkerStats
 
 
-class FakeWorker:
-    """The surface of `workers.worker.Worker` without a model: the reply repeats the prompt; magic words make trouble.
+def worker_info(**changes: Any) -> WorkerInfo:
+    """What a fake worker says of itself, with some fields changed."""
+    fields: dict[str, Any] = {
+        "model": "fake",
+        "served_model_name": "fake",
+        "device": "cpu",
+        "device_name": "fake",
+        "dtype": "float32",
+        "kernels": {"all": "fake"},
+        "max_model_len": 4096,
+        "max_num_seqs": 4,
+        "lora": False,
+        "vocab_size": 256,
+        "weights_sha256": "w0",
+        "lora_sha256": None,
+        "versions": {"torch": "2"},
+    }
+    return WorkerInfo(**(fields | changes))
+
+
+def cost(**changes: Any) -> Cost:
+    """What that reply cost, with some fields changed."""
+    fields: dict[str, Any] = {
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "forwards": dict.fromkeys(FORWARD_KINDS, 0) | {"prefill": 1, "decode": 2},
+        "nfe": 2,
+        "queue_s": 0.25,
+        "first_token_s": 0.5,
+        "total_s": 1.0,
+    }
+    return Cost(**(fields | changes))
+
+
+def generation(**changes: Any) -> Generation:
+    """A reply of three tokens, with some fields changed."""
+    fields: dict[str, Any] = {
+        "request_id": "r",
+        "token_ids": [0, 1, 2],
+        "text": "one two three",
+        "finish_reason": "stop",
+        "cost": cost(),
+        "trace": None,
+    }
+    return Generation(**(fields | changes))
+
+
+class FakeWorker(Worker):
+    """Repeats the prompt in its reply. Some words in the prompt have an effect:
 
     `sleep:S` waits S seconds, `wait:PATH` waits until the file PATH exists, `crash` ends the process, `crash-once:PATH`
     ends it unless the file PATH exists and creates it, `refuse` raises GenerationError, `bug` raises ValueError. Every
@@ -29,30 +75,27 @@ class FakeWorker:
         self.cancelled: set[str] = set()
         self.finished = 0
 
-    def info(self) -> dict[str, object]:
-        return {
-            "model": self.settings.model,
-            "served_model_name": self.settings.served_model_name,
-            "device": self.settings.device,
-            "dtype": self.settings.dtype,
-            "max_model_len": 4096,
-            "lora": self.settings.lora is not None,
-            "num_threads": self.settings.num_threads,
-            "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "weights_sha256": "0" * 64,
-        }
+    def info(self) -> WorkerInfo:
+        return worker_info(
+            model=self.settings.model,
+            served_model_name=self.settings.served_model_name,
+            device=self.settings.device,
+            device_name=f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}",
+            dtype=self.settings.dtype,
+            lora=self.settings.lora is not None,
+        )
 
-    def stats(self) -> dict[str, object]:
-        return {"finished": self.finished}
+    async def stats(self) -> WorkerStats:
+        return WorkerStats(requests_finished=self.finished)
 
-    def cancel(self, request_id: str) -> None:
+    async def cancel(self, request_id: str) -> None:
         self._log(f"cancel {request_id}")
         self.cancelled.add(request_id)
 
     def close(self) -> None:
         return
 
-    async def generate(self, fields: dict[str, Any]) -> dict[str, object]:
+    async def generate(self, fields: Mapping[str, Any]) -> Generation:
         request_id = str(fields["request_id"])
         text = fields.get("prompt") or (fields["messages"][-1]["content"] if "messages" in fields else "ids")
         self._log(f"begin {request_id} pid {os.getpid()}")
@@ -60,21 +103,14 @@ class FakeWorker:
             await self._act(word, request_id)
         self.finished += 1
         shown = f"{fields['mode']} {text}"
-        return Generation(
+        num_tokens = len(shown.split())
+        return generation(
             request_id=request_id,
-            token_ids=list(range(len(shown.split()))),
+            token_ids=list(range(num_tokens)),
             text=shown,
-            finish_reason="stop",
-            prompt_tokens=len(str(text).split()),
-            forwards={"prefill": 1, "decode": 2, "denoise": 0, "cache": 0, "draft": 0, "verify": 0},
-            nfe=2,
-            trace=None,
-            acceptance_lengths=[],
-            logprobs=[-0.5] * len(shown.split()) if fields.get("logprobs") else None,
-            queue_s=0.25,
-            first_token_s=0.5,
-            total_s=1.0,
-        ).to_json() | {"echo": {key: value for key, value in fields.items() if key != "messages"}}
+            cost=cost(prompt_tokens=len(str(text).split()), completion_tokens=num_tokens),
+            logprobs=[-0.5] * num_tokens if fields.get("logprobs") else None,
+        )
 
     async def _act(self, word: str, request_id: str) -> None:
         name, _, value = word.partition(":")

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from trimode.core.errors import ConfigError, JobFailed, SubmissionError
-from trimode.pipeline.launch.local import setup_environment
+from trimode.core.project import child_environment
 from trimode.pipeline.launch.owner import read_owner, this_process
-from trimode.pipeline.plan.rounds import settle
+from trimode.pipeline.plan.rounds import continue_or_start
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.sweep import give_back, guarded, say_skipped, take
+from trimode.pipeline.sweep import give_back, guarded_sweep, say_skipped, take
 from trimode.tests.fakes.sweeps import finish, local_jobs
 
 
 def python(cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | setup_environment()
+    environment = child_environment()
     return subprocess.run([sys.executable, "-m", *words], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
@@ -39,7 +38,7 @@ def raising(error: BaseException) -> int:
 def test_errors_become_words_and_a_status(
     error: BaseException, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert guarded(lambda: raising(error)) == status
+    assert guarded_sweep(lambda: raising(error)) == status
     told = capsys.readouterr()
     assert told.out == "" and "Traceback" not in told.err and told.err
 
@@ -73,7 +72,7 @@ def test_the_callers_errors_end_with_two(tmp_path: Path, words: tuple[str, ...],
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
-    environment = os.environ | setup_environment()
+    environment = child_environment()
     command = f"{sys.executable} -m trimode.pipeline.eval --mode all --dry-run | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, env=environment, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"Settings\n", b"")
@@ -95,5 +94,5 @@ def test_folders_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
 def test_what_is_finished_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = local_jobs(tmp_path)
     finish(jobs[0])
-    say_skipped(settle(jobs, fresh=False))
+    say_skipped(continue_or_start(jobs, fresh=False))
     assert capsys.readouterr().err == f"ar: finished before, skipped: {jobs[0].run_dir}\n"

@@ -109,6 +109,18 @@ def test_log_is_json_lines(words: Tokenizer, tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
 
 
+def test_a_save_replaces_the_checkpoint_and_leaves_nothing_beside_it(words: Tokenizer, tmp_path: Path) -> None:
+    trainer = Trainer(PLAN, words, geometry(words), tmp_path / "base")
+    drafter = DrafterTrainer(
+        Drafter(small(words), DRAFTER), trainer.maker.train_rows, tmp_path / "adapter" / "state.pt"
+    )
+    for _ in range(2):
+        trainer.save()
+        drafter.save()
+    assert [path.name for path in (tmp_path / "base").iterdir()] == ["training.pt"]
+    assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["state.pt"]
+
+
 def test_export_round_trips(words: Tokenizer, tmp_path: Path) -> None:
     network = small(words)
     export.write_checkpoint(network, words, tmp_path)

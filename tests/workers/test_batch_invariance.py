@@ -84,7 +84,7 @@ def test_batch_mates_order_and_slots_change_nothing(micro: Runtime, exact: Float
             if alone.margin < MIN_MARGIN:
                 continue
             got = micro.generation(sequence)
-            assert (got.token_ids, got.nfe, got.trace) == (alone.tokens, alone.nfe, alone.trace), fields
+            assert (got.token_ids, got.cost.nfe, got.trace) == (alone.tokens, alone.nfe, alone.trace), fields
 
     try:
         same_answer()
@@ -103,7 +103,7 @@ def test_on_a_cpu_batch_mates_do_not_change_one_bit(dtype: str) -> None:
 
     def result(runtime: Runtime, sequence: Sequence) -> tuple[object, ...]:
         got = runtime.generation(sequence)
-        return got.token_ids, got.nfe, got.trace, got.logprobs
+        return got.token_ids, got.cost.nfe, got.trace, got.logprobs
 
     @settings(max_examples=15, deadline=None)
     @given(st.lists(requests(), min_size=2, max_size=8), st.integers(1, 8), st.data())

@@ -22,7 +22,9 @@ def run(runtime: Runtime, cases: list[Case]) -> dict[str, Sequence]:
 
 def check(sequence: Sequence, case: Case, runtime: Runtime) -> None:
     generation = runtime.generation(sequence)
-    assert (generation.token_ids, generation.nfe, generation.trace) == (case.tokens, case.nfe, case.trace), case.name
+    assert (generation.token_ids, generation.cost.nfe, generation.trace) == (case.tokens, case.nfe, case.trace), (
+        case.name
+    )
 
 
 def test_there_are_all_entries() -> None:

@@ -73,9 +73,9 @@ def native(runtime: Runtime, case: Case) -> Generation:
 def test_both_engines_give_the_same_answer_and_count(micro: Runtime, reference: HfReference, case: Case) -> None:
     ours, theirs = native(micro, case), reference.generate(case.name, case.fields)
     assert theirs.token_ids == ours.token_ids == case.tokens
-    assert theirs.nfe == ours.nfe == case.nfe
-    assert theirs.forwards == ours.forwards
-    assert (theirs.finish_reason, theirs.acceptance_lengths) == (ours.finish_reason, ours.acceptance_lengths)
+    assert theirs.cost.nfe == ours.cost.nfe == case.nfe
+    assert theirs.cost.forwards == ours.cost.forwards
+    assert (theirs.finish_reason, theirs.cost.acceptance_lengths) == (ours.finish_reason, ours.cost.acceptance_lengths)
 
 
 def test_the_chosen_cases_cover_every_mode_and_the_adapter() -> None:
@@ -89,7 +89,7 @@ def test_a_limit_between_blocks_cuts_both_alike(micro: Runtime, reference: HfRef
     case = CASES[name]
     cut = Case(name, case.fields | {"max_new_tokens": 13}, [], 0, None)
     ours, theirs = native(micro, cut), reference.generate(name, cut.fields)
-    assert (theirs.token_ids, theirs.nfe, theirs.finish_reason) == (ours.token_ids, ours.nfe, "length")
+    assert (theirs.token_ids, theirs.cost.nfe, theirs.finish_reason) == (ours.token_ids, ours.cost.nfe, "length")
 
 
 def test_remote_code_runs_only_when_allowed_in_words(folder: Path) -> None:

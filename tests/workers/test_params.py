@@ -6,6 +6,9 @@ import random
 
 import pytest
 from trimode.core.errors import GenerationError
+from trimode.core.protocol import DECODE_DEFAULTS, DECODE_FIELDS, Mode
+from trimode.pipeline.client.answer import mode_fields
+from trimode.tests.fakes.specs import decode_spec
 from trimode.workers.params import KNOWN_FIELDS, parse_params
 from trimode.workers.runtime import Runtime
 
@@ -23,8 +26,26 @@ def test_null_threshold_means_none_in_dlm_and_zero_in_linear_spec() -> None:
     assert parse_params({"mode": "linear_spec", "threshold": None}).threshold == 0.0
 
 
+@pytest.mark.parametrize("top_k", [-1, 0, None])
+def test_top_k_of_minus_one_is_off(top_k: int | None) -> None:
+    assert parse_params({"mode": "ar", "top_k": top_k}).top_k == 0
+
+
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_what_the_pipeline_sends_is_known(mode: str) -> None:
+    decode = decode_spec(mode=Mode(mode), enable_thinking=True, max_thinking_tokens=7, eos_early_stop=False)
+    fields = mode_fields(decode)
+    assert {"max_thinking_tokens", "ignore_eos"} < fields.keys() <= DECODE_FIELDS
+    assert parse_params(fields).max_thinking_tokens == 7
+
+
+def test_an_absent_field_has_the_default_of_decode_params() -> None:
+    params = parse_params({"mode": "ar"})
+    assert {name: getattr(params, name) for name in DECODE_DEFAULTS} == DECODE_DEFAULTS
+
+
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
         ({"mode": "fast"}, "mode: got 'fast'; valid: ar, dlm, linear_spec"),
         ({}, "mode: got None"),
@@ -40,10 +61,10 @@ def test_null_threshold_means_none_in_dlm_and_zero_in_linear_spec() -> None:
         ({"mode": "ar", "max_new_tokens": 0}, "max_new_tokens: got 0; valid: >= 1"),
     ],
 )
-def test_refusals_name_field_value_and_valid(fields: dict[str, object], words: str) -> None:
+def test_refusals_name_field_value_and_valid(fields: dict[str, object], message: str) -> None:
     with pytest.raises(GenerationError) as caught:
         parse_params(fields)
-    assert words in caught.value.message
+    assert message in caught.value.message
     assert caught.value.status == 400
 
 

@@ -1,4 +1,4 @@
-"""The worker's async face: concurrency, cancellation, errors, stats."""
+"""The worker: concurrency, cancellation, errors, stats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from trimode.core.errors import GenerationError, WorkerError
-from trimode.core.protocol import FORWARD_KINDS
+from trimode.core.protocol import FORWARD_KINDS, Generation
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.engine import runner
@@ -27,45 +27,58 @@ def worker() -> Iterator[Worker]:
 
 
 def test_concurrent_requests_get_their_own_answers(worker: Worker) -> None:
-    async def all_at_once() -> list[dict[str, object]]:
+    async def all_at_once() -> list[Generation]:
         return await asyncio.gather(*(worker.generate(case.fields) for case in CASES))
 
     for case, result in zip(CASES, asyncio.run(all_at_once()), strict=True):
-        assert (result["token_ids"], result["nfe"], result["trace"]) == (case.tokens, case.nfe, case.trace)
+        assert (result.token_ids, result.cost.nfe, result.trace) == (case.tokens, case.nfe, case.trace)
 
 
 def test_a_bad_request_is_refused_and_the_worker_lives(worker: Worker) -> None:
     with pytest.raises(GenerationError, match="mode: got 'x'"):
         asyncio.run(worker.generate({"mode": "x", "prompt_ids": [1]}))
-    assert asyncio.run(worker.generate(CASES[0].fields))["nfe"] == CASES[0].nfe
+    assert asyncio.run(worker.generate(CASES[0].fields)).cost.nfe == CASES[0].nfe
 
 
 def test_a_cancelled_task_frees_its_slot(worker: Worker) -> None:
     async def cancel() -> None:
         fields = {"mode": "ar", "prompt_ids": [1, 2], "max_new_tokens": 4000, "ignore_eos": True}
         task = asyncio.create_task(worker.generate(fields))
-        while not worker.stats()["running"]:
+        while not (await worker.stats()).running:
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        while worker.stats()["running"]:
+        while (await worker.stats()).running:
             await asyncio.sleep(0.01)
 
     asyncio.run(cancel())
 
 
 def test_stats_add_up(worker: Worker) -> None:
-    before = worker.stats()
+    before = asyncio.run(worker.stats())
     results = [asyncio.run(worker.generate(case.fields)) for case in CASES[:3]]
-    after = worker.stats()
-    assert after["nfe"] - before["nfe"] == sum(result["nfe"] for result in results)  # type: ignore[operator, misc]
-    generated = sum(len(result["token_ids"]) for result in results)  # type: ignore[arg-type]
-    assert after["tokens_generated"] - before["tokens_generated"] == generated  # type: ignore[operator]
+    after = asyncio.run(worker.stats())
+    assert after.nfe - before.nfe == sum(result.cost.nfe for result in results)
+    assert after.tokens_generated - before.tokens_generated == sum(len(result.token_ids) for result in results)
+
+
+def test_a_request_is_cancelled_by_its_id(worker: Worker) -> None:
+    async def cancel() -> None:
+        fields = {"mode": "ar", "prompt_ids": [1, 2], "max_new_tokens": 4000, "ignore_eos": True, "request_id": "long"}
+        task = asyncio.create_task(worker.generate(fields))
+        while not (await worker.stats()).running:
+            await asyncio.sleep(0.01)
+        await worker.cancel("unknown")
+        await worker.cancel("long")
+        with pytest.raises(GenerationError, match="cancelled"):
+            await task
+
+    asyncio.run(cancel())
 
 
 class SteppedEngine:
-    """Holds a worker's engine before each forward until told to go on, under a clock that only its parts move.
+    """Holds a worker's engine before each forward until `go` is called, under a clock that only its parts move.
 
     A step takes 0.5 s of packing, 3 s of model and 0.25 s of host per request that is handed its samples.
     """
@@ -114,22 +127,22 @@ def test_stats_under_load_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [[1, number, 22, 18] for number in range(40, 45)]
     modes = ["ar", "dlm", "linear_spec", "linear_spec", "dlm"]
 
-    def ask(place: int) -> asyncio.Task[dict[str, object]]:
+    def ask(place: int) -> asyncio.Task[Generation]:
         fields = {"prompt_ids": prompts[place], "mode": modes[place], "max_new_tokens": 20, "ignore_eos": True}
         return asyncio.create_task(worker.generate(fields | {"block_length": 4}))
 
-    async def load() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async def load() -> tuple[list[dict[str, Any]], list[Generation]]:
         tasks = [ask(0)]
         await stepped.at_forward()
         tasks += [ask(place) for place in range(1, 5)]
         await asyncio.sleep(0)
-        seen = [worker.stats()]
+        seen = [(await worker.stats()).to_json()]
         stepped.go()
         await stepped.at_forward()
-        seen.append(worker.stats())
+        seen.append((await worker.stats()).to_json())
         stepped.go(1000)
         results = await asyncio.gather(*tasks)
-        return [*seen, worker.stats()], results
+        return [*seen, (await worker.stats()).to_json()], results
 
     (one, three, done), results = asyncio.run(load())
     worker.close()
@@ -143,13 +156,13 @@ def test_stats_under_load_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
     check_totals(done, results)
 
 
-def check_totals(done: dict[str, Any], results: list[dict[str, Any]]) -> None:
-    """The figures at the end follow from what the five clients were told and from the clock."""
-    assert done["rows"] == {kind: sum(result["forwards"][kind] for result in results) for kind in FORWARD_KINDS}
-    tokens, nfe = sum(len(result["token_ids"]) for result in results), sum(result["nfe"] for result in results)
-    accepted = [length for result in results for length in result["acceptance_lengths"]]
+def check_totals(done: dict[str, Any], results: list[Generation]) -> None:
+    """The stats at the end follow from the five replies and from the clock."""
+    assert done["rows"] == {kind: sum(result.cost.forwards[kind] for result in results) for kind in FORWARD_KINDS}
+    tokens, nfe = sum(len(result.token_ids) for result in results), sum(result.cost.nfe for result in results)
+    accepted = [length for result in results for length in result.cost.acceptance_lengths]
     steps = done["steps"]
-    assert max(sum(result["forwards"].values()) for result in results) <= steps < sum(done["rows"].values())
+    assert max(sum(result.cost.forwards.values()) for result in results) <= steps < sum(done["rows"].values())
     assert (tokens, done["tokens_generated"], done["nfe"]) == (100, 100, nfe)
     assert done["tpf"] == tokens / nfe
     assert done["acceptance_length"] == sum(accepted) / len(accepted)
@@ -162,9 +175,9 @@ def check_totals(done: dict[str, Any], results: list[dict[str, Any]]) -> None:
 
 def test_info_names_what_answers(worker: Worker) -> None:
     info = worker.info()
-    assert info["lora"] is True
-    assert len(str(info["weights_sha256"])) == 64
-    assert info["max_model_len"] == 4096
+    assert info.lora is True
+    assert len(info.weights_sha256) == 64
+    assert info.max_model_len == 4096
 
 
 def test_a_closed_worker_says_so() -> None:

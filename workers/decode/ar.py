@@ -15,7 +15,7 @@ from trimode.workers.decode.state import DecodeState
 class ArState(DecodeState):
     """Emits one token per causal forward until an end condition holds."""
 
-    defaults = MODE_DEFAULTS[Mode.AR]
+    defaults = MODE_DEFAULTS[Mode.ar]
 
     @staticmethod
     def nfe(forwards: Mapping[str, int]) -> int:

@@ -17,7 +17,7 @@ from trimode.workers.decode.state import DecodeContext, DecodeState
 class DlmState(DecodeState):
     """Denoises one block after another. A block's first token is sampled by the causal pass before it."""
 
-    defaults = MODE_DEFAULTS[Mode.DLM]
+    defaults = MODE_DEFAULTS[Mode.dlm]
 
     def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
         super().__init__(prompt_ids, params, context)

@@ -17,7 +17,7 @@ from trimode.workers.decode.state import DecodeContext, DecodeState
 class LinearSpecState(DecodeState):
     """Repeats draft and verify. Every emitted token was sampled by a causal pass or forced."""
 
-    defaults = MODE_DEFAULTS[Mode.LINEAR_SPEC]
+    defaults = MODE_DEFAULTS[Mode.linear_spec]
 
     def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
         super().__init__(prompt_ids, params, context)

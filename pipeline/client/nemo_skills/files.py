@@ -1,6 +1,6 @@
 """The files NeMo-Skills reads and writes: data in its layout, its output made resumable, and NFE joined to its rows.
 
-Knows no processes. NeMo-Skills keeps only text and token counts of a reply, so what a sample cost comes from the
+NeMo-Skills keeps only text and token counts of a reply, so what a sample cost comes from the
 balancer's request log, found again by the hash of its prompt and its seed.
 """
 
@@ -15,7 +15,9 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.files import cut_torn_line, whole_lines, write_json_atomic, write_text_atomic
+from trimode.core.protocol import Cost, Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
+from trimode.pipeline.client.metrics_file import check_metrics
 from trimode.pipeline.data import data_root, load_rows
 from trimode.pipeline.data.formats import iter_jsonl
 from trimode.pipeline.data.load import raw_form
@@ -23,7 +25,7 @@ from trimode.pipeline.data.prompts import chat_messages
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import POSITION, Row, read_async, read_output
+from trimode.pipeline.run_folder.rows import POSITION, merge_rows, read_async, read_output
 from trimode.pipeline.spec import JobSpec, TaskSpec
 
 Key = tuple[str, int]
@@ -31,11 +33,10 @@ Key = tuple[str, int]
 
 
 def write_dataset(benchmark: Benchmark, data_dir: Path | None, limit: int | None, folders: tuple[Path, Path]) -> int:
-    """Lays out the first rows as a data folder of NeMo-Skills: the installed package's description beside our rows.
+    """Writes the first rows as a data folder of NeMo-Skills, with the installed package's description beside them.
 
-    Returns the number of rows.
-
-    `folders`: the installed package, the data folder to make. Raises ConfigError for a benchmark the package lacks.
+    `folders`: the installed package, the data folder to make. Returns the number of rows. Raises ConfigError if the
+    package lacks the benchmark.
     """
     package, target = folders
     description = package / "dataset" / benchmark.name / "__init__.py"
@@ -53,7 +54,7 @@ def write_dataset(benchmark: Benchmark, data_dir: Path | None, limit: int | None
 
 
 def dataset_override(benchmark: Benchmark, data_dir: Path | None, num_rows: int, folder: Path) -> dict[str, str]:
-    """Environment that points the evaluators at our data: evalplus' tasks, cut to those asked; NLTK's model."""
+    """Returns the environment that points the evaluators at our data: the asked tasks of evalplus, and NLTK."""
     root = data_root(data_dir)
     if benchmark.scorer != "evalplus":
         return {"NLTK_DATA": str(root / "nltk_punkt")} if benchmark.scorer == "ifeval" else {}
@@ -68,14 +69,14 @@ def dataset_override(benchmark: Benchmark, data_dir: Path | None, num_rows: int,
 
 
 def reopen_seed(paths: RunPaths, benchmark: str, seed: int, num_rows: int) -> None:
-    """Turns a finished output with too few rows back into the -async form that NeMo-Skills goes on from."""
+    """Turns a finished output with too few rows back into the -async file from which NeMo-Skills resumes."""
     pending, *chunks = paths.outputs_async(benchmark, seed)
     cut_torn_line(pending)
     output = paths.output(benchmark, seed)
     rows = read_output(paths, benchmark, seed)
     if not chunks and (not output.exists() or len(rows) >= num_rows):
         return
-    merged = dict(enumerate(rows)) | read_async(paths, benchmark, seed)
+    merged = merge_rows(rows, read_async(paths, benchmark, seed))
     lines = [json.dumps(row | {POSITION: position}) + "\n" for position, row in sorted(merged.items())]
     write_text_atomic(pending, "".join(lines))
     paths.output_done(benchmark, seed).unlink(missing_ok=True)
@@ -85,36 +86,28 @@ def reopen_seed(paths: RunPaths, benchmark: str, seed: int, num_rows: int) -> No
 
 
 def rows_done(paths: RunPaths, benchmark: str, seed: int) -> int:
-    """Rows of a seed so far."""
+    """Returns the number of rows of a seed so far."""
     return sum(
         1 for path in (paths.output(benchmark, seed), paths.output_async(benchmark, seed)) for _ in whole_lines(path)
     )
 
 
-def check_output(paths: RunPaths, task: TaskSpec, num_rows: int) -> None:
-    """Raises WorkerError when a seed lacks rows or metrics.json does not cover them."""
-    counts = {seed: len(read_output(paths, task.benchmark, seed)) for seed in task.seeds}
-    if short := {seed: count for seed, count in counts.items() if count < num_rows}:
-        raise WorkerError(f"NeMo-Skills left {short} rows by seed of {task.benchmark}; asked: {num_rows} each")
-    path = paths.metrics(task.benchmark)
-    if not path.is_file():
-        raise WorkerError(f"NeMo-Skills wrote no {path}")
-    figures = json.loads(path.read_text(encoding="utf-8")).get(task.benchmark, {})
-    entries = {name: figure.get("num_entries") for name, figure in figures.items()}
-    if not entries or any(count is None or count < num_rows for count in entries.values()):
-        raise WorkerError(f"{path} counts {entries} entries; asked: {num_rows}")
+def finish_nfe(spec: JobSpec, task: TaskSpec, paths: RunPaths, rows_asked: int) -> None:
+    """Writes the ledger lines of the task's samples, and the totals that follow from them into metrics.json.
 
-
-def finish_nfe(spec: JobSpec, task: TaskSpec, paths: RunPaths) -> None:
-    """Writes the ledger lines of the task's samples, and the figures that follow from them into metrics.json."""
+    Raises WorkerError if a seed has fewer rows than were asked, or metrics.json does not cover them.
+    """
+    outputs = {seed: read_output(paths, task.benchmark, seed) for seed in task.seeds}
+    if short := {seed: len(rows) for seed, rows in outputs.items() if len(rows) < rows_asked}:
+        raise WorkerError(f"NeMo-Skills left {short} rows by seed of {task.benchmark}; asked: {rows_asked} each")
+    check_metrics(paths, task, rows_asked)
     log = _read_request_log(paths.request_log(spec.index))
     known = read_run_ledger(paths.run_dir)
     ledger = Ledger(spec, paths)
     ledger.open()
     missing = 0
     benchmark = load_benchmark(task.benchmark)
-    for seed in task.seeds:
-        rows = read_output(paths, task.benchmark, seed)
+    for seed, rows in outputs.items():
         keys: list[Key] = [(messages_sha256(benchmark, row), seed) for row in rows]
         left = newest_lines(log, keys)
         for position, key in enumerate(keys):
@@ -137,7 +130,7 @@ def newest_lines(log: Mapping[Key, list[Row]], keys: Sequence[Key]) -> dict[Key,
 
 
 def messages_sha256(benchmark: Benchmark, row: Row) -> str:
-    """The hash under which the balancer logs a sample: its messages as compact JSON with sorted keys."""
+    """Returns the hash under which the balancer logs a sample: of its messages as compact JSON with sorted keys."""
     text = json.dumps(chat_messages(benchmark, row), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -155,7 +148,6 @@ def _record(spec: JobSpec, key: tuple[str, int, int], line: Row) -> NfeRecord:
     usage, reasons = line["usage"], line["finish_reasons"]
     assert isinstance(usage, dict)
     assert isinstance(reasons, list)
-    names = ("prompt_tokens", "completion_tokens", "forwards", "nfe", "acceptance_lengths", "queue_s", "first_token_s")
     return NfeRecord(
         request_id=str(line["request_id"]),
         benchmark=benchmark,
@@ -164,6 +156,5 @@ def _record(spec: JobSpec, key: tuple[str, int, int], line: Row) -> NfeRecord:
         mode=spec.decode.mode.value,
         lora=spec.decode.lora,
         finish_reason=str(reasons[0]),
-        total_s=float(usage["total_s"]),
-        **{name: usage[name] for name in names},
+        cost=Cost.from_json(usage),
     )

@@ -32,7 +32,7 @@ class Installation:
 
     @property
     def is_newer(self) -> bool:
-        """Whether it is newer than what this client was tested with."""
+        """True if it is newer than the release this client was tested with."""
         return _release(self.version) > TESTED
 
 

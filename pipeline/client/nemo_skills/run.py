@@ -1,6 +1,6 @@
 """The client that drives an installed NeMo-Skills: its own prompts, requests, resume, evaluators and metrics.
 
-Knows the balancer by its address, NeMo-Skills by its command line and files; patches nothing of it.
+It uses the balancer's address and the command line and files of NeMo-Skills, and patches nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 from trimode.core.errors import WorkerError
+from trimode.core.files import tail
 from trimode.core.processes import die_with_parent
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.client.answer import mode_fields
 from trimode.pipeline.client.nemo_skills.files import (
-    check_output,
     dataset_override,
     finish_nfe,
     reopen_seed,
@@ -32,16 +33,16 @@ from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import DecodeSpec, JobSpec, TaskSpec
 
 MARK = "TRIMODE_NEMO_SKILLS_RUN"
-"""Set in every process of a run: its launchers detach their children, so a process group does not hold them."""
+"""Environment variable that marks every process of a run: its launchers detach their children from the group."""
 REPORT_EVERY_S = 30.0
 POLL_S = 0.5
 STOP_S = 10.0
 
 
 def run_task(spec: JobSpec, task: TaskSpec, url: str, paths: RunPaths) -> None:
-    """Runs one benchmark to its metrics.json; what NeMo-Skills finished earlier is kept.
+    """Runs one benchmark to its metrics.json; rows that NeMo-Skills finished earlier are kept.
 
-    Raises ConfigError when it cannot run at all, WorkerError when it left less than was asked.
+    Raises ConfigError if it cannot run at all, WorkerError if it left less than was asked.
     """
     installation = find_installation()
     if installation.is_newer:
@@ -56,8 +57,7 @@ def run_task(spec: JobSpec, task: TaskSpec, url: str, paths: RunPaths) -> None:
     for seeds in run.batches():
         run.execute(run.eval_command(seeds, url, served), f"seeds {seeds[0]} to {seeds[-1]}")
     run.execute(run.summarize_command(), "metrics")
-    check_output(paths, task, run.rows_asked)
-    finish_nfe(spec, task, paths)
+    finish_nfe(spec, task, paths, run.rows_asked)
 
 
 def overrides(decode: DecodeSpec, max_concurrent_requests: int, timeout_s: float) -> list[str]:
@@ -88,7 +88,7 @@ class _Run:
         self._variables: dict[str, str] = {}
 
     def prepare(self) -> None:
-        """Ends what an earlier, killed run left behind, lays out data, and reopens outputs with too few rows."""
+        """Ends processes that an earlier, killed run left, writes the data, and reopens outputs with too few rows."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _end_all(self._mark)
         benchmark = load_benchmark(self.task.benchmark)
@@ -103,7 +103,7 @@ class _Run:
             reopen_seed(self.paths, self.task.benchmark, seed, self.rows_asked)
 
     def batches(self) -> Iterator[tuple[int, ...]]:
-        """Seeds in groups: each is a process of its own that takes a core."""
+        """Yields groups of seeds, at most one seed per core: each seed is a process of its own."""
         size = max(1, len(os.sched_getaffinity(0)))
         for start in range(0, len(self.task.seeds), size):
             yield self.task.seeds[start : start + size]
@@ -140,7 +140,7 @@ class _Run:
         ]
 
     def execute(self, command: Sequence[str], what: str) -> None:
-        """Runs one command to its end, telling how far it is. Raises WorkerError with its last words when it fails."""
+        """Runs one command and prints its progress. If it fails, raises WorkerError with the end of its log."""
         print(f"nemo_skills: {self.task.benchmark}: {what}", flush=True)
         with self.log.open("ab") as log:
             log.write(f"--- {' '.join(command)}\n".encode())
@@ -161,7 +161,7 @@ class _Run:
                 _end_all(self._mark)
                 process.wait()
         if process.returncode != 0:
-            raise WorkerError(f"NeMo-Skills ended with status {process.returncode} ({self.log}):\n{_tail(self.log)}")
+            raise WorkerError(f"NeMo-Skills ended with status {process.returncode} ({self.log}):\n{tail(self.log, 15)}")
 
     @property
     def _mark(self) -> str:
@@ -183,7 +183,7 @@ class _Run:
 
 
 def _served_model(url: str) -> str:
-    """The name to put into requests. Raises WorkerError when the balancer does not tell."""
+    """Returns the model name for requests. Raises WorkerError if the balancer does not answer."""
     try:
         reply = httpx.get(f"{url.rstrip('/')}/v1/models", timeout=60, trust_env=False).raise_for_status()
         return str(reply.json()["data"][0]["id"])
@@ -192,7 +192,7 @@ def _served_model(url: str) -> str:
 
 
 def _end_all(mark: str) -> None:
-    """Ends every process that carries `mark`: asked first, then killed."""
+    """Ends every process that carries `mark`: SIGTERM first, then SIGKILL."""
     for sig, patience_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
         deadline = time.monotonic() + patience_s
         if not (found := _marked(mark)):
@@ -205,14 +205,9 @@ def _end_all(mark: str) -> None:
 
 
 def _marked(mark: str) -> list[int]:
-    wanted = f"{MARK}={mark}".encode()
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # gone, a zombie, or another user's
+            if process.environ().get(MARK) == mark:
+                found.append(process.pid)
     return found
-
-
-def _tail(path: Path, num_lines: int = 15) -> str:
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])

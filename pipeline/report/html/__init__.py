@@ -1,4 +1,1 @@
-"""report.html: one self-contained page with the table, the figures and a browser for the samples.
-
-Knows no jobs and no models; it draws what `results` and `summary` have read.
-"""
+"""report.html: one self-contained page with tables, figures and a browser for the samples."""

@@ -1,6 +1,6 @@
-"""The figures that show cost: forwards per token, acceptance, length, and where forwards and time went.
+"""Figures of cost: forwards per token, acceptance, length, and where forwards and time went.
 
-Knows no accuracy; each function returns one Panel, or None when there is nothing to draw.
+Each function returns one Panel, or None if there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from trimode.pipeline.report.html.svg import INK, KINDS, MARKERS, PAPER, SERIES,
 
 def nfe_per_token(series: Sequence[Series]) -> Panel | None:
     """How many forwards a token took, answer by answer: one row per run on one axis."""
-    values = [(s, np.array([r.nfe / r.completion_tokens for r in s.records if r.completion_tokens])) for s in series]
+    values = [
+        (s, np.array([r.cost.nfe / r.cost.completion_tokens for r in s.records if r.cost.completion_tokens]))
+        for s in series
+    ]
     values = [(s, v) for s, v in values if len(v)]
     if not values:
         return None
@@ -91,7 +94,7 @@ def acceptance_by_position(series: Sequence[Series]) -> Panel | None:
 
 def tokens_per_answer(series: Sequence[Series]) -> Panel | None:
     """Share of answers that are at most so long."""
-    values = [(s, np.sort([r.completion_tokens for r in s.records])) for s in series]
+    values = [(s, np.sort([r.cost.completion_tokens for r in s.records])) for s in series]
     values = [(s, v) for s, v in values if len(v)]
     if not values:
         return None
@@ -106,7 +109,7 @@ def tokens_per_answer(series: Sequence[Series]) -> Panel | None:
     if values[-1][1][-1] > 20 * np.median(values[-1][1]):
         axes.set_xscale("log")
     axes.set_xlabel("generated tokens")
-    axes.set_ylabel("answers at most so long, %")
+    axes.set_ylabel("answers up to this length, %")
     axes.set_ylim(0, 102)
     legend_below(axes)
     title = "Length of the answers"
@@ -118,9 +121,9 @@ def forwards_by_kind(series: Sequence[Series]) -> Panel | None:
     """Model calls per 100 generated tokens, by kind."""
     bars = []
     for s in series:
-        tokens = sum(r.completion_tokens for r in s.records)
+        tokens = sum(r.cost.completion_tokens for r in s.records)
         if tokens:
-            bars.append((s, [100 * sum(r.forwards.get(k, 0) for r in s.records) / tokens for k in FORWARD_KINDS]))
+            bars.append((s, [100 * sum(r.cost.forwards.get(k, 0) for r in s.records) / tokens for k in FORWARD_KINDS]))
     if not bars:
         return None
     drawing = Drawing(height=1.35 + 0.42 * len(bars))
@@ -134,11 +137,13 @@ def time_by_phase(series: Sequence[Series]) -> Panel | None:
     phases = ("queue", "to first token", "rest of the answer")
     bars = []
     for s in series:
-        records = [r for r in s.records if r.total_s > 0]
+        records = [r for r in s.records if r.cost.total_s > 0]
         if records:
-            queue = float(np.mean([r.queue_s for r in records]))
-            first = float(np.mean([max(r.first_token_s - r.queue_s, 0.0) for r in records]))
-            rest = float(np.mean([max(r.total_s - max(r.first_token_s, r.queue_s), 0.0) for r in records]))
+            queue = float(np.mean([r.cost.queue_s for r in records]))
+            first = float(np.mean([max(r.cost.first_token_s - r.cost.queue_s, 0.0) for r in records]))
+            rest = float(
+                np.mean([max(r.cost.total_s - max(r.cost.first_token_s, r.cost.queue_s), 0.0) for r in records])
+            )
             bars.append((s, [queue, first, rest]))
     if not bars:
         return None
@@ -151,7 +156,7 @@ def time_by_phase(series: Sequence[Series]) -> Panel | None:
 def _stacked(
     drawing: Drawing, bars: list[tuple[Series, list[float]]], parts: Sequence[str], axis: str, form: str
 ) -> None:
-    """Horizontal bars, one per run from the top, cut into `parts`; parts that are zero everywhere are left out."""
+    """Draws horizontal bars, one per run from the top, cut into `parts`. Parts that are all zero are left out."""
     axes = drawing.figure.subplots()
     places = np.arange(len(bars))[::-1]
     left = np.zeros(len(bars))
@@ -178,5 +183,5 @@ def _stacked(
 
 def _accepted(series: Sequence[Series]) -> list[tuple[Series, NDArray[np.int64]]]:
     """Acceptance lengths of every verify, of the runs that have any."""
-    found = [(s, [n for r in s.records for n in r.acceptance_lengths]) for s in series]
+    found = [(s, [n for r in s.records for n in r.cost.acceptance_lengths]) for s in series]
     return [(s, np.array(lengths, dtype=np.int64)) for s, lengths in found if lengths]

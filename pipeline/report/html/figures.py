@@ -1,6 +1,6 @@
-"""The figures of the page in reading order, and those that show accuracy: against cost, and by benchmark.
+"""All figures of the page in reading order, and those of accuracy: against cost, and by benchmark.
 
-Knows no HTML around them; each function returns one Panel, or None when there is nothing to draw.
+Each function returns one Panel, or None if there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from trimode.pipeline.report.html.cost_figures import (
     tokens_per_answer,
 )
 from trimode.pipeline.report.html.series import Series, benchmarks_of, shared_benchmarks
-from trimode.pipeline.report.html.svg import INK, MARKERS, PAPER, SERIES, Drawing, Panel, house_style, legend_below
+from trimode.pipeline.report.html.svg import INK, MARKERS, PAPER, SERIES, Drawing, Panel, legend_below, page_style
 
 
 def draw_panels(series: Sequence[Series]) -> list[Panel]:
-    """Every figure the data allow, in reading order."""
+    """Draws every figure for which there are data, in reading order."""
     drawers: tuple[Callable[[Sequence[Series]], Panel | None], ...] = (
         accuracy_against_tpf,
         accuracy_against_speed,
@@ -33,7 +33,7 @@ def draw_panels(series: Sequence[Series]) -> list[Panel]:
         time_by_phase,
         tokens_per_answer,
     )
-    with house_style():
+    with page_style():
         return [panel for draw in drawers if (panel := draw(series)) is not None]
 
 
@@ -47,7 +47,7 @@ def accuracy_against_speed(series: Sequence[Series]) -> Panel | None:
     return _frontier(series, "tokens_per_second", "tokens per second, one stream", "speed", "Accuracy against speed")
 
 
-def _frontier(series: Sequence[Series], figure: str, axis: str, name: str, title: str) -> Panel | None:
+def _frontier(series: Sequence[Series], measure: str, axis: str, name: str, title: str) -> Panel | None:
     """A large marker per mode (mean over shared benchmarks, 95 % intervals), a small one per benchmark."""
     shared = shared_benchmarks(series)
     drawing = Drawing()
@@ -56,11 +56,11 @@ def _frontier(series: Sequence[Series], figure: str, axis: str, name: str, title
     for s in series:
         color, marker = SERIES[s.slot], MARKERS[s.slot]
         for benchmark in s.rows if len(shared) > 1 or not shared else ():
-            x, y = s.point(figure, benchmark), s.point("accuracy", benchmark)
+            x, y = s.point(measure, benchmark), s.point("accuracy", benchmark)
             if x is not None and y is not None:
                 (dot,) = axes.plot(x.value, y.value, marker, color=color, markersize=4.5, alpha=0.45, mew=0)
                 drawing.tip(dot, f"{s.name}, {benchmark}: {y.value:.1f} % at {x.value:.2f}")
-        x, y = s.mean(figure, shared), s.mean("accuracy", shared)
+        x, y = s.mean(measure, shared), s.mean("accuracy", shared)
         if x is None or y is None:
             continue
         drawn += 1
@@ -76,7 +76,7 @@ def _frontier(series: Sequence[Series], figure: str, axis: str, name: str, title
             label=s.name,
         )
         drawing.tip(dot, f"{s.name}: {y.value:.2f} % at {x.value:.2f}")
-        if s.quoted is not None and figure == "tpf":
+        if s.quoted is not None and measure == "tpf":
             (ring,) = axes.plot(
                 s.quoted.mean_tpf, s.quoted.mean_accuracy, marker, markersize=9, markerfacecolor="none",
                 markeredgecolor=color, linestyle="none",
@@ -90,7 +90,7 @@ def _frontier(series: Sequence[Series], figure: str, axis: str, name: str, title
     legend_below(axes)
     over = f"mean of {len(shared)} benchmarks" if len(shared) > 1 else shared[0]
     note = f"Large marks: {over} with 95 % intervals." + (" Small marks: single benchmarks." if len(shared) > 1 else "")
-    if figure == "tpf" and any(s.quoted for s in series):
+    if measure == "tpf" and any(s.quoted for s in series):
         note += " Hollow marks: quoted from the paper (its ten benchmarks)."
     return Panel(name, title, drawing.to_svg(name, title), note)
 

@@ -29,7 +29,7 @@
   }
 
   const tpf = (n) => (index.n[n] ? index.t[n] / index.n[n] : null);
-  const figure = (value, digits) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+  const fixed = (value, digits) => (value === null || value === undefined ? "–" : value.toFixed(digits));
   const verdict = (n) => (index.end[n] === "error" ? "failed" : index.ok[n] ? "right" : "wrong");
   const run = (n) => index.runs[index.r[n]];
   const shapes = ["●", "■", "▲", "◆", "▼", "✚", "✖", "★"];
@@ -82,7 +82,7 @@
     const cells = [
       open, chip(run(n)),
       element("span", { class: word === "right" ? "right" : "wrong" }, word + (index.f[n] ? " ⇄" : "")),
-      index.t[n], figure(tpf(n), 2), index.p[n], index.e[n],
+      index.t[n], fixed(tpf(n), 2), index.p[n], index.e[n],
     ];
     const row = element("tr", { "data-n": n, class: n === state.chosen ? "chosen" : "" });
     cells.forEach((cell, i) => row.append(element("td", { class: i === 3 || i === 4 ? "num" : "", title: i > 4 ? cell : "" }, cell)));
@@ -147,7 +147,7 @@
 
   function ledger(n, record) {
     if (!record) return [element("p", { class: "empty" }, "No line in nfe_log.jsonl.")];
-    const facts = [["tokens", index.t[n]], ["NFE", index.n[n]], ["TPF", figure(tpf(n), 2)], ["finish", index.end[n]],
+    const facts = [["tokens", index.t[n]], ["NFE", index.n[n]], ["TPF", fixed(tpf(n), 2)], ["finish", index.end[n]],
       ...Object.entries(record.forwards).map(([kind, count]) => [kind + " forwards", count]),
       ["prompt tokens", record.prompt], ["in queue", record.queue + " s"], ["first token", record.first + " s"],
       ["in all", record.total + " s"]];
@@ -157,7 +157,7 @@
     if (record.error) parts.push(...block("Why there is no answer", element("pre", {}, record.error)));
     if (record.accepted.length) {
       const most = Math.max(...record.accepted);
-      parts.push(...block(`Tokens committed per verify (mean ${figure(index.a[n], 2)})`,
+      parts.push(...block(`Tokens committed per verify (mean ${fixed(index.a[n], 2)})`,
         element("div", { class: "cycles s" + run(n).slot }, ...record.accepted.map((count) =>
           element("span", { style: `--fill:${Math.round((60 * count) / most)}` }, count)))));
     }

@@ -1,28 +1,34 @@
-"""Puts report.html together: one file, no network, no markup from data, opens from disk.
+"""Renders report.html: one file that needs no network and opens from disk.
 
-Knows no figures of its own; a content policy in the page lets nothing run but the page's own script.
+Templates escape every value that comes from data, and a content policy in the page lets only its own script run.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from trimode.core.files import write_text_atomic
+from trimode.pipeline.analysis.published import SOURCE
 from trimode.pipeline.analysis.runs import Run
 from trimode.pipeline.analysis.summary import ReportRow
+from trimode.pipeline.analysis.text import MISSING, interval, number, signed_interval
+from trimode.pipeline.report.formats import COLUMNS
 from trimode.pipeline.report.html.figures import draw_panels
-from trimode.pipeline.report.html.samples import SampleBook, make_sample_book
-from trimode.pipeline.report.html.series import Series, make_series, model_path
-from trimode.pipeline.report.html.svg import Panel
-from trimode.pipeline.report.html.tables import accuracy_table, cards, esc, figures_table, settings_table
-from trimode.pipeline.run_folder.manifest import now
+from trimode.pipeline.report.html.samples import make_sample_book
+from trimode.pipeline.report.html.series import Series, benchmarks_of, make_series, model_path, shared_benchmarks
+from trimode.pipeline.report.html.svg import MARKERS
+from trimode.pipeline.report.html.tables import make_cards, numbers_rows, settings_rows
+from trimode.pipeline.run_folder.provenance import now
 
-_ASSETS = Path(__file__).resolve().parent
+PACKAGE = "trimode.pipeline.report.html"
 FILE_NAME = "report.html"
+SHAPES = dict(zip(MARKERS, "●■▲◆▼✚✖★", strict=True))
+"""The character that looks like each marker of the figures."""
 
 
 def write_page(target: Path, title: str, runs: Sequence[Run], rows: Sequence[ReportRow], notes: Sequence[str]) -> None:
@@ -31,65 +37,58 @@ def write_page(target: Path, title: str, runs: Sequence[Run], rows: Sequence[Rep
 
 
 def make_page(title: str, series: Sequence[Series], notes: Sequence[str]) -> str:
-    """The whole page as text; `title` names the sweep, `notes` are remarks to show first."""
+    """Returns the whole page as text; `title` names the sweep, `notes` are remarks to show first."""
     book = make_sample_book(series)
-    script = (_ASSETS / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _fill(
-        (_ASSETS / "page.html").read_text(encoding="utf-8"),
-        {
-            "policy": f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:",
-            "title": esc(title),
-            "style": (_ASSETS / "page.css").read_text(encoding="utf-8"),
-            "models": _models(series),
-            "made": esc(now()),
-            "notes": _notes(notes),
-            "cards": cards(series),
-            "accuracy": accuracy_table(series),
-            "panels": "".join(map(_panel, draw_panels(series))),
-            "figures": figures_table(series),
-            "settings": settings_table(series),
-            "data": _data(book),
-            "script": script,
-        },
+    script = _asset("page.js")
+    return (
+        make_environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            style=_asset("page.css"),
+            script=script,
+            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            models=_models(series),
+            made=now(),
+            notes=notes,
+            series=series,
+            benchmarks=benchmarks_of(series),
+            shared=shared_benchmarks(series),
+            source=SOURCE,
+            cards=make_cards(series),
+            panels=draw_panels(series),
+            columns=COLUMNS,
+            numbers=numbers_rows(series),
+            settings=settings_rows(series),
+            index=book.index,
+            chunks=book.chunks,
+        )
     )
 
 
-def _fill(template: str, parts: dict[str, str]) -> str:
-    """The template with each {{name}} replaced once; what a part contains is not looked at again."""
-    pieces = template.split("{{")
-    filled = [pieces[0]]
-    for piece in pieces[1:]:
-        name, rest = piece.split("}}", 1)
-        filled += [parts[name], rest]
-    return "".join(filled)
+def make_environment() -> Environment:
+    """The templates of this package: values are escaped, and a name that is missing raises an error."""
+    environment = Environment(
+        loader=PackageLoader(PACKAGE, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"number": number, "interval": interval, "signed_interval": signed_interval}
+    environment.globals |= {"missing": MISSING, "shapes": [SHAPES[marker] for marker in MARKERS]}
+    # `tojson` writes <, >, & and ' as \uXXXX, so no text can end the script element it stands in
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment
+
+
+def _asset(name: str) -> str:
+    """Text of a file of this package."""
+    return resources.files(PACKAGE).joinpath(name).read_text(encoding="utf-8")
 
 
 def _models(series: Sequence[Series]) -> str:
+    """Names of the checkpoints, each once."""
     paths = dict.fromkeys(filter(None, (model_path(s.run) for s in series)))
-    return esc(", ".join(Path(path).name for path in paths) or "unknown model")
-
-
-def _notes(notes: Sequence[str]) -> str:
-    """Remarks in a box of their own, closed when there are many."""
-    if not notes:
-        return ""
-    items = "".join(f"<li>{esc(note)}</li>" for note in notes)
-    opened = " open" if len(notes) <= 5 else ""
-    title = "1 remark" if len(notes) == 1 else f"{len(notes)} remarks"
-    return f'<details class="notes"{opened}><summary>{title}</summary><ul>{items}</ul></details>'
-
-
-def _panel(panel: Panel) -> str:
-    return (
-        f'<figure id="figure-{panel.name}"><h3>{esc(panel.title)}</h3>{panel.svg}'
-        f"<figcaption>{esc(panel.note)}</figcaption></figure>"
-    )
-
-
-def _data(book: SampleBook) -> str:
-    """Index and packed texts as inert script elements; `<` is escaped, so no text can end them."""
-    index = json.dumps(book.index, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    elements = [f'<script type="application/json" id="index">{index}</script>']
-    elements += [f'<script type="text/plain" id="chunk{i}">{chunk}</script>' for i, chunk in enumerate(book.chunks)]
-    return "\n".join(elements)
+    return ", ".join(Path(path).name for path in paths) or "unknown model"

@@ -1,6 +1,6 @@
-"""The samples as the page wants them: a small index that is read at once, texts in packed chunks read on demand.
+"""The samples as the page reads them: a small index at once, and texts in packed chunks on demand.
 
-Knows no HTML. Everything in it is data: the page writes it with textContent, never as markup.
+All of it is data: the page writes it with textContent, never as markup.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.analysis.runs import Key
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.prompts import user_message
 from trimode.pipeline.report.html.series import Series
 from trimode.pipeline.run_folder.nfe import NfeRecord
-from trimode.pipeline.scoring.metrics import Row
 from trimode.pipeline.scoring.verdicts import expected, is_right, predicted
 
 PROBLEMS_PER_CHUNK = 64
 MAX_TEXT = 12_000
-"""Characters of one text kept in the page; a longer one keeps both ends and says how much is missing."""
+"""Most characters of one text in the page. A longer one keeps both ends and says how much is missing."""
 SHORT = 80
-"""Characters of an answer in the list."""
+"""Most characters of an answer in the list."""
 
 
 @dataclass(slots=True)
 class SampleBook:
-    """Everything the browser of samples reads."""
+    """Everything that the browser of samples reads."""
 
     index: dict[str, object]
     """Columns over samples (one entry per answer) and the names they refer to."""
@@ -38,7 +38,7 @@ class SampleBook:
 
 
 def make_sample_book(series: Sequence[Series]) -> SampleBook:
-    """All answers of all runs, the answers to one problem and seed next to each other."""
+    """Collects all answers of all runs; the answers to one problem and seed are neighbours."""
     problems = _problems(series)
     columns: dict[str, list[object]] = {name: [] for name in _COLUMNS}
     texts: list[dict[str, object]] = []
@@ -71,15 +71,15 @@ def make_sample_book(series: Sequence[Series]) -> SampleBook:
 
 
 _COLUMNS = ("b", "r", "i", "s", "q", "ok", "f", "t", "n", "a", "sec", "end", "p", "e")
-"""benchmark, run, sample id, seed, problem number, right, flip, tokens, nfe, mean accepted, seconds, finish reason,
-predicted, expected: short names, since every answer repeats none of them but the list holds 20,000 values of each."""
+"""Columns of the index, under the names that page.js reads: benchmark, run, sample id, seed, problem number, right,
+flip, tokens, nfe, mean accepted, seconds, finish reason, predicted, expected."""
 
 Answer = tuple[int, Benchmark, Row, NfeRecord | None]
-"""(run number, benchmark, scored row, its ledger)."""
+"""(run number, benchmark, scored row, its ledger line)."""
 
 
 def _problems(series: Sequence[Series]) -> dict[tuple[str, Key], list[Answer]]:
-    """Answers by benchmark, sample and seed."""
+    """Returns the answers by benchmark, sample and seed."""
     found: dict[tuple[str, Key], list[Answer]] = {}
     for number, s in enumerate(series):
         for name, task in s.run.tasks.items():
@@ -90,12 +90,12 @@ def _problems(series: Sequence[Series]) -> dict[tuple[str, Key], list[Answer]]:
 
 def _entry(row: Row, record: NfeRecord | None) -> dict[str, object]:
     """What the list shows of one answer."""
-    accepted = record.acceptance_lengths if record else []
+    accepted = record.cost.acceptance_lengths if record else []
     return {
         "t": int(row.get("num_generated_tokens") or 0),
-        "n": record.nfe if record else None,
+        "n": record.cost.nfe if record else None,
         "a": round(sum(accepted) / len(accepted), 2) if accepted else None,
-        "sec": round(record.total_s - record.queue_s, 3) if record else None,
+        "sec": round(record.cost.total_s - record.cost.queue_s, 3) if record else None,
         "end": str(record.finish_reason if record else row.get("finish_reason") or ""),
         "p": _short(predicted(row)),
         "e": _short(expected(row)),
@@ -112,19 +112,19 @@ def _answer(benchmark: Benchmark, row: Row, record: NfeRecord | None) -> dict[st
         answer["scoringError"] = clip(str(row["scoring_error"]))
     if record is not None:
         answer["ledger"] = {
-            "forwards": {kind: count for kind, count in record.forwards.items() if count},
-            "accepted": record.acceptance_lengths,
-            "prompt": record.prompt_tokens,
-            "queue": round(record.queue_s, 3),
-            "first": round(record.first_token_s, 3),
-            "total": round(record.total_s, 3),
+            "forwards": {kind: count for kind, count in record.cost.forwards.items() if count},
+            "accepted": record.cost.acceptance_lengths,
+            "prompt": record.cost.prompt_tokens,
+            "queue": round(record.cost.queue_s, 3),
+            "first": round(record.cost.first_token_s, 3),
+            "total": round(record.cost.total_s, 3),
             "error": record.error,
         }
     return answer
 
 
 def _prompt(benchmark: Benchmark, row: Row) -> str:
-    """The user turn; the bare problem when the row lacks a field of the prompt."""
+    """Returns the user turn, or the bare problem if the row lacks a field of the prompt."""
     try:
         return user_message(benchmark, row)
     except ConfigError:
@@ -132,7 +132,7 @@ def _prompt(benchmark: Benchmark, row: Row) -> str:
 
 
 def clip(text: str) -> str:
-    """`text`, or both its ends with a line between that says how much is left out."""
+    """Returns `text`, or both its ends with a line between them that says how much is left out."""
     if len(text) <= MAX_TEXT:
         return text
     half = MAX_TEXT // 2
@@ -146,6 +146,6 @@ def _short(text: str) -> str:
 
 
 def _pack(problems: list[dict[str, object]]) -> str:
-    """gzip without a time stamp, so that the same samples give the same page."""
+    """Packs problems with gzip, without a time stamp, so that the same samples give the same page."""
     data = json.dumps(problems, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     return base64.b64encode(gzip.compress(data, compresslevel=6, mtime=0)).decode("ascii")

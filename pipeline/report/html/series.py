@@ -1,7 +1,4 @@
-"""What the page draws per run: a name, a colour slot, its rows of figures and its ledgers.
-
-Knows no HTML and no drawing.
-"""
+"""What the page shows per run: a name, a colour slot, its report rows and its ledger lines."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from trimode.pipeline.run_folder.nfe import NfeRecord
 
 _SLOTS = {"ar": 0, "dlm": 1, "linear_spec": 2, "linear_spec+lora": 3}
 NUM_SLOTS = 8
-"""Colours the style sheet holds."""
+"""Number of colours in the style sheet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +36,36 @@ class Series:
     rows: dict[str, ReportRow]
     """By benchmark."""
     quoted: Quoted | None
-    """Published figures of the same checkpoint in the same mode."""
+    """Published results of the same checkpoint in the same mode; None if there are none."""
 
     @property
     def records(self) -> list[NfeRecord]:
-        """Ledgers of the answers that came."""
+        """Ledger lines of the samples that got an answer."""
         return [r for task in self.run.tasks.values() for r in task.records.values() if r.error is None]
 
-    def mean(self, figure: str, benchmarks: Sequence[str]) -> Mean | None:
-        """Mean of `accuracy`, `tpf` or `tokens_per_second` over `benchmarks`; None when one of them is missing."""
-        points = [self.point(figure, name) for name in benchmarks]
+    def mean(self, measure: str, benchmarks: Sequence[str]) -> Mean | None:
+        """Mean of `accuracy`, `tpf` or `tokens_per_second` over `benchmarks`; None if one of them lacks it."""
+        points = [self.point(measure, name) for name in benchmarks]
         known = [point for point in points if point is not None]
         if not known or len(known) < len(points):
             return None
         half = math.sqrt(sum(point.half_width**2 for point in known)) / len(known)
         return Mean(sum(point.value for point in known) / len(known), half)
 
-    def point(self, figure: str, benchmark: str) -> Mean | None:
-        """One figure of one benchmark with half the width of its 95 % interval."""
+    def point(self, measure: str, benchmark: str) -> Mean | None:
+        """One measure of one benchmark with half the width of its 95 % interval; None if it has none."""
         row = self.rows.get(benchmark)
-        value = None if row is None else getattr(row, figure)
+        value = None if row is None else getattr(row, measure)
         if row is None or value is None:
             return None
-        bounds = {"tpf": row.tpf_interval, "tokens_per_second": row.speed_interval}.get(figure)
-        if figure == "accuracy" and row.accuracy_low is not None and row.accuracy_high is not None:
+        bounds = {"tpf": row.tpf_interval, "tokens_per_second": row.speed_interval}.get(measure)
+        if measure == "accuracy" and row.accuracy_low is not None and row.accuracy_high is not None:
             return Mean(value, (row.accuracy_high - row.accuracy_low) / 2)
         return Mean(value, 0.0 if bounds is None else (bounds.high - bounds.low) / 2)
 
 
 def make_series(runs: Sequence[Run], rows: Sequence[ReportRow]) -> list[Series]:
-    """One entry per run that has rows, in order; runs of the same mode get colours of their own."""
+    """Returns one entry per run that has rows, in order. Runs of the same mode get different colours."""
     used: set[int] = set()
     found: list[Series] = []
     for name, run in zip(run_names(runs), runs, strict=True):
@@ -85,19 +82,15 @@ def make_series(runs: Sequence[Run], rows: Sequence[ReportRow]) -> list[Series]:
 
 
 def model_path(run: Run) -> str:
-    """Checkpoint folder or hub id as recorded; empty when nothing recorded it."""
-    for job in run.jobs:
-        path = (job.get("model") or {}).get("path")
-        if path:
-            return str(path)
-    return ""
+    """Returns the recorded checkpoint folder or hub id; empty if there is none."""
+    return run.jobs[0].model.path if run.jobs else ""
 
 
 def benchmarks_of(series: Sequence[Series]) -> list[str]:
-    """Every benchmark any run has rows for, sorted."""
+    """Returns every benchmark that any run has rows for, sorted."""
     return sorted({name for s in series for name in s.rows})
 
 
 def shared_benchmarks(series: Sequence[Series]) -> list[str]:
-    """Benchmarks that every run has rows for; means over others would not be comparable."""
+    """Returns the benchmarks that every run has rows for. Means over others would not be comparable."""
     return [name for name in benchmarks_of(series) if all(name in s.rows for s in series)]

@@ -1,7 +1,4 @@
-"""Matplotlib figures as inline SVG that follows the page: its fonts, its colours in light and dark, hover titles.
-
-Knows nothing of runs or of what is drawn.
-"""
+"""Matplotlib figures as inline SVG with the fonts of the page, its colours in light and dark, and hover titles."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ _VARIABLES |= {color: f"--series-{slot}" for slot, color in enumerate(SERIES)}
 _VARIABLES |= {color: f"--kind-{slot}" for slot, color in enumerate(KINDS)}
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-"""One per colour slot, so that no reader depends on colour."""
+"""One per colour slot, so that runs can be told apart without colour."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -72,7 +69,7 @@ class Drawing:
         self._titles[gid] = text
 
     def to_svg(self, name: str, label: str) -> str:
-        """The <svg> element; `name` prefixes its ids, `label` is what a screen reader says."""
+        """Returns the <svg> element, its text escaped. `name` prefixes its ids; a screen reader says `label`."""
         out = io.StringIO()
         self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         text = out.getvalue()
@@ -95,7 +92,7 @@ class Drawing:
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
+def page_style() -> Iterator[None]:
     """Matplotlib settings of every figure of the page."""
     with mpl.rc_context(STYLE):
         yield
@@ -103,17 +100,18 @@ def house_style() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One figure with its words."""
+    """One figure with its title and note."""
 
     name: str
     title: str
     svg: str
+    """Markup made by `Drawing.to_svg`."""
     note: str
     """What is drawn and how to read it."""
 
 
 def legend_below(axes: Axes, columns: int = 2) -> None:
-    """A legend under the plot, where it never covers data."""
+    """Adds a legend under the plot, where it cannot cover data."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         figure = axes.figure

@@ -1,6 +1,6 @@
-"""Multiple choice: finds the letter a reply settles on and compares it with the expected one.
+"""Multiple choice: finds the letter that a reply chooses and compares it with the expected one.
 
-Knows nothing of the options' texts.
+Only letters count. The text of an option is never compared.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.answers.extract import DEFAULT_ANSWER_REGEX, extract_answer
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("predicted_answer", "symbolic_correct")
 ROW_LIMIT_S = 30.0
@@ -25,7 +26,7 @@ def choice_letter(
     extract_regex: str = DEFAULT_ANSWER_REGEX,
     relaxed: bool = True,
 ) -> str | None:
-    """The chosen letter: the extracted answer's when it has one, else that of the last `Answer: X`, else None."""
+    """Returns the chosen letter: that of the extracted answer, else that of the last `Answer: X`, else None."""
     extracted = extract_answer(text, extract_from_boxed, extract_regex, relaxed)
     if extracted is not None and len(extracted) == 1:
         return extracted
@@ -37,7 +38,7 @@ def choice_letter(
 
 
 def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:  # noqa: ARG001 - every scorer's signature
-    """`predicted_answer` and `symbolic_correct`; a row's own extraction settings win over the defaults."""
+    """Returns `predicted_answer` and `symbolic_correct`. A row's own extraction settings win over the defaults."""
     text = answer_text(benchmark, row)
     if text is None:
         return no_answer(benchmark, row)
@@ -51,9 +52,9 @@ def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:  # noqa
 
 
 def no_answer(benchmark: Benchmark, row: Row) -> Row:  # noqa: ARG001 - every scorer's signature
-    """No prediction, wrong."""
+    """Returns the verdict of no prediction: wrong."""
     return {"predicted_answer": None, "symbolic_correct": False}
 
 
 def check(benchmark: Benchmark, data_dir: Path | None) -> None:
-    """Always ready: its packages belong to the base installation."""
+    """Passes always: the packages are part of the base installation."""

@@ -1,7 +1,4 @@
-"""The final answer in a reply: the last box, or what a pattern finds, by the rules of NeMo-Skills 0.7.0.
-
-Knows no mathematics and no expected answers.
-"""
+"""Extracts the final answer of a reply, from its last box or by a pattern, by the rules of NeMo-Skills 0.7.0."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ BOX = "\\boxed"
 
 
 def last_boxed(text: str) -> str | None:
-    """Content of the last `\\boxed{...}`; None without one, with an unclosed one or no brace right behind."""
+    """Returns the content of the last `\\boxed{...}`. None if there is none, it is unclosed, or no brace follows."""
     start = text.rfind(BOX)
     if start < 0:
         return None
@@ -29,7 +26,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def last_match(text: str, regex: str) -> str | None:
-    """Last match of `regex` (its group when it has one), or None."""
+    """Returns the last match of `regex` (its group, if it has one), or None."""
     matches = re.findall(regex, text)
     return matches[-1] if matches else None
 
@@ -40,7 +37,7 @@ def extract_answer(
     extract_regex: str = DEFAULT_ANSWER_REGEX,
     relaxed: bool = False,
 ) -> str | None:
-    """The final answer in `text`: from the last box, or by `extract_regex`, or with `relaxed` the box first."""
+    """Returns the final answer in `text`: from the last box or by `extract_regex`; `relaxed` tries the box first."""
     if relaxed:
         return last_boxed(text) or last_match(text, extract_regex)
     return last_boxed(text) if extract_from_boxed else last_match(text, extract_regex)

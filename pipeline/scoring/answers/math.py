@@ -1,7 +1,7 @@
 """Mathematics: compares the final answer of a reply with the expected one as NeMo-Skills 0.7.0 does.
 
-Knows the order of the comparison steps; parsing and symbolic equality are math-verify's and latex2sympy2_extended's.
-math-verify limits its own time with SIGALRM, so `math_equal` works in a main thread only.
+The order of the comparison steps is here. Parsing and symbolic equality come from math-verify and
+latex2sympy2_extended. math-verify limits its time with SIGALRM, so `math_equal` works in a main thread only.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from pathlib import Path
 
 from latex2sympy2_extended import NormalizationConfig, normalize_latex
 from math_verify import LatexExtractionConfig, StringExtractionConfig, parse, verify
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.answers.extract import extract_answer
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("predicted_answer", "symbolic_correct", "interleaved_eval_single_time_s")
 ROW_LIMIT_S = 120.0
@@ -23,7 +24,7 @@ PERCENTAGE = re.compile(r"(\d+\.?\d*)\\?%")
 WORDS_OR_DIGITS = re.compile(r"[a-zA-Z ,]+|[0-9 ]+")
 LATEX_ENVIRONMENT = re.compile(r"\$.*\$|\\\(.*\\\)|\\\[.*\\\]|\\boxed\{", re.DOTALL)
 NUMERIC_PRECISION = 15
-"""Digits to which numbers are compared."""
+"""Significant digits to which numbers are compared."""
 VERIFY_TIMEOUT_S = 10
 """Seconds for one comparison, as NeMo-Skills sets it."""
 PARSE_TIMEOUT_S = 30
@@ -31,25 +32,25 @@ PARSE_TIMEOUT_S = 30
 
 
 def without_decoration(answer: str) -> str:
-    """A plain number loses its percent sign; then full stops and backslashes at the end go."""
+    """Returns `answer` without trailing full stops and backslashes. A plain number also loses its percent sign."""
     percentage = PERCENTAGE.fullmatch(answer)
     return (percentage[1] if percentage else answer).rstrip(".\\")
 
 
 def same_choice(expected: str, predicted: str) -> bool:
-    """Whether both name the same option; only asked when `expected` is one letter A to J."""
+    """True if both name the same option. `expected` is one letter, A to J."""
     letters = [StringExtractionConfig(strings=CHOICES)]
     gold, answer = (parse(text, letters, parsing_timeout=PARSE_TIMEOUT_S) for text in (expected, predicted))
     return bool(verify(gold, answer))
 
 
 def in_latex(answer: str) -> str:
-    """`answer` inside a LaTeX environment, as the parser wants it."""
+    """Returns `answer` inside a LaTeX environment, which the parser needs."""
     return answer if LATEX_ENVIRONMENT.search(answer) else f"${answer}$"
 
 
 def math_equal(expected: object, predicted: object) -> bool:
-    """Whether `predicted` equals `expected`; not symmetric, None is never equal. Main thread only."""
+    """True if `predicted` equals `expected`. Not symmetric; None is never equal. Main thread only."""
     if predicted is None:
         return False
     gold, answer = str(expected), str(predicted)
@@ -73,16 +74,16 @@ def math_equal(expected: object, predicted: object) -> bool:
 
 
 def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:  # noqa: ARG001 - every scorer's signature
-    """`predicted_answer` and `symbolic_correct` of one row with `expected_answer`."""
+    """Returns `predicted_answer` and `symbolic_correct` of one row with `expected_answer`."""
     text = answer_text(benchmark, row)
     predicted = None if text is None else extract_answer(text)
     return {"predicted_answer": predicted, "symbolic_correct": math_equal(row["expected_answer"], predicted)}
 
 
 def no_answer(benchmark: Benchmark, row: Row) -> Row:  # noqa: ARG001 - every scorer's signature
-    """No prediction, wrong."""
+    """Returns the verdict of no prediction: wrong."""
     return {"predicted_answer": None, "symbolic_correct": False}
 
 
 def check(benchmark: Benchmark, data_dir: Path | None) -> None:
-    """Always ready: its packages belong to the base installation."""
+    """Passes always: the packages are part of the base installation."""

@@ -1,7 +1,4 @@
-"""Program text: takes the code out of a reply the way NeMo-Skills 0.7.0 does, quirks included.
-
-Knows no language beyond the name in a fence and runs nothing.
-"""
+"""Takes the code out of a reply the way NeMo-Skills 0.7.0 does, quirks included."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ FENCE = "```"
 
 
 def after_thinking(text: str) -> str:
-    """What follows the first closing think tag; nothing when thinking was opened and never closed."""
+    """Returns what follows the first closing think tag: nothing if thinking was opened and never closed."""
     if "<think>" not in text:
         return text
     _, closed, answer = text.partition("</think>")
@@ -17,9 +14,9 @@ def after_thinking(text: str) -> str:
 
 
 def extract_code(text: str, language: str = "python") -> str:
-    """Code of the first fence marked `language`, else of the first fence, else the whole text; stripped, without CR.
+    """Returns the code of the first fence marked `language`, else of the first fence, else the whole text.
 
-    The mark is compared as a prefix, so "```python3" leaves its 3 in front of the code.
+    The code is stripped and has no CR. The mark is compared as a prefix: "```python3" leaves its 3 before the code.
     """
     text = after_thinking(text.strip().replace("\r", ""))
     for opening in (FENCE + language, FENCE):

@@ -1,6 +1,6 @@
-"""Small functions: puts the reply's code behind the prompt, appends the row's tests and runs the whole in a process.
+"""Small functions: appends the reply's code and the row's tests to the prompt and runs the whole in the sandbox.
 
-Knows rows with `prompt`, `entry_point` and `test` (a `check(candidate)` function).
+Rows have `prompt`, `entry_point` and `test` (a `check(candidate)` function).
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.code.extract import extract_code
 from trimode.pipeline.scoring.sandbox.run import Limits, run_program
 from trimode.pipeline.scoring.sandbox.service import service_url
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("completion", "is_correct")
 ROW_LIMIT_S = 60.0
@@ -20,7 +21,7 @@ LIMITS = Limits(time_s=10.0, memory_bytes=1 << 30)
 
 
 def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:  # noqa: ARG001 - every scorer's signature
-    """`completion` and `is_correct`: the tests ran to their end. A program that leaves before that is wrong."""
+    """Returns `completion` and `is_correct`: the tests ran to their end. A program that exits before that is wrong."""
     text = answer_text(benchmark, row)
     if text is None:
         return no_answer(benchmark, row)
@@ -33,10 +34,10 @@ def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:  # noqa
 
 
 def no_answer(benchmark: Benchmark, row: Row) -> Row:  # noqa: ARG001 - every scorer's signature
-    """No code, wrong."""
+    """Returns the verdict of no code: wrong."""
     return {"completion": "", "is_correct": False}
 
 
 def check(benchmark: Benchmark, data_dir: Path | None) -> None:  # noqa: ARG001 - every scorer's signature
-    """Raises ConfigError when TRIMODE_SANDBOX is not understood."""
+    """Raises ConfigError if TRIMODE_SANDBOX has an unknown value."""
     service_url()

@@ -1,6 +1,6 @@
 """LiveCodeBench: runs a reply's code against the public and private tests of its problem.
 
-Knows the dataset's original columns and where the files lie; the rules of one run are in `livecodebench_child`.
+Finds and reads the dataset's original rows. The rules of one run are in `livecodebench_child`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.load import data_root
 from trimode.pipeline.scoring.code.extract import extract_code
 from trimode.pipeline.scoring.sandbox.harness import run_harness
 from trimode.pipeline.scoring.sandbox.run import Limits
 from trimode.pipeline.scoring.sandbox.service import service_url
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("completion", "question_id", "code_list", "graded_list")
 ROW_LIMIT_S = 1200.0
@@ -35,14 +36,14 @@ TESTS_COLUMN = b'"private_test_cases"'
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """The dataset packs its private tests as a pickled string; anything but plain data is refused."""
+    """Reads the private tests, which the dataset packs as a pickled string. Refuses anything but plain data."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:  # noqa: ANN401 - the base class's signature
         raise pickle.UnpicklingError(f"private tests hold {module_name}.{global_name}; valid: plain data")
 
 
 def test_cases(column: str) -> list[dict[str, str]]:
-    """Tests of one column: JSON, or its packed form (base64, zlib, pickle). Raises ValueError for neither."""
+    """Returns the tests in one column: JSON, or packed JSON (base64, zlib, pickle). Raises ValueError for neither."""
     try:
         return list(json.loads(column)) if column else []
     except json.JSONDecodeError:
@@ -51,7 +52,7 @@ def test_cases(column: str) -> list[dict[str, str]]:
 
 
 def test_files(data_dir: Path | None) -> list[Path]:
-    """Files with the dataset's original columns: the split's own as prepared, else as downloaded."""
+    """Returns the files with the dataset's original columns: the split's prepared file, else the downloaded ones."""
     folder = data_root(data_dir) / "livecodebench"
     prepared = folder / "tests.jsonl"
     if prepared.is_file():
@@ -68,7 +69,7 @@ def _has_tests(path: Path) -> bool:
 
 @functools.cache
 def problem_places(data_dir: Path | None) -> dict[str, tuple[Path, int]]:
-    """question_id -> file and byte offset of its line; the files are too large to keep."""
+    """Returns question_id -> (file, byte offset of its line). The files are too large to keep in memory."""
     places = {}
     for path in test_files(data_dir):
         offset = 0
@@ -82,7 +83,7 @@ def problem_places(data_dir: Path | None) -> dict[str, tuple[Path, int]]:
 
 
 def read_problem(question_id: str, data_dir: Path | None) -> dict[str, Any]:
-    """The original row of one problem. Raises ConfigError when no file has it."""
+    """Returns the original row of one problem. Raises ConfigError if no file has it."""
     if question_id not in problem_places(data_dir):
         files = [str(path) for path in test_files(data_dir)]
         raise ConfigError(f"LiveCodeBench's tests of {question_id!r} are in none of {files}")
@@ -93,7 +94,7 @@ def read_problem(question_id: str, data_dir: Path | None) -> dict[str, Any]:
 
 
 def passes(code: str, problem: dict[str, Any]) -> bool:
-    """Whether `code` passes all tests of an original row."""
+    """True if `code` passes all tests of an original row."""
     tests = test_cases(problem["public_test_cases"]) + test_cases(problem["private_test_cases"])
     task = {
         "code": code,
@@ -107,7 +108,7 @@ def passes(code: str, problem: dict[str, Any]) -> bool:
 
 
 def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
-    """`completion`, `question_id`, `code_list` and `graded_list` of one row with `task_id`."""
+    """Returns `completion`, `question_id`, `code_list` and `graded_list` of one row with `task_id`."""
     text = answer_text(benchmark, row)
     if text is None:
         return no_answer(benchmark, row)
@@ -117,12 +118,12 @@ def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
 
 
 def no_answer(benchmark: Benchmark, row: Row) -> Row:  # noqa: ARG001 - every scorer's signature
-    """No code, wrong."""
+    """Returns the verdict of no code: wrong."""
     return {"completion": "", "question_id": row["task_id"], "code_list": [""], "graded_list": [False]}
 
 
 def check(benchmark: Benchmark, data_dir: Path | None) -> None:
-    """Raises ConfigError when the test files are missing."""
+    """Raises ConfigError if the test files are missing."""
     service_url()
     if not test_files(data_dir):
         folder = data_root(data_dir) / benchmark.name / "code_generation_lite"

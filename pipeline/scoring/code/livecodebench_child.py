@@ -1,6 +1,6 @@
 """Runs one LiveCodeBench answer against its tests in the sandbox: a JSON task on stdin, a JSON verdict on stdout.
 
-A script of its own with the standard library only. Follows the rules of the harness NeMo-Skills 0.7.0 uses, its quirks
+Uses the standard library only. Follows the rules of the harness NeMo-Skills 0.7.0 uses, its quirks
 included: stdin answers run inside a function with `sys.stdin` replaced, so that `sys.stdin.buffer`, `open(0)`,
 module-level `global` and `class Solution` fail there.
 """
@@ -24,26 +24,26 @@ STAR_MODULES = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
     *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
 )
-"""Every name of these is there for an answer, the later module's winning."""
+"""Modules whose names an answer can use without an import. The later module wins."""
 NO_NAME_MODULES = ("builtins", "typing")
-"""Of those, the ones that are not there under their own name."""
+"""Those of them that are not available under their own name."""
 RECURSION_LIMIT = 50_000
 INT_DIGITS = 50_000
 
 
 class TooSlowError(Exception):
-    """One test took too long."""
+    """One test exceeded its time limit."""
 
 
 def prelude() -> str:
-    """The imports put in front of every answer."""
+    """Returns the imports that are put in front of every answer."""
     stars = [f"from {name} import *" for name in STAR_MODULES]
     names = [f"import {name}" for name in STAR_MODULES if name not in NO_NAME_MODULES]
     return "\n".join([*stars, *names, f"sys.setrecursionlimit({RECURSION_LIMIT})\n"])
 
 
 def disable_harm(disabled: dict[str, list[str]], blocked: list[str]) -> None:
-    """Takes away what the harness takes away; an answer that uses it fails there and must fail here."""
+    """Disables what the original harness disables: an answer that uses it fails there and must fail here."""
     sys.set_int_max_str_digits(INT_DIGITS)
     os.environ["OMP_NUM_THREADS"] = "1"
     for module, names in disabled.items():
@@ -53,12 +53,12 @@ def disable_harm(disabled: dict[str, list[str]], blocked: list[str]) -> None:
 
 
 def ring(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
-    """The alarm's handler."""
+    """Handles SIGALRM."""
     raise TooSlowError
 
 
 def without_main_guard(code: str) -> str:
-    """`code` with a last `if __name__ == '__main__'` opened; unchanged when it does not parse or has none."""
+    """Returns `code` with a final `if __name__ == '__main__'` replaced by its body. Code that does not parse stays."""
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -71,7 +71,7 @@ def without_main_guard(code: str) -> str:
 
 
 def as_function(code: str) -> str:
-    """`code` as the function `wrapped_function`, its imports above it; unchanged when it does not parse."""
+    """Returns `code` as the function `wrapped_function` below its imports. Code that does not parse stays."""
     try:
         body = ast.parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -84,7 +84,7 @@ def as_function(code: str) -> str:
 
 
 def load(code: str, timeout: int) -> Any:  # noqa: ANN401 - an answer's module or its Solution
-    """The answer's `Solution()` when its text names that class, else its module."""
+    """Returns the answer's `Solution()` if its text has that class, else its module."""
     signal.alarm(timeout)
     try:
         module = ModuleType("tmp_sol")
@@ -95,7 +95,7 @@ def load(code: str, timeout: int) -> Any:  # noqa: ANN401 - an answer's module o
 
 
 def call_with_input(function: Callable[[], object], text: str) -> None:
-    """Calls an answer with `text` as its standard input; leaving by SystemExit is fine."""
+    """Calls an answer with `text` as its standard input. SystemExit counts as a normal end."""
     stdin, lines = sys.stdin, iter(text.split("\n"))
     with (
         mock.patch.object(stdin, "read", lambda *_: text),
@@ -111,7 +111,7 @@ def call_with_input(function: Callable[[], object], text: str) -> None:
 
 
 def same_output(found: str, wanted: str) -> bool:
-    """Equal line by line after stripping, or equal as decimal numbers token by token."""
+    """True if each line is equal after stripping, or equal token by token as decimal numbers."""
     found_lines, wanted_lines = ([line.strip() for line in text.strip().split("\n")] for text in (found, wanted))
     if len(found_lines) != len(wanted_lines):
         return False
@@ -119,7 +119,7 @@ def same_output(found: str, wanted: str) -> bool:
 
 
 def same_numbers(found: str, wanted: str) -> bool:
-    """Whether both lines hold the same decimal numbers."""
+    """True if both lines hold the same decimal numbers."""
     try:
         return [Decimal(token) for token in found.split()] == [Decimal(token) for token in wanted.split()]
     except InvalidOperation:
@@ -127,7 +127,7 @@ def same_numbers(found: str, wanted: str) -> bool:
 
 
 def passes_stdin(task: dict[str, Any]) -> bool:
-    """Runs a whole-program answer on every input, up to the first failure."""
+    """True if a whole program is right on every input. Stops at the first failure."""
     function = load(as_function(without_main_guard(task["code"])), task["timeout"]).wrapped_function
     for text, wanted in zip(task["inputs"], task["outputs"], strict=False):
         out = io.StringIO()
@@ -144,7 +144,7 @@ def passes_stdin(task: dict[str, Any]) -> bool:
 
 
 def passes_calls(task: dict[str, Any]) -> bool:
-    """Calls an answer's method on every input (one JSON argument a line), up to the first failure."""
+    """True if the answer's method is right on every input (one JSON argument per line). Stops at the first failure."""
     method = getattr(load(prelude() + "\n\n" + task["code"], task["timeout"]), task["fn_name"])
     inputs = [[json.loads(line) for line in text.split("\n")] for text in task["inputs"]]
     outputs = [json.loads(text) for text in task["outputs"]]
@@ -161,7 +161,7 @@ def passes_calls(task: dict[str, Any]) -> bool:
 
 
 def main() -> None:
-    """Judges the task on stdin and prints `{"nonce": ..., "passed": ...}` where the answer's own output cannot come."""
+    """Judges the task on stdin and prints `{"nonce": ..., "passed": ...}` to a stdout that the answer cannot reach."""
     task = json.load(sys.stdin)
     verdict = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDWR)

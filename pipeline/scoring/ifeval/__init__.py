@@ -1,41 +1,42 @@
-"""IFEval: whether a reply follows each of its instructions, strictly and with allowances; our own checks.
+"""IFEval: checks if a reply follows each of its instructions, strictly and loosely.
 
-The 25 instructions and the allowances are those of Google's instruction_following_eval; knows no benchmark by name.
+The 25 instructions and the loose variants are those of Google's instruction_following_eval; the code is our own.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.ifeval import keywords, language, layout, length
 from trimode.pipeline.scoring.ifeval.arguments import Arguments, Check
 from trimode.pipeline.scoring.ifeval.punkt import require_punkt, use_data_dir
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("loose_eval", "strict_eval")
 ROW_LIMIT_S = 60.0
 
 CHECKS: dict[str, Check] = {**keywords.CHECKS, **length.CHECKS, **layout.CHECKS, **language.CHECKS}
-"""The published instruction ids."""
+"""Published instruction id -> check."""
 
 
 def follows(instruction: str, arguments: Arguments, response: str) -> bool:
-    """Whether a response follows one instruction; an empty one follows none. Raises ValueError for an unknown id."""
+    """True if a response follows one instruction. An empty one follows none. Raises ValueError for an unknown id."""
     if instruction not in CHECKS:
         raise ValueError(f"unknown instruction: got {instruction!r}; valid: {', '.join(sorted(CHECKS))}")
     return bool(response.strip()) and CHECKS[instruction](response, arguments)
 
 
 def variants(response: str) -> list[str]:
-    """The response and its seven allowances: without its first, last or both lines, each also without asterisks."""
+    """Returns the response and seven loose variants: without first, last or both lines, each also without asterisks."""
     lines = response.split("\n")
     cuts = [response, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
     return cuts + [cut.replace("*", "") for cut in cuts]
 
 
 def evaluation(row: Row, response: str, followed: list[bool]) -> Row:
-    """One of the two verdicts, in the original's form."""
+    """Returns one of the two verdicts, in the form of the original."""
     return {
         "follow_all_instructions": all(followed),
         "follow_instruction_list": followed,
@@ -46,7 +47,7 @@ def evaluation(row: Row, response: str, followed: list[bool]) -> Row:
 
 
 def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
-    """`loose_eval` and `strict_eval` of one row with `prompt`, `instruction_id_list` and `kwargs`."""
+    """Returns `loose_eval` and `strict_eval` of one row with `prompt`, `instruction_id_list` and `kwargs`."""
     response = answer_text(benchmark, row)
     if response is None:
         return no_answer(benchmark, row)
@@ -61,7 +62,7 @@ def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
 
 
 def no_answer(benchmark: Benchmark, row: Row) -> Row:
-    """No instruction followed."""
+    """Returns the verdict of no instruction followed."""
     response = answer_text(benchmark, row) or ""
     followed = [False] * len(row["instruction_id_list"])
     return {
@@ -71,6 +72,6 @@ def no_answer(benchmark: Benchmark, row: Row) -> Row:
 
 
 def check(benchmark: Benchmark, data_dir: Path | None) -> None:
-    """Raises ConfigError when the benchmark needs punkt and there is none; bundled benchmarks do without."""
+    """Raises ConfigError if the benchmark needs punkt data and there are none. Bundled benchmarks need none."""
     if benchmark.source != "bundled":
         require_punkt(data_dir)

@@ -1,7 +1,4 @@
-"""Arguments of one IFEval instruction, checked as they are read.
-
-Knows no instruction.
-"""
+"""Arguments of one IFEval instruction, checked as they are read."""
 
 from __future__ import annotations
 
@@ -10,14 +7,14 @@ from collections.abc import Callable
 Arguments = dict[str, object]
 """One entry of a row's `kwargs`, without its null values."""
 Check = Callable[[str, Arguments], bool]
-"""Whether a response follows one instruction."""
+"""True if a response follows one instruction."""
 
 AT_LEAST = "at least"
 LESS_THAN = "less than"
 
 
 def text_argument(arguments: Arguments, name: str) -> str:
-    """The string `name`. Raises ValueError when it is missing or something else."""
+    """Returns the string `name`. Raises ValueError if it is missing or no string."""
     value = arguments.get(name)
     if not isinstance(value, str):
         raise ValueError(f"argument {name!r} of an instruction must be text; got {value!r}")
@@ -25,7 +22,7 @@ def text_argument(arguments: Arguments, name: str) -> str:
 
 
 def count_argument(arguments: Arguments, name: str) -> int:
-    """The whole number `name` (>= 0; a whole float counts). Raises ValueError otherwise."""
+    """Returns the whole number `name` (>= 0; a whole float counts). Raises ValueError otherwise."""
     value = arguments.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
         raise ValueError(f"argument {name!r} of an instruction must be a whole number >= 0; got {value!r}")
@@ -33,7 +30,7 @@ def count_argument(arguments: Arguments, name: str) -> int:
 
 
 def list_argument(arguments: Arguments, name: str) -> list[str]:
-    """The list of strings `name`. Raises ValueError otherwise."""
+    """Returns the list of strings `name`. Raises ValueError otherwise."""
     value = arguments.get(name)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"argument {name!r} of an instruction must be a list of texts; got {value!r}")
@@ -41,7 +38,7 @@ def list_argument(arguments: Arguments, name: str) -> list[str]:
 
 
 def compare(found: int, relation: object, wanted: int) -> bool:
-    """`found` against `wanted` by an instruction's relation. Raises ValueError for an unknown relation."""
+    """True if `found` has the instruction's relation to `wanted`. Raises ValueError for an unknown relation."""
     if relation == LESS_THAN:
         return found < wanted
     if relation == AT_LEAST:

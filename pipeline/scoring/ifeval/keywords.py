@@ -1,6 +1,6 @@
 """Instructions on words and letters: which must occur, which must not, and how often.
 
-Knows one response at a time. Keywords are regular expressions, as in the published definitions.
+Keywords are regular expressions, as in the published definitions. Every check is True if the response complies.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def forbidden_words(response: str, arguments: Arguments) -> bool:
 def letter_frequency(response: str, arguments: Arguments) -> bool:
     """The letter occurs less than / at least `let_frequency` times, in any case.
 
-    Where the data ask for a sign that is no letter, the original draws a letter at random; here the sign is counted.
+    Some data ask for a character that is no letter. The original draws a random letter then; here it is counted.
     """
     found = response.lower().count(text_argument(arguments, "letter").strip().lower())
     return compare(found, arguments.get("let_relation"), count_argument(arguments, "let_frequency"))

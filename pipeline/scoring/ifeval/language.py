@@ -1,6 +1,6 @@
-"""Instructions on language and letter case.
+"""Instructions on language and letter case. Every check is True if the response complies.
 
-Knows one response at a time; the language is langdetect's guess, seeded so that a verdict never changes between runs.
+The language is langdetect's guess, with a fixed seed, so that a verdict never changes between runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ langdetect.DetectorFactory.seed = 0
 
 
 def in_language(response: str, language: str) -> bool:
-    """Whether langdetect takes `response` for `language` (its code); True when it finds nothing to judge by."""
+    """True if langdetect finds `language` (a code) in `response`, or finds nothing to judge by."""
     try:
         return bool(langdetect.detect(response) == language)
     except langdetect.LangDetectException:

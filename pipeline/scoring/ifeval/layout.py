@@ -1,6 +1,6 @@
 """Instructions on form: lists, sections, titles, highlights, JSON, placeholders, beginnings, endings and commas.
 
-Knows one response at a time.
+Every check is True if the response complies.
 """
 
 from __future__ import annotations

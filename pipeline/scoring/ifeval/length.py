@@ -1,6 +1,6 @@
 """Instructions on length: words, sentences, paragraphs, and how a paragraph begins.
 
-Knows one response at a time; sentences are NLTK's.
+NLTK splits sentences. Every check is True if the response complies.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def number_paragraphs(response: str, arguments: Arguments) -> bool:
 
 
 def first_word_of(paragraph: str) -> str:
-    """First word without opening quotes, up to a punctuation mark, in lower case."""
+    """Returns the first word without opening quotes, up to a punctuation mark, in lower case."""
     word = paragraph.split()[0].lstrip("'").lstrip('"')
     return "".join(itertools.takewhile(lambda sign: sign not in WORD_END, word)).lower()
 

@@ -1,6 +1,6 @@
-"""NLTK's English punkt data: where it may lie, and the two tokenizers made from it.
+"""NLTK's English punkt data: where they may lie, and the two tokenizers made from them.
 
-Knows no instruction. Looks in the data folder, then where NLTK itself looks ($NLTK_DATA among others).
+Looks in the data folder first, then where NLTK itself looks ($NLTK_DATA among others).
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from trimode.pipeline.data.load import data_root
 FOLDER = "nltk_punkt"
 RESOURCE = "tokenizers/punkt_tab/english/"
 URL = "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/tokenizers/punkt_tab.zip"
-NEEDS_PUNKT = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
-"""Instructions that cannot be judged without the data."""
 
 
 def use_data_dir(data_dir: Path | None) -> None:
@@ -31,7 +29,7 @@ def use_data_dir(data_dir: Path | None) -> None:
 
 
 def require_punkt(data_dir: Path | None) -> None:
-    """Returns when the data are there; raises ConfigError with URL and target path otherwise."""
+    """Raises ConfigError with URL and target path if the data are missing."""
     use_data_dir(data_dir)
     try:
         nltk.data.find(RESOURCE)
@@ -45,13 +43,13 @@ def require_punkt(data_dir: Path | None) -> None:
 
 @functools.cache
 def sentence_tokenizer() -> Any:  # noqa: ANN401 - nltk has no types
-    """NLTK's English sentence splitter. Raises ConfigError without its data."""
+    """Returns NLTK's English sentence splitter. Raises ConfigError without its data."""
     require_punkt(None)
     return PunktTokenizer("english")
 
 
 def words(text: str) -> Iterator[str]:
-    """Tokens of `text` as nltk.word_tokenize gives them, sentence by sentence."""
+    """Yields the tokens of `text` that nltk.word_tokenize gives, sentence by sentence."""
     tokenizer = NLTKWordTokenizer()
     for sentence in sentence_tokenizer().tokenize(text):
         yield from tokenizer.tokenize(sentence)

@@ -1,1 +1,1 @@
-"""Runs programs that a model wrote in limited processes."""
+"""Runs programs that a model wrote, in processes with limits. This is no security sandbox: see `run`."""

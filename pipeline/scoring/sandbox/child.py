@@ -1,7 +1,7 @@
-"""Runs one Python program under limits and leaves nothing behind; a script of its own, started by `sandbox`.
+"""Runs one Python program under limits and kills every process that it leaves behind. `run` starts this script.
 
-Usage: python -I sandbox_child.py LIMITS_JSON PROGRAM. Knows the standard library only. NOT a security sandbox: it keeps
-clumsy programs from harming the run (time, memory, processes, files, network), not hostile ones from reading files.
+Usage: python -I child.py LIMITS_JSON PROGRAM. Standard library only. NOT a security sandbox: it keeps clumsy programs
+from harming the run (time, memory, processes, files, network), not hostile ones from reading files.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT, PR_CA
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 CAPABILITY_VERSION = 0x20080522
 FIRST_SPARE_UID = 1_000_000
-"""Root gives each program a user id of its own, counted from here: the process limit does not bind root."""
+"""Lowest of the user ids that root gives to programs, because the process limit does not bind root."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unshare_what_is_allowed() -> bool:
-    """Takes process, network and IPC namespaces of its own where permitted; whether processes are counted afresh there.
+    """Enters private PID, network and IPC namespaces if the kernel allows it.
 
-    Only ordinary users need a user namespace for it; root, which would lose sight of its files in one, does without.
+    Returns True if RLIMIT_NPROC starts from zero there. Ordinary users need a user namespace for this. Root enters
+    none: it could not read its files there.
     """
     wanted = CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC
     if os.geteuid() == 0:
@@ -39,7 +40,10 @@ def unshare_what_is_allowed() -> bool:
 
 
 def give_up_root() -> bool:
-    """Turns root into a fresh user that can still read root's files (Python may lie there); whether that was done."""
+    """Drops root to an unused uid but keeps read access, because Python may lie in root's files.
+
+    Returns True if the uid changed.
+    """
     if os.geteuid() != 0:
         return False
     uid = FIRST_SPARE_UID + int.from_bytes(os.urandom(3))
@@ -56,7 +60,7 @@ def give_up_root() -> bool:
 
 
 def keep_reading() -> None:
-    """Of root's capabilities keeps the one to read any file, over the coming exec too."""
+    """Drops all of root's capabilities except the one to read any file, which survives the next exec."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
     sets = (ctypes.c_uint32 * 6)()
     libc.capget(header, sets)
@@ -67,7 +71,7 @@ def keep_reading() -> None:
 
 
 def num_own_tasks() -> int:
-    """Threads this user has now; the process limit counts them too."""
+    """Returns the number of threads that this user has now. The process limit counts them too."""
     count = 0
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -77,7 +81,7 @@ def num_own_tasks() -> int:
 
 
 def limit(limits: dict[str, int], num_tasks: int) -> None:
-    """Sets the kernel's limits for this process and all below it, which come on top of `num_tasks` threads."""
+    """Sets the kernel's limits for this process and its descendants, beyond the user's `num_tasks` present threads."""
     values = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_AS: limits["memory_bytes"],
@@ -93,7 +97,7 @@ def limit(limits: dict[str, int], num_tasks: int) -> None:
 
 
 def kill_descendants() -> None:
-    """Kills every process below this one; orphans have come here, since this process is their subreaper."""
+    """Kills every descendant. Orphans are among the children, because this process is their subreaper."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     while True:
         pids = children.read_text(encoding="ascii").split()
@@ -107,13 +111,13 @@ def kill_descendants() -> None:
 
 
 def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
-    """The runner's time is up: leaves nothing and ends."""
+    """Handles SIGTERM, sent at the time limit: kills all descendants and exits."""
     kill_descendants()
     os._exit(128 + number)
 
 
 def main() -> None:
-    """Forks the program, waits for it, kills what it left, and ends with its exit status (128 + signal)."""
+    """Forks the program, waits for it, kills what it left, and exits with its status (128 + signal if killed)."""
     limits, program = json.loads(sys.argv[1]), sys.argv[2]
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)

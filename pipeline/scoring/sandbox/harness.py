@@ -1,6 +1,6 @@
-"""What the scripts inside the sandbox share: a task on stdin, a verdict with a secret on the last line, what is off.
+"""Protocol of the scripts in the sandbox: task as JSON on stdin, verdict with a nonce on the last line of stdout.
 
-Knows no benchmark.
+The task carries the functions and modules that the script disables before the answer runs.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ DISABLED = {
     "shutil": ("rmtree", "move", "chown"),
     "subprocess": ("Popen",),
 }
-"""Names that the original harnesses set to None before an answer runs, by module."""
+"""Module -> names that the original harnesses set to None before an answer runs."""
 BLOCKED = ("ipdb", "joblib", "resource", "psutil", "tkinter")
-"""Modules that an answer cannot import there."""
+"""Modules that an answer cannot import in the original harnesses."""
 
 
 def run_harness(script: Path, task: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    """Runs a harness script on `task`; its verdict, or {} when it ended without one."""
+    """Runs a harness script on `task`. Returns its verdict, or {} if it ended without one."""
     nonce = secrets.token_hex(16)
     full = {**task, "nonce": nonce, "disabled": DISABLED, "blocked": BLOCKED}
     outcome = run_program(script.read_text(encoding="utf-8"), json.dumps(full), limits)

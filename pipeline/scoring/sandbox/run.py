@@ -1,8 +1,8 @@
-"""Runs a program a model wrote in a process of its own, limited in time, memory, processes, files and network.
+"""Runs a program that a model wrote in a process of its own, limited in time, memory, processes, files and network.
 
 NOT a security sandbox: model programs can read what this user can read. Kernel limits, and namespaces where the machine
-permits them, stop accidents such as endless loops, fork bombs and floods of output; who distrusts a model runs trimode
-in a container or points TRIMODE_SANDBOX at NeMo-Skills' sandbox service. Knows no benchmark.
+permits them, stop accidents such as endless loops, fork bombs and floods of output. If you distrust a model, run
+trimode in a container or set TRIMODE_SANDBOX to NeMo-Skills' sandbox service.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from trimode.pipeline.scoring.sandbox.service import execute_remotely, service_u
 
 CHILD = Path(__file__).with_name("child.py")
 GRACE_S = 5.0
-"""Seconds the supervisor gets to kill what a program started."""
+"""Seconds that `child` gets to kill what a program started. After them it is killed itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one program may use."""
+    """Limits of one program."""
 
     time_s: float = 10.0
     """Wall-clock seconds."""
     memory_bytes: int = 2 << 30
     """Address space of each process."""
     num_processes: int = 16
-    """Processes and threads at once."""
+    """Processes and threads at the same time."""
     file_bytes: int = 16 << 20
-    """Size of each file it writes, its output included."""
+    """Largest size of each file that it writes, including its output."""
     num_files: int = 64
     """Open files of each process."""
     output_bytes: int = 1 << 20
-    """How much of its output is kept."""
+    """Bytes of its output that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +58,10 @@ DEFAULT_LIMITS = Limits()
 
 
 def run_program(program: str, stdin: str = "", limits: Limits = DEFAULT_LIMITS) -> Outcome:
-    """Runs Python source to its end or its limits, here or in the service TRIMODE_SANDBOX names.
+    """Runs Python source to its end or its limits, here or in the service that TRIMODE_SANDBOX names.
 
-    The program starts in an empty folder that is removed afterwards, with none of the caller's environment. Raises
-    OSError when no process can be started and ConnectionError when the service does not answer.
+    The program starts in an empty folder that is removed afterwards, and gets nothing of the caller's environment.
+    Raises OSError if no process can be started and ConnectionError if the service does not answer.
     """
     if url := service_url():
         return Outcome(**execute_remotely(url, program, stdin, limits.time_s, limits.output_bytes))
@@ -98,13 +98,13 @@ def _run_in(folder: Path, program: str, stdin: str, limits: Limits) -> Outcome:
 
 
 def _environment(cwd: Path) -> dict[str, str]:
-    """Nothing of the caller's, so that no token or path reaches a model's program."""
+    """Returns the program's environment. It has nothing of the caller's, so that no token reaches a model's program."""
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     return {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(cwd), "TMPDIR": str(cwd), **threads}
 
 
 def _wait(process: subprocess.Popen[bytes], time_s: float) -> bool:
-    """Whether the program ended by itself in time; when this returns, it and all it started are gone."""
+    """True if the program ended by itself in time. When this returns, it and all that it started are gone."""
     try:
         process.wait(time_s)
         return True

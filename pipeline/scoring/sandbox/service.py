@@ -1,7 +1,7 @@
-"""NeMo-Skills' sandbox service as the place where programs run: one POST /execute per program.
+"""Runs programs in NeMo-Skills' sandbox service: one POST /execute per program.
 
 Chosen by TRIMODE_SANDBOX=nemo_skills (host and port from NEMO_SKILLS_SANDBOX_HOST and NEMO_SKILLS_SANDBOX_PORT, as its
-own clients read them) or TRIMODE_SANDBOX=http://HOST:PORT. Knows the service's words and no benchmark.
+own clients read them) or TRIMODE_SANDBOX=http://HOST:PORT.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ANSWER_MARGIN_S = 30.0
 
 
 def service_url() -> str | None:
-    """Base address of the service, or None when programs run here. Raises ConfigError for another value."""
+    """Returns the base address of the service, or None if programs run here. Raises ConfigError for another value."""
     choice = os.environ.get("TRIMODE_SANDBOX", "")
     if choice in ("", "local"):
         return None
@@ -31,7 +31,7 @@ def service_url() -> str | None:
 
 
 def execute_remotely(url: str, program: str, stdin: str, time_s: float, output_chars: int) -> dict[str, str]:
-    """status, stdout and stderr of a program run by the service. Raises ConnectionError when it does not answer."""
+    """Returns status, stdout and stderr of a program. Raises ConnectionError if the service does not answer."""
     request = {
         "generated_code": program,
         "timeout": time_s,

@@ -1,4 +1,4 @@
-"""The demo-math task: word problems of two to four steps with a worked answer; knows no tokenizer."""
+"""The demo-math task: word problems of two to four steps with a worked answer."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The demo-mcq task: four-choice questions with one reasoned answer; knows no tokenizer."""
+"""The demo-mcq task: four-choice questions with one reasoned answer."""
 
 import random
 from collections.abc import Callable

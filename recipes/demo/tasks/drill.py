@@ -1,4 +1,4 @@
-"""Training-only tasks: sums or lookups, several in one row, since stories and questions hold too few to learn from."""
+"""Training-only tasks: several sums or lookups in one row. Stories and questions alone hold too few to learn from."""
 
 import random
 
@@ -37,7 +37,7 @@ def draw_sums(rng: random.Random) -> Example:
 
 
 def draw_lookups(rng: random.Random) -> Example:
-    """Things to find in a list, in another order: what options, keywords and names ask for, many times in one row."""
+    """Pairs of a list to repeat in another order. Options, keywords and names need the same lookup, once per row."""
     if rng.random() < 0.5:
         tens, ones = rng.sample(range(1, 10), NUM_LOOKUPS), rng.sample(range(10), NUM_LOOKUPS)
         keys = [f"{ten}{one}" for ten, one in zip(tens, ones, strict=True)]

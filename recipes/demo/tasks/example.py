@@ -1,4 +1,4 @@
-"""The example: one benchmark row with the answer the model is taught; knows no task and no prompt."""
+"""The example: one benchmark row with the answer that the model is trained on."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""The demo-code task: complete a small Python function, with unit tests; knows no tokenizer."""
+"""The demo-code task: complete a small Python function, with unit tests."""
 
 import random
 from collections.abc import Callable

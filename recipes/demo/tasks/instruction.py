@@ -1,4 +1,4 @@
-"""The demo-if task: short texts under instructions that a program can check; knows no tokenizer.
+"""The demo-if task: short texts under instructions that a program can check.
 
 Instruction ids and keyword arguments are those of IFEval, so its checks score the rows."""
 
@@ -49,7 +49,7 @@ class Draft:
 
 
 Instruction = tuple[str, str, dict[str, Any]]
-"""The words of the instruction, its id, its keyword arguments."""
+"""The text of the instruction, its id, its keyword arguments."""
 
 
 def no_comma(_: random.Random, draft: Draft) -> Instruction:

@@ -1,4 +1,4 @@
-"""Word lists shared by the demo tasks; data only."""
+"""Word lists shared by the demo tasks."""
 
 NAMES: tuple[tuple[str, str], ...] = (
     ("Mia", "She"),

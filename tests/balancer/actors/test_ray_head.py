@@ -1,4 +1,4 @@
-"""A Ray head whose raylet dies while it starts is reported at once, with the raylet's own words."""
+"""A Ray head whose raylet dies while it starts is reported at once, with the raylet's own error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ray._private import services
-from trimode.balancer.actors import ray_head as runtime
+from trimode.balancer.actors import ray_head
 from trimode.core.errors import WorkerError
 
 
@@ -22,7 +22,7 @@ def test_a_dead_raylet_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyP
     logs = tmp_path / "session_1" / "logs"
     logs.mkdir(parents=True)
     (logs / "raylet.err").write_text("first\nno room left on the device\n")
-    with runtime._patience(tmp_path), pytest.raises(WorkerError, match="ended at once: no room left on the device"):
+    with ray_head._long_wait(tmp_path), pytest.raises(WorkerError, match="ended at once: no room left on the device"):
         services.get_node("address", "id")
     assert services.get_node is unanswered
 
@@ -41,7 +41,7 @@ def test_a_living_raylet_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monke
             return "node"
 
         monkeypatch.setattr(services, "get_node", answered_late)
-        with runtime._patience(tmp_path):
+        with ray_head._long_wait(tmp_path):
             assert services.get_node("address", "id") == "node"
     finally:
         process.kill()

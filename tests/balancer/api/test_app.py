@@ -14,10 +14,10 @@ import httpx
 import openai
 import pytest
 from trimode.balancer.api.requests import prompt_sha256
-from trimode.tests.fakes.balancer_process import ROOT, RunningBalancer, wait_for
+from trimode.tests.fakes.balancer_process import RunningBalancer, wait_for
+from trimode.tests.goldens import rows
 
 HELLO: Any = [{"role": "user", "content": "hello world"}]
-GOLDENS = ROOT.parent / "shared" / "goldens" / "nemo_skills" / "requests.jsonl"
 NEMO_SKILLS_FIELDS: dict[str, Any] = {
     "frequency_penalty": 0.0,
     "logprobs": False,
@@ -117,10 +117,8 @@ def test_all_that_nemo_skills_sends_is_accepted(balancer: RunningBalancer, extra
     assert balancer.ask("hello", **(NEMO_SKILLS_FIELDS | extra)).status_code == 200
 
 
-@pytest.mark.skipif(not GOLDENS.exists(), reason="recorded requests are not beside this checkout")
 def test_recorded_requests_of_nemo_skills_are_accepted(balancer: RunningBalancer) -> None:
-    recorded = [json.loads(line) for line in GOLDENS.read_text().splitlines()]
-    chosen = [entry for entry in recorded if entry["body"].get("presence_penalty", 0) == 0]
+    chosen = [entry for entry in rows("requests.jsonl") if entry["body"].get("presence_penalty", 0) == 0]
     assert len(chosen) >= 8
     for entry in chosen:
         response = httpx.post(balancer.url + entry["path"], json=entry["body"], timeout=60)
@@ -148,7 +146,7 @@ def test_what_is_not_offered_is_a_400_that_names_the_field(
     assert "valid" in error["message"]
 
 
-def test_the_workers_refusal_keeps_its_words_and_names_the_field(balancer: RunningBalancer) -> None:
+def test_the_workers_refusal_keeps_its_message_and_names_the_field(balancer: RunningBalancer) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         balancer.openai().chat.completions.create(model="tri", messages=[{"role": "user", "content": "refuse"}])
     assert "block_length: got 0; valid: 1 or more" in str(caught.value)
@@ -204,13 +202,13 @@ def test_request_log_joins_by_hash(balancer: RunningBalancer) -> None:
     assert "find me" not in json.dumps(line)
 
 
-def test_figures_add_up_to_what_clients_were_told(balancer: RunningBalancer) -> None:
+def test_totals_are_the_sums_of_usage(balancer: RunningBalancer) -> None:
     before = balancer.stats()["told"]
     usages = [balancer.ask(f"word {index}").json()["usage"] for index in range(3)]
-    told = balancer.stats()["told"]
-    assert told["requests"] - before["requests"] == 3
-    assert told["nfe"] - before["nfe"] == sum(usage["nfe"] for usage in usages)
-    assert told["forwards"]["decode"] - before["forwards"].get("decode", 0) == 6
+    totals = balancer.stats()["told"]
+    assert totals["requests"] - before["requests"] == 3
+    assert totals["nfe"] - before["nfe"] == sum(usage["nfe"] for usage in usages)
+    assert totals["forwards"]["decode"] - before["forwards"].get("decode", 0) == 6
 
 
 def test_full_queue_is_429_and_health_answers_while_all_are_busy(balancer: RunningBalancer, tmp_path: Path) -> None:

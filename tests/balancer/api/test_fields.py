@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from trimode.balancer.api.fields import NEUTRAL_VALUES, InvalidRequestError, check_names
+from trimode.balancer.api.fields import NEUTRAL_VALUES, check_names
+from trimode.core.errors import InvalidRequestError
 
 
 @pytest.mark.parametrize("name", sorted(NEUTRAL_VALUES))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from trimode.core.errors import ConfigError
-from trimode.core.project import PROJECT_DIR
-from trimode.pipeline.launch.local import setup_environment
+from trimode.core.project import PROJECT_DIR, child_environment
+from trimode.pipeline.launch.call import Launcher
+from trimode.pipeline.launch.owner import this_process
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import has_ended, job_states
 from trimode.pipeline.sweep import run
@@ -25,7 +25,7 @@ TWO_GPUS = ("model.path=./model", "suite=demo", "cluster=bare", "cluster.gpus=2"
 def evaluate(cwd: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """What eval.sh starts, in `cwd`."""
     command = [sys.executable, "-m", "trimode.pipeline.eval", *flags]
-    environment = os.environ | setup_environment() | {"OMP_NUM_THREADS": "1"}
+    environment = child_environment() | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
@@ -37,7 +37,7 @@ def queue() -> list[str]:
 
 def sweep(cwd: Path, function: str, *overrides: str) -> int:
     (cwd / "model").mkdir(exist_ok=True)
-    return run(config_of(*TWO_GPUS, *overrides), cwd, f"{HERE}:{function}")
+    return run(config_of(*TWO_GPUS, *overrides), cwd, Launcher(this_process(), f"{HERE}:{function}"))
 
 
 def files_below(folder: Path) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The quoted figures: their own means, and which checkpoints they belong to."""
+"""The quoted results: their own means, and which checkpoints they belong to."""
 
 from __future__ import annotations
 

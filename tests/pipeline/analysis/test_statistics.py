@@ -1,4 +1,4 @@
-"""Statistics against scipy, closed forms and simulation; knows no files."""
+"""Statistics against scipy, closed forms and simulation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of a run against sums done by hand."""
+"""Statistics of a run against sums done by hand."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def summary_of(root: Path, fake: FakeRun) -> ReportRow:
     return summarize_task(run, run.tasks[fake.benchmarks[0]])
 
 
-def test_figures_are_ratios_of_sums(tmp_path: Path) -> None:
+def test_statistics_are_ratios_of_sums(tmp_path: Path) -> None:
     fake = FakeRun(mode="linear_spec", lora=True, samples=30)
     rows = [make_row(fake, "demo-math", i, 0) for i in range(30)]
     records = [make_record(fake, "demo-math", i, 0, row) for i, row in enumerate(rows)]
-    tokens, nfe = sum(r.completion_tokens for r in records), sum(r.nfe for r in records)
-    accepted = [n for r in records for n in r.acceptance_lengths]
+    tokens, nfe = sum(r.cost.completion_tokens for r in records), sum(r.cost.nfe for r in records)
+    accepted = [n for r in records for n in r.cost.acceptance_lengths]
     found = summary_of(tmp_path, fake)
     assert found.num_entries == 30
     assert found.accuracy == pytest.approx(100 * sum(bool(row["symbolic_correct"]) for row in rows) / 30, abs=1e-3)
     assert found.avg_tokens == pytest.approx(tokens / 30, abs=1e-3)
     assert found.average_nfe == pytest.approx(nfe / 30, abs=1e-3)
     assert found.tpf == pytest.approx(tokens / nfe, abs=1e-3)
-    assert found.tpf_total == pytest.approx(tokens / sum(sum(r.forwards.values()) for r in records), abs=1e-3)
+    assert found.tpf_total == pytest.approx(tokens / sum(sum(r.cost.forwards.values()) for r in records), abs=1e-3)
     assert found.acceptance_length == pytest.approx(sum(accepted) / len(accepted), abs=1e-3)
 
 
-def test_intervals_hold_their_figures(tmp_path: Path) -> None:
+def test_intervals_hold_their_values(tmp_path: Path) -> None:
     found = summary_of(tmp_path, FakeRun(mode="dlm", samples=40))
     assert found.accuracy is not None
     assert found.tpf is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from pathlib import Path
 
 import pytest
 from trimode.pipeline.client.answer import Answer
@@ -13,8 +12,8 @@ from trimode.pipeline.client.chat import ChatClient, RetryPolicy, request_body
 from trimode.pipeline.spec import DecodeSpec
 from trimode.tests.fakes.balancer import Body, FakeBalancer, Reply, answer, error
 from trimode.tests.fakes.specs import client_spec, decode_spec
+from trimode.tests.goldens import rows
 
-SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 FAST = RetryPolicy(attempts=3, timeouts=2, first_delay_s=0.0)
 
 
@@ -27,10 +26,7 @@ def ask(fake: FakeBalancer, prompts: list[str], decode: DecodeSpec | None = None
 
 
 def test_body_has_the_fields_and_order_of_nemo_skills_vllm_client() -> None:
-    path = SHARED / "goldens" / "nemo_skills" / "requests.jsonl"
-    if not path.exists():
-        pytest.skip("needs the recorded requests")
-    golden = {line["config"]: line["body"] for line in map(json.loads, path.read_text().splitlines())}
+    golden = {line["config"]: line["body"] for line in rows("requests.jsonl")}
     ours = request_body(decode_spec(max_new_tokens=512), "tri", "", 0)
     theirs = golden["vllm_chat_tokens_extra"]
     shared = [key for key in theirs if key not in ("steps", "flag", "mode", "threshold")]
@@ -77,7 +73,7 @@ def test_answer_carries_the_ledger() -> None:
     usage = answer(fake.bodies[0])[1]["usage"]
     assert isinstance(usage, dict)
     assert got.error is None
-    assert (got.nfe, got.completion_tokens, got.forwards) == (
+    assert (got.cost.nfe, got.cost.completion_tokens, got.cost.forwards) == (
         usage["nfe"],
         usage["completion_tokens"],
         usage["forwards"],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from trimode.core.errors import ConfigError
-from trimode.core.project import PROJECT_DIR
+from trimode.core.project import CONF_DIR, PROJECT_DIR
 from trimode.core.protocol import MODE_DEFAULTS, Mode
 from trimode.pipeline.config.compose import compose
 from trimode.tests.fakes.sweeps import config_of
@@ -13,11 +14,6 @@ from trimode.tests.fakes.sweeps import config_of
 def test_defaults_are_the_references() -> None:
     config = config_of()
     assert {name: mode.mode for name, mode in config.modes.items()} == {mode.value: mode for mode in Mode}
-    for mode in config.modes.values():
-        assert (mode.block_length, mode.threshold) == (
-            MODE_DEFAULTS[mode.mode].block_length,
-            MODE_DEFAULTS[mode.mode].threshold,
-        )
     assert {name: mode.max_model_len for name, mode in config.modes.items()} == {
         "ar": 65536,
         "dlm": 20480,
@@ -27,8 +23,18 @@ def test_defaults_are_the_references() -> None:
     assert (config.max_new_tokens, config.max_thinking_tokens, config.temperature) == (8192, 6000, 0.0)
     assert (config.cluster.gpus, config.cluster.cpus_per_task, config.cluster.mem_gb) == (8, 48, 256)
     assert config.balancer.max_num_seqs == 1
-    assert config.benchmarks == (
+    assert [choice.name for choice in config.benchmarks] == (
         ["gsm8k", "human-eval", "mbpp", "math-500", "aime24", "aime25", "gpqa", "mmlu", "ifeval", "livecodebench-cpp"]
+    )
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_the_file_of_a_mode_holds_its_defaults(mode: Mode) -> None:
+    values = yaml.safe_load((CONF_DIR / "mode" / f"{mode.value}.yaml").read_text(encoding="utf-8"))
+    assert (values["mode"], values["block_length"], values["threshold"]) == (
+        mode.value,
+        MODE_DEFAULTS[mode].block_length,
+        MODE_DEFAULTS[mode].threshold,
     )
 
 
@@ -37,7 +43,7 @@ def test_a_mode_entry_is_touched_dropped_and_added() -> None:
     assert list(config.modes) == ["dlm", "linear_spec"]
     assert config.modes["dlm"].block_length == 64
     assert list(config_of("mode=[ar,dlm]").modes) == ["ar", "dlm"]
-    assert config_of("+mode@modes.dlm16=dlm", "modes.dlm16.block_length=16").modes["dlm16"].mode is Mode.DLM
+    assert config_of("+mode@modes.dlm16=dlm", "modes.dlm16.block_length=16").modes["dlm16"].mode is Mode.dlm
 
 
 def test_the_demo_has_four_rows() -> None:

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import Stopped
 from trimode.pipeline.console.log import JobLog
-from trimode.pipeline.console.signals import Interrupted, Signals
+from trimode.pipeline.console.signals import Signals
 
 
 def tell(signum: int) -> None:
@@ -21,7 +22,7 @@ def tell(signum: int) -> None:
 def test_signal_is_raised_where_it_is_asked_for() -> None:
     with Signals() as signals:
         tell(signal.SIGTERM)
-        with pytest.raises(Interrupted, match="SIGTERM"):
+        with pytest.raises(Stopped, match="SIGTERM"):
             signals.check()
 
 
@@ -35,7 +36,7 @@ def test_signal_cancels_the_running_coroutine_and_lets_it_clean_up() -> None:
         finally:
             cleaned.append(True)
 
-    with Signals() as signals, pytest.raises(Interrupted, match="SIGUSR2"):
+    with Signals() as signals, pytest.raises(Stopped, match="SIGUSR2"):
         signals.run(work())
     assert cleaned == [True]
 
@@ -49,13 +50,13 @@ def test_signal_before_the_coroutine_keeps_it_from_working() -> None:
 
     with Signals() as signals:
         tell(signal.SIGTERM)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Stopped):
             signals.run(work())
     assert worked == []
 
 
 def test_signal_interrupts_a_blocking_call_that_cannot_ask() -> None:
-    with Signals() as signals, pytest.raises(Interrupted), signals.at_once():
+    with Signals() as signals, pytest.raises(Stopped), signals.at_once():
         tell(signal.SIGINT)
         time.sleep(60)
 
@@ -64,7 +65,7 @@ def test_later_signals_do_nothing() -> None:
     with Signals() as signals:
         tell(signal.SIGTERM)
         tell(signal.SIGINT)
-        with pytest.raises(Interrupted, match="SIGTERM"):
+        with pytest.raises(Stopped, match="SIGTERM"):
             signals.check()
 
 

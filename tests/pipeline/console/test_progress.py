@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 from rich.console import Console
+from trimode.core.protocol import Cost
 from trimode.pipeline.console.progress import Bars, Progress, TaskProgress, duration, read_snapshot
 from trimode.pipeline.run_folder.nfe import NfeRecord
 
@@ -18,10 +19,8 @@ def record(tokens: int = 30, nfe: int = 10, error: str | None = None) -> NfeReco
         seed=0,
         mode="ar",
         lora=False,
-        prompt_tokens=1,
-        completion_tokens=tokens,
         finish_reason="stop",
-        nfe=nfe,
+        cost=Cost(prompt_tokens=1, completion_tokens=tokens, nfe=nfe),
         error=error,
     )
 

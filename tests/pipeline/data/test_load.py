@@ -9,12 +9,9 @@ import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data import data_root, load, load_rows
+from trimode.tests.goldens import DATA, FULL, needs_full
 
-SHARED = Path(__file__).resolve().parents[4] / "shared"
-GOLDENS = SHARED / "goldens" / "nemo_skills" / "prepared_heads"
-DATA = SHARED / "data"
-
-needs_shared = pytest.mark.skipif(not GOLDENS.is_dir(), reason="needs goldens and data beside the checkout")
+PREPARED = FULL / "prepared_heads"
 DOWNLOADED = ("gsm8k", "math-500", "aime24", "aime25", "human-eval", "mbpp", "mmlu", "ifeval")
 
 
@@ -35,19 +32,19 @@ def _write_rows(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-@needs_shared
+@needs_full
 @pytest.mark.parametrize("name", DOWNLOADED)
 def test_raw_files_convert_to_exactly_what_nemo_skills_prepares(name: str) -> None:
-    digests = dict(reversed(line.split()) for line in (GOLDENS / "sha256_full.txt").read_text().splitlines())
+    digests = dict(reversed(line.split()) for line in (PREPARED / "sha256_full.txt").read_text().splitlines())
     rows = load_rows(load_benchmark(name), DATA)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     assert hashlib.sha256(text.encode()).hexdigest() == digests[f"{name}/test.jsonl"]
 
 
-@needs_shared
+@needs_full
 @pytest.mark.parametrize("name", [*DOWNLOADED, "mmlu-pro"])
 def test_prepared_files_are_read_as_they_are(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    head = GOLDENS / f"{name}.jsonl"
+    head = PREPARED / f"{name}.jsonl"
     (tmp_path / name).mkdir()
     (tmp_path / name / "test.jsonl").write_bytes(head.read_bytes())
     rows = load_rows(load_benchmark(name), tmp_path)

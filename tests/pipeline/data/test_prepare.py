@@ -19,11 +19,12 @@ from trimode.pipeline.data.sources import RawFile
 
 
 class FileServer:
-    """Serves the files in `files`; the first `busy` answers are 503, and what was asked is in `asked`."""
+    """Serves `files` and logs what was `asked`; the first `busy` answers are 503, the first `dropped` end early."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.busy = 0
+        self.dropped = 0
         self.asked: list[str] = []
         owner = self
 
@@ -41,6 +42,9 @@ class FileServer:
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
+                if owner.dropped > 0:
+                    owner.dropped -= 1
+                    body = body[: len(body) // 2]
                 self.wfile.write(body)
 
             def log_message(self, *args: object) -> None:
@@ -120,6 +124,31 @@ def test_a_busy_server_is_asked_again(server: FileServer, tmp_path: Path, monkey
     server.busy = 2
     prepare("gsm8k", _options(server, tmp_path))
     assert len(server.asked) == 3
+
+
+def test_a_dropped_download_is_asked_again_and_leaves_no_half_file(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pin(monkeypatch, "gsm8k", RAW)
+    server.files["/gsm8k/test_original.jsonl"] = RAW
+    server.dropped = 2
+    assert "1319 rows" in prepare("gsm8k", _options(server, tmp_path))
+    assert len(server.asked) == 3
+    server.asked.clear()
+    server.dropped = 3
+    with pytest.raises(ConfigError, match=r"could not download test_original\.jsonl"):
+        prepare("gsm8k", _options(server, tmp_path / "other"))
+    assert len(server.asked) == 3
+    assert not list((tmp_path / "other").rglob("*.jsonl"))
+
+
+def test_a_download_is_announced_on_stderr(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _pin(monkeypatch, "gsm8k", RAW)
+    server.files["/gsm8k/test_original.jsonl"] = RAW
+    prepare("gsm8k", _options(server, tmp_path))
+    assert capsys.readouterr().err == f"downloading {server.url}/gsm8k/test_original.jsonl\n"
 
 
 def test_the_next_source_is_asked_when_the_first_has_no_file(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.client.samples import LoadedTask
-from trimode.pipeline.in_process.run import DirectProgress
+from trimode.pipeline.in_process.run import TaskProgressLines
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.scoring.verdicts import is_right
 from trimode.tests.fakes.specs import task_spec
@@ -29,4 +29,4 @@ def test_instructions_count_strictly_in_every_metric(tmp_path: Path, metric: str
     paths.output("ifeval", 0).write_text(json.dumps(row) + "\n")
     task = replace(task_spec(), benchmark="ifeval")
     loaded = LoadedTask(task=task, benchmark=benchmark, all_rows=[{}], rows_asked=1, finished={0: {0}})
-    assert DirectProgress(loaded, paths, print_every=1).counts.correct == is_right(benchmark, row) == strict
+    assert TaskProgressLines(loaded, paths, print_every=1).counts.correct == is_right(benchmark, row) == strict

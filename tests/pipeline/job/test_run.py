@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from trimode.core.protocol import Row
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import remaining
-from trimode.pipeline.run_folder.rows import Row, read_output, read_rows
-from trimode.pipeline.spec import JobSpec, ResourceSpec
+from trimode.pipeline.run_folder.rows import read_output, read_rows
+from trimode.pipeline.spec import Device, Executor, JobSpec, ResourceSpec
 from trimode.tests.fakes.specs import client_spec, job_spec, start_job, task_spec, write_data
 
 TIMES = {"generation_start_time", "generation_end_time", "generation_time"}
@@ -78,7 +79,7 @@ def assert_ledger_equals_rows(spec: JobSpec) -> None:
     ledger = {(record.seed, record.sample_id): record for record in ledger_of(spec)}
     assert len(ledger) == len(ledger_of(spec))
     assert ledger.keys() == rows.keys()
-    assert all(ledger[key].completion_tokens == rows[key]["num_generated_tokens"] for key in rows)
+    assert all(ledger[key].cost.completion_tokens == rows[key]["num_generated_tokens"] for key in rows)
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_job_leaves_the_whole_tree(spec: JobSpec, tmp_path: Path) -> None:
     metrics = json.loads(paths.metrics("gsm8k").read_text())
     assert metrics["gsm8k"]["pass@1[avg-of-2]"]["num_entries"] == 20
     assert metrics["nfe_count"] == 40
-    assert metrics["average_nfe"] == round(sum(record.nfe for record in ledger_of(spec)) / 40, 4)
+    assert metrics["average_nfe"] == round(sum(record.cost.nfe for record in ledger_of(spec)) / 40, 4)
     assert len(rows_of(spec, 0)) == len(rows_of(spec, 1)) == 20
     assert_ledger_equals_rows(spec)
 
@@ -195,7 +196,7 @@ def test_job_that_asked_for_gpus_and_sees_none_fails(spec: JobSpec, tmp_path: Pa
     if list(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("needs a machine without a GPU")
     resources = ResourceSpec(
-        cluster="local", executor="local", device="auto", num_gpus=2, num_workers=None, time_limit_min=1
+        cluster="local", executor=Executor.local, device=Device.auto, num_gpus=2, num_workers=None, time_limit_min=1
     )
     run(dataclasses.replace(spec, resources=resources), tmp_path)
     assert "asked for 2 GPU(s) and sees none" in paths_of(spec).failed(0).read_text()
@@ -263,8 +264,8 @@ def test_killed_at_random_points_and_repeated_equals_an_uninterrupted_run(
     assert status == 0, output
     for number in (0, 1):
         assert rows_of(spec, number) == rows_of(calm, number)
-    assert [(record.key, record.nfe) for record in ledger_of(spec)] == [
-        (record.key, record.nfe) for record in ledger_of(calm)
+    assert [(record.key, record.cost.nfe) for record in ledger_of(spec)] == [
+        (record.key, record.cost.nfe) for record in ledger_of(calm)
     ]
     assert_ledger_equals_rows(spec)
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from trimode.core.project import child_environment
 from trimode.pipeline.launch import dry_run
 from trimode.pipeline.launch.dry_run import job_scripts
-from trimode.pipeline.launch.local import setup_environment
 from trimode.pipeline.sweep import run
 from trimode.tests.fakes.sweeps import config_of, finish, jobs_of, local_jobs
 
@@ -80,7 +80,7 @@ def test_it_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'ray', 'transformers', 'scipy', 'matplotlib']));"
         "from trimode.pipeline.eval import main; sys.exit(main(['--mode', 'all', '--dry-run']))"
     )
-    environment = {"PATH": "/usr/bin:/bin"} | setup_environment()
+    environment = {"PATH": "/usr/bin:/bin"} | child_environment()
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert dry_run.END in done.stdout

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from trimode.core.processes import ProcessId, process_id
+from trimode.core.project import child_environment
 from trimode.pipeline import sweep as run_module
-from trimode.pipeline.launch.call import visible_devices
-from trimode.pipeline.launch.local import setup_environment
-from trimode.pipeline.launch.owner import read_owner
+from trimode.pipeline.launch.call import Launcher, visible_devices
+from trimode.pipeline.launch.owner import read_owner, this_process
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.spec import Device
 from trimode.pipeline.sweep import run
 from trimode.tests.fakes.sweeps import HERE, config_of, local_jobs
 
@@ -25,9 +26,12 @@ SWEEP = ("model.path=./model", "cluster=local", "suite=demo", "out_dir=out")
 COMMAND = """
 import sys
 from pathlib import Path
-from trimode.pipeline.sweep import guarded, run
+from trimode.pipeline.launch.call import Launcher
+from trimode.pipeline.launch.owner import this_process
+from trimode.pipeline.sweep import guarded_sweep, run
 from trimode.tests.fakes.sweeps import HERE, config_of
-sys.exit(guarded(lambda: run(config_of(*sys.argv[2:]), Path.cwd(), f"{HERE}:{sys.argv[1]}")))
+launcher = Launcher(this_process(), f"{HERE}:{sys.argv[1]}")
+sys.exit(guarded_sweep(lambda: run(config_of(*sys.argv[2:]), Path.cwd(), launcher)))
 """
 
 
@@ -39,7 +43,7 @@ def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sweep(cwd: Path, function: str, *overrides: str) -> int:
     (cwd / "model").mkdir(exist_ok=True)
-    return run(config_of(*SWEEP, *overrides), cwd, f"{HERE}:{function}")
+    return run(config_of(*SWEEP, *overrides), cwd, Launcher(this_process(), f"{HERE}:{function}"))
 
 
 @contextmanager
@@ -47,7 +51,7 @@ def command(cwd: Path, function: str, *overrides: str) -> Iterator[subprocess.Po
     """The same in a process of its own, which is gone afterwards."""
     (cwd / "model").mkdir(exist_ok=True)
     words = [sys.executable, "-c", COMMAND, function, *SWEEP, *overrides]
-    environment = os.environ | setup_environment()
+    environment = child_environment()
     process = subprocess.Popen(
         words, cwd=cwd, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -100,16 +104,16 @@ def test_a_job_sees_the_gpus_it_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("current", "num_gpus", "device", "expected"),
     [
-        (None, 0, "auto", None),
-        ("3,4", 0, "auto", "3,4"),
-        (None, 2, "auto", "0,1"),
-        ("3,4,5", 2, "cuda", "3,4"),
-        ("3", 2, "cuda", "3"),
-        (None, 0, "cpu", ""),
-        ("3", 0, "cpu", ""),
+        (None, 0, Device.auto, None),
+        ("3,4", 0, Device.auto, "3,4"),
+        (None, 2, Device.auto, "0,1"),
+        ("3,4,5", 2, Device.cuda, "3,4"),
+        ("3", 2, Device.cuda, "3"),
+        (None, 0, Device.cpu, ""),
+        ("3", 0, Device.cpu, ""),
     ],
 )
-def test_visible_devices(current: str | None, num_gpus: int, device: str, expected: str | None) -> None:
+def test_visible_devices(current: str | None, num_gpus: int, device: Device, expected: str | None) -> None:
     assert visible_devices(current, num_gpus, device) == expected
 
 

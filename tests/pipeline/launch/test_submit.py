@@ -10,7 +10,7 @@ import pytest
 from submitit.core.utils import DelayedSubmission
 from trimode.core.errors import SubmissionError, WorkerError
 from trimode.pipeline.launch import submit
-from trimode.pipeline.launch.call import JobCall
+from trimode.pipeline.launch.call import JobCall, Launcher
 from trimode.pipeline.launch.owner import claim, read_owner, this_process
 from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
 from trimode.pipeline.slurm.script import sbatch_text, submission_dir
@@ -38,14 +38,14 @@ echo "Submitted batch job $n"
 
 def test_one_array_gets_the_text_of_the_dry_run(tmp_path: Path, slurm: Path) -> None:
     jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out")
-    submitted = submit_arrays(jobs, this_process())
+    submitted = submit_arrays(jobs, Launcher(this_process()))
     assert [item.job_id for item in submitted] == ["101_0", "101_1", "101_2"]
     assert (slurm / "script101").read_text() == sbatch_text(jobs)
 
 
 def test_a_single_job_is_no_array(tmp_path: Path, slurm: Path) -> None:
     jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar")
-    assert [item.job_id for item in submit_arrays(jobs, this_process())] == ["101"]
+    assert [item.job_id for item in submit_arrays(jobs, Launcher(this_process()))] == ["101"]
     assert (slurm / "script101").read_text() == sbatch_text(jobs)
 
 
@@ -53,7 +53,7 @@ def test_a_single_job_is_no_array(tmp_path: Path, slurm: Path) -> None:
 def test_each_job_has_its_own_call(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out")
     owner = this_process()
-    for item in submit_arrays(jobs, owner):
+    for item in submit_arrays(jobs, Launcher(owner)):
         call = DelayedSubmission.load(submission_dir(jobs) / f"{item.job_id}_submitted.pkl").function
         assert call == JobCall(spec=item.spec, token=owner.token)
 
@@ -63,7 +63,7 @@ def test_an_enclosing_jobs_variables_do_not_reach_sbatch(
 ) -> None:
     monkeypatch.setenv("SBATCH_PARTITION", "night")
     monkeypatch.setenv("SLURM_CONF", "/etc/there")
-    submit_arrays(jobs_of(tmp_path, "cluster=bare", "out_dir=out"), this_process())
+    submit_arrays(jobs_of(tmp_path, "cluster=bare", "out_dir=out"), Launcher(this_process()))
     environment = (slurm / "env101").read_text().splitlines()
     assert "SLURM_CONF=/etc/there" in environment
     assert not [line for line in environment if line.startswith("SBATCH_")]
@@ -77,7 +77,7 @@ def test_a_refusal_carries_sbatchs_words_the_script_and_what_went_before(tmp_pat
     for job in (*first, *bad):
         claim(Path(job.run_dir), owner)
     with pytest.raises(SubmissionError) as error:
-        submit_arrays([*first, *bad], owner)
+        submit_arrays([*first, *bad], Launcher(owner))
     assert "invalid partition specified: wanted-elsewhere" in str(error.value)
     assert "already submitted: 101" in str(error.value)
     assert error.value.script == sbatch_text(bad)
@@ -90,7 +90,7 @@ def test_folders_belong_to_the_slurm_jobs_that_write_there(tmp_path: Path) -> No
     jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar", "jobs_per=benchmark", "benchmarks='gsm8k,mbpp'")
     owner = this_process()
     claim(Path(jobs[0].run_dir), owner)
-    submit_arrays(jobs, owner)
+    submit_arrays(jobs, Launcher(owner))
     taken = read_owner(Path(jobs[0].run_dir))
     assert taken is not None and taken.slurm_jobs == ("101_0", "101_1")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.plan import survey as survey_module
-from trimode.pipeline.plan.rounds import Progress, latest_round, settle
+from trimode.pipeline.plan.rounds import JobProgress, continue_or_start, latest_round
 from trimode.pipeline.plan.survey import find_weights, survey
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.fakes.sweeps import config_of, finish, local_jobs
@@ -61,33 +61,33 @@ def test_the_context_limit_is_read_where_it_can_be(tmp_path: Path) -> None:
 
 def test_a_job_is_new_then_resumed_then_skipped(tmp_path: Path) -> None:
     jobs = local_jobs(tmp_path, "mode=ar", "benchmarks='demo-math,demo-mcq'", "limit=3")
-    state = settle(jobs, fresh=False)[0]
-    assert (state.progress, state.num_left) == (Progress.NEW, 6)
+    state = continue_or_start(jobs, fresh=False)[0]
+    assert (state.progress, state.num_left) == (JobProgress.NEW, 6)
     paths = RunPaths(Path(jobs[0].run_dir))
     paths.task_dir("demo-math").mkdir(parents=True)
     paths.output("demo-math", 0).write_text('{"a": 1}\n' * 3)
-    state = settle(jobs, fresh=False)[0]
-    assert (state.progress, state.num_left) == (Progress.RESUMED, 3)
+    state = continue_or_start(jobs, fresh=False)[0]
+    assert (state.progress, state.num_left) == (JobProgress.RESUMED, 3)
     finish(jobs[0])
-    state = settle(jobs, fresh=False)[0]
-    assert (state.progress, state.num_left) == (Progress.SKIPPED, 0)
+    state = continue_or_start(jobs, fresh=False)[0]
+    assert (state.progress, state.num_left) == (JobProgress.SKIPPED, 0)
 
 
 def test_a_larger_limit_and_more_repeats_resume(tmp_path: Path) -> None:
     finish(local_jobs(tmp_path, "mode=ar", "benchmarks=demo-math", "limit=3")[0])
     more = local_jobs(tmp_path, "mode=ar", "benchmarks=demo-math:2", "limit=5")
-    state = settle(more, fresh=False)[0]
-    assert (state.progress, state.num_left) == (Progress.RESUMED, 2 + 5)
+    state = continue_or_start(more, fresh=False)[0]
+    assert (state.progress, state.num_left) == (JobProgress.RESUMED, 2 + 5)
 
 
 def test_fresh_goes_beside_and_the_newest_is_resumed(tmp_path: Path) -> None:
     jobs = local_jobs(tmp_path, "mode=ar", "benchmarks=demo-math")
     base = Path(jobs[0].run_dir)
-    assert settle(jobs, fresh=True)[0].spec.run_dir == str(base)
+    assert continue_or_start(jobs, fresh=True)[0].spec.run_dir == str(base)
     base.mkdir(parents=True)
-    assert settle(jobs, fresh=True)[0].spec.run_dir == f"{base}_r2"
+    assert continue_or_start(jobs, fresh=True)[0].spec.run_dir == f"{base}_r2"
     for name in ("_r2", "_r10", "_rx", "_r03"):
         base.with_name(base.name + name).mkdir()
     assert latest_round(base) == 10
-    assert settle(jobs, fresh=False)[0].spec.run_dir == f"{base}_r10"
-    assert settle(jobs, fresh=True)[0].spec.run_dir == f"{base}_r11"
+    assert continue_or_start(jobs, fresh=False)[0].spec.run_dir == f"{base}_r10"
+    assert continue_or_start(jobs, fresh=True)[0].spec.run_dir == f"{base}_r11"

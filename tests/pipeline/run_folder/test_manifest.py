@@ -12,12 +12,11 @@ from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import data_sha256
 from trimode.tests.fakes.specs import job_spec
+from trimode.tests.fakes.worker import worker_info
 
 PROMPTS = {"gsm8k": "p0"}
 DATA = {"gsm8k": {"sha256": "d0", "num_rows": 3}}
-WORKERS = [
-    {"weights_sha256": "w0", "lora_sha256": None, "device": "cpu", "dtype": "float32", "versions": {"torch": "2"}}
-]
+WORKERS = [worker_info()]
 
 
 def manifest_in(folder: Path, index: int = 0) -> Manifest:
@@ -81,7 +80,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     manifest.open(PROMPTS, DATA)
     manifest.add_workers(WORKERS)
     with pytest.raises(ConfigError, match="weights_sha256 was w0 and is w1"):
-        manifest.add_workers([WORKERS[0] | {"weights_sha256": "w1"}])
+        manifest.add_workers([worker_info(weights_sha256="w1")])
 
 
 def test_another_benchmark_may_join(tmp_path: Path) -> None:

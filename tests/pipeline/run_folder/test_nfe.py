@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log, read_run_ledger, summarize
+import pytest
+from trimode.pipeline.run_folder.nfe import NfeRecord, add_record, read_nfe_log, read_run_ledger, summarize
 
 
 def record(**changes: object) -> NfeRecord:
@@ -23,7 +25,7 @@ def record(**changes: object) -> NfeRecord:
         "queue_s": 1.0,
         "total_s": 3.0,
     }
-    return NfeRecord(**(values | changes))  # type: ignore[arg-type]
+    return NfeRecord.from_json(values | changes)
 
 
 def test_line_and_back(tmp_path: Path) -> None:
@@ -74,3 +76,30 @@ def test_answered_line_wins_over_a_failed_one(tmp_path: Path) -> None:
         path.parent.mkdir()
         path.write_text(line.to_line())
     assert read_run_ledger(tmp_path) == {("gsm8k", 0, 0): record(nfe=7)}
+
+
+def test_of_two_lines_the_one_with_an_answer_counts() -> None:
+    failed = record(error="no worker", finish_reason="error")
+    for first, second in ((failed, record()), (record(), failed)):
+        ledger = {0: first}
+        add_record(ledger, 0, second)
+        assert ledger == {0: record()}
+
+
+def test_of_two_answers_the_first_counts() -> None:
+    ledger = {0: record(nfe=1)}
+    assert not add_record(ledger, 0, record(nfe=2))
+    assert ledger == {0: record(nfe=1)}
+
+
+def test_a_line_keeps_the_order_of_its_keys() -> None:
+    keys = "request_id benchmark sample_id seed mode lora prompt_tokens completion_tokens finish_reason forwards nfe"
+    times = "acceptance_lengths queue_s first_token_s total_s error"
+    assert list(json.loads(record().to_line())) == f"{keys} {times}".split()
+
+
+def test_a_line_without_token_counts_is_refused() -> None:
+    line = record().to_json()
+    del line["completion_tokens"]
+    with pytest.raises(TypeError, match="completion_tokens"):
+        NfeRecord.from_json(line)

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trimode.core.files import AppendFile, cut_torn_line
+from trimode.core.protocol import Row
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import remaining
-from trimode.pipeline.run_folder.rows import Row, finished_positions, num_rows, read_output, read_rows
+from trimode.pipeline.run_folder.rows import finished_positions, num_rows, read_output, read_rows
 from trimode.pipeline.run_folder.store import SeedStore
 from trimode.tests.fakes.specs import job_spec, task_spec
 
@@ -31,7 +32,7 @@ def record(position: int, seed: int = 0, **changes: object) -> NfeRecord:
         "finish_reason": "stop",
         "nfe": position + 2,
     }
-    return NfeRecord(**(values | changes))  # type: ignore[arg-type]
+    return NfeRecord.from_json(values | changes)
 
 
 def row(position: int) -> Row:
@@ -168,7 +169,7 @@ def test_any_prefix_of_the_writes_resumes_to_the_same_files(
     ledger.close()
     assert read_output(paths, "gsm8k", 0) == [row(position) for position in range(5)]
     assert sorted(item.sample_id for item in read_nfe_log(ledger.path)) == list(range(5))
-    assert sum(item.completion_tokens for item in read_nfe_log(ledger.path)) == sum(range(1, 6))
+    assert sum(item.cost.completion_tokens for item in read_nfe_log(ledger.path)) == sum(range(1, 6))
 
 
 def _async_line(factory: pytest.TempPathFactory, position: int) -> bytes:
@@ -177,29 +178,6 @@ def _async_line(factory: pytest.TempPathFactory, position: int) -> bytes:
     store.append(position, row(position), record(position))
     store.close()
     return paths.output_async("gsm8k", 0).read_bytes()
-
-
-def test_ledger_keeps_lines_of_other_benchmarks(tmp_path: Path) -> None:
-    paths = paths_in(tmp_path)
-    ledger = Ledger(job_spec(tmp_path), paths)
-    ledger.open()
-    ledger.append(record(0, benchmark="math-500"))
-    ledger.append(record(0))
-    ledger.close()
-    assert [item.benchmark for item in read_nfe_log(ledger.path)] == ["math-500"]
-
-
-def test_ledger_does_not_repeat_another_jobs_line(tmp_path: Path) -> None:
-    paths = paths_in(tmp_path)
-    store = SeedStore(paths, "gsm8k", 0)
-    store.append(0, row(0), record(0))
-    store.close()
-    first = Ledger(job_spec(tmp_path), paths)
-    first.open()
-    second = Ledger(job_spec(tmp_path, index=4), paths)
-    second.open()
-    assert len(read_nfe_log(first.path)) == 1
-    assert read_nfe_log(second.path) == []
 
 
 def test_sample_run_again_has_one_line(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.metrics import compute_metrics, majority_at_k, mean_of_first, pass_at_k
-from trimode.tests.goldens import needs_goldens, rows, value
+from trimode.tests.goldens import FULL, HEADS, needs_full, rows, value
 
 
 def answer(right: bool, text: str | None = "4", **more: Any) -> dict[str, Any]:
@@ -72,29 +73,46 @@ def test_a_benchmark_without_scorer_is_refused() -> None:
         compute_metrics(load_benchmark("livecodebench-cpp"), [[{}]])
 
 
-MATH_SEEDS = tuple(f"math_eval/math-500/output-rs{seed}.jsonl" for seed in range(4))
-RUNS = [
-    ("math-500", MATH_SEEDS, "math_eval/metrics.json", {}),
-    ("math-500", MATH_SEEDS, "math_eval/metrics_max_seq_len_18.json", {"max_seq_len": 18}),
-    ("math-500", MATH_SEEDS, "math_eval/metrics_max_samples_50.json", {"max_samples": 50}),
-    ("math-500", ("math_eval_greedy/math-500/output.jsonl",), "math_eval_greedy/metrics.json", {}),
-    ("human-eval", ("code_eval/human-eval/output.jsonl",), "code_eval/metrics_human-eval.json", {}),
-    ("livecodebench", ("lcb_eval/livecodebench/output.jsonl",), "lcb_eval/metrics.json", {}),
-    ("ifeval", tuple(f"if_eval/ifeval/output-rs{seed}.jsonl" for seed in range(3)), "if_eval/metrics.json", {}),
-    (
-        "human-eval",
-        tuple(f"e2e_runs/ev2/human-eval/output-rs{seed}.jsonl" for seed in range(2)),
-        "e2e_runs/ev2/human-eval/metrics.json",
-        {},
-    ),
-    ("mbpp", ("e2e_runs/ev2/mbpp/output.jsonl",), "e2e_runs/ev2/mbpp/metrics.json", {}),
+def agrees(name: str, seeds: tuple[str, ...], metrics: str, folder: Path = HEADS, **options: int) -> bool:
+    """True if our metrics.json of the recorded rows has the recorded text."""
+    ours = compute_metrics(load_benchmark(name), [rows(seed, folder) for seed in seeds], **options)
+    return json.dumps(ours) == json.dumps(value(metrics, folder))
+
+
+def seeds_of(pattern: str, count: int) -> tuple[str, ...]:
+    return tuple(pattern.format(seed) for seed in range(count))
+
+
+MATH = seeds_of("math_eval/math-500/output-rs{}.jsonl", 4)
+HEAD_RUNS = [
+    ("math-500", MATH, "math_eval/metrics_max_samples_50.json"),
+    ("human-eval", seeds_of("code_eval/verdicts-rs{}.jsonl", 2), "code_eval/metrics.json"),
+    ("livecodebench", ("lcb_eval/livecodebench/output.jsonl",), "lcb_eval/metrics.json"),
+    ("ifeval", seeds_of("if_eval/verdicts-rs{}.jsonl", 3), "if_eval/metrics.json"),
+]
+FULL_RUNS = [
+    ("math-500", MATH, "math_eval/metrics.json"),
+    ("math-500", ("math_eval_greedy/math-500/output.jsonl",), "math_eval_greedy/metrics.json"),
+    ("human-eval", ("code_eval/human-eval/output.jsonl",), "code_eval/metrics_human-eval.json"),
+    ("livecodebench", ("lcb_eval/livecodebench/output.jsonl",), "lcb_eval/metrics.json"),
+    ("ifeval", seeds_of("if_eval/ifeval/output-rs{}.jsonl", 3), "if_eval/metrics.json"),
+    ("human-eval", seeds_of("e2e_runs/ev2/human-eval/output-rs{}.jsonl", 2), "e2e_runs/ev2/human-eval/metrics.json"),
+    ("mbpp", ("e2e_runs/ev2/mbpp/output.jsonl",), "e2e_runs/ev2/mbpp/metrics.json"),
 ]
 
 
-@needs_goldens
-@pytest.mark.parametrize(("name", "seeds", "metrics", "options"), RUNS, ids=[run[2] for run in RUNS])
-def test_agrees_with_nemo_skills_digit_by_digit(
-    name: str, seeds: tuple[str, ...], metrics: str, options: dict[str, int]
-) -> None:
-    ours = compute_metrics(load_benchmark(name), [rows(seed) for seed in seeds], **options)
-    assert json.dumps(ours) == json.dumps(value(metrics))
+@pytest.mark.parametrize(("name", "seeds", "metrics"), HEAD_RUNS, ids=[run[2] for run in HEAD_RUNS])
+def test_agrees_with_nemo_skills_digit_by_digit(name: str, seeds: tuple[str, ...], metrics: str) -> None:
+    assert agrees(name, seeds, metrics)
+
+
+@needs_full
+@pytest.mark.parametrize(("name", "seeds", "metrics"), FULL_RUNS, ids=[run[2] for run in FULL_RUNS])
+def test_agrees_with_nemo_skills_on_whole_runs(name: str, seeds: tuple[str, ...], metrics: str) -> None:
+    assert agrees(name, seeds, metrics, FULL)
+
+
+@needs_full
+def test_agrees_with_nemo_skills_on_max_samples_and_max_seq_len() -> None:
+    assert agrees("math-500", MATH, "math_eval/metrics_max_samples_50.json", FULL, max_samples=50)
+    assert agrees("math-500", MATH, "math_eval/metrics_max_seq_len_18.json", FULL, max_seq_len=18)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Never
 
 import pytest
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.scoring import ScoringPool, pool
-from trimode.pipeline.scoring.answers import choice as multichoice
+from trimode.pipeline.scoring.answers import choice
 from trimode.tests.fakes import scoring_worker as fake_worker
 
 MCQ = load_benchmark("demo-mcq")
@@ -21,7 +22,7 @@ NO_ANSWER = {"predicted_answer": None, "symbolic_correct": False}
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> Benchmark:
     monkeypatch.setattr(pool, "WORKER_MODULE", fake_worker.__name__)
     monkeypatch.setattr(pool, "START_LIMIT_S", 2.0)
-    monkeypatch.setattr(multichoice, "ROW_LIMIT_S", 2.0)
+    monkeypatch.setattr(choice, "ROW_LIMIT_S", 2.0)
     return MCQ
 
 
@@ -64,11 +65,33 @@ def test_no_process_is_left(misbehaving: Benchmark) -> None:
     assert os.getpid() not in pids
 
 
-def test_an_error_drops_the_rows_that_wait(misbehaving: Benchmark) -> Never:
+def test_close_waits_for_every_row() -> None:
+    scorers = ScoringPool(MCQ, None, 1)
+    scorers.open()
+    futures = [scorers.submit({"generation": "Answer: A", "expected_answer": letter}) for letter in "AB"]
+    scorers.close()
+    assert all(future.done() for future in futures)
+    assert [future.result()["symbolic_correct"] for future in futures] == [True, False]
+
+
+def test_abandon_drops_the_rows_that_wait_and_does_not_wait_itself(misbehaving: Benchmark) -> None:
+    scorers = ScoringPool(misbehaving, None, 1)
+    scorers.open()
+    running, waiting = scorers.submit({"do": "hang"}), scorers.submit({})
+    while not running.running():
+        time.sleep(0.01)
+    scorers.abandon()
+    assert waiting.cancelled()
+    assert not running.done()
+    assert "scoring_error" in running.result()
+
+
+def test_an_error_in_the_block_abandons(misbehaving: Benchmark) -> Never:
     with pytest.raises(RuntimeError), ScoringPool(misbehaving, None, 1) as scorers:
         first = scorers.submit({"do": "hang"})
         waiting = scorers.submit({})
         while not first.running():
-            pass
+            time.sleep(0.01)
         raise RuntimeError
     assert waiting.cancelled()
+    assert "scoring_error" in first.result()

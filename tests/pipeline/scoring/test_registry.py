@@ -1,22 +1,25 @@
-"""The registry: one entry is all that the pipeline needs to know of a scorer."""
+"""The registry: one entry per scorer, choosing a scorer, and the order of a finished row's keys."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.scoring import check_scorer, score_row
+from trimode.core.errors import ConfigError
+from trimode.core.project import PROJECT_DIR
+from trimode.pipeline.benchmarks import benchmark_names, load_benchmark
+from trimode.pipeline.scoring import check_scorer, finish_rows, score_row
 from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.scoring.registry import SCORERS, Points, ScorerFacts, scorer_of
 from trimode.pipeline.scoring.verdicts import is_right, is_scored, row_points
 
-ROOT = Path(__file__).resolve().parents[3]
-BENCHMARKS = sorted(path.stem for path in (ROOT / "conf" / "benchmark").glob("*.yaml"))
+BENCHMARKS = benchmark_names()
+REPLY = {"generation": "g", "num_generated_tokens": 3, "finish_reason": "stop", "serialized_output": []}
+TIMES = {"generation_start_time": 1.0, "generation_end_time": 2.0, "generation_time": 1.0}
+REPLY_ORDER = ["num_generated_tokens", "finish_reason", "serialized_output", *TIMES, "generation"]
 
 
 @pytest.fixture
@@ -62,15 +65,49 @@ def test_a_wrong_row_holds_the_verdict_fields_of_its_scorer(name: str) -> None:
     assert set(facts.wrong or {}) <= set(scorer_of(benchmark).VERDICT_KEYS)
     assert facts.wrong is None or not is_right(benchmark, facts.wrong)
     assert facts.right is None or facts.right in facts.measures
+    assert {measure for pool in (facts.pooled or {}).values() for measure in pool} <= set(facts.measures)
 
 
 def test_metrics_and_verdicts_load_no_scorer() -> None:
     code = (
         "import sys; import trimode.pipeline.scoring.metrics, trimode.pipeline.scoring.verdicts;"
-        "import trimode.pipeline.scoring.registry as row;"
-        "modules = {f'trimode.pipeline.scoring.{facts.module}' for facts in row.SCORERS.values()};"
+        "from trimode.pipeline.scoring.registry import SCORERS;"
+        "modules = {f'trimode.pipeline.scoring.{facts.module}' for facts in SCORERS.values()};"
         "print(sorted((modules | {'sympy', 'math_verify', 'nltk', 'langdetect'}) & set(sys.modules)))"
     )
-    environment = {"PYTHONPATH": str(ROOT / ".types"), "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    environment = {"PYTHONPATH": str(PROJECT_DIR / ".types"), "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_failed_request_is_wrong_without_asking_the_scorer() -> None:
+    row = {"generation": r"\boxed{4}", "expected_answer": "4", "error": "connection lost"}
+    assert score_row(load_benchmark("demo-math"), row) == {"predicted_answer": None, "symbolic_correct": False}
+
+
+def test_a_benchmark_without_a_scorer_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="livecodebench-cpp has no scorer here"):
+        check_scorer(load_benchmark("livecodebench-cpp"))
+
+
+def test_mathematics_rows_begin_with_the_data() -> None:
+    row = {**REPLY, **TIMES, "problem": "p", "expected_answer": "4", "error": None}
+    row |= {"symbolic_correct": True, "predicted_answer": "4", "interleaved_eval_single_time_s": 0.1}
+    (finished,) = finish_rows(load_benchmark("gsm8k"), [row])
+    verdict = ["predicted_answer", "symbolic_correct", "interleaved_eval_single_time_s"]
+    assert list(finished) == ["problem", "expected_answer", *REPLY_ORDER, *verdict, "error"]
+    assert finished == row
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("mmlu", ["predicted_answer", "symbolic_correct"]),
+        ("human-eval", ["completion", "is_correct", "is_correct-plus"]),
+        ("livecodebench", ["completion", "question_id", "code_list", "graded_list"]),
+    ],
+)
+def test_other_rows_begin_with_the_reply(name: str, verdict: list[str]) -> None:
+    row = {**dict.fromkeys(reversed(verdict)), "task_id": 1, **TIMES, **REPLY}
+    (finished,) = finish_rows(load_benchmark(name), [row])
+    assert list(finished) == [*REPLY_ORDER, "task_id", *verdict]

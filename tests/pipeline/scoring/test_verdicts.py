@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,36 +11,52 @@ from trimode.core.errors import ConfigError
 from trimode.pipeline.analysis.statistics import ratio
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.verdicts import expected, is_right, is_scored, predicted, row_points
-
-GOLDENS = Path(__file__).resolve().parents[3].parent / "shared" / "goldens" / "nemo_skills"
-needs_goldens = pytest.mark.skipif(not GOLDENS.exists(), reason="needs the golden runs")
+from trimode.tests.goldens import FULL, HEADS, needs_full, rows, value
 
 
-def points_of(benchmark_name: str, folder: Path, metric: str) -> float:
+def points_of(benchmark_name: str, pattern: str, metric: str, folder: Path = HEADS) -> float:
+    """The metric of recorded rows in percent, from the points of each row."""
     benchmark = replace(load_benchmark(benchmark_name), metric=metric)
-    lines = [line for path in sorted(folder.glob("output*.jsonl")) for line in path.read_text().splitlines()]
-    points = [row_points(benchmark, json.loads(line)) for line in lines]
+    names = sorted(str(path.relative_to(folder)) for path in folder.glob(pattern))
+    points = [row_points(benchmark, row) for name in names for row in rows(name, folder)]
     return 100 * ratio(np.array([p.scored for p in points]), np.array([p.possible for p in points]))
 
 
-@needs_goldens
+MATH = "math_eval/math-500/output-rs*.jsonl"
+CODE, IF = "code_eval/verdicts-*.jsonl", "if_eval/verdicts-*.jsonl"
+
+
 @pytest.mark.parametrize(
-    ("benchmark", "folder", "metrics", "aggregate", "metric"),
+    ("benchmark", "pattern", "metrics", "aggregate", "metric"),
     [
-        ("math-500", "math_eval/math-500", "math_eval/metrics.json", "pass@1[avg-of-4]", "symbolic_correct"),
-        ("human-eval", "e2e_runs/ev2/human-eval", "", "pass@1[avg-of-2]", "passing_base_tests"),
-        ("mbpp", "e2e_runs/ev2/mbpp", "", "pass@1", "passing_plus_tests"),
-        ("livecodebench", "lcb_eval/livecodebench", "lcb_eval/metrics.json", "pass@1", "accuracy"),
-        ("ifeval", "if_eval/ifeval", "if_eval/metrics.json", "pass@1[avg-of-3]", "average_score"),
-        ("ifeval", "if_eval/ifeval", "if_eval/metrics.json", "pass@1[avg-of-3]", "instruction_loose_accuracy"),
+        ("math-500", MATH, "math_eval/metrics_max_samples_50.json", "pass@1[avg-of-4]", "symbolic_correct"),
+        ("human-eval", CODE, "code_eval/metrics.json", "pass@1[avg-of-2]", "passing_base_tests"),
+        ("human-eval", CODE, "code_eval/metrics.json", "pass@1[avg-of-2]", "passing_plus_tests"),
+        ("livecodebench", "lcb_eval/livecodebench/*.jsonl", "lcb_eval/metrics.json", "pass@1", "accuracy"),
+        ("ifeval", IF, "if_eval/metrics.json", "pass@1[avg-of-3]", "average_score"),
+        ("ifeval", IF, "if_eval/metrics.json", "pass@1[avg-of-3]", "instruction_loose_accuracy"),
     ],
 )  # fmt: skip
 def test_points_add_up_to_the_real_metrics(
-    benchmark: str, folder: str, metrics: str, aggregate: str, metric: str
+    benchmark: str, pattern: str, metrics: str, aggregate: str, metric: str
 ) -> None:
-    path = GOLDENS / (metrics or f"{folder}/metrics.json")
-    stated = json.loads(path.read_text())[benchmark][aggregate][metric]
-    assert points_of(benchmark, GOLDENS / folder, metric) == pytest.approx(stated, abs=1e-9)
+    stated = value(metrics)[benchmark][aggregate][metric]
+    assert points_of(benchmark, pattern, metric) == pytest.approx(stated, abs=1e-9)
+
+
+@needs_full
+@pytest.mark.parametrize(
+    ("benchmark", "pattern", "metrics", "aggregate", "metric"),
+    [
+        ("math-500", MATH, "math_eval/metrics.json", "pass@1[avg-of-4]", "symbolic_correct"),
+        ("mbpp", "e2e_runs/ev2/mbpp/output.jsonl", "e2e_runs/ev2/mbpp/metrics.json", "pass@1", "passing_plus_tests"),
+    ],
+)
+def test_points_of_whole_runs_add_up_to_the_real_metrics(
+    benchmark: str, pattern: str, metrics: str, aggregate: str, metric: str
+) -> None:
+    stated = value(metrics, FULL)[benchmark][aggregate][metric]
+    assert points_of(benchmark, pattern, metric, FULL) == pytest.approx(stated, abs=1e-9)
 
 
 def test_a_metric_that_the_scorer_lacks_is_refused() -> None:

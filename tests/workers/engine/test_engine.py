@@ -69,9 +69,9 @@ def test_sum_of_requests_is_the_engine_s_count(micro: Runtime, monkeypatch: pyte
     assert counters.requests_finished == len(whole)
     assert counters.requests_failed == len(sequences) - len(whole)
     assert counters.tokens_generated == sum(len(g.token_ids) for g in whole)
-    assert counters.nfe == sum(g.nfe for g in whole)
-    assert counters.accepted == sum(sum(g.acceptance_lengths) for g in whole)
-    assert counters.cycles == sum(g.forwards["verify"] for g in whole)
+    assert counters.nfe == sum(g.cost.nfe for g in whole)
+    assert counters.accepted == sum(sum(g.cost.acceptance_lengths) for g in whole)
+    assert counters.cycles == sum(g.cost.forwards["verify"] for g in whole)
     assert runtime.engine.allocator.num_free == runtime.engine.allocator.num_pages
 
 
@@ -116,7 +116,7 @@ def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime) -> None:
     sequence = runtime.submit("sliced", case.fields)
     finish(runtime)
     assert sequence.state.forwards["prefill"] > 1
-    assert (sequence.state.tokens(), runtime.generation(sequence).nfe) == (case.tokens, case.nfe)
+    assert (sequence.state.tokens(), runtime.generation(sequence).cost.nfe) == (case.tokens, case.nfe)
 
 
 def test_prompts_of_a_step_are_limited_and_decoding_goes_on(micro: Runtime) -> None:

@@ -9,28 +9,29 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.code.extract import extract_code
 from trimode.pipeline.scoring.code.plus.problems import NOT_NONE_TASKS, dataset_path, packed_oracle, read_dataset
 from trimode.pipeline.scoring.sandbox.harness import run_harness
 from trimode.pipeline.scoring.sandbox.run import Limits
 from trimode.pipeline.scoring.sandbox.service import service_url
-from trimode.pipeline.scoring.scorer import Row, answer_text
+from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("completion", "is_correct", "is_correct-plus")
 ROW_LIMIT_S = 300.0
 CHILD = Path(__file__).with_name("child.py")
 CAP_S = 60.0
-"""Seconds for all inputs of one part of a problem."""
+"""Most seconds for all inputs of one part (base or plus) of a problem."""
 MIN_TIME_S = 1.0
-"""Seconds each input gets at least ..."""
+"""Seconds that each input gets at least."""
 TIME_FACTOR = 4.0
-"""... and this many times what the reference solution took."""
+"""An input gets this many times what the reference solution took, but at least MIN_TIME_S."""
 LIMITS = Limits(time_s=2 * CAP_S + 30, memory_bytes=4 << 30)
 
 
 def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
-    """`completion`, `is_correct` (base inputs) and `is_correct-plus` (both) of one row with `task_id`."""
+    """Returns `completion`, `is_correct` (base inputs) and `is_correct-plus` (both) of one row with `task_id`."""
     text = answer_text(benchmark, row)
     if text is None:
         return no_answer(benchmark, row)
@@ -54,11 +55,11 @@ def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
 
 
 def no_answer(benchmark: Benchmark, row: Row) -> Row:  # noqa: ARG001 - every scorer's signature
-    """No code, wrong."""
+    """Returns the verdict of no code: wrong."""
     return {"completion": "", "is_correct": False, "is_correct-plus": False}
 
 
 def check(benchmark: Benchmark, data_dir: Path | None) -> None:
-    """Raises ConfigError when the dataset is missing or damaged."""
+    """Raises ConfigError if the dataset is missing or damaged."""
     service_url()
     read_dataset(dataset_path(benchmark, data_dir))

@@ -1,6 +1,6 @@
 """Runs one HumanEval+ or MBPP+ answer on its inputs in the sandbox: a JSON task on stdin, a JSON verdict on stdout.
 
-A script of its own with the standard library and numpy. Follows the rules of evalplus at the revision NeMo-Skills 0.7.0
+Uses the standard library and numpy only. Follows the rules of evalplus at the revision NeMo-Skills 0.7.0
 pins (c91370f), its quirks included: a tolerance once switched on by a float stays on for the problem's later inputs.
 """
 
@@ -36,11 +36,11 @@ SET_TASKS = (
 
 
 class TooSlowError(Exception):
-    """One input took too long."""
+    """One input exceeded its time limit."""
 
 
 class Unreadable(io.StringIO):
-    """Standard input that refuses to be read."""
+    """Standard input that raises an error when it is read."""
 
     def _refuse(self, *_: object) -> NoReturn:
         raise OSError
@@ -48,13 +48,13 @@ class Unreadable(io.StringIO):
     read = readline = readlines = _refuse
 
     def readable(self) -> bool:
-        """Never."""
+        """False always."""
         return False
 
 
 @contextlib.contextmanager
 def swallowed() -> Iterator[None]:
-    """Output goes nowhere and there is no input."""
+    """Discards output inside the block, and makes reading stdin an error."""
     stream = Unreadable()
     with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         stdin, sys.stdin = sys.stdin, stream
@@ -65,7 +65,7 @@ def swallowed() -> Iterator[None]:
 
 
 def ring(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
-    """The alarm's handler."""
+    """Handles SIGALRM."""
     raise TooSlowError
 
 
@@ -81,7 +81,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def disable_harm(disabled: dict[str, list[str]], blocked: list[str]) -> None:
-    """Takes away what evalplus takes away; an answer that uses it fails there and must fail here."""
+    """Disables what evalplus disables: an answer that uses it fails there and must fail here."""
     faulthandler.disable()
     os.environ["OMP_NUM_THREADS"] = "1"
     for module, names in disabled.items():
@@ -93,14 +93,14 @@ def disable_harm(disabled: dict[str, list[str]], blocked: list[str]) -> None:
 
 
 def is_floats(value: object) -> bool:
-    """A float, a list or tuple of nothing but floats (or of nothing), or an array of them."""
+    """True for a float, a list or tuple of floats only (an empty one too), and an array of floats."""
     if isinstance(value, list | tuple):
         return all(isinstance(item, float) for item in value)
     return isinstance(value, float) or (isinstance(value, np.ndarray) and value.dtype in (np.float64, np.float32))
 
 
 def matches(task: dict[str, Any], arguments: list[Any], found: Any, wanted: Any) -> Any:  # noqa: ANN401 - of any type
-    """Whether a result is exactly right, by the problem's own rule where it has one."""
+    """True if a result is exactly right, by the problem's own rule where it has one."""
     exact, entry_point = found == wanted, task["entry_point"]
     if task["dataset"] == "mbpp":
         if entry_point == "are_equivalent":
@@ -119,7 +119,7 @@ def matches(task: dict[str, Any], arguments: list[Any], found: Any, wanted: Any)
 
 
 def run_all(task: dict[str, Any], part: tuple[list[Any], list[Any], list[float]]) -> None:
-    """Returns when the answer is right on every input; raises whatever stops it otherwise."""
+    """Returns if the answer is right on every input. Raises AssertionError or the answer's own error otherwise."""
     inputs, outputs, seconds = part
     scope: dict[str, Any] = {}
     with swallowed():
@@ -137,12 +137,12 @@ def run_all(task: dict[str, Any], part: tuple[list[Any], list[Any], list[float]]
 
 
 def limit_of(task: dict[str, Any], reference_s: float) -> float:
-    """Seconds for one input."""
+    """Returns the seconds for one input."""
     return float(max(task["min_time_s"], task["time_factor"] * reference_s))
 
 
 def passes(task: dict[str, Any], part: tuple[list[Any], list[Any], list[float]]) -> bool:
-    """Whether the answer is right on every input, in a process of its own and within the problem's time."""
+    """True if the answer is right on every input, run in a child process within the problem's time."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,6 +1,6 @@
 """MBPP+ inputs in their Python types: JSON has no tuples, sets or complex numbers, so they are restored on reading.
 
-Which problem takes which types is a fact of MBPP+ v0.2.0 as evalplus (Apache-2.0) reads it; knows no files.
+Which problem takes which types is a fact of MBPP+ v0.2.0 as evalplus (Apache-2.0) reads it.
 """
 
 from __future__ import annotations
@@ -9,41 +9,41 @@ from collections.abc import Callable
 from typing import Any
 
 Convert = Callable[[Any], Any]
-"""One argument from its JSON form."""
+"""Converts one argument from its JSON form."""
 
 
 def same(value: Any) -> Any:  # noqa: ANN401 - arguments of any type
-    """As it is."""
+    """Returns the value unchanged."""
     return value
 
 
 def tuples(value: list[Any]) -> list[tuple[Any, ...]]:
-    """A list of tuples."""
+    """Returns a list of tuples."""
     return [tuple(item) for item in value]
 
 
 def tuple_of_tuples(value: list[Any]) -> tuple[tuple[Any, ...], ...]:
-    """A tuple of tuples."""
+    """Returns a tuple of tuples."""
     return tuple(tuple(item) for item in value)
 
 
 def tuple_of_items(value: list[Any]) -> tuple[Any, ...]:
-    """A tuple whose lists are tuples too."""
+    """Returns a tuple, its inner lists as tuples."""
     return tuple(tuple(item) if isinstance(item, list) else item for item in value)
 
 
 def sets(value: list[Any]) -> list[Any]:
-    """A list of sets; an empty one is an empty dict, as evalplus has it."""
+    """Returns a list of sets. An empty set is an empty dict, as in evalplus."""
     return [set(item) if isinstance(item, list) and item else {} for item in value]
 
 
 def tuple_values(value: dict[str, Any]) -> dict[str, Any]:
-    """A dict of tuples."""
+    """Returns a dict of tuples."""
     return {key: tuple(item) for key, item in value.items()}
 
 
 def nested_tuples(value: Any) -> Any:  # noqa: ANN401 - arguments of any type
-    """Lists are tuples on every level."""
+    """Returns the value with tuples for lists on every level."""
     return tuple(map(nested_tuples, value)) if isinstance(value, list) else value
 
 
@@ -58,7 +58,7 @@ EVERY_ARGUMENT: dict[Convert, tuple[int, ...]] = {
     sets: (115,),
     complex: (252,),
 }
-"""Problems whose arguments are all converted alike."""
+"""Conversion -> numbers of the problems that use it for all arguments."""
 BY_POSITION: dict[tuple[Convert, ...], tuple[int, ...]] = {
     (tuples, same): (75, 413, 444, 753),
     (same, tuple): (106, 750),
@@ -67,14 +67,14 @@ BY_POSITION: dict[tuple[Convert, ...], tuple[int, ...]] = {
     (tuple_values, same, same): (722,),
     (float, complex): (124,),
 }
-"""Problems with a conversion of its own for each argument."""
+"""One conversion per argument -> numbers of the problems that use them."""
 
 _ALIKE = {number: convert for convert, numbers in EVERY_ARGUMENT.items() for number in numbers}
 _POSITIONAL = {number: converts for converts, numbers in BY_POSITION.items() for number in numbers}
 
 
 def python_inputs(task_id: str, inputs: list[list[Any]]) -> list[list[Any]]:
-    """Argument lists of `Mbpp/<number>` in their Python types."""
+    """Returns the argument lists of problem `Mbpp/<number>` in their Python types."""
     number = int(task_id.rpartition("/")[2])
     if number in _POSITIONAL:
         pairs = [zip(_POSITIONAL[number], arguments, strict=True) for arguments in inputs]

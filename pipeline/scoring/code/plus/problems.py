@@ -1,7 +1,7 @@
-"""HumanEval+ and MBPP+: finds the dataset, and keeps what the reference solutions return and how long they take.
+"""HumanEval+ and MBPP+: finds the dataset, and caches what the reference solutions return and how long they take.
 
-Knows no answers. Expected outputs take a minute to compute and are kept per problem under the cache folder, by the
-dataset's checksum; they stay packed here, since only the process that runs an answer needs them.
+Expected outputs take a minute to compute. The cache folder keeps them per problem, under the dataset's checksum. They
+stay packed here, because only the process that runs an answer needs them.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ RELEASES = {
     "humaneval": ("HumanEvalPlus", "v0.1.9", "HUMANEVAL_OVERRIDE_PATH"),
     "mbpp": ("MbppPlus", "v0.2.0", "MBPP_OVERRIDE_PATH"),
 }
-"""evalplus' dataset name -> file name, the release NeMo-Skills 0.7.0 scores with, the variable naming another file."""
+"""evalplus' dataset name -> (file name, release that NeMo-Skills 0.7.0 uses, variable that names another file)."""
 NOT_NONE_TASKS = ("check_str", "text_match_three", "text_starta_endb")
-"""MBPP entry points whose reference says only whether there is a result."""
+"""MBPP entry points where only the presence of a result (not None) is compared."""
 Oracle = tuple[list[Any], list[Any], list[float]]
-"""Inputs, what the reference solution returns for each, and the seconds it took."""
+"""Inputs, the reference solution's result for each, and the seconds each took."""
 ORACLE_FORMAT = "1"
-"""Changes when the packed form does."""
+"""Version of the packed form, part of the cache path."""
 
 
 def dataset_path(benchmark: Benchmark, data_dir: Path | None) -> Path:
-    """The dataset's file. Raises ConfigError with URL and target path when there is none."""
+    """Returns the dataset's file. Raises ConfigError with URL and target path if there is none."""
     name, version, variable = _release(benchmark)
     if override := os.environ.get(variable):
         if not Path(override).is_file():
@@ -67,7 +67,7 @@ def _release(benchmark: Benchmark) -> tuple[str, str, str]:
 
 @functools.cache
 def read_dataset(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
-    """(checksum, task_id -> problem). Raises ConfigError for a damaged file."""
+    """Returns (checksum, task_id -> problem). Raises ConfigError for a damaged file."""
     content = path.read_bytes()
     try:
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
@@ -78,9 +78,9 @@ def read_dataset(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def packed_oracle(benchmark: Benchmark, task_id: str, data_dir: Path | None) -> bytes:
-    """One problem's zlib-packed pickle of {base, plus} -> (inputs, expected outputs, seconds); from the cache if there.
+    """Returns one problem's {base, plus} -> Oracle as a zlib-packed pickle, from the cache if it is there.
 
-    Raises ConfigError when the dataset has no such problem.
+    Raises ConfigError if the dataset has no such problem.
     """
     path = dataset_path(benchmark, data_dir)
     checksum, problems = read_dataset(path)
@@ -96,7 +96,7 @@ def packed_oracle(benchmark: Benchmark, task_id: str, data_dir: Path | None) -> 
 
 
 def compute_oracle(benchmark: Benchmark, problem: dict[str, Any]) -> dict[str, Oracle]:
-    """Runs the reference solution on every input, here and unlimited: the dataset is trusted."""
+    """Runs the reference solution on every input, in this process without limits: the dataset is trusted."""
     scope: dict[str, Any] = {}
     exec(problem["prompt"] + problem["canonical_solution"], scope)  # noqa: S102 - the dataset's own reference solution
     function = scope[problem["entry_point"]]
@@ -118,7 +118,7 @@ def compute_oracle(benchmark: Benchmark, problem: dict[str, Any]) -> dict[str, O
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """Writes a cache file beside its place and renames it; a cache that cannot be written is done without."""
+    """Writes a cache file atomically. Errors are ignored: the cache is optional."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent)

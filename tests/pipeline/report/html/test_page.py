@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from trimode.pipeline.analysis.runs import read_sweep
 from trimode.pipeline.analysis.summary import summarize_runs
-from trimode.pipeline.report.html.page import make_page
+from trimode.pipeline.report.html.page import make_environment, make_page
 from trimode.pipeline.report.html.samples import MAX_TEXT, clip
 from trimode.pipeline.report.html.series import Series, make_series
 from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;{{data}}\u2028 {0} "
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;{{data}}{% raw %}{# \u2028 {0} "
+HOSTILE_NAME = "<img>\"'&lt;{{1}}"
+"""May stand in the name of a folder; short, so that the legends of the figures have room."""
 
 
 def series_of(root: Path) -> list[Series]:
@@ -76,6 +78,37 @@ def test_no_text_becomes_markup(tmp_path: Path) -> None:
     assert HOSTILE in str(texts_of(page)[0]["prompt"])
 
 
+def test_no_folder_name_becomes_markup(tmp_path: Path) -> None:
+    """Names of runs, checkpoints and folders stand in cards, tables, drawings and the index."""
+    write_run(tmp_path, FakeRun(samples=3, model=HOSTILE_NAME))
+    write_run(tmp_path, FakeRun(samples=3, model=HOSTILE_NAME, salt="_again"))
+    series = series_of(tmp_path)
+    assert all(HOSTILE_NAME in s.name for s in series)
+    page = make_page("sweep", series, [])
+    assert "<img" not in page
+    assert "{{1}}" in page
+    assert page.count("<script") == 3
+    names = [run["name"] for run in index_of(page)["runs"]]  # type: ignore[index]
+    assert names == [s.name for s in series]
+
+
+def test_every_template_escapes() -> None:
+    environment = make_environment()
+    assert environment.from_string("{{ text }}").render(text="<b>") == "&lt;b&gt;"
+    for name in environment.list_templates(extensions=["html"]):
+        source = environment.loader.get_source(environment, name)[0]  # type: ignore[union-attr]
+        assert "autoescape" not in source
+        assert set(re.findall(r"(\S+)\|safe", source)) <= {"style", "script", "panel.svg"}
+
+
+def test_remarks_are_closed_when_there_are_many(tmp_path: Path) -> None:
+    write_run(tmp_path, FakeRun(samples=2))
+    series = series_of(tmp_path)
+    assert '<details class="notes" open><summary>1 remark</summary>' in make_page("sweep", series, ["one"])
+    assert '<details class="notes"><summary>6 remarks</summary>' in make_page("sweep", series, ["one"] * 6)
+    assert "<details" not in make_page("sweep", series, [])
+
+
 def test_the_policy_admits_exactly_the_pages_own_script(tmp_path: Path) -> None:
     write_run(tmp_path, FakeRun(samples=2))
     page = make_page("sweep", series_of(tmp_path), [])
@@ -83,7 +116,7 @@ def test_the_policy_admits_exactly_the_pages_own_script(tmp_path: Path) -> None:
     assert not re.search(r"\son\w+=", re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL))
 
 
-def test_published_figures_stand_beside_a_known_checkpoint_only(tmp_path: Path) -> None:
+def test_published_results_stand_beside_a_known_checkpoint_only(tmp_path: Path) -> None:
     fake = FakeRun(mode="linear_spec", lora=True, benchmarks=("gsm8k", "math-500"), samples=4)
     write_run(tmp_path / "known", FakeRun(**{**_fields(fake), "model": "Nemotron-Labs-Diffusion-8B"}))
     write_run(tmp_path / "other", fake)

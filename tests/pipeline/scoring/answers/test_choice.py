@@ -1,4 +1,4 @@
-"""The letter a reply settles on."""
+"""The letter that a reply chooses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extraction and comparison of mathematical answers; knows no benchmark data."""
+"""Extraction and comparison of mathematical answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.answers.extract import extract_answer
 from trimode.pipeline.scoring.answers.math import math_equal, score
-from trimode.tests.goldens import needs_goldens, rows
+from trimode.tests.goldens import rows
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,11 @@ def test_a_row_without_an_answer_is_wrong() -> None:
     assert score(load_benchmark("demo-math"), row, None) == {"predicted_answer": None, "symbolic_correct": False}
 
 
-@needs_goldens
 def test_extraction_agrees_with_nemo_skills() -> None:
     for row in rows("math_extract.jsonl"):
         assert extract_answer(row["generation"], **row["kwargs"]) == row["predicted_answer"], row["id"]
 
 
-@needs_goldens
 def test_equality_agrees_with_nemo_skills() -> None:
     for row in rows("math_equal.jsonl"):
         assert math_equal(row["expected_answer"], row["predicted_answer"]) == row["math_equal"], row

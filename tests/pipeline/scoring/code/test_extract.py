@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from trimode.pipeline.scoring.code.extract import extract_code
-from trimode.tests.goldens import needs_goldens, rows
+from trimode.tests.goldens import rows
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,6 @@ def test_code(text: str, code: str) -> None:
     assert extract_code(text) == code
 
 
-@needs_goldens
 def test_agrees_with_nemo_skills() -> None:
     for row in rows("code_extract.jsonl"):
         assert extract_code(row["generation"]) == row["completion"], row["id"]

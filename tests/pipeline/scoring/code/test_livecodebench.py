@@ -13,7 +13,7 @@ import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.code.livecodebench import check, score, test_cases
-from trimode.tests.goldens import GOLDENS, needs_goldens, rows
+from trimode.tests.goldens import HEADS, rows
 
 BENCHMARK = load_benchmark("livecodebench")
 
@@ -77,11 +77,10 @@ def test_missing_tests_are_an_error_with_url_and_path(tmp_path: Path) -> None:
 test_cases.__test__ = False  # type: ignore[attr-defined]
 
 
-@needs_goldens
 def test_agrees_with_nemo_skills(tmp_path: Path) -> None:
     folder = tmp_path / "livecodebench" / "code_generation_lite"
     folder.mkdir(parents=True)
-    (folder / "tests.jsonl").write_bytes((GOLDENS / "lcb_eval" / "tests.jsonl").read_bytes())
+    (folder / "tests.jsonl").write_bytes((HEADS / "lcb_eval" / "tests.jsonl").read_bytes())
     for row in rows("lcb_eval/livecodebench/output.jsonl"):
         verdict = score(BENCHMARK, row, tmp_path)
         assert verdict == {key: row[key] for key in verdict}, row["task_id"]

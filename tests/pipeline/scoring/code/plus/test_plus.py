@@ -11,7 +11,7 @@ import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.scoring.code.plus import check, no_answer, problems, score
-from trimode.tests.goldens import DATA, needs_goldens, rows
+from trimode.tests.goldens import DATA, FULL, needs_full, rows
 
 HUMAN_EVAL, MBPP = load_benchmark("human-eval"), load_benchmark("mbpp")
 HEAVY = {f"HumanEval/{number}" for number in (14, 15, 36, 59, 83, 94, 100, 130, 139)}
@@ -131,10 +131,10 @@ def test_a_damaged_dataset_is_an_error(tmp_path: Path) -> None:
         check(MBPP, tmp_path)
 
 
-@needs_goldens
+@needs_full
 def test_agrees_with_nemo_skills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMODE_CACHE", str(tmp_path))
-    light = [row for row in rows("code_eval/human-eval/output.jsonl") if row["task_id"] not in HEAVY]
+    light = [row for row in rows("code_eval/human-eval/output.jsonl", FULL) if row["task_id"] not in HEAVY]
     for row in light[::5]:
         result = score(HUMAN_EVAL, row, DATA)
         assert result == {key: row[key] for key in result}, row["task_id"]

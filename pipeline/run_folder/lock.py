@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from trimode.core.project import PROJECT_DIR
 
-LOCKS = Path(__file__).resolve().parents[1] / "scripts" / "locks"
+LOCKS = PROJECT_DIR / "scripts" / "locks"
 """Absent where the package was installed without its repository."""
 
 

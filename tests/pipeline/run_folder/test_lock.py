@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 from pathlib import Path
 
-from trimode.pipeline.lock import lock_differences, lock_sha256
+from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.fakes.specs import job_spec

@@ -1,0 +1,125 @@
+"""The contract of a worker: what it does, what it says of itself, and its counters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from trimode.core.protocol import FORWARD_KINDS, Generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """What a worker is: shown in /v1/models and in the ready file, recorded in the manifest."""
+
+    model: str
+    """As in its settings."""
+    served_model_name: str
+    device: str
+    """cpu | cuda | cuda:N."""
+    device_name: str
+    """Name of the GPU, or the CPU's architecture."""
+    dtype: str
+    kernels: Mapping[str, str]
+    """Operator -> implementation, with the reason where it is not the fastest one."""
+    max_model_len: int
+    """Longest prompt and output together, in tokens."""
+    max_num_seqs: int
+    """Requests decoded together."""
+    lora: bool
+    """True if an adapter is loaded."""
+    vocab_size: int
+    weights_sha256: str
+    lora_sha256: str | None
+    versions: Mapping[str, str]
+    """Package -> version."""
+
+    def to_json(self) -> dict[str, object]:
+        """The same as a plain dict, ready for json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> WorkerInfo:
+        """Returns what `to_json` wrote."""
+        return cls(**raw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStats:
+    """What runs in a worker now, and its engine's counters since the start."""
+
+    running: int = 0
+    """Requests that are being decoded."""
+    waiting: int = 0
+    """Requests that have no slot yet."""
+    pages_total: int = 0
+    """Pages of the KV cache."""
+    pages_free: int = 0
+    pages_shared: int = 0
+    """Pages kept for later prompts that begin alike."""
+    steps: int = 0
+    """Forwards of the model over whole batches."""
+    rows: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
+    """Forwards of single requests, by kind."""
+    step_tokens: int = 0
+    """Tokens run through the model, prompt tokens included."""
+    kv_tokens: int = 0
+    """Sum of the KV lengths attended to."""
+    model_s: float = 0.0
+    """Seconds in forward and sampling."""
+    host_s: float = 0.0
+    """Seconds of the steps outside of forward and sampling."""
+    requests_finished: int = 0
+    requests_failed: int = 0
+    tokens_generated: int = 0
+    """Of finished requests, as the next three."""
+    nfe: int = 0
+    accepted: int = 0
+    """Tokens accepted by verifies."""
+    cycles: int = 0
+    """Verifies."""
+
+    def to_json(self) -> dict[str, object]:
+        """A plain dict, ready for json: the fields, then the ratios that follow from them (None where undefined)."""
+        busy_s = self.model_s + self.host_s
+        return dataclasses.asdict(self) | {
+            "tpf": self.tokens_generated / self.nfe if self.nfe else None,
+            "acceptance_length": self.accepted / self.cycles if self.cycles else None,
+            "tokens_per_second": self.tokens_generated / busy_s if busy_s else None,
+            "forwards_per_second": self.steps / busy_s if busy_s else None,
+            "host_gap": self.host_s / busy_s if busy_s else None,
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> WorkerStats:
+        """Returns what `to_json` wrote; the ratios follow from the fields."""
+        return cls(**{item.name: raw[item.name] for item in dataclasses.fields(cls)})
+
+
+class Worker(Protocol):
+    """One model on one device that answers requests: in this process, or a proxy of one in another process."""
+
+    async def generate(self, fields: Mapping[str, object]) -> Generation:
+        """Answers one request. Cancelling the call cancels the request.
+
+        Args:
+            fields: a prompt and DECODE_FIELDS (see workers.params); `request_id` names the request for `cancel`.
+
+        Raises:
+            GenerationError: this request is refused or failed.
+            WorkerError: the worker is closed, broken or gone.
+        """
+
+    async def cancel(self, request_id: str) -> None:
+        """Ends a request at the next step. One that is unknown or over is ignored."""
+
+    def info(self) -> WorkerInfo:
+        """Returns what this worker is."""
+
+    async def stats(self) -> WorkerStats:
+        """Returns its counters. WorkerError when it does not answer."""
+
+    def close(self) -> None:
+        """Ends the worker; its running requests get a WorkerError."""

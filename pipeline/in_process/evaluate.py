@@ -1,0 +1,103 @@
+"""The command behind evaluate.py: plans the jobs, loads one worker, runs the tasks and prints the summary."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from trimode.core.errors import ConfigError, TrimodeError, guarded
+from trimode.core.files import write_json_atomic
+from trimode.core.protocol import WorkerSettings
+from trimode.core.worker import Worker
+from trimode.pipeline.client.samples import LoadedTask, load_tasks
+from trimode.pipeline.config.schema import Config
+from trimode.pipeline.data.hub import TASKS
+from trimode.pipeline.in_process.flags import parse, plan_jobs
+from trimode.pipeline.in_process.run import TaskSummary, print_result, print_summary, run_task
+from trimode.pipeline.launch.owner import claim, release, this_process
+from trimode.pipeline.run_folder.folder import RunFolder
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.spec import JobSpec
+
+
+def main(argv: Sequence[str], make_worker: Callable[[WorkerSettings], Worker]) -> int:
+    """Runs the tasks in turn and keeps what an earlier call finished.
+
+    Returns 0, 1 (failed), 2 (the user must act) or 130 (interrupted).
+    """
+    args = parse(argv, TASKS)
+    try:
+        return guarded(lambda: evaluate(args, make_worker), text=error_text)
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished samples are kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def error_text(error: TrimodeError) -> str:
+    """Returns what is printed for an error: after a failure also how to go on."""
+    if isinstance(error, ConfigError):
+        return f"error: {error}"
+    return f"failed: {error}\nFinished samples are kept; the same command goes on."
+
+
+def evaluate(args: argparse.Namespace, make_worker: Callable[[WorkerSettings], Worker]) -> int:
+    """Does everything after parsing and returns 0. Raises TrimodeError."""
+    config, jobs = plan_jobs(args, TASKS)
+    results = run_jobs(args, config, jobs, make_worker)
+    print_summary(results)
+    if args.output is not None:
+        shown = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        write_json_atomic(args.output, {"args": shown, "results": [asdict(result) for result in results]})
+    return 0
+
+
+def run_jobs(
+    args: argparse.Namespace, config: Config, jobs: list[JobSpec], make_worker: Callable[[WorkerSettings], Worker]
+) -> list[TaskSummary]:
+    """Runs every job on one worker. Claims the run folder meanwhile; loads no worker if every sample is finished."""
+    paths = RunPaths(Path(jobs[0].run_dir))
+    owner = this_process()
+    claim(paths.run_dir, owner)
+    worker: Worker | None = None
+    try:
+        work = [(folder, load_tasks(folder)[0]) for folder in (RunFolder(job, paths) for job in jobs)]
+        if any(loaded.num_left for _, loaded in work):
+            worker = make_worker(worker_settings(args, config, jobs[0]))
+        return asyncio.run(run_all(args, work, worker))
+    finally:
+        if worker is not None:
+            worker.close()
+        release(paths.run_dir, owner.token)
+
+
+def worker_settings(args: argparse.Namespace, config: Config, spec: JobSpec) -> WorkerSettings:
+    """Returns what the worker loads, from the plan."""
+    return WorkerSettings(
+        model=spec.model.path,
+        revision=spec.model.revision,
+        lora=spec.decode.lora_path,
+        tokenizer=spec.model.tokenizer,
+        device=args.device,
+        dtype=spec.model.dtype,
+        max_num_seqs=spec.client.max_num_seqs,
+        kv_cache_gb=config.balancer.kv_cache_gb,
+        max_position_embeddings=spec.model.max_position_embeddings,
+    )
+
+
+async def run_all(
+    args: argparse.Namespace, work: Sequence[tuple[RunFolder, LoadedTask]], worker: Worker | None
+) -> list[TaskSummary]:
+    """Runs the tasks in the given order and prints a header and a closing line for each."""
+    results: list[TaskSummary] = []
+    for folder, loaded in work:
+        kept = loaded.rows_asked - loaded.num_left
+        earlier = f", {kept} finished earlier" if kept else ""
+        print(f"\n=== {loaded.benchmark.name}: {loaded.rows_asked} samples{earlier}, mode {args.mode}", flush=True)
+        results.append(await run_task(folder, loaded, worker, args.print_every))
+        print_result(results[-1])
+    return results

@@ -1,0 +1,117 @@
+"""A worker behind an actor: Ray's exceptions become the project's errors, each for the one who can act on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from trimode.balancer.actors.ray_worker import RayWorker
+from trimode.balancer.placement import Placement
+from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.protocol import WorkerSettings
+from trimode.core.worker import WorkerStats
+from trimode.tests.fakes.actors import FakeActor, FakeActors
+
+PLACEMENT = Placement(1, 0, WorkerSettings(model="m"))
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(test)
+
+
+async def started(actors: FakeActors) -> tuple[RayWorker, FakeActor]:
+    worker = RayWorker(actors, "worker 0", Path("worker_0.log"))
+    await worker.start("module:Class", PLACEMENT)
+    return worker, actors.started[0]
+
+
+def test_a_started_worker_says_what_it_is() -> None:
+    async def test() -> None:
+        worker, _ = await started(FakeActors())
+        assert (worker.info().model, worker.pid) == ("m", 1)
+
+    run(test())
+
+
+def test_the_reason_why_it_cannot_start_arrives() -> None:
+    async def test() -> None:
+        with pytest.raises(WorkerError, match="worker 0 cannot start: model: got x"):
+            await started(FakeActors({1: ConfigError("model: got x")}))
+
+    run(test())
+
+
+def test_a_death_during_the_start_is_a_worker_error() -> None:
+    async def test() -> None:
+        actors = FakeActors()
+        worker = RayWorker(actors, "worker 0", Path("worker_0.log"))
+        actors.started[0].die()
+        with pytest.raises(WorkerError, match="worker 0 died while it started"):
+            await worker.start("module:Class", PLACEMENT)
+
+    run(test())
+
+
+def test_a_refusal_keeps_message_and_status() -> None:
+    async def test() -> None:
+        worker, actor = await started(FakeActors())
+        actor.answers["bad"] = GenerationError("top_p: got 7", 400)
+        with pytest.raises(GenerationError, match="top_p: got 7") as caught:
+            await worker.generate({"request_id": "bad"})
+        assert caught.value.status == 400
+        assert (await worker.generate({"request_id": "good"})).request_id == "good"
+
+    run(test())
+
+
+def test_a_bug_is_this_requests_error_and_shows_no_details() -> None:
+    async def test() -> None:
+        worker, actor = await started(FakeActors())
+        actor.answers["bad"] = RayTaskError("generate", "a traceback", ValueError("a secret"))
+        with pytest.raises(GenerationError, match="its log has the cause") as caught:
+            await worker.generate({"request_id": "bad"})
+        assert caught.value.status == 500
+        assert not actor.died.done()
+
+    run(test())
+
+
+def test_a_dead_process_is_a_worker_error_and_has_no_stats() -> None:
+    async def test() -> None:
+        worker, actor = await started(FakeActors())
+        assert await worker.stats() == WorkerStats(steps=1)
+        actor.die()
+        with pytest.raises(WorkerError, match="worker 0 died"):
+            await worker.generate({"request_id": "r"})
+        with pytest.raises(WorkerError, match="does not answer"):
+            await worker.stats()
+        await worker.cancel("r")
+        assert await worker.wait_until_dead() == "ActorDiedError"
+
+    run(test())
+
+
+def test_an_unreachable_process_is_ended() -> None:
+    async def test() -> None:
+        worker, actor = await started(FakeActors())
+        actor.answers["r"] = ActorDiedError()
+        with pytest.raises(WorkerError, match="worker 0 died"):
+            await worker.generate({"request_id": "r"})
+        assert actor.died.done()
+
+    run(test())
+
+
+def test_cancelling_and_closing_reach_the_actor() -> None:
+    async def test() -> None:
+        worker, actor = await started(FakeActors())
+        await worker.cancel("r")
+        worker.close()
+        assert actor.cancelled == ["r"]
+        assert actor.died.done()
+
+    run(test())

@@ -1,0 +1,73 @@
+"""The one boundary where a command turns errors into text and an exit status."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from pathlib import Path
+
+import pytest
+from trimode.core.errors import (
+    ConfigError,
+    GenerationError,
+    InvalidRequestError,
+    JobFailed,
+    Stopped,
+    SubmissionError,
+    TrimodeError,
+    WorkerError,
+    guarded,
+)
+
+
+def raising(error: BaseException) -> int:
+    raise error
+
+
+def test_a_command_keeps_its_status() -> None:
+    assert guarded(lambda: 3) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ConfigError("no"), 2), (WorkerError("no"), 1), (SubmissionError("no"), 1), (JobFailed("no"), 1)],
+)
+def test_an_error_becomes_a_line_and_a_status(
+    error: TrimodeError, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded(lambda: raising(error)) == status
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "error: no\n")
+
+
+def test_a_refused_script_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    guarded(lambda: raising(SubmissionError("no", "#!/bin/sh")))
+    assert capsys.readouterr().err == "error: no\nThe script was:\n#!/bin/sh\n"
+
+
+def test_a_command_may_have_its_own_text_and_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: raising(WorkerError("no")), text=lambda error: f"failed: {error}", failed=7) == 7
+    assert capsys.readouterr().err == "failed: no\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("a mistake of ours"), Stopped(signal.SIGTERM), KeyboardInterrupt()])
+def test_anything_else_passes(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        guarded(lambda: raising(error))
+
+
+def test_a_stop_names_its_signal_and_is_no_exception() -> None:
+    stopped = Stopped(signal.SIGTERM)
+    assert (stopped.signal_name, str(stopped)) == ("SIGTERM", "the job was ended by SIGTERM")
+    assert not isinstance(stopped, Exception)
+
+
+def test_errors_that_cross_processes_survive_pickling() -> None:
+    failed = pickle.loads(pickle.dumps(JobFailed("no", Path("/record"))))
+    assert (str(failed), failed.record) == ("no", Path("/record"))
+    refused = pickle.loads(pickle.dumps(GenerationError("no", 503)))
+    assert (refused.message, refused.status) == ("no", 503)
+
+
+def test_a_refused_request_is_an_error_of_the_project() -> None:
+    assert isinstance(InvalidRequestError("no", "n"), TrimodeError)

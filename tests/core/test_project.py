@@ -1,0 +1,43 @@
+"""Where the project lies, and the environment of its child processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trimode.core import project
+from trimode.core.project import ASSETS_DIR, BENCHMARK_DIR, IMPORT_DIR, child_environment
+
+
+def test_the_folders_are_there() -> None:
+    assert (ASSETS_DIR / "demo_model").is_dir()
+    assert (BENCHMARK_DIR / "gsm8k.yaml").is_file()
+
+
+def test_a_child_imports_the_project_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    (tmp_path / "yaml.py").write_text("raise ImportError('of the current folder')", encoding="utf-8")
+    code = "import trimode.pipeline.benchmarks"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=child_environment(), check=True)
+
+
+def test_entries_of_the_path_are_made_absolute_and_unique(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(("here", str(IMPORT_DIR), "", "here")))
+    assert child_environment()["PYTHONPATH"].split(os.pathsep) == [str(IMPORT_DIR), str(tmp_path / "here")]
+
+
+def test_an_installed_project_adds_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(project, "IMPORT_DIR", tmp_path / "not there")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    assert child_environment()["PYTHONPATH"] == "/elsewhere"
+
+
+def test_changes_win_and_the_rest_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT", "1")
+    monkeypatch.setenv("CHANGED", "1")
+    environment = child_environment(CHANGED="2")
+    assert (environment["KEPT"], environment["CHANGED"], environment["PYTHONSAFEPATH"]) == ("1", "2", "1")

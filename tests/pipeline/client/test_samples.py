@@ -1,0 +1,203 @@
+"""The stream of samples with a made-up way to ask: what is asked, stored, given up, and how often files are read."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from trimode.core.errors import ConfigError, WorkerError
+from trimode.core.protocol import Cost
+from trimode.pipeline.client.answer import REQUEST, Answer, Ask
+from trimode.pipeline.client.metrics_file import check_metrics
+from trimode.pipeline.client.samples import LoadedTask, Scorers, load_tasks, run_tasks
+from trimode.pipeline.console.progress import Progress
+from trimode.pipeline.run_folder.folder import RunFolder
+from trimode.pipeline.run_folder.nfe import read_nfe_log, read_run_ledger
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE, read_output, read_rows
+from trimode.pipeline.spec import JobSpec, SampleShare
+from trimode.tests.fakes.job_process import FakeScoring
+from trimode.tests.fakes.specs import client_spec, job_spec, task_spec, write_data
+
+ROWS = 6
+COST = Cost(prompt_tokens=3, completion_tokens=10, forwards={"prefill": 1, "decode": 4}, nfe=5, total_s=1.0)
+
+
+class FakeAsk:
+    """Answers every prompt; names in `failures` fail that way as often as is written there."""
+
+    def __init__(self, failures: dict[str, tuple[str, int]] | None = None) -> None:
+        self.names: list[str] = []
+        self.most_at_once = 0
+        self._at_once = 0
+        self._failures = dict(failures or {})
+
+    async def __call__(self, name: str, prompt: str, _seed: int) -> Answer:
+        self.names.append(name)
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        await asyncio.sleep(0)
+        self._at_once -= 1
+        kind, left = self._failures.get(name, ("", 0))
+        if left:
+            self._failures[name] = kind, left - 1
+            return Answer(request_id=name, error=f"{kind} failed", error_kind=kind)
+        value = prompt.rpartition(" ")[2]
+        return Answer(request_id=name, text=f"\\boxed{{{value}}}", finish_reason="stop", cost=COST)
+
+
+def run(spec: JobSpec, ask: Ask, scorers: list[FakeScoring] | None = None) -> tuple[RunFolder, list[LoadedTask]]:
+    """One job's stream, from opening the folder to the metrics."""
+    folder = RunFolder(spec, RunPaths(Path(spec.run_dir)))
+    loaded = load_tasks(folder)
+    progress = Progress("fake", lambda _line: None)
+    for item in loaded:
+        progress.begin(item.benchmark.name, total=1, done=0)
+
+    def make_pool(*arguments: object) -> Scorers:
+        pool = FakeScoring(*arguments)
+        if scorers is not None:
+            scorers.append(pool)
+        return pool
+
+    asyncio.run(run_tasks(folder, loaded, ask, progress, make_pool))
+    for item in loaded:
+        if folder.has_metrics(item.task):
+            check_metrics(folder.paths, item.task, item.rows_asked)
+    return folder, loaded
+
+
+def failing(kind: str, times: int, *positions: int) -> FakeAsk:
+    return FakeAsk({f"gsm8k-rs0-{position}": (kind, times) for position in positions})
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> JobSpec:
+    write_data(tmp_path / "data", ROWS)
+    return job_spec(tmp_path, (task_spec(seeds=(0, 1)),))
+
+
+@pytest.fixture
+def one_seed(spec: JobSpec) -> JobSpec:
+    return dataclasses.replace(spec, tasks=(task_spec(),))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """How often each row file is opened for reading."""
+    counts: Counter[str] = Counter()
+    path_open = Path.open
+
+    def counting_open(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> IO[Any]:
+        file: IO[Any] = path_open(self, mode, *arguments, **options)
+        if self.name.startswith("output-") and mode.startswith("r"):
+            counts[self.name] += 1
+        return file
+
+    monkeypatch.setattr(Path, "open", counting_open)
+    yield counts
+
+
+def test_every_sample_is_asked_once_and_has_a_row_and_a_ledger_line(spec: JobSpec) -> None:
+    ask = FakeAsk()
+    folder, _ = run(spec, ask)
+    assert sorted(ask.names) == sorted(f"gsm8k-rs{seed}-{position}" for seed in (0, 1) for position in range(ROWS))
+    rows = read_output(folder.paths, "gsm8k", 1)
+    assert [(row["expected_answer"], row["symbolic_correct"]) for row in rows] == [(7 * i, True) for i in range(ROWS)]
+    keys = [record.key for record in read_nfe_log(folder.paths.nfe_log(0))]
+    assert sorted(keys) == [("gsm8k", seed, position) for seed in (0, 1) for position in range(ROWS)]
+    assert read_run_ledger(folder.paths.run_dir)["gsm8k", 0, 0].cost == COST
+    assert json.loads(folder.paths.metrics("gsm8k").read_text())["nfe_count"] == 2 * ROWS
+
+
+def test_finished_samples_are_not_asked_again(one_seed: JobSpec) -> None:
+    smaller = dataclasses.replace(one_seed, tasks=(task_spec(limit=2),))
+    run(smaller, FakeAsk())
+    ask = FakeAsk()
+    run(one_seed, ask)
+    assert sorted(ask.names) == [f"gsm8k-rs0-{position}" for position in range(2, ROWS)]
+
+
+def test_a_refused_sample_is_final(one_seed: JobSpec) -> None:
+    folder, _ = run(one_seed, failing(REQUEST, 1, 3))
+    assert read_output(folder.paths, "gsm8k", 0)[3][ERROR_KIND] == REQUEST
+    ask = FakeAsk()
+    run(one_seed, ask)
+    assert ask.names == []
+
+
+def test_a_failure_of_the_infrastructure_is_asked_again_by_the_next_run(one_seed: JobSpec) -> None:
+    run(one_seed, failing(INFRASTRUCTURE, 1, 3))
+    ask = FakeAsk()
+    folder, _ = run(one_seed, ask)
+    assert ask.names == ["gsm8k-rs0-3"]
+    assert "error" not in read_output(folder.paths, "gsm8k", 0)[3]
+    records = read_nfe_log(folder.paths.nfe_log(0))
+    assert sorted((record.sample_id, record.error) for record in records) == [(i, None) for i in range(ROWS)]
+
+
+def test_samples_that_all_fail_end_the_job_and_leave_the_scorers(one_seed: JobSpec) -> None:
+    scorers: list[FakeScoring] = []
+    with pytest.raises(WorkerError, match=f"the last {ROWS} samples got no answer"):
+        run(one_seed, failing(INFRASTRUCTURE, 1, *range(ROWS)), scorers)
+    assert not any(pool.is_open for pool in scorers)
+    paths = RunPaths(Path(one_seed.run_dir))
+    assert not paths.metrics("gsm8k").exists()
+    assert {record.sample_id for record in read_nfe_log(paths.nfe_log(0))} == set(read_rows(paths, "gsm8k", 0))
+
+
+def test_an_answer_between_failures_keeps_the_job_going(one_seed: JobSpec) -> None:
+    folder, _ = run(one_seed, failing(INFRASTRUCTURE, 1, 0, 1, 3, 4, 5))
+    assert len(read_output(folder.paths, "gsm8k", 0)) == ROWS
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_no_more_is_asked_at_once_than_the_client_may(spec: JobSpec, limit: int) -> None:
+    ask = FakeAsk()
+    run(dataclasses.replace(spec, client=client_spec(max_concurrent_requests=limit)), ask)
+    assert ask.most_at_once == limit
+
+
+def test_no_rows_are_the_users_error(one_seed: JobSpec) -> None:
+    (Path(str(one_seed.data_dir)) / "gsm8k" / "test.jsonl").write_text("\n")
+    with pytest.raises(ConfigError, match="gsm8k"):
+        run(one_seed, FakeAsk())
+
+
+def test_a_first_run_reads_every_row_file_once(spec: JobSpec, reads: Counter[str]) -> None:
+    run(spec, FakeAsk())
+    files = [f"output-rs{seed}.jsonl{suffix}" for seed in (0, 1) for suffix in ("", "-async")]
+    assert reads == dict.fromkeys(files, 1)
+
+
+def test_a_run_with_nothing_left_reads_a_file_to_open_it_and_for_the_metrics(
+    spec: JobSpec, reads: Counter[str]
+) -> None:
+    run(spec, FakeAsk())
+    reads.clear()
+    run(spec, FakeAsk())
+    assert reads == {"output-rs0.jsonl": 2, "output-rs1.jsonl": 2}
+
+
+def test_shares_read_their_files_to_open_to_merge_and_to_check(spec: JobSpec, reads: Counter[str]) -> None:
+    jobs = [
+        dataclasses.replace(spec, index=index, tasks=(dataclasses.replace(task, chunk=SampleShare(index, 2)),))
+        for index in (0, 1)
+        for task in spec.tasks
+    ]
+    first, _ = run(jobs[0], FakeAsk())
+    assert not first.has_metrics(jobs[0].tasks[0])
+    last, _ = run(jobs[1], FakeAsk())
+    assert last.has_metrics(jobs[1].tasks[0])
+    for seed in (0, 1):
+        assert reads[f"output-rs{seed}.jsonl"] == 2, "to see that all is merged, and for the metrics"
+        assert reads[f"output-rs{seed}_part_0.jsonl-async"] <= 4, (
+            "twice by its job's end, once each to open and to merge"
+        )
+        assert reads[f"output-rs{seed}_part_1.jsonl-async"] == 1
