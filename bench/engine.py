@@ -100,7 +100,7 @@ def own_step(runtime: Runtime, context: int) -> Callable[[int], None]:
     def run(position: int, count: int) -> None:
         ids = torch.randint(engine.model.config.vocab_size, (count,)).tolist()
         chunk = Chunk("decode", ids, position, causal=True, keep_kv=True, rows=range(count), purpose="decode")
-        hidden = engine.model.forward(pack([chunk], [pages], PAGE_SIZE, engine.model.device), engine.cache)
+        hidden = engine.model.forward(pack([chunk], [pages], PAGE_SIZE, engine.model.device), engine.runner.cache)
         sampler(hidden, [SampleRequest(chunk, AR)])
 
     run(0, context)
@@ -161,7 +161,7 @@ def measure_load(runtime: Runtime, load: Load, concurrent: int, repeats: int) ->
     """Decodes `concurrent` requests with different prompts of CONTEXT tokens; only steps after all prefills count."""
     engine, config = runtime.engine, runtime.engine.model.config
     head = _CountingHead(engine.model.head)
-    engine._sampler = Sampler(head, config.mask_token_id)
+    engine.runner.sampler.head = head
     params = DecodeParams(
         mode=load.mode, max_new_tokens=NEW_TOKENS, block_length=load.block_length,
         threshold=load.threshold, ignore_eos=True,

@@ -122,7 +122,7 @@ ONLY_IN = {
 }
 """Third-party packages that belong to some rooms alone."""
 LOGIN_NODE_BANS = {"torch", "ray", "transformers", "peft", "safetensors", "triton", "tokenizers", "llvmlite"}
-CATCH_ALLS = {"pipeline/job/run.py", "workers/engine/engine.py", "balancer/actors/ray_head.py"}
+CATCH_ALLS = {"pipeline/job/run.py", "workers/engine/scheduler.py", "balancer/actors/ray_head.py"}
 """Files outside scoring/ that may catch every Exception: the job, one request in the engine, and where Ray raises no
 narrower class."""
 BANNED_NAMES = re.compile(r"^(utils|common|helpers|misc)$|_v\d+$")
