@@ -34,26 +34,28 @@ def _kernel(lanes: int) -> ParallelKernel:
     def emit(e: Emitter, values: Value, stride: Value, width: Value, places: Value) -> Callable[[Value], None]:
         def larger(value: Value, place: Value, best: Value, best_place: Value) -> list[Value]:
             """The larger of each lane, where equal the one that stands first."""
-            earlier = e.b.and_(e.b.fcmp_ordered("==", value, best), e.b.icmp_signed("<", place, best_place))
-            better = e.b.or_(e.b.fcmp_ordered(">", value, best), earlier)
-            return [e.b.select(better, value, best), e.b.select(better, place, best_place)]
+            earlier = e.builder.and_(
+                e.builder.fcmp_ordered("==", value, best), e.builder.icmp_signed("<", place, best_place)
+            )
+            better = e.builder.or_(e.builder.fcmp_ordered(">", value, best), earlier)
+            return [e.builder.select(better, value, best), e.builder.select(better, place, best_place)]
 
         def emit_item(row: Value) -> None:
             source = e.at(values, e.mul(row, stride), 4)
 
             def vector(number: Value, best: Value, best_place: Value) -> list[Value]:
-                at = e.smaller(e.mul(number, lanes), e.sum(width, -lanes))
-                place = e.b.add(e.splat(e.b.trunc(at, e.i32)), e.count_up())
+                at = e.umin(e.mul(number, lanes), e.add(width, -lanes))
+                place = e.builder.add(e.splat(e.builder.trunc(at, e.i32)), e.iota())
                 return larger(e.load(e.at(source, at, 4)), place, best, best_place)
 
-            vectors = e.parts(width, lanes)
-            found = e.loop(vectors, vector, [e.load(source), e.count_up()])
+            vectors = e.ceil_div(width, lanes)
+            found = e.loop(vectors, vector, [e.load(source), e.iota()])
             distance = lanes // 2
             while distance:
                 found = larger(*(e.swap(half, distance) for half in found), *found)
                 distance //= 2
-            place = e.b.extract_element(found[1], e.const(0))
-            e.b.store(e.b.zext(place, e.i64), e.at(places, row, 8), align=8)
+            place = e.builder.extract_element(found[1], e.const(0))
+            e.builder.store(e.builder.zext(place, e.i64), e.at(places, row, 8), align=8)
 
         return emit_item
 

@@ -130,49 +130,52 @@ class _Item:
 
     def __call__(self, item: Value) -> None:
         e, shape = self.e, self.shape
-        tiles = e.parts(self.num_queries, shape.tile)
-        self.kv_head = e.b.urem(e.b.udiv(item, tiles), e.const(shape.num_kv_heads))
-        self.row = e.b.udiv(item, e.mul(tiles, shape.num_kv_heads))
-        first = e.mul(e.b.urem(item, tiles), shape.tile)
-        self.first_token = e.sum(e.mul(self.row, self.num_queries), first)
-        num_tokens = e.smaller(e.b.sub(self.num_queries, first), shape.tile)
+        tiles = e.ceil_div(self.num_queries, shape.tile)
+        self.kv_head = e.builder.urem(e.builder.udiv(item, tiles), e.const(shape.num_kv_heads))
+        self.row = e.builder.udiv(item, e.mul(tiles, shape.num_kv_heads))
+        first = e.mul(e.builder.urem(item, tiles), shape.tile)
+        self.first_token = e.add(e.mul(self.row, self.num_queries), first)
+        num_tokens = e.umin(e.builder.sub(self.num_queries, first), shape.tile)
         num_rows = e.mul(num_tokens, shape.group)
-        quads = e.parts(num_rows, _QUAD)
-        (last,) = e.loop(e.mul(quads, _QUAD), functools.partial(self._start, e.sum(num_rows, -1)), [e.const(0)])
+        quads = e.ceil_div(num_rows, _QUAD)
+        (last,) = e.loop(e.mul(quads, _QUAD), functools.partial(self._start, e.add(num_rows, -1)), [e.const(0)])
 
         def block(number: Value) -> None:
             start = e.mul(number, shape.block)
             self._read_block(start, last)
             e.loop(quads, functools.partial(self._attend, start))
 
-        e.loop(e.sum(e.b.udiv(last, e.const(shape.block)), 1), block)
+        e.loop(e.add(e.builder.udiv(last, e.const(shape.block)), 1), block)
         e.loop(num_rows, self._finish)
 
     def _token_and_head(self, row: Value) -> tuple[Value, Value]:
         e, group = self.e, self.shape.group
-        head = e.sum(e.mul(self.kv_head, group), e.b.urem(row, e.const(group)))
-        return e.sum(self.first_token, e.b.udiv(row, e.const(group))), head
+        head = e.add(e.mul(self.kv_head, group), e.builder.urem(row, e.const(group)))
+        return e.add(self.first_token, e.builder.udiv(row, e.const(group))), head
 
     def _start(self, last_row: Value, row: Value, last: Value) -> list[Value]:
         """Scales a query, clears its sums; returns the last key that any query sees. Filling rows repeat a real one."""
         e, shape = self.e, self.shape
-        token, head = self._token_and_head(e.smaller(row, last_row))
-        source = e.at(self.q, e.sum(e.mul(token, self.q_stride), e.mul(head, shape.head_dim)), shape.size)
+        token, head = self._token_and_head(e.umin(row, last_row))
+        source = e.at(self.q, e.add(e.mul(token, self.q_stride), e.mul(head, shape.head_dim)), shape.size)
         for start in range(0, shape.head_dim, e.lanes):
-            place = e.sum(e.mul(row, shape.head_dim), start)
-            query = e.b.fmul(e.load(e.at(source, start, shape.size), shape.size), e.all(shape.scale))
+            place = e.add(e.mul(row, shape.head_dim), start)
+            query = e.builder.fmul(e.load(e.at(source, start, shape.size), shape.size), e.splat(shape.scale))
             e.store(query, e.at(self.queries, place, 4))
-            e.store(e.all(0.0), e.at(self.sums, place, 4))
-        e.store(e.all(_LOWEST), e.at(self.peaks, e.mul(row, e.lanes), 4))
-        e.store(e.all(0.0), e.at(self.totals, e.mul(row, e.lanes), 4))
-        all_keys = e.b.icmp_unsigned("==", self.last_key, e.const(0))
+            e.store(e.splat(0.0), e.at(self.sums, place, 4))
+        e.store(e.splat(_LOWEST), e.at(self.peaks, e.mul(row, e.lanes), 4))
+        e.store(e.splat(0.0), e.at(self.totals, e.mul(row, e.lanes), 4))
+        all_keys = e.builder.icmp_unsigned("==", self.last_key, e.const(0))
         # Without limits any readable address will do: what is loaded there is not used.
-        found = e.b.load(
-            e.at(e.b.select(all_keys, self.pages, self.last_key), e.b.select(all_keys, e.const(0), token), 8), typ=e.i64
+        found = e.builder.load(
+            e.at(
+                e.builder.select(all_keys, self.pages, self.last_key), e.builder.select(all_keys, e.const(0), token), 8
+            ),
+            typ=e.i64,
         )
-        limit = e.b.select(all_keys, e.sum(self.num_keys, -1), found)
-        e.b.store(e.b.trunc(limit, e.i32), e.at(self.limits, row, 4), align=4)
-        return [e.b.select(e.less(last, limit), limit, last)]
+        limit = e.builder.select(all_keys, e.add(self.num_keys, -1), found)
+        e.builder.store(e.builder.trunc(limit, e.i32), e.at(self.limits, row, 4), align=4)
+        return [e.builder.select(e.ult(last, limit), limit, last)]
 
     def _read_block(self, start: Value, last: Value) -> None:
         """Keys, transposed to `[D, block]`, and values `[block, D]`, in float32; beyond the last key it repeats."""
@@ -180,15 +183,15 @@ class _Item:
         dims = range(0, shape.head_dim, e.lanes)
 
         def copy(number: Value) -> None:  # whole vectors at a time: memory is what this costs
-            key = e.smaller(e.sum(start, number), last)
-            at = e.sum(e.mul(self.row, self.num_pages), e.b.udiv(key, e.const(shape.page_size)))
-            page = e.b.load(e.at(self.pages, at, 8), typ=e.i64)
-            slot = e.sum(e.mul(page, shape.page_size), e.b.urem(key, e.const(shape.page_size)))
-            place = e.mul(e.sum(e.mul(slot, 2 * shape.num_kv_heads), self.kv_head), shape.head_dim)
+            key = e.umin(e.add(start, number), last)
+            at = e.add(e.mul(self.row, self.num_pages), e.builder.udiv(key, e.const(shape.page_size)))
+            page = e.builder.load(e.at(self.pages, at, 8), typ=e.i64)
+            slot = e.add(e.mul(page, shape.page_size), e.builder.urem(key, e.const(shape.page_size)))
+            place = e.mul(e.add(e.mul(slot, 2 * shape.num_kv_heads), self.kv_head), shape.head_dim)
             for array, offset in ((self.plain_keys, 0), (self.values, shape.num_kv_heads * shape.head_dim)):
                 for dim in dims:
-                    source = e.at(self.cache, e.sum(place, offset + dim), shape.size)
-                    e.store(e.load(source, shape.size), e.at(array, e.sum(e.mul(number, shape.head_dim), dim), 4))
+                    source = e.at(self.cache, e.add(place, offset + dim), shape.size)
+                    e.store(e.load(source, shape.size), e.at(array, e.add(e.mul(number, shape.head_dim), dim), 4))
 
         e.loop(e.const(shape.block), copy)
 
@@ -196,10 +199,10 @@ class _Item:
             dim = e.mul(number, e.lanes)
             for half in range(0, shape.block, e.lanes):
                 rows = [
-                    e.load(e.at(self.plain_keys, e.sum(dim, (half + n) * shape.head_dim), 4)) for n in range(e.lanes)
+                    e.load(e.at(self.plain_keys, e.add(dim, (half + n) * shape.head_dim), 4)) for n in range(e.lanes)
                 ]
                 for n, column in enumerate(e.transpose(rows)):
-                    e.store(column, e.at(self.keys, e.sum(e.mul(e.sum(dim, n), shape.block), half), 4))
+                    e.store(column, e.at(self.keys, e.add(e.mul(e.add(dim, n), shape.block), half), 4))
 
         e.loop(e.const(shape.head_dim // e.lanes), turn)
 
@@ -207,52 +210,52 @@ class _Item:
         """One quad over one block."""
         e, shape = self.e, self.shape
         first = e.mul(quad, _QUAD)
-        rows = [e.sum(first, n) for n in range(_QUAD)]
+        rows = [e.add(first, n) for n in range(_QUAD)]
 
         def dot(dim: Value, *scores: Value) -> list[Value]:
-            keys = [e.load(e.at(self.keys, e.sum(e.mul(dim, shape.block), half), 4)) for half in (0, e.lanes)]
+            keys = [e.load(e.at(self.keys, e.add(e.mul(dim, shape.block), half), 4)) for half in (0, e.lanes)]
             result = []
             for n, row in enumerate(rows):
-                query = e.load_one(e.at(self.queries, e.sum(e.mul(row, shape.head_dim), dim), 4))
+                query = e.load_one(e.at(self.queries, e.add(e.mul(row, shape.head_dim), dim), 4))
                 result += [e.fma(query, key, scores[2 * n + half]) for half, key in enumerate(keys)]
             return result
 
-        scores = e.loop(e.const(shape.head_dim), dot, [e.all(0.0)] * (2 * _QUAD))
+        scores = e.loop(e.const(shape.head_dim), dot, [e.splat(0.0)] * (2 * _QUAD))
         decays = [self._weigh(start, row, n, scores[2 * n : 2 * n + 2]) for n, row in enumerate(rows)]
         at_once = e.lanes * (4 if e.lanes == 16 else 2)  # sums that fit the registers
         for dim in range(0, shape.head_dim, at_once):
             dims = range(dim, min(dim + at_once, shape.head_dim), e.lanes)
-            places = [e.at(self.sums, e.sum(e.mul(row, shape.head_dim), d), 4) for row in rows for d in dims]
+            places = [e.at(self.sums, e.add(e.mul(row, shape.head_dim), d), 4) for row in rows for d in dims]
 
             def weighted(key: Value, *sums: Value, dims: range = dims) -> list[Value]:
-                values = [e.load(e.at(self.values, e.sum(e.mul(key, shape.head_dim), d), 4)) for d in dims]
+                values = [e.load(e.at(self.values, e.add(e.mul(key, shape.head_dim), d), 4)) for d in dims]
                 result = []
                 for n in range(_QUAD):
-                    weight = e.load_one(e.at(self.weights, e.sum(key, n * shape.block), 4))
+                    weight = e.load_one(e.at(self.weights, e.add(key, n * shape.block), 4))
                     own = sums[n * len(dims) : (n + 1) * len(dims)]
                     result += [e.fma(weight, value, total) for value, total in zip(values, own, strict=True)]
                 return result
 
             # A block is summed on its own and then added: over a long context one chain of sums would lose digits.
-            sums = e.loop(e.const(shape.block), weighted, [e.all(0.0)] * len(places))
+            sums = e.loop(e.const(shape.block), weighted, [e.splat(0.0)] * len(places))
             for number, (own, place) in enumerate(zip(sums, places, strict=True)):
                 e.store(e.fma(e.load(place), decays[number // len(dims)], own), place)
 
     def _weigh(self, start: Value, row: Value, number: int, scores: list[Value]) -> Value:
         """Turns a row's scores into weights under its new maximum; returns the factor of what was summed before."""
         e = self.e
-        limit = e.splat(e.b.load(e.at(self.limits, row, 4), typ=e.i32))
+        limit = e.splat(e.builder.load(e.at(self.limits, row, 4), typ=e.i32))
         seen = []
         for half, score in enumerate(scores):
-            keys = e.b.add(e.splat(e.b.trunc(e.sum(start, half * e.lanes), e.i32)), e.count_up())
-            seen.append(e.b.select(e.b.icmp_signed("<=", keys, limit), score, e.all(float("-inf"))))
+            keys = e.builder.add(e.splat(e.builder.trunc(e.add(start, half * e.lanes), e.i32)), e.iota())
+            seen.append(e.builder.select(e.builder.icmp_signed("<=", keys, limit), score, e.splat(float("-inf"))))
         peak_at, total_at = (e.at(array, e.mul(row, e.lanes), 4) for array in (self.peaks, self.totals))
         before = e.load(peak_at)
-        peak = e.larger(before, e.across(e.larger(*seen), e.larger))
-        weights = [e.exp(e.b.fsub(score, peak)) for score in seen]
-        decay = e.exp(e.b.fsub(before, peak))
+        peak = e.fmax(before, e.reduce(e.fmax(*seen), e.fmax))
+        weights = [e.exp(e.builder.fsub(score, peak)) for score in seen]
+        decay = e.exp(e.builder.fsub(before, peak))
         e.store(peak, peak_at)
-        e.store(e.fma(e.load(total_at), decay, e.across(e.b.fadd(*weights), e.b.fadd)), total_at)
+        e.store(e.fma(e.load(total_at), decay, e.reduce(e.builder.fadd(*weights), e.builder.fadd)), total_at)
         for half, weight in enumerate(weights):
             e.store(weight, e.at(self.weights, number * self.shape.block + half * e.lanes, 4))
         return decay
@@ -261,10 +264,10 @@ class _Item:
         e, shape = self.e, self.shape
         token, head = self._token_and_head(row)
         total = e.load(e.at(self.totals, e.mul(row, e.lanes), 4))
-        target = e.mul(e.sum(e.mul(token, shape.num_heads), head), shape.head_dim)
+        target = e.mul(e.add(e.mul(token, shape.num_heads), head), shape.head_dim)
         for start in range(0, shape.head_dim, e.lanes):
-            result = e.b.fdiv(e.load(e.at(self.sums, e.sum(e.mul(row, shape.head_dim), start), 4)), total)
-            e.store(result, e.at(self.out, e.sum(target, start), shape.size), shape.size)
+            result = e.builder.fdiv(e.load(e.at(self.sums, e.add(e.mul(row, shape.head_dim), start), 4)), total)
+            e.store(result, e.at(self.out, e.add(target, start), shape.size), shape.size)
 
 
 @functools.cache

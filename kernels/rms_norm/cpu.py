@@ -32,8 +32,8 @@ def _kernel(lanes: int, size: int, eps: float) -> ParallelKernel:
     """One item: a row."""
 
     def emit(e: Emitter, x: Value, weight: Value, out: Value, width: Value) -> Callable[[Value], None]:
-        vectors = e.b.udiv(width, e.const(lanes))
-        count = e.splat(e.b.uitofp(width, e.f32))
+        vectors = e.builder.udiv(width, e.const(lanes))
+        count = e.splat(e.builder.uitofp(width, e.f32))
 
         def emit_item(row: Value) -> None:
             source, target = e.at(x, e.mul(row, width), size), e.at(out, e.mul(row, width), size)
@@ -42,14 +42,14 @@ def _kernel(lanes: int, size: int, eps: float) -> ParallelKernel:
                 value = e.load(e.at(source, e.mul(number, lanes), size), size)
                 return [e.fma(value, value, total)]
 
-            (squares,) = e.loop(vectors, square, [e.all(0.0)])
-            mean = e.b.fdiv(e.across(squares, e.b.fadd), count)
-            factor = e.b.fdiv(e.all(1.0), e.sqrt(e.b.fadd(mean, e.all(eps))))
+            (squares,) = e.loop(vectors, square, [e.splat(0.0)])
+            mean = e.builder.fdiv(e.reduce(squares, e.builder.fadd), count)
+            factor = e.builder.fdiv(e.splat(1.0), e.sqrt(e.builder.fadd(mean, e.splat(eps))))
 
             def scale(number: Value) -> None:
                 at = e.mul(number, lanes)
                 value, gain = (e.load(e.at(array, at, size), size) for array in (source, weight))
-                e.store(e.b.fmul(e.b.fmul(value, factor), gain), e.at(target, at, size), size)
+                e.store(e.builder.fmul(e.builder.fmul(value, factor), gain), e.at(target, at, size), size)
 
             e.loop(vectors, scale)
 

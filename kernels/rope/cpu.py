@@ -57,7 +57,7 @@ def _kernel(lanes: int, size: int, num_heads: int, num_kv_heads: int, head_dim: 
         def emit_item(token: Value) -> None:
             source = e.at(qkv, e.mul(token, (num_heads + 2 * num_kv_heads) * head_dim), size)
             keys = e.at(source, num_heads * head_dim, size)
-            slot = e.b.load(e.at(slots, token, 8), typ=e.i64)
+            slot = e.builder.load(e.at(slots, token, 8), typ=e.i64)
             stored = e.at(cache, e.mul(slot, 2 * num_kv_heads * head_dim), size)
             table = e.mul(token, head_dim)
 
@@ -66,12 +66,12 @@ def _kernel(lanes: int, size: int, num_heads: int, num_kv_heads: int, head_dim: 
                     places = (at, half + at)
                     first, second = (e.load(e.at(origin, place, size), size) for place in places)
                     cosines, sines = (
-                        [e.load(e.at(array, e.sum(table, place), size), size) for place in places]
+                        [e.load(e.at(array, e.add(table, place), size), size) for place in places]
                         for array in (cos, sin)
                     )
-                    turned = e.fma(first, cosines[0], e.b.fneg(e.b.fmul(second, sines[0])))
+                    turned = e.fma(first, cosines[0], e.builder.fneg(e.builder.fmul(second, sines[0])))
                     e.store(turned, e.at(target, places[0], size), size)
-                    turned = e.fma(second, cosines[1], e.b.fmul(first, sines[1]))
+                    turned = e.fma(second, cosines[1], e.builder.fmul(first, sines[1]))
                     e.store(turned, e.at(target, places[1], size), size)
 
             def query(head: Value) -> None:
@@ -82,7 +82,7 @@ def _kernel(lanes: int, size: int, num_heads: int, num_kv_heads: int, head_dim: 
                 at = e.mul(head, head_dim)
                 rotate(e.at(keys, at, size), e.at(stored, at, size))
                 for start in range(0, head_dim, lanes):
-                    place = e.sum(at, num_kv_heads * head_dim + start)
+                    place = e.add(at, num_kv_heads * head_dim + start)
                     e.store(e.load(e.at(keys, place, size), size), e.at(stored, place, size), size)
 
             e.loop(e.const(num_heads), query)

@@ -40,11 +40,11 @@ def _kernel(lanes: int, size: int) -> ParallelKernel:
             def vector(number: Value) -> None:
                 at = e.mul(number, lanes)
                 gate, up = (e.load(e.at(source, at, size), size) for source in (gates, ups))
-                one = e.all(1.0)
-                sigmoid = e.b.fdiv(one, e.b.fadd(one, e.exp(e.b.fneg(gate))))
-                e.store(e.b.fmul(e.b.fmul(gate, sigmoid), up), e.at(target, at, size), size)
+                one = e.splat(1.0)
+                sigmoid = e.builder.fdiv(one, e.builder.fadd(one, e.exp(e.builder.fneg(gate))))
+                e.store(e.builder.fmul(e.builder.fmul(gate, sigmoid), up), e.at(target, at, size), size)
 
-            e.loop(e.b.udiv(width, e.const(lanes)), vector)
+            e.loop(e.builder.udiv(width, e.const(lanes)), vector)
 
         return emit_item
 
