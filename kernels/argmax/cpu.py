@@ -9,20 +9,29 @@ import functools
 from collections.abc import Callable
 
 import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.jit import ParallelKernel
 
 
-def takes(values_RV: torch.Tensor) -> bool:
-    """Whether `argmax` takes this tensor on this machine."""
-    fits = values_RV.dim() == 2 and values_RV.dtype == torch.float32 and values_RV.stride(1) == 1
-    return fits and runs_here(values_RV) and num_lanes() <= values_RV.shape[1] < 2**31
+def supports(values_RV: torch.Tensor) -> str | None:
+    """Returns None if `argmax` takes these values on this machine, otherwise the reason."""
+    refused = jit.refusal(values_RV)
+    if refused is not None:
+        return refused
+    if values_RV.dtype != torch.float32:
+        return f"no CPU kernel for {values_RV.dtype}"
+    if values_RV.stride(1) != 1:
+        return "the values of a row are not contiguous"
+    if not jit.num_lanes() <= values_RV.shape[1] < 2**31:
+        return f"rows of {values_RV.shape[1]} values"
+    return None
 
 
 def argmax(values_RV: torch.Tensor) -> torch.Tensor:
-    """int64 `[R]`: the first place of each row's largest value; `takes(values)`. Any place where a row holds NaN."""
+    """int64 `[R]`: the first index of the largest value of each row; any index if the row holds NaN."""
     places_R = torch.empty(values_RV.shape[0], dtype=torch.int64)
-    kernel = _kernel(num_lanes())
+    kernel = _kernel(jit.num_lanes())
     kernel(places_R.shape[0], values_RV.data_ptr(), values_RV.stride(0), values_RV.shape[1], places_R.data_ptr())
     return places_R
 

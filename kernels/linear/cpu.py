@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.jit import ParallelKernel
 
 PREFETCH_BYTES = 4096
 """How far ahead of its use a weight is asked for."""
@@ -33,20 +34,19 @@ def _tile_rows(lanes: int) -> int:
     return 14 if lanes == 16 else 6
 
 
-def packs(weight_OI: torch.Tensor) -> bool:
-    """Whether `pack` takes this weight on this machine."""
-    return runs_here(weight_OI) and weight_OI.shape[1] > 0 and weight_OI.shape[1] % num_lanes() == 0
+def supports(weight_OI: torch.Tensor) -> str | None:
+    """Returns None if `pack` takes this weight on this machine, otherwise the reason."""
+    refused = jit.refusal(weight_OI)
+    if refused is not None:
+        return refused
+    num_inputs = weight_OI.shape[1]
+    whole = num_inputs > 0 and num_inputs % jit.num_lanes() == 0
+    return None if whole else f"{num_inputs} inputs are no multiple of {jit.num_lanes()}"
 
 
 def pack(weight_OI: torch.Tensor) -> torch.Tensor:
-    """The weight as `product` wants it, outputs filled up with zeros to whole blocks; drop the plain one then.
-
-    Raises:
-        ValueError: not `packs(weight)`.
-    """
-    if not packs(weight_OI):
-        raise ValueError(f"pack: got {weight_OI.dtype} {tuple(weight_OI.shape)} on {weight_OI.device}")
-    lanes = num_lanes()
+    """Returns the weight in blocks, its outputs padded with zeros to whole blocks."""
+    lanes = jit.num_lanes()
     missing = -weight_OI.shape[0] % (2 * lanes)
     whole = F.pad(weight_OI, (0, 0, 0, missing)) if missing else weight_OI
     weight_B2LI = whole.reshape(-1, 2, lanes, weight_OI.shape[1])
@@ -57,26 +57,10 @@ def pack(weight_OI: torch.Tensor) -> torch.Tensor:
 def product(
     x_TI: torch.Tensor, packed: torch.Tensor, num_outputs: int, residual_TO: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`x @ weight.T (+ residual)`, `[T, O]` in the dtype of x, rounded once.
-
-    Args:
-        x_TI: any number of rows, in the dtype of the weight.
-        packed: from `pack`.
-        num_outputs: O.
-        residual_TO: in the dtype of x; None adds nothing.
-
-    Raises:
-        ValueError: shapes or types that do not fit.
-    """
+    """`x @ weight.T (+ residual)`, `[T, O]` in the dtype of x, rounded once; `packed` comes from `pack`."""
     blocks, num_inputs = packed.shape[:2]
-    num_rows, width, lanes = x_TI.shape[0], blocks * packed.shape[2] * packed.shape[3], num_lanes()
-    if x_TI.shape[1] != num_inputs or x_TI.dtype != packed.dtype or not 0 <= width - num_outputs < 2 * lanes:
-        raise ValueError(
-            f"product: x {x_TI.dtype} {tuple(x_TI.shape)}, weight {packed.dtype} {num_outputs} x {num_inputs}"
-        )
+    num_rows, width, lanes = x_TI.shape[0], blocks * packed.shape[2] * packed.shape[3], jit.num_lanes()
     if residual_TO is not None:
-        if residual_TO.shape != (num_rows, num_outputs) or residual_TO.dtype != x_TI.dtype:
-            raise ValueError(f"product: residual {residual_TO.dtype} {tuple(residual_TO.shape)}, x {x_TI.dtype}")
         residual_TO = F.pad(residual_TO, (0, width - num_outputs)) if width > num_outputs else residual_TO.contiguous()
     x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
     y_TW = x_TI.new_empty((num_rows, width))

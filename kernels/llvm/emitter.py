@@ -91,6 +91,10 @@ class Emitter:
         """One float32 in every lane."""
         return self.splat(self.builder.load(pointer, typ=self.f32, align=4))
 
+    def load_i32(self, array: Value, index: Value) -> Value:
+        """Element `index` of an array of i32 that are not negative, as i64."""
+        return self.builder.zext(self.builder.load(self.at(array, index, 4), typ=self.i32, align=4), self.i64)
+
     def store(self, value: Value, pointer: Value, size: int = 4) -> None:
         """A vector of float32 as such (4), or as bfloat16 (2): to nearest, ties to even, NaN stays NaN."""
         b = self.builder

@@ -9,20 +9,25 @@ import functools
 from collections.abc import Callable
 
 import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.jit import ParallelKernel
 
 
-def takes(x_TH: torch.Tensor, weight_H: torch.Tensor) -> bool:
-    """Whether `rms_norm` takes these tensors on this machine."""
-    fits = x_TH.dim() == 2 and x_TH.shape[1:] == weight_H.shape and x_TH.is_contiguous() and weight_H.is_contiguous()
-    return fits and runs_here(x_TH, weight_H) and x_TH.shape[1] % num_lanes() == 0
+def supports(x_TH: torch.Tensor, weight_H: torch.Tensor) -> str | None:
+    """Returns None if `rms_norm` takes these tensors on this machine, otherwise the reason."""
+    refused = jit.refusal(x_TH, weight_H)
+    if refused is not None:
+        return refused
+    if not (x_TH.is_contiguous() and weight_H.is_contiguous()):
+        return "the rows are not contiguous"
+    return None if x_TH.shape[1] % jit.num_lanes() == 0 else f"{x_TH.shape[1]} is no multiple of {jit.num_lanes()}"
 
 
 def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Tensor:
-    """`x / sqrt(mean(x^2) + eps) * weight`, `[T, H]` in the dtype of x; `takes(x, weight)`."""
+    """`x / sqrt(mean(x^2) + eps) * weight`, `[T, H]` in the dtype of x, rounded once."""
     out = torch.empty_like(x_TH)
-    kernel = _kernel(num_lanes(), out.element_size(), eps)
+    kernel = _kernel(jit.num_lanes(), out.element_size(), eps)
     kernel(x_TH.shape[0], x_TH.data_ptr(), weight_H.data_ptr(), out.data_ptr(), x_TH.shape[1])
     return out
 

@@ -1,6 +1,6 @@
-"""Rotary embedding, NeoX half-split.
+"""Rotary embedding, NeoX half-split, and the store into the cache in plain torch.
 
-T = tokens, H = heads, D = head dim.
+T = tokens, N = heads of a token (queries, keys, values), K = KV heads, D = head dim, S = slots of the cache.
 """
 
 from __future__ import annotations
@@ -8,16 +8,20 @@ from __future__ import annotations
 import torch
 
 
-def apply_rope(
+def rotate_and_store(
+    qkv_TND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, kv_SKD: torch.Tensor, slots_T: torch.Tensor
+) -> None:
+    """Rotates the query and key heads in place, then copies keys and values to their slots."""
+    num_heads = qkv_TND.shape[1] - kv_SKD.shape[1]
+    rotated = qkv_TND[:, : num_heads + kv_SKD.shape[1] // 2]
+    rotate(rotated, cos_TD, sin_TD, out=rotated)
+    kv_SKD.index_copy_(0, slots_T, qkv_TND[:, num_heads:])
+
+
+def rotate(
     x_THD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Rotates the heads of `x_THD` `[T, H, D]` by `cos_TD`, `sin_TD` `[T, D]` (same dtype as x); `out` may be x itself.
-
-    Raises:
-        ValueError: the tables do not fit x.
-    """
-    if cos_TD.shape != (x_THD.shape[0], x_THD.shape[2]) or cos_TD.shape != sin_TD.shape:
-        raise ValueError(f"apply_rope: x {tuple(x_THD.shape)}, cos {tuple(cos_TD.shape)}, sin {tuple(sin_TD.shape)}")
+    """Returns the heads of x `[T, heads, D]` rotated by cos and sin `[T, D]`, written to `out` (which may be x)."""
     first, second = x_THD.chunk(2, dim=-1)
-    rotated = torch.cat((-second, first), dim=-1).mul_(sin_TD.unsqueeze(1))
-    return torch.mul(x_THD, cos_TD.unsqueeze(1), out=out).add_(rotated)
+    turned = torch.cat((-second, first), dim=-1).mul_(sin_TD.unsqueeze(1))
+    return torch.mul(x_THD, cos_TD.unsqueeze(1), out=out).add_(turned)

@@ -9,23 +9,28 @@ import functools
 from collections.abc import Callable
 
 import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.jit import ParallelKernel
 
 _STRETCH = 64
 """Vectors summed one after the other; the sums of these stretches are summed in turn, which rounds less."""
 
 
-def takes(logits_RV: torch.Tensor) -> bool:
-    """Whether `softmax_total` takes this tensor on this machine."""
-    fits = logits_RV.dim() == 2 and logits_RV.dtype == torch.float32 and logits_RV.stride(1) == 1
-    return fits and runs_here(logits_RV) and logits_RV.shape[1] >= num_lanes()
+def supports(logits_RV: torch.Tensor) -> str | None:
+    """Returns None if `softmax_total` takes these logits on this machine, otherwise the reason."""
+    refused = jit.refusal(logits_RV)
+    if refused is not None:
+        return refused
+    if logits_RV.stride(1) != 1:
+        return "the logits of a row are not contiguous"
+    return None if logits_RV.shape[1] >= jit.num_lanes() else f"rows of {logits_RV.shape[1]} logits"
 
 
 def softmax_total(logits_RV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(peak, total)`, float32 `[R]`; `takes(logits)`. NaN in a row makes its total NaN."""
+    """`(peak, total)`, each float32 `[R]`; NaN in a row makes its total NaN."""
     peak_and_total = logits_RV.new_empty((2, logits_RV.shape[0]))
-    _kernel(num_lanes())(
+    _kernel(jit.num_lanes())(
         logits_RV.shape[0], logits_RV.data_ptr(), logits_RV.stride(0), logits_RV.shape[1],
         peak_and_total[0].data_ptr(), peak_and_total[1].data_ptr(),
     )  # fmt: skip
