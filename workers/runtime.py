@@ -15,7 +15,6 @@ import torch
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import Cost, DecodeParams, Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo
-from trimode.kernels.llvm.jit import num_lanes, runs_here
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.model.adapter import load_adapter, open_adapter
@@ -204,7 +203,7 @@ class Runtime:
             device=str(model.device),
             device_name=gpu or platform.machine(),
             dtype=self.settings.dtype,
-            kernels={"all": f"llvm, {num_lanes()} lanes" if runs_here(model.embedding) else "torch"},
+            kernels=model.describe_kernels(),
             max_model_len=self.engine.max_model_len,
             max_num_seqs=self.engine.max_num_seqs,
             lora=model.adapter is not None,

@@ -26,25 +26,41 @@ DTYPES = (torch.bfloat16, torch.float32)
 
 
 @functools.cache
-def num_lanes() -> int:
-    """Float32 lanes of this CPU's vectors: 16 or 8; 0 where these kernels cannot run."""
-    if binding is None or _gomp_parallel() is None:
-        return 0
+def missing() -> str:
+    """Returns what this machine lacks for the CPU kernels; empty if they run here."""
+    if binding is None:
+        return "no llvmlite"
+    if _gomp_parallel() is None:
+        return "torch has no OpenMP library with GOMP_parallel"
     features = binding.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 16
-    return 8 if features.get("avx2") and features.get("fma") else 0
+    wide = features.get("avx512f") or (features.get("avx2") and features.get("fma"))
+    return "" if wide else "a CPU without AVX-512 and without AVX2 and FMA"
 
 
-def runs_here(*tensors: torch.Tensor) -> bool:
-    """Whether the kernels run on this machine and take these tensors: all on the CPU and of one of DTYPES."""
+@functools.cache
+def num_lanes() -> int:
+    """Returns how many float32 fit a vector of this CPU: 16 or 8; 0 where the CPU kernels cannot run."""
+    if missing():
+        return 0
+    return 16 if binding.get_host_cpu_features().get("avx512f") else 8
+
+
+def refusal(*tensors: torch.Tensor) -> str | None:
+    """Returns None if the CPU kernels run on this machine and take these tensors, otherwise the reason."""
     dtype = tensors[0].dtype
-    if dtype not in DTYPES or not num_lanes():
-        return False
-    for tensor in tensors:  # noqa: SIM110 -- runs before every kernel: a generator takes twice as long
-        if not tensor.is_cpu or tensor.dtype != dtype:
-            return False
-    return True
+    for tensor in tensors:
+        if not tensor.is_cpu:
+            return f"no kernel for {tensor.device.type}"
+        if tensor.dtype != dtype:
+            return f"{dtype} and {tensor.dtype} together"
+    if dtype not in DTYPES:
+        return f"no CPU kernel for {dtype}"
+    return None if num_lanes() else missing()
+
+
+def describe(refused: str | None) -> str:
+    """Returns what runs, in words: the CPU kernel, or the reference because the CPU kernel `refused`."""
+    return f"cpu, {num_lanes()} lanes" if refused is None else f"reference: {refused}"
 
 
 @functools.cache
@@ -91,18 +107,18 @@ class ParallelKernel:
         e = Emitter(function.append_basic_block("entry"), lanes)
         shared = function.args[0]
         places = range(1, num_args + 3)
-        limit, at_once, *args = (e.b.load(e.at(shared, place, 8), typ=e.i64, align=8) for place in places)
+        limit, at_once, *args = (e.builder.load(e.at(shared, place, 8), typ=e.i64, align=8) for place in places)
         emit_item = emit(e, *args)
         head, body, end = (function.append_basic_block(name) for name in ("next", "item", "end"))
-        e.b.branch(head)
-        e.b.position_at_end(head)
-        first = e.b.atomic_rmw("add", shared, at_once, "monotonic")
-        e.b.cbranch(e.less(first, limit), body, end)
-        e.b.position_at_end(body)
-        e.loop(e.smaller(e.b.sub(limit, first), at_once), lambda number: emit_item(e.sum(first, number)))
-        e.b.branch(head)
-        e.b.position_at_end(end)
-        e.b.ret_void()
+        e.builder.branch(head)
+        e.builder.position_at_end(head)
+        first = e.builder.atomic_rmw("add", shared, at_once, "monotonic")
+        e.builder.cbranch(e.ult(first, limit), body, end)
+        e.builder.position_at_end(body)
+        e.loop(e.umin(e.builder.sub(limit, first), at_once), lambda number: emit_item(e.add(first, number)))
+        e.builder.branch(head)
+        e.builder.position_at_end(end)
+        e.builder.ret_void()
         self._engine = _compile(str(module))
         self._address = self._engine.get_function_address("work")
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)

@@ -178,6 +178,17 @@ def test_info_names_what_answers(worker: Worker) -> None:
     assert info.lora is True
     assert len(info.weights_sha256) == 64
     assert info.max_model_len == 4096
+    assert info.kernels["prefix_verify"] == "reference: the only implementation"
+    assert info.kernels["linear"].startswith(("cpu, ", "onednn: ", "reference: "))
+
+
+def test_a_worker_says_once_at_start_what_runs(capfd: pytest.CaptureFixture[str]) -> None:
+    started = Worker(micro_settings(lora=None))
+    asyncio.run(started.generate(CASES[0].fields))
+    started.close()
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("kernel ")]
+    assert lines == [f"kernel {name}: {choice}" for name, choice in started.info().kernels.items()]
+    assert len(lines) == 9
 
 
 def test_a_closed_worker_says_so() -> None:

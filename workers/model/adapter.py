@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from trimode.core.errors import ConfigError
+from trimode.kernels import linear
+from trimode.kernels.linear import Prepared
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles, read_json
-from trimode.workers.model.linear import Linear
 
 RANK_MULTIPLE = 16
 """What products on a CPU want of their inputs."""
@@ -34,9 +35,9 @@ class Adapter:
 
     scale: float
     """lora_alpha / r."""
-    a: list[Linear]
+    a: list[Prepared]
     """`[r, heads * head_dim]` per layer; r as `load_adapter` fills it up."""
-    b: list[Linear]
+    b: list[Prepared]
     """`[hidden, r]` per layer."""
 
 
@@ -87,10 +88,10 @@ def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]
 def load_adapter(files: WeightFiles, scale: float, num_layers: int, like: torch.Tensor) -> Adapter:
     """The factors on the device and in the dtype of `like`, their rank filled up with zeros to whole vectors."""
 
-    def load(layer: int, side: str) -> Linear:
+    def load(layer: int, side: str) -> Prepared:
         factor = files.tensor(_tensor_name(layer, side)).to(device=like.device, dtype=like.dtype)
         missing = -factor.shape[0 if side == "A" else 1] % RANK_MULTIPLE
-        return Linear(F.pad(factor, (0, 0, 0, missing) if side == "A" else (0, missing)))
+        return linear.prepare(F.pad(factor, (0, 0, 0, missing) if side == "A" else (0, missing)))
 
     a, b = ([load(layer, side) for layer in range(num_layers)] for side in "AB")
     return Adapter(scale=scale, a=a, b=b)

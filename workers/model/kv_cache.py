@@ -23,8 +23,6 @@ class KVCache:
         # Zeros, not empty: masked keys still meet a weight of 0, and 0 * NaN is NaN.
         self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
         self._slots = [layer.flatten(0, 1) for layer in self._layers]
-        self._gathered = self._layers[0].new_empty((0, *shape[1:]))
-        """Scratch of `gather`, one for all layers: fresh memory would cost a page fault each 4 KB in every layer."""
 
     def layer(self, number: int) -> torch.Tensor:
         """A layer's pages, `[pages, PAGE_SIZE, 2 * kv_heads, head_dim]`."""
@@ -33,18 +31,6 @@ class KVCache:
     def slots(self, number: int) -> torch.Tensor:
         """The same by slots, `[pages * PAGE_SIZE, 2 * kv_heads, head_dim]`: slot = page * PAGE_SIZE + offset."""
         return self._slots[number]
-
-    def run(self, layer: int, first_page: int, num_pages: int) -> torch.Tensor:
-        """A view of consecutive pages: `[1, tokens, 2 * kv_heads, head_dim]`."""
-        return self._layers[layer][first_page : first_page + num_pages].flatten(0, 1).unsqueeze(0)
-
-    def gather(self, layer: int, pages_NP: torch.Tensor) -> torch.Tensor:
-        """The pages of N rows, `[N, P * PAGE_SIZE, 2 * kv_heads, head_dim]`; valid until the next call."""
-        count = pages_NP.numel()
-        if self._gathered.shape[0] < count:
-            self._gathered = self._gathered.new_empty((count, *self._gathered.shape[1:]))
-        found = torch.index_select(self._layers[layer], 0, pages_NP.flatten(), out=self._gathered[:count])
-        return found.view(pages_NP.shape[0], -1, *found.shape[2:])
 
     def clear(self, pages: Sequence[int]) -> None:
         """Overwrites pages with zeros, after a request that wrote non-finite values."""
