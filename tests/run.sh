@@ -9,7 +9,7 @@ cd "$ROOT"
 kind=full layer=test venv=.venv
 case ${1:-} in
   "") set -- --durations=10 ;;
-  fast) kind=fast && set -- -m "not process and not slurm and not cuda" "${@:2}" ;;
+  fast) kind=fast && set -- -n auto -m "not process and not slurm and not cuda" "${@:2}" ;;
   newest) kind=newest layer=newest venv=.venv-newest && shift ;;
   *) kind=some ;;
 esac
