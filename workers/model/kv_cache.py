@@ -25,7 +25,7 @@ class KVCache:
         return self._layers[number]
 
     def slots(self, number: int) -> torch.Tensor:
-        """Returns the same memory by slots, `[pages * PAGE_SIZE, 2 * kv_heads, head_dim]`: page * PAGE_SIZE + offset."""
+        """Returns the same memory by slots, `[slots, 2 * kv_heads, head_dim]`: slot = page * PAGE_SIZE + offset."""
         return self._slots[number]
 
     def clear(self, pages: Sequence[int]) -> None:

@@ -14,9 +14,10 @@ _KEEP_BYTES = 64 << 20
 def tune_allocator() -> None:
     """Makes memory cheap to reuse, for what is allocated later. Repeated calls do nothing.
 
-    Every step reads all weights, and 4 KB pages slow that down. So torch's CPU allocator is asked for huge pages, unless
-    it has allocated already or the environment says otherwise. Large temporaries of a step stay with glibc for the next
-    step; by default glibc returns each of them to the system, and every page is faulted in again.
+    Every step reads all weights, and 4 KB pages slow that down. So torch's CPU allocator is asked for huge pages. This
+    has no effect if it has allocated already or if the environment says otherwise. Large temporaries of a step stay
+    with glibc for the next step. By default glibc returns each of them to the system, and every page is faulted in
+    again.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
