@@ -135,6 +135,7 @@ def test_prompts_of_a_step_are_limited_and_decoding_goes_on(micro: Runtime) -> N
     finish(runtime)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.0, 0.6])
 def test_a_repetition_penalty_leaves_linear_spec_lossless(micro: Runtime, threshold: float) -> None:
     """The past of a verified row holds the drafts before it, as token by token."""
