@@ -13,6 +13,8 @@ from trimode.balancer.actors import ray_head
 from trimode.balancer.actors.private_folder import PrivateFolder
 from trimode.core.errors import WorkerError
 
+pytestmark = pytest.mark.process
+
 
 def unanswered(*_args: object) -> object:
     raise RuntimeError("no node of that id")
