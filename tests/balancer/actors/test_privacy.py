@@ -15,6 +15,8 @@ import psutil
 import pytest
 from trimode.tests.fakes.balancer_process import RunningBalancer, private_folder, start_balancer, wait_for
 
+pytestmark = pytest.mark.process
+
 NOBODY = 65534
 
 
@@ -104,7 +106,7 @@ UNIMPLEMENTED, UNAUTHENTICATED = 12, 16
 RAY_CALLS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "/ray.rpc.NodeManagerService/GetNodeStats",
-    "/ray.rpc.ObjectManagerService/FreeObjects",
+    "/ray.rpc.ObjectManagerService/Pull",
     "/ray.rpc.CoreWorkerService/Exit",
 )
 
@@ -134,7 +136,7 @@ def test_long_prompts_and_replies_are_never_written_to_disk(tmp_path: Path) -> N
     with ThreadPoolExecutor(10) as threads:
         held = [threads.submit(balancer.ask, text) for _ in range(10)]
         wait_for(lambda: len(balancer.begun()) == 10)
-        files = [path for path in (folder / "ray").rglob("*") if path.is_file() and not path.is_symlink()]
+        files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
         assert not any(b"secretxxx" in path.read_bytes() for path in files)
         assert sum(path.stat().st_size for path in files) < 10_000_000
         gate.touch()

@@ -41,6 +41,7 @@ def test_the_cause_is_shown_and_not_the_stack(tmp_path: Path) -> None:
     assert ray_head.error_line(tmp_path) == ": has_value() Timed out"
 
 
+@pytest.mark.process
 def test_a_head_that_does_not_come_up_is_started_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
