@@ -53,6 +53,7 @@ def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
     check(config)
     found = survey(config, cwd)
     states = continue_or_start(plan(config, found), config.fresh)
+    say_notes(states)
     if config.dry_run:
         as_what = dry_run.as_json if config.json else dry_run.as_text
         print(as_what(config, found, states))
@@ -69,6 +70,13 @@ def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
         print_report([state.spec for state in states], out_dir)
         return FAILED if failed else OK
     return run_on_slurm(config, jobs, out_dir, launcher)
+
+
+def say_notes(states: Sequence[JobState]) -> None:
+    """Prints why a job does not go on in the newest folder of its name."""
+    for state in states:
+        if state.note:
+            print(f"note: {state.spec.name}: {state.note}; used instead: {state.spec.run_dir}", file=sys.stderr)
 
 
 def say_skipped(states: Sequence[JobState]) -> None:

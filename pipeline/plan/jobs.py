@@ -80,7 +80,7 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
     fingerprints = {
         "weights": survey.model.fingerprint,
         "adapter": survey.adapter.fingerprint if survey.adapter and mode.lora else None,
-        "tokenizer": survey.tokenizer.fingerprint if survey.tokenizer else None,
+        "tokenizer": own_tokenizer(survey),
     }
     identity = run_identity(decode, model, fingerprints, config.starting_seed)
     exp_name = config.exp_name or derived_exp_name(config, mode, decode)
@@ -101,10 +101,16 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
     )
 
 
+def own_tokenizer(survey: Survey) -> str | None:
+    """Returns the fingerprint of a tokenizer that is not the model's; None for the model's, also if it is named."""
+    tokenizer = survey.tokenizer
+    return None if tokenizer is None or tokenizer.path == survey.model.path else tokenizer.fingerprint
+
+
 def derived_exp_name(config: Config, mode: ModeConfig, decode: DecodeSpec) -> str:
     """Returns the reference's folder name: model, mode, tokens, block, temperature, adapter, threshold."""
     model = (config.model.name or config.model.path).replace("/", "__")
-    name = f"{model}_{mode.mode.value}_tok{config.max_new_tokens}_blk{mode.block_length}_temp{config.temperature:g}"
+    name = f"{model}_{mode.mode.value}_tok{config.max_new_tokens}_blk{mode.block_length}_temp{decode.temperature:g}"
     if decode.lora_path is not None:
         name += f"_lora_{Path(decode.lora_path).name}" + ("_draft_only" if config.model.draft_lora_only else "")
     return name if mode.threshold is None else f"{name}_thr{mode.threshold:g}"
@@ -120,15 +126,15 @@ def context_limit(mode: ModeConfig, survey: Survey) -> int | None:
 
 
 def decode_spec(config: Config, mode: ModeConfig, survey: Survey) -> DecodeSpec:
-    """Returns how one mode decodes. A null threshold of linear_spec becomes 0."""
+    """Returns how one mode decodes. A null threshold of linear_spec becomes 0, and so does a negative zero."""
     threshold = 0.0 if mode.mode is Mode.linear_spec and mode.threshold is None else mode.threshold
     return DecodeSpec(
         mode=mode.mode,
         lora=mode.lora,
         lora_path=survey.adapter.path if survey.adapter and mode.lora else None,
         block_length=mode.block_length,
-        threshold=threshold,
-        temperature=config.temperature,
+        threshold=None if threshold is None else threshold + 0.0,
+        temperature=config.temperature + 0.0,
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,
         enable_thinking=config.enable_thinking,

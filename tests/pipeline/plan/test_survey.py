@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from trimode.core.errors import ConfigError
+from trimode.core.files import write_json_atomic
+from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.plan import survey as survey_module
-from trimode.pipeline.plan.rounds import JobProgress, continue_or_start, latest_round
+from trimode.pipeline.plan.rounds import JobProgress, continue_or_start, latest_round, round_dir
 from trimode.pipeline.plan.survey import find_weights, survey
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.fakes.sweeps import config_of, finish, local_jobs
@@ -91,3 +93,25 @@ def test_fresh_goes_beside_and_the_newest_is_resumed(tmp_path: Path) -> None:
     assert latest_round(base) == 10
     assert continue_or_start(jobs, fresh=False)[0].spec.run_dir == f"{base}_r10"
     assert continue_or_start(jobs, fresh=True)[0].spec.run_dir == f"{base}_r11"
+
+
+def test_answers_to_other_prompts_are_not_continued(tmp_path: Path) -> None:
+    jobs = local_jobs(tmp_path, "mode=ar", "benchmarks='demo-math,demo-mcq'")
+    base = Path(jobs[0].run_dir)
+    today = load_benchmark("demo-math").prompt_sha256
+    for number, prompts in ((1, {"demo-math": today}), (2, {"demo-math": "other", "gsm8k": "any"})):
+        write_json_atomic(RunPaths(round_dir(base, number)).manifest, {"prompts": prompts})
+    state = continue_or_start(jobs, fresh=False)[0]
+    assert (state.spec.run_dir, state.progress) == (str(base), JobProgress.RESUMED)
+    assert state.note == f"{base}_r2 has answers to other prompts of demo-math"
+    write_json_atomic(RunPaths(base).manifest, {"prompts": {"demo-math": "older"}})
+    assert continue_or_start(jobs, fresh=False)[0].spec.run_dir == f"{base}_r3"
+
+
+def test_a_manifest_without_prompts_or_damaged_is_left_to_the_job(tmp_path: Path) -> None:
+    jobs = local_jobs(tmp_path, "mode=ar", "benchmarks=demo-math", "limit=3")
+    base = Path(jobs[0].run_dir)
+    base.mkdir(parents=True)
+    for text in ("{}", '{"prompts": null}', '{"prompts": []}'):
+        RunPaths(base).manifest.write_text(text)
+        assert continue_or_start(jobs, fresh=False)[0].spec.run_dir == str(base)
