@@ -15,6 +15,9 @@ from trimode.pipeline.spec import ClientKind, Device
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
+MAX_NAME = 255
+"""Most characters of a folder's name."""
+
 
 def check(config: Config) -> None:
     """Checks every rule. Raises ConfigError for the first that is broken."""
@@ -26,8 +29,11 @@ def check(config: Config) -> None:
         _check_mode(name, mode, config.max_new_tokens)
     _check_decoding(config)
     _check_cluster(config)
-    if config.exp_name is not None and not SAFE_NAME.fullmatch(config.exp_name):
-        raise ConfigError(f"exp_name is one folder's name: got {config.exp_name!r}; valid: letters, digits, _ . -")
+    if config.exp_name is not None and (not SAFE_NAME.fullmatch(config.exp_name) or len(config.exp_name) > MAX_NAME):
+        raise ConfigError(
+            f"exp_name is one folder's name: got {config.exp_name!r}; "
+            f"valid: up to {MAX_NAME} letters, digits, _ . - and first a letter or digit"
+        )
     if not config.model.path:
         raise ConfigError("model: got an empty path; valid: a checkpoint folder or a hub id")
 

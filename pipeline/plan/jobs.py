@@ -15,6 +15,7 @@ from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config.schema import Config, ModeConfig
 from trimode.pipeline.plan.identity import eval_dir_name, run_identity
+from trimode.pipeline.plan.names import derived_name, label, model_label
 from trimode.pipeline.plan.survey import Survey, absolute
 from trimode.pipeline.spec import (
     ClientSpec,
@@ -83,7 +84,7 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
         "tokenizer": own_tokenizer(survey),
     }
     identity = run_identity(decode, model, fingerprints, config.starting_seed)
-    exp_name = config.exp_name or derived_exp_name(config, mode, decode)
+    exp_name = config.exp_name or derived_exp_name(config, survey, mode, decode)
     out_dir = absolute(config.out_dir, survey.cwd)
     data_dir = str(absolute(config.data_dir, survey.cwd)) if config.data_dir else None
     return JobSpec(
@@ -107,13 +108,14 @@ def own_tokenizer(survey: Survey) -> str | None:
     return None if tokenizer is None or tokenizer.path == survey.model.path else tokenizer.fingerprint
 
 
-def derived_exp_name(config: Config, mode: ModeConfig, decode: DecodeSpec) -> str:
-    """Returns the reference's folder name: model, mode, tokens, block, temperature, adapter, threshold."""
-    model = (config.model.name or config.model.path).replace("/", "__")
-    name = f"{model}_{mode.mode.value}_tok{config.max_new_tokens}_blk{mode.block_length}_temp{decode.temperature:g}"
-    if decode.lora_path is not None:
-        name += f"_lora_{Path(decode.lora_path).name}" + ("_draft_only" if config.model.draft_lora_only else "")
-    return name if mode.threshold is None else f"{name}_thr{mode.threshold:g}"
+def derived_exp_name(config: Config, survey: Survey, mode: ModeConfig, decode: DecodeSpec) -> str:
+    """Returns the name of a run whose user gave none."""
+    model = survey.model
+    if config.model.name:
+        name = label(config.model.name)
+    else:
+        name = model_label(model.path, Path(model.path) if model.is_folder else None, survey.cwd)
+    return derived_name(name, config.max_new_tokens, decode, mode.threshold, config.model.draft_lora_only)
 
 
 def context_limit(mode: ModeConfig, survey: Survey) -> int | None:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.plan.names import settings_of
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import is_finished, remaining
 from trimode.pipeline.spec import JobSpec
@@ -44,6 +45,7 @@ def continue_or_start(jobs: Sequence[JobSpec], fresh: bool) -> tuple[JobState, .
     is a new one after the newest.
     """
     states = []
+    jobs = [in_earlier_name(job) for job in jobs]
     for job in jobs:
         run_dir = Path(job.run_dir)
         newest = latest_round(run_dir)
@@ -57,6 +59,32 @@ def continue_or_start(jobs: Sequence[JobSpec], fresh: bool) -> tuple[JobState, .
             state = dataclasses.replace(state, note=note)
         states.append(state)
     return tuple(states)
+
+
+def in_earlier_name(job: JobSpec) -> JobSpec:
+    """Returns the job in the folder that an earlier command made under another name of the same model folder.
+
+    A derived name has the model's path as it is seen from the caller's folder. If there is no such folder, the job
+    stays as it is.
+    """
+    run_dir = Path(job.run_dir)
+    settings = settings_of(job.exp_name)
+    if settings is None or latest_round(run_dir):
+        return job
+    for found in sorted(run_dir.parents[2].glob(f"*/hf_base/{run_dir.name}")):
+        exp_name = found.parents[1].name
+        if settings_of(exp_name) == settings and job.model.path in _recorded_models(found):
+            return dataclasses.replace(job, exp_name=exp_name, run_dir=str(found))
+    return job
+
+
+def _recorded_models(run_dir: Path) -> set[str]:
+    """Returns the paths of the models that the jobs in a folder's manifest have."""
+    try:
+        jobs = json.loads(RunPaths(run_dir).manifest.read_text(encoding="utf-8"))["jobs"].values()
+        return {job["config"]["model"]["path"] for job in jobs}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def changed_prompts(run_dir: Path, number: int, names: set[str]) -> list[str] | None:

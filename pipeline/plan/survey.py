@@ -71,7 +71,7 @@ def find_weights(path: str, cwd: Path, revision: str | None) -> Weights:
     Raises ConfigError for a revision of a folder.
     """
     folder = absolute(path, cwd)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # not Path.is_dir, which raises for a name that is too long
         if revision is not None:
             raise ConfigError(
                 f"model.revision: got {revision} for the folder {folder}; valid: none, or a hub id as the model"
@@ -89,7 +89,7 @@ def _find_adapter(config: Config, cwd: Path, model: Weights) -> Weights:
         beside = [Path(model.path) / LORA_FOLDER] if model.is_folder else []
         candidates = [*beside, PROJECT_DIR / "miscs" / LORA_FOLDER]
     for folder in candidates:
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return Weights(path=str(folder), fingerprint=folder_fingerprint(folder))
     raise ConfigError(
         f"lora: no adapter folder at {' or '.join(map(str, candidates))}; valid: a folder with adapter_config.json, "

@@ -29,6 +29,8 @@ from trimode.tests.fakes.sweeps import config_of
         ("cluster.gpus=0", "cluster.gpus: got 0"),
         ("balancer.workers=9", "workers: each has a GPU of its own; got 9 for 8 GPUs"),
         ("exp_name='../up'", "exp_name is one folder's name: got '../up'"),
+        ("exp_name=.hidden", "exp_name is one folder's name: got '.hidden'"),
+        (f"exp_name={'x' * 256}", "valid: up to 255 letters"),
     ],
 )
 def test_a_broken_rule_is_named(override: str, words: str) -> None:
