@@ -13,6 +13,7 @@ from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.config.checks import stays_in_its_line
 from trimode.pipeline.config.schema import Config, ModeConfig
 from trimode.pipeline.plan.identity import eval_dir_name, run_identity
 from trimode.pipeline.plan.names import derived_name, label, model_label
@@ -86,6 +87,8 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
     identity = run_identity(decode, model, fingerprints, config.starting_seed)
     exp_name = config.exp_name or derived_exp_name(config, survey, mode, decode)
     out_dir = absolute(config.out_dir, survey.cwd)
+    if config.cluster.executor is Executor.slurm:
+        stays_in_its_line("out_dir", str(out_dir))
     data_dir = str(absolute(config.data_dir, survey.cwd)) if config.data_dir else None
     return JobSpec(
         index=0,
@@ -211,6 +214,7 @@ def container_mounts(config: Config, survey: Survey, out_dir: Path, data_dir: st
             outer.append(folder)
     mounts = [f"{folder}:{folder}" for folder in outer]
     for folder in outer:
+        stays_in_its_line("a folder of a contained job", str(folder))
         if "," in str(folder) or ":" in str(folder):
             raise ConfigError(f"folders of a contained job have no comma or colon in their path: got {folder}")
     return (*mounts, *config.cluster.container_mounts)

@@ -65,13 +65,21 @@ def absolute(path: str, cwd: Path) -> Path:
     return Path(os.path.normpath(cwd / Path(path).expanduser()))
 
 
+def is_folder(path: Path) -> bool:
+    """True if there is a folder at `path`. False also for a path that no folder can have, or that may not be read."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def find_weights(path: str, cwd: Path, revision: str | None) -> Weights:
     """Returns the folder at `path`, or the hub id if no such folder exists and `path` has the form of one.
 
     Raises ConfigError for a revision of a folder.
     """
     folder = absolute(path, cwd)
-    if os.path.isdir(folder):  # not Path.is_dir, which raises for a name that is too long
+    if is_folder(folder):
         if revision is not None:
             raise ConfigError(
                 f"model.revision: got {revision} for the folder {folder}; valid: none, or a hub id as the model"
@@ -89,7 +97,7 @@ def _find_adapter(config: Config, cwd: Path, model: Weights) -> Weights:
         beside = [Path(model.path) / LORA_FOLDER] if model.is_folder else []
         candidates = [*beside, PROJECT_DIR / "miscs" / LORA_FOLDER]
     for folder in candidates:
-        if os.path.isdir(folder):
+        if is_folder(folder):
             return Weights(path=str(folder), fingerprint=folder_fingerprint(folder))
     raise ConfigError(
         f"lora: no adapter folder at {' or '.join(map(str, candidates))}; valid: a folder with adapter_config.json, "
