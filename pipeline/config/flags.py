@@ -77,7 +77,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--no-eos-early-stop", None, "early stop on", "go on after the end token, up to --tokens"),
         Flag("--lora", None, "off", "adapter on the drafter of linear_spec"),
         Flag(
-            "--lora-path", "DIR", "linear_spec_lora in the model's folder, else miscs/linear_spec_lora", "the adapter"
+            "--lora-path",
+            "DIR",
+            "linear_spec_lora in the model's folder or repository, else miscs/linear_spec_lora",
+            "the adapter",
         ),
         Flag("--draft-lora-only", "BOOL", "false", "adds _draft_only to the folder's name", listed=False),
         Flag("--max-model-len", "N", "ar 65536, dlm and linear_spec 20480", "prompt and answer of one request at most"),

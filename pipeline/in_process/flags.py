@@ -37,7 +37,9 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
     add("--mode", choices=("ar", "dlm", "linear_spec"), default="dlm", help="default: dlm")
     add("--tasks", nargs="+", default=["gsm8k"], help=f"with blanks or commas: {', '.join(tasks)} (default: gsm8k)")
     add("--lora", action="store_true", help="adapter on the drafter; linear_spec only")
-    add("--lora-path", help="default: linear_spec_lora in the model's folder, else miscs/linear_spec_lora")
+    add(
+        "--lora-path", help="default: linear_spec_lora in the model's folder or repository, else miscs/linear_spec_lora"
+    )
     add("--limit", type=int, help="first samples of each task only")
     add("--max-new-tokens", type=int, default=512, help="default: 512")
     add("--block-length", type=int, help=f"default: {BLOCK_LENGTHS}")
