@@ -124,6 +124,12 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--out-dir", "DIR", "$OUT_DIR or eval_suit_results", "results", "out_dir"),
         Flag("--exp-name", "NAME", "derived, one per mode", "subfolder of the results", "exp_name"),
         Flag("--fresh", None, "off", "a new run folder instead of resuming; nothing is deleted"),
+        Flag(
+            "--take-over",
+            None,
+            "off",
+            "take a run folder from an owner that cannot be asked, such as one on a host that is gone",
+        ),
         Flag("--dry-run", None, "off", "print settings, jobs and scripts; write nothing"),
         Flag("--json", None, "off", "with --dry-run: print JSON only"),
         Flag("--setup", "base|worker", "none", "make or update the environment and exit"),
@@ -179,7 +185,7 @@ def to_overrides(argv: Sequence[str]) -> list[str]:
             if flag.key is not None and flag.dest in given:
                 text = str(given[flag.dest])
                 overrides.append(f"{flag.key}={boolean(flag.name, text) if flag.boolean else quote(text)}")
-    overrides += [f"{name}=true" for name in ("fresh", "wait", "dry_run", "json") if name in given]
+    overrides += [f"{name}=true" for name in ("fresh", "take_over", "wait", "dry_run", "json") if name in given]
     if "no_eos_early_stop" in given:
         overrides.append("eos_early_stop=false")
     return overrides + _mode_overrides(given, modes) + extra

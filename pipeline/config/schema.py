@@ -155,6 +155,8 @@ class ComposedConfig:
     """Folder with one folder of data per benchmark."""
     fresh: bool = False
     """A new run folder beside the one there is."""
+    take_over: bool = False
+    """Run in a folder whose owner cannot be asked whether it still runs: the user says that it is gone."""
     wait: bool = False
     """Return when all jobs have ended; local jobs are always waited for."""
     dry_run: bool = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
     add("--data-dir", help="folder with one folder of data per benchmark (default: $TRIMODE_DATA_DIR, cache, hub)")
     add("--out-dir", help="where samples are kept (default: $OUT_DIR, else ./eval_suit_results)")
     add("--fresh", action="store_true", help="a new folder instead of going on in the earlier one")
+    add("--take-over", action="store_true", help="take the folder from an owner on a host that is gone")
     return parser.parse_args(argv)
 
 
@@ -76,7 +78,10 @@ def plan_jobs(args: argparse.Namespace, tasks: Tasks) -> tuple[Config, list[JobS
     for name in names:
         ensure_rows(load_benchmark(name), data_dir, tasks[name])
     found = survey(config, Path.cwd())
-    jobs = [state.spec for state in continue_or_start(plan(config, found), config.fresh)]
+    states = continue_or_start(plan(config, found), config.fresh)
+    for note in dict.fromkeys(state.note for state in states if state.note):
+        print(f"note: {note}; used instead: {states[0].spec.run_dir}", file=sys.stderr)
+    jobs = [state.spec for state in states]
     preflight(config, found, jobs)
     return config, jobs
 
