@@ -177,6 +177,29 @@ def release(run_dir: Path, token: str) -> None:
             RunPaths(run_dir).owner.unlink()
 
 
+def run_folder_of(folder: Path) -> Path | None:
+    """Returns the run folder that a folder of outputs lies in; None outside of one."""
+    for above in (folder, *folder.parents):
+        paths = RunPaths(above)
+        if any(path.is_file() for path in (paths.owner, paths.manifest, paths.plan)):
+            return above
+    return None
+
+
+@contextmanager
+def owning(run_dir: Path | None, take_over: bool) -> Iterator[None]:
+    """Owns a run folder while the block runs. Raises ConfigError while a job of another owner runs there."""
+    if run_dir is None:
+        yield
+        return
+    owner = this_process()
+    claim(run_dir, owner, take_over)
+    try:
+        yield
+    finally:
+        release(run_dir, owner.token)
+
+
 def read_owner(run_dir: Path) -> Owner | None:
     """Returns the folder's claim; None if there is none. A damaged one is an owner without processes and jobs."""
     try:
