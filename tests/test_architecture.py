@@ -80,7 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring", "run_folder")),
     },
-    "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "run_folder"))},
+    "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "launch"))},
     "pipeline/in_process": {
         "core",
         *(PIPELINE + name for name in ("spec", "benchmarks", "data", "config", "plan", "launch", "run_folder")),
@@ -101,6 +101,7 @@ NARROW = {
     ("workers/model", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/model"): "workers.model.batch",
+    ("pipeline/rescore", "pipeline/launch"): "pipeline.launch.owner",
     ("pipeline/launch", "pipeline/client"): "pipeline.client.nemo_skills.installation",
     ("pipeline/analysis", "pipeline/scoring"): "pipeline.scoring.verdicts",
     ("pipeline/report", "pipeline/scoring"): "pipeline.scoring.verdicts",
