@@ -77,6 +77,7 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
         max_position_embeddings=context_limit(mode, survey),
         revision=config.model.revision,
     )
+    check_context(name, decode, model.max_position_embeddings)
     fingerprints = {
         "weights": survey.model.fingerprint,
         "adapter": survey.adapter.fingerprint if survey.adapter and mode.lora else None,
@@ -108,6 +109,19 @@ def derived_exp_name(config: Config, mode: ModeConfig, decode: DecodeSpec) -> st
     if decode.lora_path is not None:
         name += f"_lora_{Path(decode.lora_path).name}" + ("_draft_only" if config.model.draft_lora_only else "")
     return name if mode.threshold is None else f"{name}_thr{mode.threshold:g}"
+
+
+def check_context(name: str, decode: DecodeSpec, limit: int | None) -> None:
+    """Raises ConfigError if answers may be so long that no prompt fits. The rule is the same in all modes.
+
+    `limit` is None where config.json cannot be read here; the job then checks what its workers say.
+    """
+    if limit is not None and decode.max_new_tokens >= limit:
+        raise ConfigError(
+            f"max_new_tokens leaves room for a prompt: got {decode.max_new_tokens} with a context of {limit} tokens "
+            f"in {name} (the least of max_model_len and the checkpoint's max_position_embeddings); "
+            f"valid: below {limit} (--tokens), or a larger context (--max-pos-emb)"
+        )
 
 
 def context_limit(mode: ModeConfig, survey: Survey) -> int | None:
@@ -217,4 +231,5 @@ def client_spec(config: Config) -> ClientSpec:
         request_timeout_s=config.client.request_timeout_s,
         num_scorers=config.client.num_scorers,
         kv_cache_gb=config.balancer.kv_cache_gb,
+        max_failed_share=config.client.max_failed_share,
     )
