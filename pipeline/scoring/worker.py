@@ -19,6 +19,7 @@ from trimode.core.processes import die_with_parent
 from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import score_row, scorer_of, unscored
+from trimode.pipeline.scoring.time_limits import TIMED_OUT, count_cpu_seconds, take_timeout
 
 MEMORY_BYTES = 8 << 30
 """Largest address space of a scoring process. Beyond it a row fails with MemoryError."""
@@ -30,14 +31,20 @@ def arguments(benchmark: Benchmark, data_dir: Path | None) -> list[str]:
 
 
 def judge(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
-    """Returns the verdict of one row. Whatever the scorer raises becomes the row's `scoring_error`."""
+    """Returns the verdict of one row. Whatever the scorer raises becomes the row's `scoring_error`.
+
+    The verdict has the key TIMED_OUT if a wall-clock limit may have decided it.
+    """
     started = time.monotonic()
+    take_timeout()
     try:
         verdict = score_row(benchmark, row, data_dir)
     except (Exception, MemoryError, RecursionError) as error:  # noqa: BLE001 - the boundary "one row in a scorer"
         return unscored(benchmark, row, f"{type(error).__name__}: {error}")
     if "interleaved_eval_single_time_s" in scorer_of(benchmark).VERDICT_KEYS:
         verdict["interleaved_eval_single_time_s"] = time.monotonic() - started
+    if take_timeout():
+        verdict[TIMED_OUT] = True
     return verdict
 
 
@@ -48,6 +55,7 @@ def main() -> None:
     data_dir = Path(sys.argv[2]) if sys.argv[2] else None
     die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    count_cpu_seconds()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     bound = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
