@@ -1,8 +1,7 @@
-"""engine=hf: the released remote code through transformers, one request at a time, to hold the native engine against.
+"""engine=hf: the released remote code through transformers, one request at a time, to compare the native engine with.
 
-Runs Python that comes with the checkpoint, so it starts only when that is allowed in words and the revision is pinned.
-Knows the names and signatures of the released methods; knows nothing of the native engine, of batches or of files of
-rows. The released files themselves have not been run here: a stand-in with their surface has.
+It runs Python files that come with the checkpoint, so it starts only if that is allowed explicitly and the revision is
+pinned. The tests run a stand-in with the same methods and signatures; the released files themselves have not been run.
 """
 
 from __future__ import annotations
@@ -40,13 +39,14 @@ REMOTE_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SyntaxError,
     TypeError, ValueError,
 )  # fmt: skip
-"""What code of others may raise."""
+"""Exceptions that the remote code may raise; they end the request or the start, never the process."""
 
 
 def folder_revision(folder: Path) -> str:
-    """What pins a local folder: sha256 over the lines `<sha256 of the file>  <name>` of its code, settings and weights.
+    """Returns the hash that pins a local folder, made from its code, settings and weights.
 
-    The same as `LC_ALL=C ls *.json *.py *.safetensors | xargs sha256sum | sha256sum`.
+    It is the sha256 over the lines `<sha256 of the file>  <name>`, the same as
+    `LC_ALL=C ls *.json *.py *.safetensors | xargs sha256sum | sha256sum`.
     """
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".py", ".safetensors"))
     lines = "".join(f"{files_sha256([path])}  {path.name}\n" for path in paths)
@@ -55,13 +55,13 @@ def folder_revision(folder: Path) -> str:
 
 @contextlib.contextmanager
 def lenient_crop() -> Iterator[list[int]]:
-    """Inside it `DynamicCache.crop(n)` takes both meanings: n > 0 keeps the first n tokens, n < 0 drops the last -n.
+    """Lets `DynamicCache.crop(n)` take both meanings: n > 0 keeps the first n tokens, n < 0 drops the last -n.
 
-    The released linear_spec_generate passes the length to keep, which transformers refuses since it only takes counts
-    to drop; older ones took both. A length is turned into a count here, so the same code runs on either.
+    The released linear_spec_generate passes the length to keep. Old versions of transformers take both, new ones only a
+    count to drop. A length is turned into a count here, so that the same code runs on either.
 
     Yields:
-        The lengths left by each crop, growing.
+        A list that gets the length left by each crop.
     """
     original = DynamicCache.crop
     lengths: list[int] = []
@@ -69,7 +69,7 @@ def lenient_crop() -> Iterator[list[int]]:
     def crop(cache: DynamicCache, amount: int) -> None:
         held = int(cache.get_seq_length())
         dropped = max(held - amount, 0) if amount > 0 else -amount
-        if dropped:  # not 0: it once meant an empty cache
+        if dropped:  # in old versions crop(0) empties the cache
             original(cache, -dropped)
         lengths.append(held - dropped)
 
@@ -81,15 +81,15 @@ def lenient_crop() -> Iterator[list[int]]:
 
 
 class HfReference:
-    """The released class with its weights on one device."""
+    """The released model class with its weights on one device."""
 
     def __init__(self, settings: WorkerSettings, *, trust_remote_code: bool) -> None:
         """Checks that the code is allowed and pinned, then imports it and loads the weights.
 
         Args:
-            settings: model, revision, lora, tokenizer, device and dtype count; the rest is the native engine's.
+            settings: model, revision, lora, tokenizer, device and dtype are used; the other fields are ignored.
                 The revision is the full commit of a hub id, or `folder_revision` of a folder.
-            trust_remote_code: must be true.
+            trust_remote_code: must be True.
 
         Raises:
             ConfigError: code not allowed, revision not pinned, or a checkpoint that cannot be run this way.
@@ -106,7 +106,9 @@ class HfReference:
         self.config = read_config(folder)
         self.text = Text(Path(settings.tokenizer) if settings.tokenizer else folder)
         if settings.lora:
-            open_adapter(Path(settings.lora), self.config)  # refuses by name what does not fit
+            open_adapter(
+                Path(settings.lora), self.config
+            )  # an adapter that does not fit is refused before the weights are loaded
         self._device = resolve_device(settings.device)
         try:
             self._model = _load(folder, self.revision, DTYPES[settings.dtype]).to(self._device).eval()
@@ -119,12 +121,12 @@ class HfReference:
     def generate(self, request_id: str, fields: Mapping[str, object]) -> Generation:
         """Answers one request by the released method of its mode, cut at max_new_tokens as the native engine does.
 
-        `nfe` is what the method returned; `forwards` follows from it by the mode's rule, `acceptance_lengths` from the
-        crops of the cache. The methods report no trace. At temperature > 0 the seed is torch's, so texts differ from
-        the native engine's.
+        `nfe` is what the method returned. `forwards` follows from it by the mode's rule, and `acceptance_lengths` from
+        the crops of the cache. The methods report no trace. At temperature > 0 torch draws the random numbers, so texts
+        differ from the native engine's.
 
         Raises:
-            GenerationError: a field that is wrong or that the released methods lack (400), or their own failure (500).
+            GenerationError: a field is wrong or the released methods lack it (400), or they failed (500).
         """
         limit = self.config.max_position_embeddings
         prompt_ids, params = read_request(fields, self.text, self.config, limit)
@@ -185,14 +187,16 @@ class HfReference:
         if params.mode == Mode.ar:
             return method(prompt, **arguments)
         arguments |= {"block_length": params.block_length, "threshold": params.threshold}
-        if params.mode == Mode.dlm:  # takes whole blocks only
+        if params.mode == Mode.dlm:  # the released method takes whole blocks only
             arguments["max_new_tokens"] = -(-params.max_new_tokens // params.block_length) * params.block_length
         return method(prompt, **arguments)
 
     @contextlib.contextmanager
     def _adapter_on(self, params: DecodeParams) -> Iterator[None]:
-        """The released code lets an attached adapter act in ar and dlm, and in every draft: scaled to nothing, unless
-        this request drafts with it."""
+        """Sets the adapter's scale to 0 unless this request drafts with it.
+
+        The released code would apply an attached adapter in ar and dlm too, and in every draft.
+        """
         scale = 1.0 if params.lora and params.mode == Mode.linear_spec else 0.0
         for module in self._model.modules() if self._has_adapter else ():
             if hasattr(module, "lora_A"):
@@ -201,7 +205,7 @@ class HfReference:
 
 
 def _pinned(model: str, revision: str | None) -> tuple[Path, str]:
-    """The folder and its revision. ConfigError unless that is one content for ever."""
+    """Returns the folder and its revision. ConfigError unless the revision names one unchangeable content."""
     if Path(model).expanduser().is_dir():
         folder = Path(model).expanduser()
         held = folder_revision(folder)
@@ -219,7 +223,7 @@ def _pinned(model: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _check_code_is_its_own(folder: Path) -> None:
-    """`auto_map` may name code of another repository, which no revision here would pin."""
+    """Refuses an `auto_map` that names code of another repository, because the revision does not pin that code."""
     auto_map = read_json(folder / "config.json").get("auto_map")
     if not isinstance(auto_map, dict) or "AutoModel" not in auto_map:
         raise ConfigError(f"checkpoint: {folder / 'config.json'} names no AutoModel in auto_map; valid: remote code")
@@ -242,13 +246,13 @@ def _load(folder: Path, revision: str, dtype: torch.dtype) -> Any:  # noqa: ANN4
 
 
 def _with_adapter(model: Any, folder: str) -> Any:  # noqa: ANN401 -- remote code is untyped
-    from peft import PeftModel  # only when there is an adapter
+    from peft import PeftModel  # slow to import, and needed only with an adapter
 
     return PeftModel.from_pretrained(model, folder).base_model.model
 
 
 def _forwards(params: DecodeParams, num_tokens: int, nfe: int, num_cycles: int) -> dict[str, int]:
-    """Model calls by kind: what the mode's rule says of the returned nfe. The prompt is one forward."""
+    """Returns the model calls by kind, from the returned nfe and the mode's rule. The prompt is one forward."""
     counts = {"prefill": 1}
     if params.mode == Mode.ar:
         counts["decode"] = nfe - 1

@@ -1,7 +1,6 @@
-"""Text in and out of ids: chat template, encoding, decoding, and where a stop string ends the output.
+"""Text to token ids and back: chat template, encoding, decoding, and where a stop string ends the output.
 
-Knows the tokenizer that stands in the checkpoint folder; knows nothing of the model. A checkpoint without tokenizer
-files still serves requests that bring ids.
+A checkpoint without tokenizer files still answers requests that give token ids.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 class Text:
-    """Wraps one tokenizer, or none."""
+    """The tokenizer of a checkpoint, if it has one."""
 
     def __init__(self, folder: Path) -> None:
-        """Reads the tokenizer of `folder`; `available` is false when it holds none. ConfigError when it is broken."""
+        """Reads the tokenizer of `folder`. Without one, `available` is False. ConfigError if it cannot be read."""
         self._tokenizer = None
         if not (folder / "tokenizer.json").exists():
             return
@@ -34,14 +33,15 @@ class Text:
 
     @property
     def available(self) -> bool:
-        """Whether there is a tokenizer."""
+        """True if there is a tokenizer."""
         return self._tokenizer is not None
 
     def prompt_ids(self, fields: Mapping[str, object], vocab_size: int) -> list[int]:
-        """The prompt's ids from exactly one of prompt_ids, messages, prompt.
+        """Returns the token ids of the prompt, which is exactly one of prompt_ids, messages, prompt.
 
         Raises:
-            GenerationError: status 400; not exactly one, a wrong type, an id outside the vocabulary, an empty prompt.
+            GenerationError: none or several of them, a wrong type, an id outside the vocabulary, or an empty prompt
+                (status 400).
         """
         given = [name for name in ("prompt_ids", "messages", "prompt") if fields.get(name) is not None]
         if len(given) != 1:
@@ -62,7 +62,7 @@ class Text:
         return ids
 
     def render(self, messages: object, enable_thinking: bool) -> str:
-        """The chat template's text for `messages`, ready for an answer."""
+        """Returns `messages` as the chat template renders them, up to where the answer begins."""
         if not isinstance(messages, list | tuple) or not messages:
             raise GenerationError("messages: valid: a non-empty list of {role, content}")
         for message in messages:
@@ -71,7 +71,9 @@ class Text:
                 raise GenerationError(
                     f"messages: each needs a role of {', '.join(ROLES)} and a string content; role {role!r}"
                 )
-        import jinja2  # comes with the tokenizer's library
+        # transformers renders templates with jinja2 and imports it late too. Only its error class is needed here, and a
+        # checkpoint without tokenizer never gets this far.
+        import jinja2
 
         try:
             text = self._need().apply_chat_template(
@@ -82,32 +84,32 @@ class Text:
         return str(text)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of rendered text; special tokens in it count as such, none are added."""
+        """Returns the ids of rendered text. Special tokens in the text are recognised; none are added."""
         return [int(i) for i in self._need().encode(text, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str | None:
-        """Text without special tokens; None without a tokenizer."""
+        """Returns the text without special tokens; None without a tokenizer."""
         if self._tokenizer is None:
             return None
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def end_think_token_id(self) -> int | None:
-        """Id of `</think>`, None when the vocabulary has none."""
+        """Id of `</think>`; None if the vocabulary has no such token."""
         if self._tokenizer is None:
             return None
         found = self._tokenizer.convert_tokens_to_ids(END_THINK)
         return found if isinstance(found, int) and found != self._tokenizer.unk_token_id else None
 
     def stop_finder(self, stops: Sequence[str]) -> StopFinder | None:
-        """Finds the first token at which one of `stops` is complete; None when there are none.
+        """Returns a function that finds the first token at which one of `stops` is complete; None without stops.
 
         Raises:
-            GenerationError: stop strings without a tokenizer.
+            GenerationError: there are stop strings and no tokenizer.
         """
         if not stops:
             return None
         self._need()
-        # A token is at least one byte of text, but special ones are none: look back a little further than the longest.
+        # Every token but a special one is at least one byte of text. The margin of 16 allows for special tokens.
         reach = max(len(stop.encode()) for stop in stops) + 16
 
         def find(output: Sequence[int], searched: int) -> int | None:
@@ -124,7 +126,7 @@ class Text:
         return find
 
     def cut_at_stop(self, text: str, stops: Sequence[str]) -> str:
-        """`text` up to the first stop string."""
+        """Returns `text` up to the first stop string."""
         ends = [at for stop in stops if (at := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sys
 import threading
 import uuid
 from collections import deque
@@ -40,6 +41,8 @@ class Worker(worker.Worker):
             WorkerError: the device has no room.
         """
         self._runtime = Runtime(settings)
+        for operator, choice in self._runtime.engine.model.describe_kernels().items():
+            print(f"kernel {operator}: {choice}", file=sys.stderr, flush=True)
         self._wake = threading.Condition()
         self._inbox: deque[_Job] = deque()
         self._jobs: dict[str, _Job] = {}

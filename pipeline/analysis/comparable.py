@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trimode.core.protocol import Row
-from trimode.pipeline.analysis.runs import Run
+from trimode.pipeline.analysis.runs import Json, Run
 from trimode.pipeline.spec import job_from_json
 
 DECODE_FIELDS = ("temperature", "top_p", "max_new_tokens", "enable_thinking", "max_thinking_tokens", "eos_early_stop")
@@ -80,7 +79,7 @@ def _job_facts(run: Run) -> Iterator[tuple[str, str]]:
         yield from _versions(job)
 
 
-def _versions(job: Row) -> Iterator[tuple[str, str]]:
+def _versions(job: Json) -> Iterator[tuple[str, str]]:
     """Yields the versions on the job's side, then those on the worker's side."""
     for package, version in sorted((job.get("versions") or {}).items()):
         yield f"version of {package}", str(version)

@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode, Row
@@ -26,6 +27,9 @@ _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")
 
 Key = tuple[int, int]
 """(sample id, seed)."""
+
+Json = dict[str, Any]
+"""A JSON object that is no row: a manifest or a plan."""
 
 
 @dataclass(slots=True)
@@ -71,7 +75,7 @@ class Run:
     path: Path
     mode: Mode
     lora: bool
-    manifest: Row
+    manifest: Json
     jobs: list[JobSpec]
     """Specs in plan.json (the last submission), then in manifest.json (what ran). Unreadable ones are left out."""
     tasks: dict[str, TaskResult]
@@ -87,7 +91,7 @@ class Run:
 
 
 def find_run_folders(root: Path) -> list[Path]:
-    """Returns every run folder at or below `root`, sorted. Raises ConfigError when there is none."""
+    """Returns every run folder at or below `root`, sorted. Raises ConfigError if there is none."""
     if not root.is_dir():
         raise ConfigError(f"a report needs a folder at or above run folders: got {str(root)!r}, which is not a folder")
     found: list[Path] = []
@@ -108,7 +112,7 @@ def find_run_folders(root: Path) -> list[Path]:
 def read_sweep(*roots: Path) -> tuple[list[Run], list[str]]:
     """Returns every run at or below `roots`, ordered by mode, adapter and path, and notes of what is torn or missing.
 
-    Raises ConfigError when no folder holds a run.
+    Raises ConfigError if no folder holds a run.
     """
     runs: list[Run] = []
     notes: list[str] = []
@@ -154,7 +158,7 @@ def _state(folder: Path, tasks: dict[str, TaskResult]) -> str:
     return "failed" if any(folder.glob("FAILED_group*")) else "unfinished"
 
 
-def _read_object(path: Path, notes: list[str]) -> Row:
+def _read_object(path: Path, notes: list[str]) -> Json:
     """Reads a JSON object. Returns {} and adds a note if the file is absent or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -168,7 +172,7 @@ def _read_object(path: Path, notes: list[str]) -> Row:
 
 
 def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
-    """Every line of every nfe_log.jsonl of the run."""
+    """Reads every line of every nfe_log.jsonl of the run."""
     records: list[NfeRecord] = []
     for path in nfe_logs(folder):
         for value in read_lines(path, notes):
@@ -179,7 +183,7 @@ def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
     return records
 
 
-def _jobs(source: Row) -> list[JobSpec]:
+def _jobs(source: Json) -> list[JobSpec]:
     """Returns the job specs in a plan (a list) or a manifest (by index, under `config`)."""
     jobs = source.get("jobs", [])
     found = jobs.values() if isinstance(jobs, dict) else jobs if isinstance(jobs, list) else []

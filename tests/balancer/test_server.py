@@ -22,6 +22,8 @@ from trimode.tests.fakes.balancer_process import (
 )
 from trimode.tests.fakes.machine import import_path
 
+pytestmark = pytest.mark.process
+
 
 def all_gone(pids: list[int], folder: Path) -> bool:
     return not any(alive(pid) for pid in pids) and not folder.exists()

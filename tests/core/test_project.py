@@ -17,6 +17,7 @@ def test_the_folders_are_there() -> None:
     assert (BENCHMARK_DIR / "gsm8k.yaml").is_file()
 
 
+@pytest.mark.process
 def test_a_child_imports_the_project_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
     (tmp_path / "yaml.py").write_text("raise ImportError('of the current folder')", encoding="utf-8")

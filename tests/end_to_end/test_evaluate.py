@@ -22,6 +22,8 @@ from trimode.tests.fakes.specs import job_spec
 from trimode.tests.fakes.sweeps import config_of
 from trimode.tests.fakes.worker import FakeWorker
 
+pytestmark = pytest.mark.process
+
 SCRIPT = PROJECT_DIR / "evaluate.py"
 ROWS = [{"problem": f"What is {index} + {index}?", "expected_answer": 2 * index} for index in range(6)]
 

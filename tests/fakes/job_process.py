@@ -1,7 +1,4 @@
-"""`python job_process.py SPEC.pickle`: one job against the fake balancer, scored by a comparison of strings.
-
-Knows no real server and no real scorer.
-"""
+"""`python job_process.py SPEC.pickle`: one job against the fake balancer, scored by a comparison of strings."""
 
 from __future__ import annotations
 

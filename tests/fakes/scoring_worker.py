@@ -1,7 +1,4 @@
-"""A scoring process that misbehaves as its row's `do` says; speaks the real one's protocol.
-
-Knows no scorer.
-"""
+"""A scoring process that misbehaves as its row's `do` says; speaks the real one's protocol."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ import pytest
 from trimode.pipeline.rescore import main
 from trimode.tests.goldens import HEADS, value
 
+pytestmark = pytest.mark.process
+
 
 def choice(generation: str, **more: Any) -> dict[str, Any]:
     return {"generation": generation, "expected_answer": "A", "num_generated_tokens": 1, **more}

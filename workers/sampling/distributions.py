@@ -1,6 +1,6 @@
 """Sampling distributions: repetition penalty, temperature, top-k, top-p, min-p, and drawing by inverse CDF.
 
-Knows logits and numbers; knows nothing of chunks or modes. R = rows, V = vocabulary.
+A row's result does not depend on the other rows, to the last bit. R = rows, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from trimode.core.protocol import DecodeParams
 
 
 def apply_repetition_penalty(logits_RV: torch.Tensor, penalties: Sequence[tuple[float, Sequence[int]]]) -> None:
-    """Divides positive and multiplies negative logits of past tokens, in place (Keskar et al., arXiv 1909.05858)."""
+    """Divides positive and multiplies negative logits of past tokens, in place (Keskar et al., arXiv 1909.05858).
+
+    Args:
+        logits_RV: raw logits; changed.
+        penalties: per row, the penalty and the tokens it acts on, each of them once.
+    """
     for row, (penalty, past) in enumerate(penalties):
         if penalty == 1.0 or not past:
             continue
@@ -22,7 +27,7 @@ def apply_repetition_penalty(logits_RV: torch.Tensor, penalties: Sequence[tuple[
 
 
 def filtered_probs(logits_RV: torch.Tensor, params: Sequence[DecodeParams]) -> torch.Tensor:
-    """Tempered and filtered probabilities `[R, V]` in float32; every row has temperature > 0."""
+    """Returns tempered and filtered probabilities `[R, V]` in float32. Every row must have temperature > 0."""
     device = logits_RV.device
     temperature = torch.tensor([p.temperature for p in params], device=device).unsqueeze(1)
     probs = (logits_RV / temperature).softmax(dim=-1)
@@ -38,14 +43,19 @@ def filtered_probs(logits_RV: torch.Tensor, params: Sequence[DecodeParams]) -> t
     keep = (rank < top_k) & ((ordered.cumsum(dim=-1) - ordered) < top_p) & (ordered >= min_p * ordered[:, :1])
     keep[:, 0] = True
     kept = ordered * keep
-    # A running sum, not `sum`: that one is split over threads where a row stands alone, and its last bit with it.
+    # A running sum, because torch splits `sum` over threads if there is only one row, which changes its last bit.
     filtered = torch.zeros_like(probs).scatter(1, order, kept / kept.cumsum(dim=-1)[:, -1:])
-    plain = (top_k == vocab) & (top_p >= 1.0) & (min_p <= 0.0)  # not even touched by their neighbours' filters
+    plain = (top_k == vocab) & (top_p >= 1.0) & (min_p <= 0.0)  # rows without filters stay as they are, to the bit
     return torch.where(plain, probs, filtered)
 
 
 def draw(weights_RV: torch.Tensor, numbers_R: torch.Tensor) -> torch.Tensor:
-    """One index per row, by inverse CDF of non-negative `weights_RV` at `numbers_R` in (0, 1). int64 `[R]`."""
+    """Draws one index per row by inverse CDF. Returns int64 `[R]`.
+
+    Args:
+        weights_RV: non-negative, not necessarily normalised.
+        numbers_R: float64 in (0, 1), one per row.
+    """
     cdf = weights_RV.double().cumsum(dim=-1)
     target = (numbers_R * cdf[:, -1]).unsqueeze(1)
     index = torch.searchsorted(cdf, target, right=True).squeeze(1)

@@ -15,7 +15,7 @@ from trimode.pipeline.report.html.svg import INK, KINDS, MARKERS, PAPER, SERIES,
 
 
 def nfe_per_token(series: Sequence[Series]) -> Panel | None:
-    """How many forwards a token took, answer by answer: one row per run on one axis."""
+    """Histogram of forwards per token over the answers: one row per run on a shared axis."""
     values = [
         (s, np.array([r.cost.nfe / r.cost.completion_tokens for r in s.records if r.cost.completion_tokens]))
         for s in series
@@ -93,7 +93,7 @@ def acceptance_by_position(series: Sequence[Series]) -> Panel | None:
 
 
 def tokens_per_answer(series: Sequence[Series]) -> Panel | None:
-    """Share of answers that are at most so long."""
+    """Cumulative share of answers by length."""
     values = [(s, np.sort([r.cost.completion_tokens for r in s.records])) for s in series]
     values = [(s, v) for s, v in values if len(v)]
     if not values:

@@ -12,6 +12,8 @@ from ray._private import services
 from trimode.balancer.actors import ray_head
 from trimode.core.errors import WorkerError
 
+pytestmark = pytest.mark.process
+
 
 def unanswered(*_args: object) -> object:
     raise RuntimeError("no node of that id")

@@ -20,6 +20,8 @@ from trimode.pipeline.run_folder.rows import read_output, read_rows
 from trimode.pipeline.spec import Device, Executor, JobSpec, ResourceSpec
 from trimode.tests.fakes.specs import client_spec, job_spec, start_job, task_spec, write_data
 
+pytestmark = pytest.mark.process
+
 TIMES = {"generation_start_time", "generation_end_time", "generation_time"}
 PATIENCE_S = 60.0
 

@@ -78,6 +78,7 @@ def test_a_local_job_shows_its_command(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"SUBMITIT_EXECUTOR=local {sys.executable} -u -m submitit.core._submit {tmp_path}/out/" in text
 
 
+@pytest.mark.process
 def test_it_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'ray', 'transformers', 'scipy', 'matplotlib']));"

@@ -22,6 +22,8 @@ from trimode.pipeline.spec import Device
 from trimode.pipeline.sweep import run
 from trimode.tests.fakes.sweeps import HERE, config_of, local_jobs
 
+pytestmark = pytest.mark.process
+
 SWEEP = ("model.path=./model", "cluster=local", "suite=demo", "out_dir=out")
 COMMAND = """
 import sys

@@ -31,6 +31,7 @@ def owner_of(*processes: ProcessId, slurm_jobs: tuple[str, ...] = ()) -> Owner:
     return dataclasses.replace(this_process(), processes=processes, slurm_jobs=slurm_jobs)
 
 
+@pytest.mark.process
 def test_a_living_process_keeps_others_out_and_is_named(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     other = process_id(sleeper.pid)
     assert other is not None
@@ -46,11 +47,13 @@ def test_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     assert read_owner(tmp_path) == me
 
 
+@pytest.mark.process
 def test_a_pid_that_was_handed_out_again_is_dead(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     claim(tmp_path, owner_of(ProcessId(sleeper.pid, started=1)))
     claim(tmp_path, this_process())
 
 
+@pytest.mark.process
 def test_a_job_that_outlives_its_launcher_is_waited_for(
     tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +64,7 @@ def test_a_job_that_outlives_its_launcher_is_waited_for(
     claim(tmp_path, this_process())
 
 
+@pytest.mark.process
 def test_it_is_not_waited_for_for_ever(
     tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

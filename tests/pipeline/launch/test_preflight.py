@@ -75,6 +75,7 @@ def test_jobs_outside_of_containers_need_the_worker_packages(monkeypatch: pytest
     ensure_worker_packages(config_of("cluster=slurm"))
 
 
+@pytest.mark.process
 def test_a_missing_nemo_skills_is_named_before_anything_starts(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMODE_NEMO_SKILLS_PYTHON", str(ready / "no_python"))
     with pytest.raises(ConfigError, match=r"client nemo_skills needs NeMo-Skills 0\.7: .*no_python has none"):

@@ -14,6 +14,8 @@ from trimode.pipeline.scoring.answers import choice
 from trimode.pipeline.scoring.time_limits import TIMED_OUT
 from trimode.tests.fakes import scoring_worker as fake_worker
 
+pytestmark = pytest.mark.process
+
 MCQ = load_benchmark("demo-mcq")
 MATH = load_benchmark("demo-math")
 NO_ANSWER = {"predicted_answer": None, "symbolic_correct": False}
