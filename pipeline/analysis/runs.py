@@ -17,7 +17,7 @@ from trimode.core.protocol import Mode, Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import LEDGER, POSITION, add_row, read_lines, rows_asked
+from trimode.pipeline.run_folder.rows import LEDGER, POSITION, add_row, read_lines
 from trimode.pipeline.scoring.verdicts import is_scored
 from trimode.pipeline.spec import JobSpec, job_from_json
 
@@ -142,7 +142,7 @@ def read_run(folder: Path) -> Run:
             continue
         wanted = [record for record in ledger if record.benchmark == task.benchmark.name]
         _attach(task, wanted, notes)
-        task.num_expected = _num_expected(jobs, task, manifest)
+        task.num_expected = _num_expected(jobs, task)
         tasks[task.benchmark.name] = task
     return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
 
@@ -254,10 +254,10 @@ def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> Non
         )
 
 
-def _num_expected(jobs: list[JobSpec], task: TaskResult, manifest: Row) -> int | None:
+def _num_expected(jobs: list[JobSpec], task: TaskResult) -> int | None:
     """Returns the number of rows (rows x seeds) that the last submission asked for; None if no spec names the task."""
     for job in jobs:
         for spec in job.tasks:
             if spec.benchmark == task.benchmark.name:
-                return rows_asked(spec, manifest) * spec.repeats
+                return spec.num_rows * spec.repeats
     return None

@@ -1,8 +1,8 @@
 """A pool of scoring processes. Each row goes to a free process and has a time limit.
 
-A process that hangs, crashes or exits costs only the row it was scoring. That row, and one whose verdict may come from
-a wall-clock limit, is judged once more while nothing else is scored: no verdict depends on how busy the machine is. A
-row that fails then as well is not called wrong without a word, it gets a `scoring_error`.
+A process that hangs, crashes or exits costs only the row it was scoring. That row, and one whose scorer
+failed for a reason outside of it, is judged once more while nothing else is scored: no verdict depends on how busy the
+machine is. A row that fails then as well is not called wrong without a word, it gets a `scoring_error`.
 
 Processes are started fresh and never forked, because the caller may hold threads and devices. They are not threads,
 because math-verify needs a main thread.
@@ -31,7 +31,6 @@ from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring import worker
 from trimode.pipeline.scoring.patience import Patience
 from trimode.pipeline.scoring.registry import scorer_of, unscored
-from trimode.pipeline.scoring.time_limits import TIMED_OUT
 from trimode.pipeline.scoring.turns import TURNS
 
 WORKER_MODULE = worker.__name__
@@ -120,14 +119,14 @@ class ScoringPool:
     def _judge(self, process: _Process, row: Row) -> Row:
         with TURNS.together():
             verdict = self._attempt(process, row, alone=False)
-        if isinstance(verdict, dict) and not verdict.pop(TIMED_OUT, False):
+        if isinstance(verdict, dict) and not verdict.pop(worker.JUDGE_AGAIN, False):
             return verdict
         if not self._abandoned.is_set():
             with TURNS.alone():
                 verdict = self._attempt(process, row, alone=True)
         if isinstance(verdict, str):
             return unscored(self._benchmark, row, verdict)
-        verdict.pop(TIMED_OUT, None)
+        verdict.pop(worker.JUDGE_AGAIN, None)
         return verdict
 
     def _attempt(self, process: _Process, row: Row, alone: bool) -> Row | str:

@@ -1,8 +1,7 @@
-"""Time limits inside a scoring process, so that no verdict depends on how busy the machine is.
+"""Makes time limits inside a scoring process count its CPU time, so that no verdict depends on how busy the machine is.
 
-A limit that counts CPU seconds is exact: what runs into it is too slow on any day. A limit that counts wall-clock
-seconds may cut short a program that only waited for the processor. A scorer that acts on such a limit calls
-`note_timeout`; the pool then judges the row once more while it scores nothing else, and only that verdict counts.
+What runs into a limit of CPU seconds is too slow on any day. A limit on the clock may cut short what only waited for a
+processor.
 """
 
 from __future__ import annotations
@@ -10,24 +9,6 @@ from __future__ import annotations
 import math
 import signal
 from types import FrameType
-
-TIMED_OUT = "_timed_out"
-"""Key of a verdict that a wall-clock limit may have decided. It never reaches a row."""
-
-_noted = False
-
-
-def note_timeout() -> None:
-    """Notes that a wall-clock limit acted while the present row was scored."""
-    global _noted
-    _noted = True
-
-
-def take_timeout() -> bool:
-    """Returns True if a limit was noted since the last call, and forgets it."""
-    global _noted
-    noted, _noted = _noted, False
-    return noted
 
 
 def count_cpu_seconds() -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 VERDICT = {"predicted_answer": "A", "symbolic_correct": True}
-LATE = {"predicted_answer": None, "symbolic_correct": False, "_timed_out": True}
+LATE = {"predicted_answer": None, "symbolic_correct": False, "_judge_again": True}
 
 
 def main() -> None:

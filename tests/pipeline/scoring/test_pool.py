@@ -11,7 +11,7 @@ import pytest
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.scoring import ScoringPool, pool
 from trimode.pipeline.scoring.answers import choice
-from trimode.pipeline.scoring.time_limits import TIMED_OUT
+from trimode.pipeline.scoring.worker import JUDGE_AGAIN
 from trimode.tests.fakes import scoring_worker as fake_worker
 
 pytestmark = pytest.mark.process
@@ -108,7 +108,7 @@ def test_a_process_that_fails_once_is_asked_again(misbehaving: Benchmark, tmp_pa
             assert "scoring_error" not in verdict
 
 
-def test_a_verdict_that_a_wall_clock_limit_may_have_decided_is_made_again_alone(
+def test_a_verdict_that_the_machine_may_have_decided_is_made_again_alone(
     misbehaving: Benchmark, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -117,7 +117,7 @@ def test_a_verdict_that_a_wall_clock_limit_may_have_decided_is_made_again_alone(
         rows.insert(2, {"do": "late", "once": str(tmp_path / "late"), "log": str(log)})
         verdicts = [future.result() for future in [scorers.submit(row) for row in rows]]
     assert all(verdict["symbolic_correct"] for verdict in verdicts)
-    assert not any(TIMED_OUT in verdict for verdict in verdicts)
+    assert not any(JUDGE_AGAIN in verdict for verdict in verdicts)
     lines = log.read_text().split()
     alone = [index for index, line in enumerate(lines) if line == "begin:late"][1]
     assert lines[alone + 1] == "end:late"
@@ -125,7 +125,7 @@ def test_a_verdict_that_a_wall_clock_limit_may_have_decided_is_made_again_alone(
     assert running == 0
 
 
-def test_a_verdict_that_the_limit_decides_twice_stands(misbehaving: Benchmark) -> None:
+def test_the_second_verdict_stands(misbehaving: Benchmark) -> None:
     with ScoringPool(misbehaving, None, 1) as scorers:
         verdict = scorers.submit({"do": "late"}).result()
     assert {key: value for key, value in verdict.items() if key != "pid"} == NO_ANSWER

@@ -1,4 +1,4 @@
-"""Limits inside a scoring process count CPU seconds, and a noted wall-clock limit marks the verdict."""
+"""Limits of a scoring process count CPU seconds, and failures that the machine may have caused are marked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring import worker
 from trimode.pipeline.scoring.patience import Patience, cpu_seconds
-from trimode.pipeline.scoring.time_limits import TIMED_OUT, note_timeout
 
 PROGRAM = """
 import signal, sys, time
@@ -38,6 +37,7 @@ print("done")
 """
 
 
+@pytest.mark.process
 def test_an_alarm_counts_cpu_seconds_and_can_be_cancelled() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=child_environment(), check=True
@@ -45,19 +45,23 @@ def test_an_alarm_counts_cpu_seconds_and_can_be_cancelled() -> None:
     assert done.stdout.split() == ["slept", "rang", "done"]
 
 
-@pytest.mark.parametrize("noted", [True, False])
-def test_a_noted_limit_marks_the_verdict_of_its_own_row_only(monkeypatch: pytest.MonkeyPatch, noted: bool) -> None:
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [(KeyError("test"), False), (ValueError("x"), False), (MemoryError(), True), (OSError("no process"), True)],
+)
+def test_a_scorer_that_failed_for_a_reason_outside_of_the_row_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, again: bool
+) -> None:
     def score(*_: object) -> Row:
-        if noted:
-            note_timeout()
-        return {"symbolic_correct": False}
+        raise error
 
     monkeypatch.setattr(worker, "score_row", score)
-    note_timeout()  # of an earlier row
     verdict = worker.judge(load_benchmark("demo-mcq"), {}, None)
-    assert verdict == {"symbolic_correct": False} | ({TIMED_OUT: True} if noted else {})
+    assert verdict["scoring_error"] == f"{type(error).__name__}: {error}"
+    assert (worker.JUDGE_AGAIN in verdict) == again
 
 
+@pytest.mark.process
 def test_cpu_seconds_hold_those_of_ended_children() -> None:
     before = cpu_seconds(os.getpid())
     subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True)
