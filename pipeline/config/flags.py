@@ -87,7 +87,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "--max-pos-emb",
             "N",
-            "ar config.json's, dlm and linear_spec 262144",
+            "config.json's",
             "overrides the context limit of config.json",
         ),
     ),
@@ -118,6 +118,13 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--image", "FILE", "$CONTAINER_IMAGE", "container image of the jobs", "cluster.container_image"),
         Flag("--jobs-per", "mode|benchmark", "mode", "what one job holds", "jobs_per"),
         Flag("--num-chunks", "N", "1", "jobs that share the samples of each benchmark", "num_chunks"),
+        Flag(
+            "--max-failed-share",
+            "X",
+            "0",
+            "share of samples that may stay without an answer when servers fail; above it the job fails",
+            "client.max_failed_share",
+        ),
         Flag("--wait", None, "off", "return when all jobs have ended: 0 all completed, 1 any failed"),
     ),
     "output": (
