@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers/engine": {"core", "workers/decode", "workers/model", "workers/sampling", "workers/params"},
     "workers/runtime": {"core", "kernels", "workers/engine", "workers/model", "workers/params", "workers/text"},
     "workers/hf": {"core", "workers/model", "workers/params", "workers/runtime", "workers/text"},
-    "workers/worker": {"core", "workers/engine", "workers/runtime"},
+    "workers/worker": {"core", "workers/engine", "workers/params", "workers/runtime"},
     "workers/generate": {"core", "workers/engine", "workers/hf", "workers/runtime"},
     # balancer: the worker class is handed in by name
     "balancer": set(),

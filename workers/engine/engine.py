@@ -20,7 +20,7 @@ from trimode.workers.engine.runner import Runner, StepResult
 from trimode.workers.engine.scheduler import MAX_STEP_PREFILL, PREFILL_SLICE, ScheduledChunk, Scheduler, Sequence
 from trimode.workers.model.kv_cache import PAGE_SIZE
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.params import check_fits
+from trimode.workers.params import check_fits, check_vocabulary
 
 
 class Engine:
@@ -80,9 +80,7 @@ class Engine:
         """Refuses a request that the model can never run. GenerationError (400) with the numbers."""
         config = self.model.config
         check_fits(num_prompt, params, config.max_position_embeddings, has_adapter=self.model.adapter is not None)
-        end_think = params.end_think_token_id
-        if end_think is not None and end_think >= config.vocab_size:
-            raise GenerationError(f"end_think_token_id: got {end_think}; valid: below {config.vocab_size}")
+        check_vocabulary(params, config.vocab_size)
 
     def add(
         self, request_id: str, prompt_ids: list[int], params: DecodeParams, find_stop: StopFinder | None = None
