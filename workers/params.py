@@ -1,4 +1,4 @@
-"""Checks the flat fields of one request and turns them into DecodeParams. The rules are those of core/field_rules.py."""
+"""Checks the flat fields of one request by the rules of core/field_rules.py and turns them into DecodeParams."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Engine:
         """
         self.check(len(prompt_ids), params)
         config = self.model.config
-        ends = frozenset((*config.eos_token_ids, *params.stop_token_ids))
+        ends = frozenset(config.eos_token_ids)
         context = DecodeContext(config.mask_token_id, ends, self._prefill_slice, find_stop)
         state = MODES[params.mode](prompt_ids, params, context)
         needed, total = self.allocator.pages_for(state.max_kv_tokens), self.allocator.num_pages
