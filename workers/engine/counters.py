@@ -1,6 +1,7 @@
 """The engine's counters: forwards by kind, tokens, steps, and seconds in the model and outside of it.
 
-Sums over all requests equal these numbers exactly.
+Sums over all requests equal these numbers exactly. One exception: forwards of a request that had to start again, because
+the pages it shared were not finite, are counted here and not in its reply.
 """
 
 from __future__ import annotations

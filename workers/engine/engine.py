@@ -125,21 +125,36 @@ class Engine:
 
     def _take_back(self, result: StepResult) -> list[Sequence]:
         """Hands the samples to their requests. Returns the requests that ended, after their pages are released."""
+        broken = [item for item, sampled in result.samples if not all(map(math.isfinite, sampled.confidences))]
+        # First of all, so that no request offers what it read from a broken one.
+        stopped = self._stop_not_finite(broken) if broken else set()
         for item, sampled in result.samples:
-            if all(map(math.isfinite, sampled.confidences)):
+            if item.sequence not in stopped:
                 self.scheduler.advance(item.sequence, item.chunk, sampled)
-            else:
-                self._end_not_finite(item)
         ended = self.scheduler.release_ended()
+        if unclean := self.scheduler.take_unclean():
+            self.runner.cache.clear(unclean)
         for sequence in ended:
             self.counters.finish(sequence.state, failed=sequence.error is not None)
         return ended
 
-    def _end_not_finite(self, item: ScheduledChunk) -> None:
-        sequence = item.sequence
-        sequence.state.forwards[item.chunk.kind] += 1
-        self.scheduler.end(
-            sequence, GenerationError("generation failed: the model's logits are not finite", status=500)
-        )
-        # Its KV may be NaN, and a masked NaN still spreads: overwrite its own pages before another request gets them.
-        self.runner.cache.clear(sequence.pages[sequence.num_shared_tokens // PAGE_SIZE :])
+    def _stop_not_finite(self, items: list[ScheduledChunk]) -> set[Sequence]:
+        """Ends the requests whose logits are not finite, except those that read it from another's pages.
+
+        Whoever reads KV that is not finite and that another request had computed starts again from its prompt.
+
+        Returns:
+            The requests that failed or start again: their samples of this step count for nothing.
+        """
+        for item in items:
+            item.sequence.state.forwards[item.chunk.kind] += 1
+            self.allocator.withdraw(item.sequence.pages)
+        pages = self.runner.not_finite({page for item in items for page in item.sequence.pages})
+        readers = {s for s in self.running if pages.intersection(self.scheduler.shared_pages(s))}
+        for sequence in [s for s in self.running if s in readers][::-1]:
+            self.scheduler.start_again(sequence)
+        failed = [item.sequence for item in items if item.sequence not in readers]
+        for sequence in failed:
+            error = GenerationError("generation failed: the model's logits are not finite", status=500)
+            self.scheduler.end(sequence, error)
+        return readers.union(failed)

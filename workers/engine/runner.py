@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from trimode.core.protocol import DecodeParams
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.engine.scheduler import ScheduledChunk
@@ -47,6 +48,15 @@ class Runner:
         sampled = self.sampler(hidden, requests)
         model_s = time.perf_counter() - began
         return StepResult(list(zip(ordered, sampled, strict=True)), model_s)
+
+    def not_finite(self, pages: Iterable[int]) -> set[int]:
+        """Returns those of the pages whose K or V is not finite. The host waits for the device."""
+        numbers = sorted(pages)
+        finite = torch.ones(len(numbers), dtype=torch.bool, device=self.model.device)
+        index = torch.tensor(numbers, device=self.model.device)
+        for number in range(self.model.config.num_layers):
+            finite &= self.cache.layer(number)[index].isfinite().flatten(1).all(dim=1)
+        return {page for page, good in zip(numbers, finite.tolist(), strict=True) if not good}
 
     def warm_up(self) -> None:
         """Runs one dummy forward so that kernels are compiled before the first request. The cache must be unused."""
