@@ -12,6 +12,8 @@ from collections import deque
 
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import DecodeParams
+from trimode.workers.boundary import one_request
+from trimode.workers.decode.chunk import Sampled
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeContext, StopFinder
 from trimode.workers.engine.counters import EngineCounters
@@ -114,28 +116,59 @@ class Engine:
         self.runner.warm_up()
 
     def step(self) -> list[Sequence]:
-        """Runs one forward. Returns the requests that ended in this step, with or without an error."""
+        """Runs one forward. Returns the requests that ended in this step, with or without an error.
+
+        If the forward raises, the requests whose part of it raises alone end, and the others go on as if nothing had
+        been.
+
+        Raises:
+            WorkerError: the device is lost.
+        """
         began = time.perf_counter()
-        scheduled = self.scheduler.schedule()
-        result = self.runner.run(scheduled)
-        ended = self._take_back(result)
-        step_s = time.perf_counter() - began
-        self.counters.record([item.chunk for item in scheduled], step_s=step_s, model_s=result.model_s)
+        results = self._run(self.scheduler.schedule())
+        samples = [sample for result in results for sample in result.samples]
+        ended = self._take_back(samples)
+        step_s, model_s = time.perf_counter() - began, sum(result.model_s for result in results)
+        self.counters.record([item.chunk for item, _ in samples], step_s=step_s, model_s=model_s)
         return ended
 
-    def _take_back(self, result: StepResult) -> list[Sequence]:
+    def _run(self, scheduled: list[ScheduledChunk]) -> list[StepResult]:
+        """Runs the chunks together; if that raises, in halves. A request whose chunk raises alone ends.
+
+        A chunk may run again, because it writes its KV to the same places and no state has seen a result yet.
+        """
+        if not scheduled:
+            return []
+        try:
+            with one_request("the forward"):
+                return [self.runner.run(scheduled)]
+        except GenerationError as error:
+            self.runner.check_device()
+            if len(scheduled) == 1:
+                # a new error: the frames of the cause would hold tensors
+                self.scheduler.end(scheduled[0].sequence, GenerationError(error.message, error.status))
+                return []
+        half = len(scheduled) // 2
+        return self._run(scheduled[:half]) + self._run(scheduled[half:])
+
+    def _take_back(self, samples: list[tuple[ScheduledChunk, Sampled]]) -> list[Sequence]:
         """Hands the samples to their requests. Returns the requests that ended, after their pages are released."""
-        broken = [item for item, sampled in result.samples if not all(map(math.isfinite, sampled.confidences))]
+        broken = [item for item, sampled in samples if not all(map(math.isfinite, sampled.confidences))]
         # First of all, so that no request offers what it read from a broken one.
         stopped = self._stop_not_finite(broken) if broken else set()
-        for item, sampled in result.samples:
+        for item, sampled in samples:
             if item.sequence not in stopped:
                 self.scheduler.advance(item.sequence, item.chunk, sampled)
         ended = self.scheduler.release_ended()
         if unclean := self.scheduler.take_unclean():
             self.runner.cache.clear(unclean)
         for sequence in ended:
-            self.counters.finish(sequence.state, failed=sequence.error is not None)
+            try:
+                with one_request("the decoder"):
+                    self.counters.finish(sequence.state, failed=sequence.error is not None)
+            except GenerationError as error:
+                sequence.error = error
+                self.counters.finish(sequence.state, failed=True)
         return ended
 
     def _stop_not_finite(self, items: list[ScheduledChunk]) -> set[Sequence]:

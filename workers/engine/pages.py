@@ -43,7 +43,7 @@ class PageAllocator:
         The last token is never part of the prefix: it must run to give a logit.
         """
         pages: list[int] = []
-        for key in self._page_keys(prompt_ids, len(prompt_ids) - 1):
+        for key in list(self._page_keys(prompt_ids, len(prompt_ids) - 1)):
             page = self._page_of.get(key)
             if page is None:
                 break

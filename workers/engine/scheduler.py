@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from trimode.core.errors import GenerationError
+from trimode.workers.boundary import one_request
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.state import DecodeState
 from trimode.workers.engine.pages import PageAllocator
@@ -164,19 +165,32 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Starts waiting requests while their largest possible need of pages fits: a running one never runs out."""
-        allocator = self.allocator
         while self.waiting and len(self.running) < self.max_num_seqs:
             sequence = self.waiting[0]
-            state = sequence.state
-            shared = allocator.match(state.prompt_ids) if state.causal_prompt and sequence.may_share else []
-            own = allocator.allocate(allocator.pages_for(state.max_kv_tokens) - len(shared))
-            if own is None:
-                allocator.release(shared)
+            try:
+                with one_request("the decoder"):
+                    fits = self._take_pages(sequence)
+            except GenerationError as error:
+                sequence.error = error
+                self._ended.append(self.waiting.popleft())
+                continue
+            if not fits:
                 return
-            sequence.pages = shared + own
-            sequence.num_shared_tokens = state.cached = len(shared) * allocator.page_size
             sequence.started = time.perf_counter()
             self.running.append(self.waiting.popleft())
+
+    def _take_pages(self, sequence: Sequence) -> bool:
+        """Gives a request all pages that it may need. Returns False if there are too few now."""
+        allocator, state = self.allocator, sequence.state
+        needed = allocator.pages_for(state.max_kv_tokens)
+        shared = allocator.match(state.prompt_ids) if state.causal_prompt and sequence.may_share else []
+        own = allocator.allocate(needed - len(shared))
+        if own is None:
+            allocator.release(shared)
+            return False
+        sequence.pages = shared + own
+        sequence.num_shared_tokens = state.cached = len(shared) * allocator.page_size
+        return True
 
     def _gather(self) -> list[ScheduledChunk]:
         scheduled = []
@@ -195,8 +209,8 @@ class Scheduler:
     def _guarded(self, sequence: Sequence, call: Callable[..., T], *arguments: object) -> T | None:
         """Calls into the decoder of one request. An exception there ends this request only, and None is returned."""
         try:
-            return call(*arguments)
-        except Exception as error:  # noqa: BLE001 -- one of the named boundaries: one request in the engine
-            message = f"generation failed: {type(error).__name__} in the decoder"
-            self.end(sequence, GenerationError(message, status=500))
-            return None
+            with one_request("the decoder"):
+                return call(*arguments)
+        except GenerationError as error:
+            self.end(sequence, GenerationError(error.message, error.status))  # without the frames of its cause
+        return None
