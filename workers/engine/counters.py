@@ -1,6 +1,7 @@
 """The engine's counters: forwards by kind, tokens, steps, and seconds in the model and outside of it.
 
-Sums over all requests equal these numbers exactly.
+Sums over all requests equal these numbers exactly. One exception: forwards of a request that had to start again,
+because the pages it shared were not finite, are counted here and not in its reply.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ class EngineCounters:
         if failed:
             self.requests_failed += 1
             return
+        nfe = state.nfe(state.forwards)
         self.requests_finished += 1
         self.tokens_generated += len(state.tokens())
-        self.nfe += state.nfe(state.forwards)
+        self.nfe += nfe
         self.accepted += sum(state.acceptance_lengths)
         self.cycles += len(state.acceptance_lengths)
