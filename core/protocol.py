@@ -111,7 +111,7 @@ class Cost:
     nfe: int = 0
     """The reference's number, derived from `forwards` by one rule per mode (DecodeState.nfe)."""
     acceptance_lengths: list[int] = field(default_factory=list)
-    """linear_spec: tokens committed per verify; else empty."""
+    """linear_spec: tokens emitted per verify, none past an end token or the limit; else empty."""
     queue_s: float = 0.0
     """Seconds from arrival to the first forward."""
     first_token_s: float = 0.0

@@ -75,7 +75,7 @@ class DecodeState(ABC):
 
     @property
     def acceptance_lengths(self) -> list[int]:
-        """Number of tokens committed by each verify; empty if the mode does not verify."""
+        """Number of tokens emitted by each verify; empty if the mode does not verify."""
         return []
 
     @property

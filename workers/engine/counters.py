@@ -38,7 +38,7 @@ class EngineCounters:
     nfe: int = 0
     """Function evaluations of finished requests, as the reference counts them."""
     accepted: int = 0
-    """Tokens accepted by verifies of finished requests."""
+    """Tokens emitted by verifies of finished requests."""
     cycles: int = 0
     """Verifies of finished requests."""
 
