@@ -149,7 +149,8 @@ class Generation:
     trace: list[object] | None
     """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
     logprobs: list[float] | None = None
-    """Log-probability of each generated token, from the pass that committed it; None unless asked for."""
+    """Log-probability of each generated token, from the pass that committed it (of a forced token: from the causal pass);
+    None unless asked for."""
 
     def to_json(self) -> dict[str, object]:
         """Returns a flat dict, ready for json: the fields of the cost stand beside the others."""

@@ -89,6 +89,7 @@ class LinearSpecState(DecodeState):
                 selection=Verify(list(self._block.tokens), self._proposals if self._by_rejection else None),
                 sample_offset=1,
                 history=self._history(),
+                forced_token=self._forced_token(),
             )
         return Chunk(
             kind="draft",
@@ -116,7 +117,7 @@ class LinearSpecState(DecodeState):
 
     def _accept(self, sampled: Sampled) -> None:
         accepted = sampled.accepted
-        tokens = sampled.tokens[:accepted]
+        tokens, logprobs = sampled.tokens[:accepted], sampled.logprobs[:accepted]
         self.cached += accepted
         self._cycles.append((self._passes, accepted))
         budget = self.params.max_thinking_tokens
@@ -125,6 +126,7 @@ class LinearSpecState(DecodeState):
         ended = not self.params.ignore_eos and any(token in self.context.eos_token_ids for token in tokens)
         if over and end is not None and end not in tokens and not ended:
             tokens[-1] = end
-        self._emit(tokens, sampled.logprobs[:accepted])
+            logprobs[-1] = sampled.forced_logprobs[accepted - 1] if sampled.forced_logprobs else 0.0
+        self._emit(tokens, logprobs)
         if self.finish_reason is None:
             self._draft_after(tokens[-1])

@@ -49,6 +49,8 @@ class DecodeState(ABC):
         """Number of tokens whose KV is kept: prompt first, then output."""
         self.finish_reason: str | None = None
         self.forwards = dict.fromkeys(FORWARD_KINDS, 0)
+        self._forced_logprob = 0.0
+        """Log-probability of an end of thinking forced after the last causal pass; 0 unless logprobs are asked for."""
         self._searched = 0
 
     @staticmethod
@@ -101,11 +103,14 @@ class DecodeState(ABC):
             confidence=Confidence.RAW,
             sample_offset=1,
             history=self._history(),
+            forced_token=self._forced_token(),
         )
 
     def advance(self, chunk: Chunk, sampled: Sampled) -> None:
         """Takes in the result of `chunk` and counts its forward."""
         self.forwards[chunk.kind] += 1
+        if sampled.forced_logprobs:
+            self._forced_logprob = sampled.forced_logprobs[-1]
         if chunk.kind != "prefill":
             self._advance(chunk, sampled)
             return
@@ -148,3 +153,7 @@ class DecodeState(ABC):
         """True if a thinking budget is set and the output holds no end-of-thinking token yet."""
         end = self.params.end_think_token_id
         return self.params.max_thinking_tokens is not None and end is not None and end not in self.output
+
+    def _forced_token(self) -> int | None:
+        """Returns the end of thinking if it may be forced and its log-probability will be asked for, else None."""
+        return self.params.end_think_token_id if self.params.logprobs and self._still_thinking() else None

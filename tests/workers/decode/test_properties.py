@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trimode.tests.fakes.forward import CONTEXT, END_THINK, EOS, FakeModel, new_state
+from trimode.tests.fakes.forward import CONTEXT, END_THINK, EOS, FakeModel, logprobs, new_state
 from trimode.workers.decode.state import DecodeContext, DecodeState
 
 TOKENS = st.lists(st.sampled_from([20, 21, 22, END_THINK, EOS]), min_size=1, max_size=7)
@@ -47,6 +47,7 @@ class Case:
             end_think_token_id=END_THINK,
             ignore_eos=self.ignore_eos,
             lora=self.lora,
+            logprobs=True,
         )
         model = FakeModel(self.causal, self.drafts, self.confidences)
         model.run(state)
@@ -89,6 +90,13 @@ def test_the_output_keeps_its_limit_and_ends_where_it_says(case: Case) -> None:
     else:
         assert len(output) == case.max_new_tokens
     assert case.ignore_eos or EOS not in output[:-1]
+
+
+@FEW
+@given(cases())
+def test_every_token_carries_its_own_logprob_a_forced_one_too(case: Case) -> None:
+    state, _ = case.run()
+    assert state.logprobs == logprobs(*state.output)
 
 
 @FEW
