@@ -107,7 +107,9 @@ class Cost:
     completion_tokens: int
     """Generated tokens, the end token included."""
     forwards: dict[str, int] = field(default_factory=dict)
-    """Model calls by kind, keys = FORWARD_KINDS."""
+    """Model calls by kind, keys = FORWARD_KINDS: what the request needs alone, whatever the prefix cache holds."""
+    forwards_saved: int = 0
+    """Of the prefill calls in `forwards`, those that did not run because the prefix cache held their tokens."""
     nfe: int = 0
     """The reference's number, derived from `forwards` by one rule per mode (DecodeState.nfe)."""
     acceptance_lengths: list[int] = field(default_factory=list)
@@ -149,8 +151,8 @@ class Generation:
     trace: list[object] | None
     """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
     logprobs: list[float] | None = None
-    """Log-probability of each generated token, from the pass that committed it (of a forced token: from the causal pass);
-    None unless asked for."""
+    """Log-probability of each generated token, from the pass that committed it, of a forced one from the
+    causal pass; None unless asked for."""
 
     def to_json(self) -> dict[str, object]:
         """Returns a flat dict, ready for json: the fields of the cost stand beside the others."""

@@ -69,7 +69,7 @@ class Chunk:
     history: Sequence[int] | None = None
     """Tokens that the repetition penalty acts on; None = no penalty."""
     forced_token: int | None = None
-    """Token that the mode may put in place of a sampled one: its log-probability is wanted in every row; None = none."""
+    """Token that may take the place of a sampled one: its log-probability is wanted in every row; None = none."""
 
 
 @dataclass(slots=True)

@@ -58,9 +58,8 @@ class DlmState(DecodeState):
         assert self.params.end_think_token_id is not None
         self._forced_at = max(0, budget - done)
         # Inside the block no pass has predicted the token yet: the causal pass over the finished block does.
-        self._block.force(
-            self._forced_at, self.params.end_think_token_id, 0.0 if self._forced_at else self._forced_logprob
-        )
+        logprob = 0.0 if self._forced_at else self._forced_logprob
+        self._block.force(self._forced_at, self.params.end_think_token_id, logprob)
 
     def _next_chunk(self) -> Chunk:
         if not self._denoising:

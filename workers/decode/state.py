@@ -49,6 +49,9 @@ class DecodeState(ABC):
         """Number of tokens whose KV is kept: prompt first, then output."""
         self.finish_reason: str | None = None
         self.forwards = dict.fromkeys(FORWARD_KINDS, 0)
+        """Forwards that this request alone needs, by kind: those that ran and those in `forwards_saved`."""
+        self.forwards_saved = 0
+        """Prefill forwards that did not run, because the KV of the prompt's beginning was there already."""
         self._forced_logprob = 0.0
         """Log-probability of an end of thinking forced after the last causal pass; 0 unless logprobs are asked for."""
         self._searched = 0
@@ -84,6 +87,16 @@ class DecodeState(ABC):
     def max_kv_tokens(self) -> int:
         """Upper bound on the KV rows that this request writes, including rows that are not kept."""
         return len(self.prompt_ids) + self.params.max_new_tokens + 2 * self.params.block_length
+
+    def skip_prefix(self, num_tokens: int) -> None:
+        """Starts behind the first tokens of the prompt, whose KV an earlier request has computed.
+
+        The saved forwards count all the same: what a request costs must not depend on what ran before it.
+        """
+        size, total = self.context.prefill_slice, len(self.prompt_ids)
+        self.cached = num_tokens
+        self.forwards_saved = -(-total // size) - -(-(total - num_tokens) // size)
+        self.forwards["prefill"] += self.forwards_saved
 
     def next_chunk(self) -> Chunk:
         """Returns what to run next. Must not be called once `finish_reason` is set."""

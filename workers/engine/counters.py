@@ -1,6 +1,6 @@
 """The engine's counters: forwards by kind, tokens, steps, and seconds in the model and outside of it.
 
-Sums over all requests equal these numbers exactly.
+They follow exactly from the sums over all requests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class EngineCounters:
     steps: int = 0
     """Forwards of the model over whole batches."""
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
-    """Chunks run, by kind: the sum of all requests' forwards."""
+    """Chunks run, by kind: the sum of all requests' forwards, less the prefills that the prefix cache saved."""
     step_tokens: int = 0
     """Tokens run through the model, prompt tokens included."""
     kv_tokens: int = 0

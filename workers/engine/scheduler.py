@@ -141,7 +141,8 @@ class Scheduler:
                 allocator.release(shared)
                 return
             sequence.pages = shared + own
-            sequence.num_shared_tokens = state.cached = len(shared) * allocator.page_size
+            sequence.num_shared_tokens = len(shared) * allocator.page_size
+            state.skip_prefix(sequence.num_shared_tokens)
             sequence.started = time.perf_counter()
             self.running.append(self.waiting.popleft())
 
