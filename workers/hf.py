@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicCache
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.field_rules import show
 from trimode.core.protocol import DECODE_DEFAULTS, FORWARD_KINDS, Cost, DecodeParams, Generation, Mode, WorkerSettings
+from trimode.workers.decode.linear_spec import emitted_lengths
 from trimode.workers.model.adapter import open_adapter
 from trimode.workers.model.checkpoint import DTYPES, files_sha256, read_config, read_json
 from trimode.workers.params import check_fits
@@ -156,7 +157,7 @@ class HfReference:
                 completion_tokens=len(tokens),
                 forwards=_forwards(params, len(whole), nfe, len(accepted)),
                 nfe=nfe,
-                acceptance_lengths=accepted,
+                acceptance_lengths=emitted_lengths(accepted, len(tokens) - 1),
                 first_token_s=total_s,
                 total_s=total_s,
             ),

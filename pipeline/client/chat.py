@@ -190,6 +190,7 @@ def read_reply(reply: dict[str, object], name: str, started: float) -> Answer:
             prompt_tokens=_integer(usage.get("prompt_tokens")),
             completion_tokens=_integer(usage.get("completion_tokens")),
             forwards=dict(usage.get("forwards") or {}),  # type: ignore[call-overload]
+            forwards_saved=_integer(usage.get("forwards_saved")),
             nfe=_integer(usage.get("nfe")),
             acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
             queue_s=_seconds(usage.get("queue_s")),
