@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("workers/" + name for name in ("boundary", "decode", "model", "sampling", "params")),
     },
     "workers/runtime": {"core", "kernels", "workers/engine", "workers/model", "workers/params", "workers/text"},
-    "workers/hf": {"core", "workers/model", "workers/params", "workers/runtime", "workers/text"},
+    "workers/hf": {"core", "workers/decode", "workers/model", "workers/params", "workers/runtime", "workers/text"},
     "workers/worker": {"core", "workers/engine", "workers/params", "workers/runtime"},
     "workers/generate": {"core", "workers/engine", "workers/hf", "workers/runtime"},
     # balancer: the worker class is handed in by name
