@@ -60,8 +60,18 @@ class TaskResult:
 
     @property
     def failed_keys(self) -> list[Key]:
-        """Samples whose request failed. They count as not answered."""
-        return [key for key, record in self.records.items() if record.finish_reason == ERROR]
+        """Samples without an answer, because their request failed. They count as wrong."""
+        return [key for key in self.rows if self.failed(key)]
+
+    @property
+    def unscored_keys(self) -> list[Key]:
+        """Answers that the scorer could not judge. They count as wrong."""
+        return [key for key, row in self.rows.items() if row.get("scoring_error") is not None]
+
+    def failed(self, key: Key) -> bool:
+        """True if the sample has no answer, by its ledger line, or by its row if the line is lost."""
+        record = self.records.get(key)
+        return bool(self.rows[key].get("error")) if record is None else record.finish_reason == ERROR
 
 
 @dataclass(slots=True)
@@ -128,7 +138,8 @@ def read_run(folder: Path) -> Run:
     """Reads one run folder. Raises ConfigError only if nothing in it says the mode."""
     paths, notes = RunPaths(folder), list[str]()
     manifest = _read_object(paths.manifest, notes)
-    jobs = _jobs(_read_object(paths.plan, notes) if paths.plan.exists() else {}) + _jobs(manifest)
+    plan = _read_object(paths.plan, notes) if paths.plan.exists() else {}
+    jobs = _jobs(plan, paths.plan, notes) + _jobs(manifest, paths.manifest, notes)
     ledger = _read_ledgers(folder, notes)
     mode, lora = _mode_of(folder, jobs, ledger)
     tasks: dict[str, TaskResult] = {}
@@ -137,8 +148,8 @@ def read_run(folder: Path) -> Run:
         if task is None:
             continue
         wanted = [record for record in ledger if record.benchmark == task.benchmark.name]
-        _attach(task, wanted, notes)
-        task.num_expected = _num_expected(jobs, task)
+        _attach(task, wanted, f"{mode.value}{'+lora' if lora else ''} {task.benchmark.name}", notes)
+        task.num_expected = _num_expected(jobs, manifest, task.benchmark.name)
         tasks[task.benchmark.name] = task
     return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
 
@@ -179,12 +190,21 @@ def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
     return records
 
 
-def _jobs(source: Row) -> list[JobSpec]:
-    """Returns the job specs in a plan (a list) or a manifest (by index, under `config`)."""
+def _jobs(source: Row, path: Path, notes: list[str]) -> list[JobSpec]:
+    """Returns the job specs in a plan (a list) or a manifest (by index, under `config`); notes those it cannot read."""
     jobs = source.get("jobs", [])
-    found = jobs.values() if isinstance(jobs, dict) else jobs if isinstance(jobs, list) else []
-    specs = [job_from_json(job.get("config", job)) for job in found if isinstance(job, dict)]
-    return [spec for spec in specs if spec is not None]
+    found = jobs.items() if isinstance(jobs, dict) else enumerate(jobs) if isinstance(jobs, list) else ()
+    specs: list[JobSpec] = []
+    for index, job in found:
+        spec = job_from_json(job.get("config", job) if isinstance(job, dict) else job)
+        if spec is not None:
+            specs.append(spec)
+        else:
+            notes.append(
+                f"{path}: the settings of job {index} are damaged or of another release and are left out: they are "
+                "neither shown nor compared with other runs, and do not count in what is expected"
+            )
+    return specs
 
 
 def _mode_of(folder: Path, jobs: list[JobSpec], ledger: list[NfeRecord]) -> tuple[Mode, bool]:
@@ -229,9 +249,9 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
     return task
 
 
-def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> None:
+def _attach(task: TaskResult, records: list[NfeRecord], name: str, notes: list[str]) -> None:
     """Joins ledger lines to scored rows by (sample id, seed). A line without a row and a second line do not count."""
-    name, repeated = task.benchmark.name, 0
+    repeated = 0
     for record in records:
         key = (record.sample_id, record.seed)
         if key not in task.rows:
@@ -244,16 +264,28 @@ def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> Non
     if missing := len(task.rows) - len(task.records):
         notes.append(f"{name}: {missing} of {len(task.rows)} scored samples have no line in nfe_log.jsonl")
     if failed := task.failed_keys:
-        shown = ", ".join(f"{sample_id} (seed {seed})" for sample_id, seed in sorted(failed)[:8])
-        notes.append(
-            f"{name}: {len(failed)} failed samples count as no answer: {shown}{', …' if len(failed) > 8 else ''}"
-        )
+        notes.append(f"{name}: {len(failed)} failed samples count as no answer: {_listed(failed)}")
+    if unscored := task.unscored_keys:
+        notes.append(f"{name}: the scorer failed on {len(unscored)} answers, which count as wrong: {_listed(unscored)}")
 
 
-def _num_expected(jobs: list[JobSpec], task: TaskResult) -> int | None:
-    """Returns the number of rows (rows x seeds) that the last submission asked for; None if no spec names the task."""
+def _listed(keys: list[Key]) -> str:
+    """Returns the first samples of a list as text."""
+    shown = ", ".join(f"{sample_id} (seed {seed})" for sample_id, seed in sorted(keys)[:8])
+    return shown + (", …" if len(keys) > 8 else "")
+
+
+def _num_expected(jobs: list[JobSpec], manifest: Row, benchmark: str) -> int | None:
+    """Returns the number of rows (rows x seeds) that the last submission asked for; None if no spec names the task.
+
+    The manifest says how many rows the data file has. The spec has the registry's number only.
+    """
+    data = manifest.get("data")
+    facts = data.get(benchmark) if isinstance(data, dict) else None
+    in_file = facts.get("num_rows") if isinstance(facts, dict) else None
     for job in jobs:
         for spec in job.tasks:
-            if spec.benchmark == task.benchmark.name:
-                return spec.num_rows * spec.repeats
+            if spec.benchmark == benchmark:
+                rows = in_file if type(in_file) is int else spec.num_samples
+                return (rows if spec.limit is None else min(spec.limit, rows)) * spec.repeats
     return None
