@@ -15,7 +15,7 @@ CONCURRENT = 16
 
 def _seconds(runtime: Runtime, mode: Mode, prompts: list[str], together: int) -> float:
     """Answers all prompts with at most `together` running; prompts of earlier runs are cached for both rivals alike."""
-    runtime.engine.max_num_seqs = together
+    runtime.engine.scheduler.max_num_seqs = together
     began = time.perf_counter()
     for number, prompt in enumerate(prompts):
         message = {"role": "user", "content": prompt}

@@ -24,11 +24,11 @@ from trimode.bench.demo_engine import compare_demo
 from trimode.bench.random_checkpoint import BENCH_SHAPE, TINY_SHAPE, write_checkpoint
 from trimode.bench.rivals import RIVALS, Rival, rival, time_steps
 from trimode.core.protocol import DecodeParams, WorkerSettings
+from trimode.kernels import linear
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.model.batch import pack
 from trimode.workers.model.kv_cache import PAGE_SIZE, pages_for
-from trimode.workers.model.linear import Linear
 from trimode.workers.model.memory import tune_allocator
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.runtime import Runtime
@@ -79,10 +79,10 @@ class Machine:
 def measure_machine(size: int, repeats: int) -> Machine:
     """Measures products of 1024 x 4096 by 4096 x 4096 in bfloat16; keeps `size` MiB to measure bandwidth later."""
     x, weight = torch.randn(1024, 4096).bfloat16(), torch.randn(4096, 4096).bfloat16()
-    own = Linear(weight)
+    own = linear.prepare(weight)
     flop = 2 * 1024 * 4096 * 4096
     plain_s = median(time_steps(lambda: F.linear(x, weight), repeats))
-    own_s = median(time_steps(lambda: own(x), repeats))
+    own_s = median(time_steps(lambda: linear.apply(x, own), repeats))
     return Machine(torch.ones(size << 18), flop / plain_s, flop / own_s)
 
 
@@ -100,7 +100,7 @@ def own_step(runtime: Runtime, context: int) -> Callable[[int], None]:
     def run(position: int, count: int) -> None:
         ids = torch.randint(engine.model.config.vocab_size, (count,)).tolist()
         chunk = Chunk("decode", ids, position, causal=True, keep_kv=True, rows=range(count), purpose="decode")
-        hidden = engine.model.forward(pack([chunk], [pages], PAGE_SIZE, engine.model.device), engine.cache)
+        hidden = engine.model.forward(pack([chunk], [pages], PAGE_SIZE, engine.model.device), engine.runner.cache)
         sampler(hidden, [SampleRequest(chunk, AR)])
 
     run(0, context)
@@ -161,7 +161,7 @@ def measure_load(runtime: Runtime, load: Load, concurrent: int, repeats: int) ->
     """Decodes `concurrent` requests with different prompts of CONTEXT tokens; only steps after all prefills count."""
     engine, config = runtime.engine, runtime.engine.model.config
     head = _CountingHead(engine.model.head)
-    engine._sampler = Sampler(head, config.mask_token_id)
+    engine.runner.sampler.head = head
     params = DecodeParams(
         mode=load.mode, max_new_tokens=NEW_TOKENS, block_length=load.block_length,
         threshold=load.threshold, ignore_eos=True,

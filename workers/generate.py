@@ -1,8 +1,8 @@
 """`python -m trimode.workers.generate`: answers the rows of a jsonl file on one device, all modes together.
 
-Reads rows {"id", one of "prompt_ids" | "messages" | "prompt", "mode", ...}; writes one line per row, in order. With
-`--engine hf` the released remote code answers them one by one, for parity checks. Knows nothing of servers, plans or
-scores. Exit status 1 if any row failed, 2 if nothing could start.
+Reads rows {"id", one of "prompt_ids" | "messages" | "prompt", "mode", ...} and writes one line per row, in order. With
+`--engine hf` the released remote code answers them one by one, for parity checks. Exit status 1 if any row failed, 2
+if nothing could start.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _rows(path: Path) -> Iterator[tuple[object, dict[str, object] | str]]:
-    """(id, fields) of each line, or (id, what is wrong with it)."""
+    """Yields (id, fields) of each line, or (id, error message) if the line is no row."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
@@ -66,7 +66,7 @@ def _shown(generation: Generation) -> dict[str, object]:
 
 
 def answer(runtime: Runtime, path: Path) -> list[dict[str, object]]:
-    """One result per row of `path`, in order: the OUTPUT_KEYS (and logprobs where asked for), or {"id", "error"}."""
+    """Returns one result per row of `path`, in order: OUTPUT_KEYS (and logprobs if asked for), or {"id", "error"}."""
     results: list[dict[str, object]] = []
     place: dict[Sequence, int] = {}
     for row_id, row in _rows(path):
@@ -88,7 +88,7 @@ def answer(runtime: Runtime, path: Path) -> list[dict[str, object]]:
 
 
 def answer_one_by_one(generate: Callable[[str, dict[str, object]], Generation], path: Path) -> list[dict[str, object]]:
-    """The same, each row answered by a call of its own."""
+    """Returns the same as `answer`, calling `generate` once per row."""
     results: list[dict[str, object]] = []
     for row_id, row in _rows(path):
         results.append({"id": row_id})
@@ -102,7 +102,7 @@ def answer_one_by_one(generate: Callable[[str, dict[str, object]], Generation], 
 
 
 def _answer_by_reference(settings: WorkerSettings, arguments: argparse.Namespace) -> list[dict[str, object]]:
-    """Every row carries the revision whose code answered it."""
+    """Answers all rows with the released code. Each result names the revision of that code."""
     from trimode.workers.hf import HfReference  # slow to import, and the native engine needs none of it
 
     reference = HfReference(settings, trust_remote_code=arguments.trust_remote_code)
@@ -111,7 +111,7 @@ def _answer_by_reference(settings: WorkerSettings, arguments: argparse.Namespace
 
 
 def main() -> int:
-    """Runs the command line; returns the exit status."""
+    """Runs the command line. Returns the exit status."""
     arguments = _arguments()
     settings = WorkerSettings.from_flags(vars(arguments))
     return guarded(lambda: _generate(settings, arguments), failed=USER_ERROR)

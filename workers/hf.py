@@ -1,8 +1,7 @@
-"""engine=hf: the released remote code through transformers, one request at a time, to hold the native engine against.
+"""engine=hf: the released remote code through transformers, one request at a time, to compare the native engine with.
 
-Runs Python that comes with the checkpoint, so it starts only when that is allowed in words and the revision is pinned.
-Knows the names and signatures of the released methods; knows nothing of the native engine, of batches or of files of
-rows. The released files themselves have not been run here: a stand-in with their surface has.
+It runs Python files that come with the checkpoint, so it starts only if that is allowed explicitly and the revision is
+pinned. The tests run a stand-in with the same methods and signatures; the released files themselves have not been run.
 """
 
 from __future__ import annotations
@@ -20,7 +19,9 @@ import torch
 from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.field_rules import show
 from trimode.core.protocol import DECODE_DEFAULTS, FORWARD_KINDS, Cost, DecodeParams, Generation, Mode, WorkerSettings
+from trimode.workers.decode.linear_spec import emitted_lengths
 from trimode.workers.model.adapter import open_adapter
 from trimode.workers.model.checkpoint import DTYPES, files_sha256, read_config, read_json
 from trimode.workers.params import check_fits
@@ -40,13 +41,14 @@ REMOTE_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SyntaxError,
     TypeError, ValueError,
 )  # fmt: skip
-"""What code of others may raise."""
+"""Exceptions that the remote code may raise; they end the request or the start, never the process."""
 
 
 def folder_revision(folder: Path) -> str:
-    """What pins a local folder: sha256 over the lines `<sha256 of the file>  <name>` of its code, settings and weights.
+    """Returns the hash that pins a local folder, made from its code, settings and weights.
 
-    The same as `LC_ALL=C ls *.json *.py *.safetensors | xargs sha256sum | sha256sum`.
+    It is the sha256 over the lines `<sha256 of the file>  <name>`, the same as
+    `LC_ALL=C ls *.json *.py *.safetensors | xargs sha256sum | sha256sum`.
     """
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".py", ".safetensors"))
     lines = "".join(f"{files_sha256([path])}  {path.name}\n" for path in paths)
@@ -55,13 +57,13 @@ def folder_revision(folder: Path) -> str:
 
 @contextlib.contextmanager
 def lenient_crop() -> Iterator[list[int]]:
-    """Inside it `DynamicCache.crop(n)` takes both meanings: n > 0 keeps the first n tokens, n < 0 drops the last -n.
+    """Lets `DynamicCache.crop(n)` take both meanings: n > 0 keeps the first n tokens, n < 0 drops the last -n.
 
-    The released linear_spec_generate passes the length to keep, which transformers refuses since it only takes counts
-    to drop; older ones took both. A length is turned into a count here, so the same code runs on either.
+    The released linear_spec_generate passes the length to keep. Old versions of transformers take both, new ones only a
+    count to drop. A length is turned into a count here, so that the same code runs on either.
 
     Yields:
-        The lengths left by each crop, growing.
+        A list that gets the length left by each crop.
     """
     original = DynamicCache.crop
     lengths: list[int] = []
@@ -69,7 +71,7 @@ def lenient_crop() -> Iterator[list[int]]:
     def crop(cache: DynamicCache, amount: int) -> None:
         held = int(cache.get_seq_length())
         dropped = max(held - amount, 0) if amount > 0 else -amount
-        if dropped:  # not 0: it once meant an empty cache
+        if dropped:  # in old versions crop(0) empties the cache
             original(cache, -dropped)
         lengths.append(held - dropped)
 
@@ -81,15 +83,15 @@ def lenient_crop() -> Iterator[list[int]]:
 
 
 class HfReference:
-    """The released class with its weights on one device."""
+    """The released model class with its weights on one device."""
 
     def __init__(self, settings: WorkerSettings, *, trust_remote_code: bool) -> None:
         """Checks that the code is allowed and pinned, then imports it and loads the weights.
 
         Args:
-            settings: model, revision, lora, tokenizer, device and dtype count; the rest is the native engine's.
+            settings: model, revision, lora, tokenizer, device and dtype are used; the other fields are ignored.
                 The revision is the full commit of a hub id, or `folder_revision` of a folder.
-            trust_remote_code: must be true.
+            trust_remote_code: must be True.
 
         Raises:
             ConfigError: code not allowed, revision not pinned, or a checkpoint that cannot be run this way.
@@ -106,7 +108,9 @@ class HfReference:
         self.config = read_config(folder)
         self.text = Text(Path(settings.tokenizer) if settings.tokenizer else folder)
         if settings.lora:
-            open_adapter(Path(settings.lora), self.config)  # refuses by name what does not fit
+            open_adapter(
+                Path(settings.lora), self.config
+            )  # an adapter that does not fit is refused before the weights are loaded
         self._device = resolve_device(settings.device)
         try:
             self._model = _load(folder, self.revision, DTYPES[settings.dtype]).to(self._device).eval()
@@ -119,12 +123,12 @@ class HfReference:
     def generate(self, request_id: str, fields: Mapping[str, object]) -> Generation:
         """Answers one request by the released method of its mode, cut at max_new_tokens as the native engine does.
 
-        `nfe` is what the method returned; `forwards` follows from it by the mode's rule, `acceptance_lengths` from the
-        crops of the cache. The methods report no trace. At temperature > 0 the seed is torch's, so texts differ from
-        the native engine's.
+        `nfe` is what the method returned. `forwards` follows from it by the mode's rule, and `acceptance_lengths` from
+        the crops of the cache. The methods report no trace. At temperature > 0 torch draws the random numbers, so texts
+        differ from the native engine's.
 
         Raises:
-            GenerationError: a field that is wrong or that the released methods lack (400), or their own failure (500).
+            GenerationError: a field is wrong or the released methods lack it (400), or they failed (500).
         """
         limit = self.config.max_position_embeddings
         prompt_ids, params = read_request(fields, self.text, self.config, limit)
@@ -153,7 +157,7 @@ class HfReference:
                 completion_tokens=len(tokens),
                 forwards=_forwards(params, len(whole), nfe, len(accepted)),
                 nfe=nfe,
-                acceptance_lengths=accepted,
+                acceptance_lengths=emitted_lengths(accepted, len(tokens) - 1),
                 first_token_s=total_s,
                 total_s=total_s,
             ),
@@ -164,13 +168,13 @@ class HfReference:
         for name, neutral in ABSENT_FIELDS.items():
             if getattr(params, name) != neutral:
                 raise GenerationError(
-                    f"{name}: got {fields[name]!r}; valid with engine hf: none, the reference lacks it"
+                    f"{name}: got {show(fields[name])}; valid with engine hf: none, the reference lacks it"
                 )
         speculative = params.mode == Mode.linear_spec and params.temperature > 0
         if speculative and fields.get("acceptance") == "rejection":
             raise GenerationError("acceptance: got 'rejection'; valid with engine hf: 'equality', the reference's rule")
         if params.mode not in METHODS:
-            raise GenerationError(f"mode: got {params.mode!r}; valid with engine hf: {', '.join(METHODS)}")
+            raise GenerationError(f"mode: got {show(params.mode)}; valid with engine hf: {', '.join(METHODS)}")
         check_fits(num_prompt, params, self.config.max_position_embeddings, has_adapter=self._has_adapter)
 
     def _call(self, prompt: torch.Tensor, params: DecodeParams) -> Any:  # noqa: ANN401 -- remote code is untyped
@@ -185,14 +189,16 @@ class HfReference:
         if params.mode == Mode.ar:
             return method(prompt, **arguments)
         arguments |= {"block_length": params.block_length, "threshold": params.threshold}
-        if params.mode == Mode.dlm:  # takes whole blocks only
+        if params.mode == Mode.dlm:  # the released method takes whole blocks only
             arguments["max_new_tokens"] = -(-params.max_new_tokens // params.block_length) * params.block_length
         return method(prompt, **arguments)
 
     @contextlib.contextmanager
     def _adapter_on(self, params: DecodeParams) -> Iterator[None]:
-        """The released code lets an attached adapter act in ar and dlm, and in every draft: scaled to nothing, unless
-        this request drafts with it."""
+        """Sets the adapter's scale to 0 unless this request drafts with it.
+
+        The released code would apply an attached adapter in ar and dlm too, and in every draft.
+        """
         scale = 1.0 if params.lora and params.mode == Mode.linear_spec else 0.0
         for module in self._model.modules() if self._has_adapter else ():
             if hasattr(module, "lora_A"):
@@ -201,7 +207,7 @@ class HfReference:
 
 
 def _pinned(model: str, revision: str | None) -> tuple[Path, str]:
-    """The folder and its revision. ConfigError unless that is one content for ever."""
+    """Returns the folder and its revision. ConfigError unless the revision names one unchangeable content."""
     if Path(model).expanduser().is_dir():
         folder = Path(model).expanduser()
         held = folder_revision(folder)
@@ -219,7 +225,7 @@ def _pinned(model: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _check_code_is_its_own(folder: Path) -> None:
-    """`auto_map` may name code of another repository, which no revision here would pin."""
+    """Refuses an `auto_map` that names code of another repository, because the revision does not pin that code."""
     auto_map = read_json(folder / "config.json").get("auto_map")
     if not isinstance(auto_map, dict) or "AutoModel" not in auto_map:
         raise ConfigError(f"checkpoint: {folder / 'config.json'} names no AutoModel in auto_map; valid: remote code")
@@ -242,13 +248,13 @@ def _load(folder: Path, revision: str, dtype: torch.dtype) -> Any:  # noqa: ANN4
 
 
 def _with_adapter(model: Any, folder: str) -> Any:  # noqa: ANN401 -- remote code is untyped
-    from peft import PeftModel  # only when there is an adapter
+    from peft import PeftModel  # slow to import, and needed only with an adapter
 
     return PeftModel.from_pretrained(model, folder).base_model.model
 
 
 def _forwards(params: DecodeParams, num_tokens: int, nfe: int, num_cycles: int) -> dict[str, int]:
-    """Model calls by kind: what the mode's rule says of the returned nfe. The prompt is one forward."""
+    """Returns the model calls by kind, from the returned nfe and the mode's rule. The prompt is one forward."""
     counts = {"prefill": 1}
     if params.mode == Mode.ar:
         counts["decode"] = nfe - 1

@@ -1,6 +1,6 @@
-"""From WorkerSettings to a loaded engine, and from a request's fields to its Generation: what CLI and worker share.
+"""Loads an engine from WorkerSettings, submits requests by their fields and builds their Generation.
 
-Knows files, devices and text; knows nothing of threads, HTTP or Ray.
+Used by the worker and by the command line `generate`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import Cost, DecodeParams, Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo
-from trimode.kernels.llvm.jit import num_lanes, runs_here
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.model.adapter import load_adapter, open_adapter
@@ -34,11 +33,11 @@ from trimode.workers.text import Text
 
 CPU_CACHE_SHARE = 0.25
 CUDA_CACHE_SHARE = 0.9
-"""Shares of the free memory that the KV cache takes by default."""
+"""Shares of the free memory that the KV cache takes if `kv_cache_gb` is not set, on a CPU and on a GPU."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device of `auto | cpu | cuda | cuda:N`. ConfigError when CUDA was asked for and none is visible."""
+    """Returns the torch device of `auto | cpu | cuda | cuda:N`. ConfigError if CUDA is asked for and not visible."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -53,15 +52,15 @@ def resolve_device(name: str) -> torch.device:
 
 
 def checkpoint_folder(model: str, revision: str | None = None, *, with_code: bool = False) -> Path:
-    """The folder of a checkpoint, from the hub when `model` is no folder.
+    """Returns the folder of a checkpoint, from the hub if `model` is no folder.
 
     Args:
         model: checkpoint folder, or a hub id.
         revision: commit, branch or tag of a hub id; None = main.
-        with_code: True to get the Python files of a hub id too.
+        with_code: True to also get the Python files of a hub id.
 
     Raises:
-        ConfigError: neither a folder nor something that the hub gives, or a revision of a folder.
+        ConfigError: `model` is no folder and the hub does not give it, or it is a folder and a revision is given.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -70,7 +69,7 @@ def checkpoint_folder(model: str, revision: str | None = None, *, with_code: boo
         return path
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
         raise ConfigError(f"model: {model} is no folder; valid: a checkpoint folder or a hub id (owner/name)")
-    from huggingface_hub import snapshot_download  # only when a hub id is given
+    from huggingface_hub import snapshot_download  # needed only for a hub id
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.jinja", "*.safetensors", "linear_spec_lora/*", *(["*.py"] if with_code else [])]
@@ -103,17 +102,19 @@ def _num_pages(settings: WorkerSettings, config: ModelConfig, dtype: torch.dtype
 def read_request(
     fields: Mapping[str, object], text: Text, config: ModelConfig, max_model_len: int
 ) -> tuple[list[int], DecodeParams]:
-    """The prompt's ids and the parameters of one request; without max_new_tokens it gets what is left of the context.
+    """Returns the prompt's ids and the parameters of one request.
+
+    A request without max_new_tokens gets the default, cut to what is left of the context.
 
     Raises:
-        GenerationError: status 400; names the field, what came and what is valid.
+        GenerationError: a field is wrong (status 400). Names the field, what came and what is valid.
     """
     params = parse_params(fields)
     prompt_ids = text.prompt_ids(fields, config.vocab_size)
     if fields.get("max_new_tokens") is None:
         room = max_model_len - len(prompt_ids) - 2 * params.block_length
         params = dataclasses.replace(params, max_new_tokens=max(1, min(params.max_new_tokens, room)))
-    # A budget acts only while thinking is on; then the tokenizer names the token that ends it.
+    # A thinking budget needs the token that ends thinking. If the request gives none, the tokenizer knows it.
     if params.max_thinking_tokens is not None and params.end_think_token_id is None and fields.get("enable_thinking"):
         end = text.end_think_token_id()
         if end is None:
@@ -123,10 +124,10 @@ def read_request(
 
 
 class Runtime:
-    """A loaded checkpoint, its engine and its text."""
+    """A loaded checkpoint with its engine and its tokenizer."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Checks everything on disk, then loads.
+        """Checks everything on disk, then loads the model.
 
         Raises:
             ConfigError: a bad checkpoint, adapter, tokenizer or setting.
@@ -159,12 +160,12 @@ class Runtime:
         self.name = settings.served_model_name or folder.resolve().name
 
     def submit(self, request_id: str, fields: Mapping[str, object]) -> Sequence:
-        """Checks a request's fields and queues it. GenerationError (400) when it cannot run."""
+        """Checks a request's fields and queues it. GenerationError (400) if it cannot run."""
         prompt_ids, params = read_request(fields, self.text, self.engine.model.config, self.engine.max_model_len)
         return self.engine.add(request_id, prompt_ids, params, self.text.stop_finder(params.stop))
 
     def generation(self, sequence: Sequence) -> Generation:
-        """The result of a request that ended without an error."""
+        """Returns the result of a request that ended without an error."""
         state = sequence.state
         tokens = state.tokens()
         text = self.text.decode(tokens)
@@ -180,6 +181,7 @@ class Runtime:
                 prompt_tokens=len(state.prompt_ids),
                 completion_tokens=len(tokens),
                 forwards=dict(state.forwards),
+                forwards_saved=state.forwards_saved,
                 nfe=state.nfe(state.forwards),
                 acceptance_lengths=state.acceptance_lengths,
                 queue_s=(sequence.started or ended) - arrived,
@@ -202,7 +204,7 @@ class Runtime:
             device=str(model.device),
             device_name=gpu or platform.machine(),
             dtype=self.settings.dtype,
-            kernels={"all": f"llvm, {num_lanes()} lanes" if runs_here(model.embedding) else "torch"},
+            kernels=model.describe_kernels(),
             max_model_len=self.engine.max_model_len,
             max_num_seqs=self.engine.max_num_seqs,
             lora=model.adapter is not None,

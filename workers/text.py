@@ -1,7 +1,6 @@
-"""Text in and out of ids: chat template, encoding, decoding, and where a stop string ends the output.
+"""Text to token ids and back: chat template, encoding, decoding, and where a stop string ends the output.
 
-Knows the tokenizer that stands in the checkpoint folder; knows nothing of the model. A checkpoint without tokenizer
-files still serves requests that bring ids.
+A checkpoint without tokenizer files still answers requests that give token ids.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimode.core.errors import ConfigError, GenerationError
+from trimode.core.field_rules import check_text, show
 from trimode.workers.decode.state import StopFinder
 
 END_THINK = "</think>"
@@ -18,10 +18,10 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 class Text:
-    """Wraps one tokenizer, or none."""
+    """The tokenizer of a checkpoint, if it has one."""
 
     def __init__(self, folder: Path) -> None:
-        """Reads the tokenizer of `folder`; `available` is false when it holds none. ConfigError when it is broken."""
+        """Reads the tokenizer of `folder`. Without one, `available` is False. ConfigError if it cannot be read."""
         self._tokenizer = None
         if not (folder / "tokenizer.json").exists():
             return
@@ -34,14 +34,15 @@ class Text:
 
     @property
     def available(self) -> bool:
-        """Whether there is a tokenizer."""
+        """True if there is a tokenizer."""
         return self._tokenizer is not None
 
     def prompt_ids(self, fields: Mapping[str, object], vocab_size: int) -> list[int]:
-        """The prompt's ids from exactly one of prompt_ids, messages, prompt.
+        """Returns the token ids of the prompt, which is exactly one of prompt_ids, messages, prompt.
 
         Raises:
-            GenerationError: status 400; not exactly one, a wrong type, an id outside the vocabulary, an empty prompt.
+            GenerationError: none or several of them, a wrong type, an id outside the vocabulary, or an empty prompt
+                (status 400).
         """
         given = [name for name in ("prompt_ids", "messages", "prompt") if fields.get(name) is not None]
         if len(given) != 1:
@@ -52,26 +53,28 @@ class Text:
         if given[0] == "prompt_ids":
             ids = _checked_ids(value, vocab_size)
         elif given[0] == "messages":
-            ids = self.encode(self.render(value, bool(fields.get("enable_thinking"))))
+            ids = self._encode_field("messages", self.render(value, bool(fields.get("enable_thinking"))))
         elif isinstance(value, str):
-            ids = self.encode(value)
+            ids = self._encode_field("prompt", value)
         else:
-            raise GenerationError(f"prompt: got {type(value).__name__}; valid: a string")
+            raise GenerationError(f"prompt: got {show(value)}; valid: a string")
         if not ids:
             raise GenerationError(f"{given[0]}: empty; valid: at least one token")
         return ids
 
     def render(self, messages: object, enable_thinking: bool) -> str:
-        """The chat template's text for `messages`, ready for an answer."""
+        """Returns `messages` as the chat template renders them, up to where the answer begins."""
         if not isinstance(messages, list | tuple) or not messages:
             raise GenerationError("messages: valid: a non-empty list of {role, content}")
         for message in messages:
             role = message.get("role") if isinstance(message, Mapping) else None
-            if role not in ROLES or not isinstance(message.get("content"), str):
+            if not isinstance(role, str) or role not in ROLES or not isinstance(message.get("content"), str):
                 raise GenerationError(
-                    f"messages: each needs a role of {', '.join(ROLES)} and a string content; role {role!r}"
+                    f"messages: each needs a role of {', '.join(ROLES)} and a string content; role {show(role)}"
                 )
-        import jinja2  # comes with the tokenizer's library
+        # transformers renders templates with jinja2 and imports it late too. Only its error class is needed here, and a
+        # checkpoint without tokenizer never gets this far.
+        import jinja2
 
         try:
             text = self._need().apply_chat_template(
@@ -82,32 +85,32 @@ class Text:
         return str(text)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of rendered text; special tokens in it count as such, none are added."""
+        """Returns the ids of rendered text. Special tokens in the text are recognised; none are added."""
         return [int(i) for i in self._need().encode(text, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str | None:
-        """Text without special tokens; None without a tokenizer."""
+        """Returns the text without special tokens; None without a tokenizer."""
         if self._tokenizer is None:
             return None
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def end_think_token_id(self) -> int | None:
-        """Id of `</think>`, None when the vocabulary has none."""
+        """Id of `</think>`; None if the vocabulary has no such token."""
         if self._tokenizer is None:
             return None
         found = self._tokenizer.convert_tokens_to_ids(END_THINK)
         return found if isinstance(found, int) and found != self._tokenizer.unk_token_id else None
 
     def stop_finder(self, stops: Sequence[str]) -> StopFinder | None:
-        """Finds the first token at which one of `stops` is complete; None when there are none.
+        """Returns a function that finds the first token at which one of `stops` is complete; None without stops.
 
         Raises:
-            GenerationError: stop strings without a tokenizer.
+            GenerationError: there are stop strings and no tokenizer.
         """
         if not stops:
             return None
         self._need()
-        # A token is at least one byte of text, but special ones are none: look back a little further than the longest.
+        # Every token but a special one is at least one byte of text. The margin of 16 allows for special tokens.
         reach = max(len(stop.encode()) for stop in stops) + 16
 
         def find(output: Sequence[int], searched: int) -> int | None:
@@ -124,9 +127,13 @@ class Text:
         return find
 
     def cut_at_stop(self, text: str, stops: Sequence[str]) -> str:
-        """`text` up to the first stop string."""
+        """Returns `text` up to the first stop string."""
         ends = [at for stop in stops if (at := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text
+
+    def _encode_field(self, name: str, text: str) -> list[int]:
+        check_text(name, text)
+        return self.encode(text)
 
     def _need(self) -> Any:  # noqa: ANN401 -- the tokenizer's class is untyped
         if self._tokenizer is None:
@@ -136,8 +143,8 @@ class Text:
 
 def _checked_ids(value: object, vocab_size: int) -> list[int]:
     if not isinstance(value, list | tuple):
-        raise GenerationError(f"prompt_ids: got {type(value).__name__}; valid: a list of token ids")
+        raise GenerationError(f"prompt_ids: got {show(value)}; valid: a list of token ids")
     for token in value:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
-            raise GenerationError(f"prompt_ids: got {token!r}; valid: integers from 0 to {vocab_size - 1}")
+            raise GenerationError(f"prompt_ids: got {show(token)}; valid: integers from 0 to {vocab_size - 1}")
     return list(value)

@@ -1,4 +1,4 @@
-"""Argmax of rows.
+"""Argmax of rows in plain torch.
 
 R = rows, V = values of a row.
 """
@@ -9,5 +9,5 @@ import torch
 
 
 def argmax(values_RV: torch.Tensor) -> torch.Tensor:
-    """int64 `[R]`: where each row is largest; of equal places any."""
+    """int64 `[R]`: the index of the largest value of each row; any of them if several are equal."""
     return values_RV.argmax(dim=-1)

@@ -1,8 +1,6 @@
-"""Confidence commit: the best masked positions always, and every other one that is confident enough.
+"""Confidence commit in plain torch. Source: released remote code, block diffusion `generate`.
 
-Knows nothing of tokens or modes. One rule serves all: threshold unmasking (k = 1), the fixed quota (threshold = inf),
-and a one-pass draft (threshold = 0). Source: released remote code, block diffusion `generate`.
-R = blocks, B = positions.
+R = blocks, B = positions of a block.
 """
 
 from __future__ import annotations
@@ -13,22 +11,7 @@ import torch
 def confidence_commit(
     confidence_RB: torch.Tensor, masked_RB: torch.Tensor, threshold_R: torch.Tensor, num_best_R: torch.Tensor
 ) -> torch.Tensor:
-    """Positions to commit: masked, and among the `num_best` of highest confidence or at least at `threshold`.
-
-    Args:
-        confidence_RB: float `[R, B]`; ignored where not masked.
-        masked_RB: bool `[R, B]`.
-        threshold_R: float `[R]`, inf for none; compared in the dtype of the confidences.
-        num_best_R: int64 `[R]`, >= 1: positions committed whatever their confidence. Ties go to the lower position.
-
-    Returns:
-        bool `[R, B]`.
-
-    Raises:
-        ValueError: shapes that do not fit each other.
-    """
-    if confidence_RB.shape != masked_RB.shape or threshold_R.shape != num_best_R.shape:
-        raise ValueError(f"confidence_commit: {tuple(confidence_RB.shape)}, {tuple(masked_RB.shape)}")
+    """bool `[R, B]`: masked, and among the `num_best` of highest confidence or at least at `threshold`."""
     score_RB = confidence_RB.masked_fill(~masked_RB, float("-inf"))
     order_RB = score_RB.argsort(dim=1, descending=True, stable=True)
     rank_RB = torch.empty_like(order_RB).scatter_(

@@ -1,4 +1,4 @@
-"""The product with a weight matrix, summed in float32.
+"""The product with a weight matrix in plain torch, as the released model computes it.
 
 T = rows, I = inputs, O = outputs.
 """
@@ -6,9 +6,10 @@ T = rows, I = inputs, O = outputs.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 
-def linear(x_TI: torch.Tensor, weight_OI: torch.Tensor, residual_TO: torch.Tensor | None = None) -> torch.Tensor:
-    """`x @ weight.T (+ residual)`, `[T, O]` in the dtype of x, rounded once."""
-    y_TO = x_TI.float() @ weight_OI.float().T
-    return (y_TO if residual_TO is None else y_TO + residual_TO.float()).to(x_TI.dtype)
+def product(x_TI: torch.Tensor, weight_OI: torch.Tensor, residual_TO: torch.Tensor | None = None) -> torch.Tensor:
+    """`x @ weight.T (+ residual)`, `[T, O]` in the dtype of x; the sum with the residual is rounded a second time."""
+    y_TO = F.linear(x_TI, weight_OI)
+    return y_TO if residual_TO is None else residual_TO + y_TO

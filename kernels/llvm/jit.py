@@ -1,7 +1,6 @@
 """Machine code for the CPU at hand: LLVM IR built in Python, compiled in this process, run on torch's own threads.
 
-Triton has no CPU target; llvmlite brings LLVM itself, so no compiler is needed where it runs. Knows nothing of what is
-computed.
+Triton has no CPU target; llvmlite contains LLVM, so no compiler needs to be installed.
 """
 
 from __future__ import annotations
@@ -18,38 +17,54 @@ from trimode.kernels.llvm.emitter import Emitter, Value
 
 try:
     from llvmlite import binding, ir
-except ImportError:  # then these kernels are not offered, see `num_lanes`
+except ImportError:  # then no CPU kernel is offered, see `missing`
     binding = ir = None
 
 DTYPES = (torch.bfloat16, torch.float32)
-"""What the kernels load and store; they compute in float32."""
+"""Dtypes that the kernels load and store. They compute in float32."""
+
+
+@functools.cache
+def missing() -> str:
+    """Returns what this machine lacks for the CPU kernels; empty if they run here."""
+    if binding is None:
+        return "no llvmlite"
+    if _gomp_parallel() is None:
+        return "torch has no OpenMP library with GOMP_parallel"
+    features = binding.get_host_cpu_features()
+    wide = features.get("avx512f") or (features.get("avx2") and features.get("fma"))
+    return "" if wide else "a CPU without AVX-512 and without AVX2 and FMA"
 
 
 @functools.cache
 def num_lanes() -> int:
-    """Float32 lanes of this CPU's vectors: 16 or 8; 0 where these kernels cannot run."""
-    if binding is None or _gomp_parallel() is None:
+    """Returns how many float32 fit a vector of this CPU: 16 or 8; 0 where the CPU kernels cannot run."""
+    if missing():
         return 0
-    features = binding.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 16
-    return 8 if features.get("avx2") and features.get("fma") else 0
+    return 16 if binding.get_host_cpu_features().get("avx512f") else 8
 
 
-def runs_here(*tensors: torch.Tensor) -> bool:
-    """Whether the kernels run on this machine and take these tensors: all on the CPU and of one of DTYPES."""
+def refusal(*tensors: torch.Tensor) -> str | None:
+    """Returns None if the CPU kernels run on this machine and take these tensors, otherwise the reason."""
     dtype = tensors[0].dtype
-    if dtype not in DTYPES or not num_lanes():
-        return False
-    for tensor in tensors:  # noqa: SIM110 -- runs before every kernel: a generator takes twice as long
-        if not tensor.is_cpu or tensor.dtype != dtype:
-            return False
-    return True
+    for tensor in tensors:
+        if not tensor.is_cpu:
+            return f"no kernel for {tensor.device.type}"
+        if tensor.dtype != dtype:
+            return f"{dtype} and {tensor.dtype} together"
+    if dtype not in DTYPES:
+        return f"no CPU kernel for {dtype}"
+    return None if num_lanes() else missing()
+
+
+def describe(refused: str | None) -> str:
+    """Returns the name of what runs: the CPU kernel, or the reference with the reason why the CPU kernel `refused`."""
+    return f"cpu, {num_lanes()} lanes" if refused is None else f"reference: {refused}"
 
 
 @functools.cache
 def _gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
-    """The entry of the OpenMP library that torch has loaded: one pool of threads for both."""
+    """Returns GOMP_parallel of the OpenMP library that torch has loaded, so that both share one pool of threads."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
@@ -68,22 +83,22 @@ def _gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
 
 
 _PORTIONS = 8
-"""Into how many a thread's part of small items is cut."""
+"""Small items are taken in portions of 1 / (threads * _PORTIONS) of all items."""
 
 
 class ParallelKernel:
-    """A function over work items 0 .. n - 1, which threads take as they go, so that a slowed thread takes fewer."""
+    """A function over work items 0 .. n - 1. Threads take items one after the other, so a slow thread takes fewer."""
 
     def __init__(
         self, lanes: int, num_args: int, emit: Callable[..., Callable[[Value], None]], *, small: bool = False
     ) -> None:
-        """Compiles at once.
+        """Compiles the function.
 
         Args:
-            lanes: of a vector.
-            num_args: what a call passes beside the number of items; all are i64, addresses too.
-            emit: `emit(emitter, *args)` writes what comes before the items and returns the writer of one item.
-            small: an item costs no more than taking one does; then threads take many at a time.
+            lanes: float32 lanes of a vector.
+            num_args: number of arguments of a call after the number of items. All are i64, addresses too.
+            emit: `emit(emitter, *args)` writes the code before the items and returns a function that writes one item.
+            small: True if an item is so short that taking it costs as much; then threads take many at a time.
         """
         self._small = small
         module = ir.Module("trimode")
@@ -91,25 +106,25 @@ class ParallelKernel:
         e = Emitter(function.append_basic_block("entry"), lanes)
         shared = function.args[0]
         places = range(1, num_args + 3)
-        limit, at_once, *args = (e.b.load(e.at(shared, place, 8), typ=e.i64, align=8) for place in places)
+        limit, at_once, *args = (e.builder.load(e.at(shared, place, 8), typ=e.i64, align=8) for place in places)
         emit_item = emit(e, *args)
         head, body, end = (function.append_basic_block(name) for name in ("next", "item", "end"))
-        e.b.branch(head)
-        e.b.position_at_end(head)
-        first = e.b.atomic_rmw("add", shared, at_once, "monotonic")
-        e.b.cbranch(e.less(first, limit), body, end)
-        e.b.position_at_end(body)
-        e.loop(e.smaller(e.b.sub(limit, first), at_once), lambda number: emit_item(e.sum(first, number)))
-        e.b.branch(head)
-        e.b.position_at_end(end)
-        e.b.ret_void()
+        e.builder.branch(head)
+        e.builder.position_at_end(head)
+        first = e.builder.atomic_rmw("add", shared, at_once, "monotonic")
+        e.builder.cbranch(e.ult(first, limit), body, end)
+        e.builder.position_at_end(body)
+        e.loop(e.umin(e.builder.sub(limit, first), at_once), lambda number: emit_item(e.add(first, number)))
+        e.builder.branch(head)
+        e.builder.position_at_end(end)
+        e.builder.ret_void()
         self._engine = _compile(str(module))
         self._address = self._engine.get_function_address("work")
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
         self._shared = ctypes.c_int64 * (num_args + 3)
 
     def __call__(self, num_items: int, *args: int) -> None:
-        """Runs all items; returns when the last is done. The caller answers for the addresses."""
+        """Runs all items and returns when the last is done. The addresses are not checked."""
         threads = min(torch.get_num_threads(), num_items)
         at_once = max(1, num_items // (threads * _PORTIONS)) if self._small and threads else 1
         shared = self._shared(0, num_items, at_once, *args)
@@ -124,7 +139,7 @@ def _compile(source: str) -> Any:  # noqa: ANN401 -- an llvmlite engine
     binding.initialize_native_asmprinter()
     module = binding.parse_assembly(source)
     module.verify()
-    # Vectors of 512 bits are what these kernels are about; compilers shun them by default.
+    # LLVM avoids vectors of 512 bits by default, and the kernels gain most by them.
     features = binding.get_host_cpu_features().flatten() + ",-prefer-256-bit"
     target = binding.Target.from_default_triple()
     machine = target.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=3, jit=True)

@@ -1,6 +1,50 @@
-"""Attention of a block of new tokens over a cache, causal or full per row."""
+"""Attention of new tokens over a paged cache: one ragged call for rows of any number of queries and keys.
 
-from trimode.kernels.paged_attention.cpu import attends, paged_attention
-from trimode.kernels.paged_attention.reference import block_attention, masked_attention, visible_keys
+T = tokens (queries) of all rows, H = query heads, K = KV heads, D = head dim, P = pages, S = tokens per page.
+"""
 
-__all__ = ["attends", "block_attention", "masked_attention", "paged_attention", "visible_keys"]
+from __future__ import annotations
+
+import torch
+from trimode.kernels.llvm import jit
+from trimode.kernels.paged_attention import cpu, reference
+from trimode.kernels.paged_attention.ragged import Ragged, Row, describe_rows
+
+
+def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, scale: float) -> torch.Tensor:
+    """Returns the softmax attention of every query over the keys of its row that it sees.
+
+    Args:
+        q_THD: queries `[T, H, D]`, row after row.
+        kv_PSKD: the cache `[P, S, 2 * K, D]` in the dtype of q, K heads before V heads. All of it must be finite, also
+            what no query sees. Query head h reads KV head `h // (H / K)`.
+        ragged: which keys each query sees, from `describe_rows`.
+        scale: factor of the scores before the softmax.
+
+    Returns:
+        `[T, H * D]` in the dtype of q.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit each other.
+    """
+    fits = q_THD.dim() == 3 and kv_PSKD.dim() == 4 and q_THD.dtype == kv_PSKD.dtype
+    if fits:
+        num_tokens, num_heads, head_dim = q_THD.shape
+        _, page_size, num_kv, kv_dim = kv_PSKD.shape
+        fits = num_kv % 2 == 0 and num_heads % (num_kv // 2) == 0 and kv_dim == head_dim
+        fits = fits and num_tokens == ragged.num_tokens and page_size == ragged.page_size
+    if not fits:
+        raise ValueError(
+            f"paged_attention: got q {q_THD.dtype} {list(q_THD.shape)}, cache {kv_PSKD.dtype} {list(kv_PSKD.shape)}; "
+            f"expected [{ragged.num_tokens}, H, D] and [P, {ragged.page_size}, 2K, D] of one dtype, H a multiple of K"
+        )
+    run = cpu.paged_attention if cpu.supports(q_THD, kv_PSKD, ragged) is None else reference.paged_attention
+    return run(q_THD, kv_PSKD, ragged, scale)
+
+
+def describe(q_THD: torch.Tensor, kv_PSKD: torch.Tensor) -> str:
+    """Returns which implementation runs for such tensors (without mask words), and why."""
+    return jit.describe(cpu.supports(q_THD, kv_PSKD, None))
+
+
+__all__ = ["Ragged", "Row", "describe", "describe_rows", "paged_attention"]

@@ -1,33 +1,36 @@
-"""Block attention on a CPU over pages where they lie: no gather, no mask, no row's result dependent on another's.
+"""Attention over a paged cache on a CPU: pages are read in place, without a gather and without a mask.
 
 Keys are taken in blocks counted from key 0 with a running maximum (online softmax, Milakov and Gimelshein, arXiv
-1805.02867), and a block that a query does not see changes nothing to the last bit. So a query's result is the same in
-any company, in any slice of a prompt, decoded alone or verified in a block.
+1805.02867). A block that a query does not see changes nothing, to the last bit. So a query's result does not depend on
+its batch-mates or on how a prompt is sliced, and is the same decoded alone or verified in a block.
 
-N = rows, T = queries per row, H = query heads, K = KV heads, G = H / K, D = head dim, S = slots of a page,
-L = lanes of a vector.
+T = queries of all rows, H = query heads, K = KV heads, G = H / K, D = head dim, P = pages, S = tokens per page,
+W = work items, L = lanes of a vector.
 """
 
 from __future__ import annotations
 
 import functools
+from array import array
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.jit import ParallelKernel
+from trimode.kernels.paged_attention.ragged import Ragged
 
 _MAX_ROWS = 64
-"""Query heads that share one reading of the keys: their sums stay in the cache."""
+"""Query heads of an item, which share one reading of the keys: their sums stay in the cache."""
 _LOWEST = torch.finfo(torch.float32).min
-"""A maximum before the first key: -inf less -inf would be NaN where a query scores -inf with a whole block."""
+"""The running maximum before the first key. With -inf a block that scores -inf throughout would give NaN."""
 _QUAD = 4
-"""Query heads multiplied together: each key and value loaded serves so many."""
+"""Query heads multiplied together: each key and value is loaded once for all of them."""
 
 
 class _Shape(NamedTuple):
-    """What the code is compiled for."""
+    """The sizes that the code is compiled for."""
 
     lanes: int
     size: int
@@ -44,83 +47,76 @@ class _Shape(NamedTuple):
 
     @property
     def block(self) -> int:
-        """Keys of a block."""
+        """Keys per block."""
         return 2 * self.lanes
 
     @property
     def tile(self) -> int:
-        """Queries of an item."""
+        """Queries of an item at most."""
         return max(1, _MAX_ROWS // self.group)
 
     @property
     def num_rows(self) -> int:
-        """Query heads of an item, in whole quads."""
+        """Query heads of an item at most, rounded up to whole quads."""
         return -(-self.tile * self.group // _QUAD) * _QUAD
 
 
-def attends(kv_PSKD: torch.Tensor) -> bool:
-    """Whether `paged_attention` takes this cache on this machine."""
-    fits = kv_PSKD.dim() == 4 and kv_PSKD.is_contiguous() and kv_PSKD.shape[2] % 2 == 0
-    return fits and runs_here(kv_PSKD) and kv_PSKD.shape[3] % num_lanes() == 0
+def supports(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged | None) -> str | None:
+    """Returns None if `paged_attention` takes these tensors on this machine, otherwise the reason.
 
-
-def paged_attention(
-    q_NTHD: torch.Tensor,
-    kv_PSKD: torch.Tensor,
-    pages_NP: torch.Tensor,
-    last_key_NT: torch.Tensor | None,
-    num_keys: int,
-    scale: float,
-) -> torch.Tensor:
-    """Softmax attention in which query (n, t) sees keys 0 .. last_key[n, t] of its row's pages.
-
-    Args:
-        q_NTHD: queries `[N, T, H, D]`.
-        kv_PSKD: the cache `[pages, S, 2 * K, D]`, K heads before V heads, `attends(kv_PSKD)`.
-        pages_NP: int64 `[N, P]`: the pages of each row, in order.
-        last_key_NT: int64 `[N, T]`, each from 0 to `num_keys - 1`; None: every query sees `num_keys` keys.
-        num_keys: at least 1.
-        scale: softmax scale.
-
-    Returns:
-        `[N * T, H * D]` in the dtype of q.
-
-    Raises:
-        ValueError: shapes or types that do not fit each other.
+    Without `ragged` the answer is that for rows without mask words.
     """
-    num_rows, num_queries, num_heads, head_dim = q_NTHD.shape
+    refused = jit.refusal(kv_PSKD, q_THD)
+    if refused is not None:
+        return refused
+    if not kv_PSKD.is_contiguous():
+        return "the cache is not contiguous"
+    if kv_PSKD.shape[3] % jit.num_lanes():
+        return f"head_dim {kv_PSKD.shape[3]} is no multiple of {jit.num_lanes()}"
+    if ragged is not None and ragged.mask_word_T is not None:
+        return "mask words"
+    if ragged is not None and not ragged.last_key_T.is_cpu:
+        return f"rows described on {ragged.last_key_T.device.type}"
+    return None
+
+
+def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, scale: float) -> torch.Tensor:
+    """Softmax attention of every query over the keys of its row, `[T, H * D]` in the dtype of q."""
+    num_tokens, num_heads, head_dim = q_THD.shape
     page_size, num_kv_heads = kv_PSKD.shape[1], kv_PSKD.shape[2] // 2
-    fits = num_heads % num_kv_heads == 0 and head_dim == kv_PSKD.shape[3] and q_NTHD.dtype == kv_PSKD.dtype
-    fits = fits and pages_NP.shape[0] == num_rows and pages_NP.shape[1] * page_size >= num_keys > 0
-    if last_key_NT is not None:
-        fits = fits and last_key_NT.shape == (num_rows, num_queries) and last_key_NT.dtype == torch.int64
-    if not (fits and pages_NP.dtype == torch.int64 and attends(kv_PSKD)):
-        raise ValueError(
-            f"paged_attention: q {q_NTHD.dtype} {tuple(q_NTHD.shape)}, cache {kv_PSKD.dtype} {tuple(kv_PSKD.shape)}, "
-            f"pages {tuple(pages_NP.shape)} for {num_keys} keys"
-        )
-    if q_NTHD.stride()[2:] != (head_dim, 1) or (num_rows > 1 and q_NTHD.stride(0) != num_queries * q_NTHD.stride(1)):
+    if q_THD.stride()[1:] != (head_dim, 1):
         # Not `contiguous()`: it lets any stride of a dimension of size 1 pass.
-        q_NTHD = q_NTHD.clone(memory_format=torch.contiguous_format)
-    pages_NP = pages_NP.contiguous()
-    last_key_NT = None if last_key_NT is None else last_key_NT.contiguous()
-    out = q_NTHD.new_empty((num_rows * num_queries, num_heads * head_dim))
-    shape = _Shape(num_lanes(), q_NTHD.element_size(), num_heads, num_kv_heads, head_dim, page_size, scale)
-    tiles = 1 if num_queries == 1 else -(-num_queries // shape.tile)
+        q_THD = q_THD.clone(memory_format=torch.contiguous_format)
+    out = q_THD.new_empty((num_tokens, num_heads * head_dim))
+    shape = _Shape(jit.num_lanes(), q_THD.element_size(), num_heads, num_kv_heads, head_dim, page_size, scale)
+    work_W4 = ragged.derive(_work, shape.tile, num_kv_heads)
     _kernel(shape)(
-        num_rows * num_kv_heads * tiles, q_NTHD.data_ptr(), q_NTHD.stride(1), kv_PSKD.data_ptr(), pages_NP.data_ptr(),
-        pages_NP.shape[1], 0 if last_key_NT is None else last_key_NT.data_ptr(), num_keys, num_queries, out.data_ptr(),
+        work_W4.shape[0], work_W4.data_ptr(), q_THD.data_ptr(), q_THD.stride(0), kv_PSKD.data_ptr(),
+        ragged.page_table_NP.data_ptr(), ragged.page_table_NP.shape[1], ragged.last_key_T.data_ptr(), out.data_ptr(),
     )  # fmt: skip
     return out
 
 
+def _work(ragged: Ragged, tile: int, num_kv_heads: int) -> torch.Tensor:
+    """The work items of a step, int32 `[W, 4]`: row, KV head, first query and number of queries (at most `tile`)."""
+    items = array("i")
+    first_token = 0
+    for number, row in enumerate(ragged.rows):
+        end = first_token + len(row.last_keys)
+        tiles = [(first, min(tile, end - first)) for first in range(first_token, end, tile)]
+        for head in range(num_kv_heads):
+            for first, count in tiles:
+                items.extend((number, head, first, count))
+        first_token = end
+    return torch.frombuffer(items, dtype=torch.int32).view(-1, 4) if items else torch.empty((0, 4), dtype=torch.int32)
+
+
 class _Item:
-    """Writes the code of one item: some queries of a row, of all heads that share a KV head."""
+    """Writes the code of one item: some queries of a row, with all query heads that share a KV head."""
 
     def __init__(self, e: Emitter, shape: _Shape, *args: Value) -> None:
         self.e, self.shape = e, shape
-        self.q, self.q_stride, self.cache, self.pages, self.num_pages, self.last_key, self.num_keys = args[:7]
-        self.num_queries, self.out = args[7:]
+        self.work, self.q, self.q_stride, self.cache, self.pages, self.num_pages, self.last_key, self.out = args
         rows, dim = shape.num_rows, shape.head_dim
         self.queries, self.sums = e.scratch(rows * dim), e.scratch(rows * dim)
         self.peaks, self.totals = e.scratch(rows * e.lanes), e.scratch(rows * e.lanes)
@@ -130,65 +126,57 @@ class _Item:
 
     def __call__(self, item: Value) -> None:
         e, shape = self.e, self.shape
-        tiles = e.parts(self.num_queries, shape.tile)
-        self.kv_head = e.b.urem(e.b.udiv(item, tiles), e.const(shape.num_kv_heads))
-        self.row = e.b.udiv(item, e.mul(tiles, shape.num_kv_heads))
-        first = e.mul(e.b.urem(item, tiles), shape.tile)
-        self.first_token = e.sum(e.mul(self.row, self.num_queries), first)
-        num_tokens = e.smaller(e.b.sub(self.num_queries, first), shape.tile)
+        self.row, self.kv_head, self.first_token, num_tokens = (
+            e.load_i32(self.work, e.add(e.mul(item, 4), place)) for place in range(4)
+        )
         num_rows = e.mul(num_tokens, shape.group)
-        quads = e.parts(num_rows, _QUAD)
-        (last,) = e.loop(e.mul(quads, _QUAD), functools.partial(self._start, e.sum(num_rows, -1)), [e.const(0)])
+        quads = e.ceil_div(num_rows, _QUAD)
+        (last,) = e.loop(e.mul(quads, _QUAD), functools.partial(self._start, e.add(num_rows, -1)), [e.const(0)])
 
         def block(number: Value) -> None:
             start = e.mul(number, shape.block)
             self._read_block(start, last)
             e.loop(quads, functools.partial(self._attend, start))
 
-        e.loop(e.sum(e.b.udiv(last, e.const(shape.block)), 1), block)
+        e.loop(e.add(e.builder.udiv(last, e.const(shape.block)), 1), block)
         e.loop(num_rows, self._finish)
 
     def _token_and_head(self, row: Value) -> tuple[Value, Value]:
         e, group = self.e, self.shape.group
-        head = e.sum(e.mul(self.kv_head, group), e.b.urem(row, e.const(group)))
-        return e.sum(self.first_token, e.b.udiv(row, e.const(group))), head
+        head = e.add(e.mul(self.kv_head, group), e.builder.urem(row, e.const(group)))
+        return e.add(self.first_token, e.builder.udiv(row, e.const(group))), head
 
     def _start(self, last_row: Value, row: Value, last: Value) -> list[Value]:
-        """Scales a query, clears its sums; returns the last key that any query sees. Filling rows repeat a real one."""
+        """Scales a query and clears its sums. Returns the last key that any query sees so far."""
         e, shape = self.e, self.shape
-        token, head = self._token_and_head(e.smaller(row, last_row))
-        source = e.at(self.q, e.sum(e.mul(token, self.q_stride), e.mul(head, shape.head_dim)), shape.size)
+        token, head = self._token_and_head(e.umin(row, last_row))  # padding rows repeat the last one
+        source = e.at(self.q, e.add(e.mul(token, self.q_stride), e.mul(head, shape.head_dim)), shape.size)
         for start in range(0, shape.head_dim, e.lanes):
-            place = e.sum(e.mul(row, shape.head_dim), start)
-            query = e.b.fmul(e.load(e.at(source, start, shape.size), shape.size), e.all(shape.scale))
+            place = e.add(e.mul(row, shape.head_dim), start)
+            query = e.builder.fmul(e.load(e.at(source, start, shape.size), shape.size), e.splat(shape.scale))
             e.store(query, e.at(self.queries, place, 4))
-            e.store(e.all(0.0), e.at(self.sums, place, 4))
-        e.store(e.all(_LOWEST), e.at(self.peaks, e.mul(row, e.lanes), 4))
-        e.store(e.all(0.0), e.at(self.totals, e.mul(row, e.lanes), 4))
-        all_keys = e.b.icmp_unsigned("==", self.last_key, e.const(0))
-        # Without limits any readable address will do: what is loaded there is not used.
-        found = e.b.load(
-            e.at(e.b.select(all_keys, self.pages, self.last_key), e.b.select(all_keys, e.const(0), token), 8), typ=e.i64
-        )
-        limit = e.b.select(all_keys, e.sum(self.num_keys, -1), found)
-        e.b.store(e.b.trunc(limit, e.i32), e.at(self.limits, row, 4), align=4)
-        return [e.b.select(e.less(last, limit), limit, last)]
+            e.store(e.splat(0.0), e.at(self.sums, place, 4))
+        e.store(e.splat(_LOWEST), e.at(self.peaks, e.mul(row, e.lanes), 4))
+        e.store(e.splat(0.0), e.at(self.totals, e.mul(row, e.lanes), 4))
+        limit = e.load_i32(self.last_key, token)
+        e.builder.store(e.builder.trunc(limit, e.i32), e.at(self.limits, row, 4), align=4)
+        return [e.builder.select(e.ult(last, limit), limit, last)]
 
     def _read_block(self, start: Value, last: Value) -> None:
-        """Keys, transposed to `[D, block]`, and values `[block, D]`, in float32; beyond the last key it repeats."""
+        """Reads a block in float32: keys transposed to `[D, block]`, values `[block, D]`. The last key is repeated."""
         e, shape = self.e, self.shape
         dims = range(0, shape.head_dim, e.lanes)
 
-        def copy(number: Value) -> None:  # whole vectors at a time: memory is what this costs
-            key = e.smaller(e.sum(start, number), last)
-            at = e.sum(e.mul(self.row, self.num_pages), e.b.udiv(key, e.const(shape.page_size)))
-            page = e.b.load(e.at(self.pages, at, 8), typ=e.i64)
-            slot = e.sum(e.mul(page, shape.page_size), e.b.urem(key, e.const(shape.page_size)))
-            place = e.mul(e.sum(e.mul(slot, 2 * shape.num_kv_heads), self.kv_head), shape.head_dim)
-            for array, offset in ((self.plain_keys, 0), (self.values, shape.num_kv_heads * shape.head_dim)):
+        def copy(number: Value) -> None:  # whole vectors at a time: the time goes into reading memory
+            key = e.umin(e.add(start, number), last)
+            at = e.add(e.mul(self.row, self.num_pages), e.builder.udiv(key, e.const(shape.page_size)))
+            page = e.load_i32(self.pages, at)
+            slot = e.add(e.mul(page, shape.page_size), e.builder.urem(key, e.const(shape.page_size)))
+            place = e.mul(e.add(e.mul(slot, 2 * shape.num_kv_heads), self.kv_head), shape.head_dim)
+            for target, offset in ((self.plain_keys, 0), (self.values, shape.num_kv_heads * shape.head_dim)):
                 for dim in dims:
-                    source = e.at(self.cache, e.sum(place, offset + dim), shape.size)
-                    e.store(e.load(source, shape.size), e.at(array, e.sum(e.mul(number, shape.head_dim), dim), 4))
+                    source = e.at(self.cache, e.add(place, offset + dim), shape.size)
+                    e.store(e.load(source, shape.size), e.at(target, e.add(e.mul(number, shape.head_dim), dim), 4))
 
         e.loop(e.const(shape.block), copy)
 
@@ -196,63 +184,63 @@ class _Item:
             dim = e.mul(number, e.lanes)
             for half in range(0, shape.block, e.lanes):
                 rows = [
-                    e.load(e.at(self.plain_keys, e.sum(dim, (half + n) * shape.head_dim), 4)) for n in range(e.lanes)
+                    e.load(e.at(self.plain_keys, e.add(dim, (half + n) * shape.head_dim), 4)) for n in range(e.lanes)
                 ]
                 for n, column in enumerate(e.transpose(rows)):
-                    e.store(column, e.at(self.keys, e.sum(e.mul(e.sum(dim, n), shape.block), half), 4))
+                    e.store(column, e.at(self.keys, e.add(e.mul(e.add(dim, n), shape.block), half), 4))
 
         e.loop(e.const(shape.head_dim // e.lanes), turn)
 
     def _attend(self, start: Value, quad: Value) -> None:
-        """One quad over one block."""
+        """Adds one block of keys to the sums of one quad."""
         e, shape = self.e, self.shape
         first = e.mul(quad, _QUAD)
-        rows = [e.sum(first, n) for n in range(_QUAD)]
+        rows = [e.add(first, n) for n in range(_QUAD)]
 
         def dot(dim: Value, *scores: Value) -> list[Value]:
-            keys = [e.load(e.at(self.keys, e.sum(e.mul(dim, shape.block), half), 4)) for half in (0, e.lanes)]
+            keys = [e.load(e.at(self.keys, e.add(e.mul(dim, shape.block), half), 4)) for half in (0, e.lanes)]
             result = []
             for n, row in enumerate(rows):
-                query = e.load_one(e.at(self.queries, e.sum(e.mul(row, shape.head_dim), dim), 4))
+                query = e.load_one(e.at(self.queries, e.add(e.mul(row, shape.head_dim), dim), 4))
                 result += [e.fma(query, key, scores[2 * n + half]) for half, key in enumerate(keys)]
             return result
 
-        scores = e.loop(e.const(shape.head_dim), dot, [e.all(0.0)] * (2 * _QUAD))
+        scores = e.loop(e.const(shape.head_dim), dot, [e.splat(0.0)] * (2 * _QUAD))
         decays = [self._weigh(start, row, n, scores[2 * n : 2 * n + 2]) for n, row in enumerate(rows)]
         at_once = e.lanes * (4 if e.lanes == 16 else 2)  # sums that fit the registers
         for dim in range(0, shape.head_dim, at_once):
             dims = range(dim, min(dim + at_once, shape.head_dim), e.lanes)
-            places = [e.at(self.sums, e.sum(e.mul(row, shape.head_dim), d), 4) for row in rows for d in dims]
+            places = [e.at(self.sums, e.add(e.mul(row, shape.head_dim), d), 4) for row in rows for d in dims]
 
             def weighted(key: Value, *sums: Value, dims: range = dims) -> list[Value]:
-                values = [e.load(e.at(self.values, e.sum(e.mul(key, shape.head_dim), d), 4)) for d in dims]
+                values = [e.load(e.at(self.values, e.add(e.mul(key, shape.head_dim), d), 4)) for d in dims]
                 result = []
                 for n in range(_QUAD):
-                    weight = e.load_one(e.at(self.weights, e.sum(key, n * shape.block), 4))
+                    weight = e.load_one(e.at(self.weights, e.add(key, n * shape.block), 4))
                     own = sums[n * len(dims) : (n + 1) * len(dims)]
                     result += [e.fma(weight, value, total) for value, total in zip(values, own, strict=True)]
                 return result
 
-            # A block is summed on its own and then added: over a long context one chain of sums would lose digits.
-            sums = e.loop(e.const(shape.block), weighted, [e.all(0.0)] * len(places))
+            # A block is summed separately and then added: over a long context a single chain of sums would lose digits.
+            sums = e.loop(e.const(shape.block), weighted, [e.splat(0.0)] * len(places))
             for number, (own, place) in enumerate(zip(sums, places, strict=True)):
                 e.store(e.fma(e.load(place), decays[number // len(dims)], own), place)
 
     def _weigh(self, start: Value, row: Value, number: int, scores: list[Value]) -> Value:
-        """Turns a row's scores into weights under its new maximum; returns the factor of what was summed before."""
+        """Turns a row's scores into weights under its new maximum. Returns the factor for the earlier sums."""
         e = self.e
-        limit = e.splat(e.b.load(e.at(self.limits, row, 4), typ=e.i32))
+        limit = e.splat(e.builder.load(e.at(self.limits, row, 4), typ=e.i32))
         seen = []
         for half, score in enumerate(scores):
-            keys = e.b.add(e.splat(e.b.trunc(e.sum(start, half * e.lanes), e.i32)), e.count_up())
-            seen.append(e.b.select(e.b.icmp_signed("<=", keys, limit), score, e.all(float("-inf"))))
+            keys = e.builder.add(e.splat(e.builder.trunc(e.add(start, half * e.lanes), e.i32)), e.iota())
+            seen.append(e.builder.select(e.builder.icmp_signed("<=", keys, limit), score, e.splat(float("-inf"))))
         peak_at, total_at = (e.at(array, e.mul(row, e.lanes), 4) for array in (self.peaks, self.totals))
         before = e.load(peak_at)
-        peak = e.larger(before, e.across(e.larger(*seen), e.larger))
-        weights = [e.exp(e.b.fsub(score, peak)) for score in seen]
-        decay = e.exp(e.b.fsub(before, peak))
+        peak = e.fmax(before, e.reduce(e.fmax(*seen), e.fmax))
+        weights = [e.exp(e.builder.fsub(score, peak)) for score in seen]
+        decay = e.exp(e.builder.fsub(before, peak))
         e.store(peak, peak_at)
-        e.store(e.fma(e.load(total_at), decay, e.across(e.b.fadd(*weights), e.b.fadd)), total_at)
+        e.store(e.fma(e.load(total_at), decay, e.reduce(e.builder.fadd(*weights), e.builder.fadd)), total_at)
         for half, weight in enumerate(weights):
             e.store(weight, e.at(self.weights, number * self.shape.block + half * e.lanes, 4))
         return decay
@@ -261,10 +249,10 @@ class _Item:
         e, shape = self.e, self.shape
         token, head = self._token_and_head(row)
         total = e.load(e.at(self.totals, e.mul(row, e.lanes), 4))
-        target = e.mul(e.sum(e.mul(token, shape.num_heads), head), shape.head_dim)
+        target = e.mul(e.add(e.mul(token, shape.num_heads), head), shape.head_dim)
         for start in range(0, shape.head_dim, e.lanes):
-            result = e.b.fdiv(e.load(e.at(self.sums, e.sum(e.mul(row, shape.head_dim), start), 4)), total)
-            e.store(result, e.at(self.out, e.sum(target, start), shape.size), shape.size)
+            result = e.builder.fdiv(e.load(e.at(self.sums, e.add(e.mul(row, shape.head_dim), start), 4)), total)
+            e.store(result, e.at(self.out, e.add(target, start), shape.size), shape.size)
 
 
 @functools.cache
@@ -272,4 +260,4 @@ def _kernel(shape: _Shape) -> ParallelKernel:
     def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
         return _Item(e, shape, *args)
 
-    return ParallelKernel(shape.lanes, 9, emit)
+    return ParallelKernel(shape.lanes, 8, emit)

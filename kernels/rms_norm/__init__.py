@@ -1,15 +1,38 @@
-"""Root-mean-square normalisation."""
+"""Root-mean-square normalisation.
+
+T = rows, H = hidden.
+"""
 
 from __future__ import annotations
 
 import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.rms_norm import cpu, reference
 
 
 def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Tensor:
-    """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension; see `reference`."""
-    op = cpu.rms_norm if cpu.takes(x_TH, weight_H) else reference.rms_norm
-    return op(x_TH, weight_H, eps)
+    """Returns `x / sqrt(mean(x^2) + eps) * weight`, the mean taken over each row.
+
+    Args:
+        x_TH: float `[T, H]`.
+        weight_H: `[H]` in the dtype of x.
+        eps: added to the mean square.
+
+    Returns:
+        `[T, H]` in the dtype of x.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit each other.
+    """
+    if x_TH.dim() != 2 or weight_H.shape != x_TH.shape[1:] or weight_H.dtype != x_TH.dtype:
+        raise ValueError(
+            f"rms_norm: got x {x_TH.dtype} {list(x_TH.shape)}, weight {weight_H.dtype} {list(weight_H.shape)}; "
+            "expected [T, H] and [H] of one dtype"
+        )
+    run = cpu.rms_norm if cpu.supports(x_TH, weight_H) is None else reference.rms_norm
+    return run(x_TH, weight_H, eps)
 
 
-__all__ = ["rms_norm"]
+def describe(x_TH: torch.Tensor, weight_H: torch.Tensor) -> str:
+    """Returns which implementation runs for such tensors, and why."""
+    return jit.describe(cpu.supports(x_TH, weight_H))

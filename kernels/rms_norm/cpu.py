@@ -9,31 +9,36 @@ import functools
 from collections.abc import Callable
 
 import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.jit import ParallelKernel
 
 
-def takes(x_TH: torch.Tensor, weight_H: torch.Tensor) -> bool:
-    """Whether `rms_norm` takes these tensors on this machine."""
-    fits = x_TH.dim() == 2 and x_TH.shape[1:] == weight_H.shape and x_TH.is_contiguous() and weight_H.is_contiguous()
-    return fits and runs_here(x_TH, weight_H) and x_TH.shape[1] % num_lanes() == 0
+def supports(x_TH: torch.Tensor, weight_H: torch.Tensor) -> str | None:
+    """Returns None if `rms_norm` takes these tensors on this machine, otherwise the reason."""
+    refused = jit.refusal(x_TH, weight_H)
+    if refused is not None:
+        return refused
+    if not (x_TH.is_contiguous() and weight_H.is_contiguous()):
+        return "the rows are not contiguous"
+    return None if x_TH.shape[1] % jit.num_lanes() == 0 else f"{x_TH.shape[1]} is no multiple of {jit.num_lanes()}"
 
 
 def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Tensor:
-    """`x / sqrt(mean(x^2) + eps) * weight`, `[T, H]` in the dtype of x; `takes(x, weight)`."""
+    """`x / sqrt(mean(x^2) + eps) * weight`, `[T, H]` in the dtype of x, rounded once."""
     out = torch.empty_like(x_TH)
-    kernel = _kernel(num_lanes(), out.element_size(), eps)
+    kernel = _kernel(jit.num_lanes(), out.element_size(), eps)
     kernel(x_TH.shape[0], x_TH.data_ptr(), weight_H.data_ptr(), out.data_ptr(), x_TH.shape[1])
     return out
 
 
 @functools.cache
 def _kernel(lanes: int, size: int, eps: float) -> ParallelKernel:
-    """One item: a row."""
+    """Work item: one row."""
 
     def emit(e: Emitter, x: Value, weight: Value, out: Value, width: Value) -> Callable[[Value], None]:
-        vectors = e.b.udiv(width, e.const(lanes))
-        count = e.splat(e.b.uitofp(width, e.f32))
+        vectors = e.builder.udiv(width, e.const(lanes))
+        count = e.splat(e.builder.uitofp(width, e.f32))
 
         def emit_item(row: Value) -> None:
             source, target = e.at(x, e.mul(row, width), size), e.at(out, e.mul(row, width), size)
@@ -42,14 +47,14 @@ def _kernel(lanes: int, size: int, eps: float) -> ParallelKernel:
                 value = e.load(e.at(source, e.mul(number, lanes), size), size)
                 return [e.fma(value, value, total)]
 
-            (squares,) = e.loop(vectors, square, [e.all(0.0)])
-            mean = e.b.fdiv(e.across(squares, e.b.fadd), count)
-            factor = e.b.fdiv(e.all(1.0), e.sqrt(e.b.fadd(mean, e.all(eps))))
+            (squares,) = e.loop(vectors, square, [e.splat(0.0)])
+            mean = e.builder.fdiv(e.reduce(squares, e.builder.fadd), count)
+            factor = e.builder.fdiv(e.splat(1.0), e.sqrt(e.builder.fadd(mean, e.splat(eps))))
 
             def scale(number: Value) -> None:
                 at = e.mul(number, lanes)
                 value, gain = (e.load(e.at(array, at, size), size) for array in (source, weight))
-                e.store(e.b.fmul(e.b.fmul(value, factor), gain), e.at(target, at, size), size)
+                e.store(e.builder.fmul(e.builder.fmul(value, factor), gain), e.at(target, at, size), size)
 
             e.loop(vectors, scale)
 

@@ -1,6 +1,53 @@
-"""Rotary position embedding with static YaRN frequencies."""
+"""Rotary position embedding of queries and keys, together with what follows it: keys and values enter the cache.
 
-from trimode.kernels.rope.cpu import rotate_and_store, rotates
-from trimode.kernels.rope.reference import apply_rope, query_scale, rope_cos_sin, yarn_inv_freq
+T = tokens, N = heads of a token (queries, keys, values), K = KV heads, D = head dim, S = slots of the cache.
+"""
 
-__all__ = ["apply_rope", "query_scale", "rope_cos_sin", "rotate_and_store", "rotates", "yarn_inv_freq"]
+from __future__ import annotations
+
+import torch
+from trimode.kernels.llvm import jit
+from trimode.kernels.rope import cpu, reference
+from trimode.kernels.rope.tables import query_scale, rope_cos_sin, yarn_inv_freq
+
+
+def rotate_and_store(
+    qkv_TND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, kv_SKD: torch.Tensor, slots_T: torch.Tensor
+) -> None:
+    """Rotates the queries in place and stores the rotated keys and the values at their slots of the cache.
+
+    The key and value heads of `qkv_TND` hold unspecified numbers afterwards.
+
+    Args:
+        qkv_TND: float `[T, N, D]`: query heads, K key heads, K value heads.
+        cos_TD: `[T, D]` in the dtype of qkv, as the released model rounds it.
+        sin_TD: the same for the sines.
+        kv_SKD: the cache by slots, `[S, 2 * K, D]` in the dtype of qkv, K heads before V heads.
+        slots_T: int64 `[T]`: the slot of each token, all different.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit each other.
+    """
+    fits = qkv_TND.dim() == kv_SKD.dim() == 3
+    if fits:
+        num_tokens, num_heads, head_dim = qkv_TND.shape
+        fits = cos_TD.shape == sin_TD.shape == (num_tokens, head_dim) and slots_T.shape == (num_tokens,)
+        fits = fits and kv_SKD.shape[2] == head_dim and head_dim % 2 == 0
+        fits = fits and kv_SKD.shape[1] % 2 == 0 and num_heads > kv_SKD.shape[1]
+    dtypes = slots_T.dtype == torch.int64 and cos_TD.dtype == sin_TD.dtype == kv_SKD.dtype == qkv_TND.dtype
+    if not (fits and dtypes):
+        got = ", ".join(f"{t.dtype} {list(t.shape)}" for t in (qkv_TND, cos_TD, sin_TD, kv_SKD, slots_T))
+        raise ValueError(
+            f"rotate_and_store: got qkv, cos, sin, cache, slots: {got}; "
+            "expected [T, N, D], [T, D], [T, D], [S, 2K, D] of one dtype and int64 [T], with N > 2K and D even"
+        )
+    run = cpu.rotate_and_store if cpu.supports(qkv_TND, kv_SKD) is None else reference.rotate_and_store
+    run(qkv_TND, cos_TD, sin_TD, kv_SKD, slots_T)
+
+
+def describe(qkv_TND: torch.Tensor, kv_SKD: torch.Tensor) -> str:
+    """Returns which implementation runs for such tensors, and why."""
+    return jit.describe(cpu.supports(qkv_TND, kv_SKD))
+
+
+__all__ = ["describe", "query_scale", "rope_cos_sin", "rotate_and_store", "yarn_inv_freq"]

@@ -1,65 +1,27 @@
-"""Rotary embedding, NeoX half-split, with static YaRN frequencies and the Llama-4 query scale.
+"""Rotary embedding, NeoX half-split, and the store into the cache in plain torch.
 
-Knows nothing of config files. Formulas: YaRN (Peng et al., arXiv 2309.00071) as the released model applies it.
-T = tokens, H = heads, D = head dim.
+T = tokens, N = heads of a token (queries, keys, values), K = KV heads, D = head dim, S = slots of the cache.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 
-def yarn_inv_freq(
-    head_dim: int, theta: float, factor: float, original_max_positions: int, beta_fast: float, beta_slow: float
-) -> torch.Tensor:
-    """Inverse frequencies `[D/2]` in float32: interpolated below the ramp, extrapolated above, blended between.
-
-    Args:
-        head_dim: D, even.
-        theta: rotary base.
-        factor: context extension factor.
-        original_max_positions: context length before extension.
-        beta_fast: rotations at the ramp's fast end.
-        beta_slow: rotations at the ramp's slow end.
-    """
-
-    def dimension_of(rotations: float) -> float:
-        return head_dim * math.log(original_max_positions / (rotations * 2 * math.pi)) / (2 * math.log(theta))
-
-    low = max(math.floor(dimension_of(beta_fast)), 0)
-    high = min(math.ceil(dimension_of(beta_slow)), head_dim - 1)
-    index = torch.arange(0, head_dim // 2, dtype=torch.float32)
-    extrapolated = 1.0 / theta ** (2 * index / head_dim)
-    interpolated = extrapolated / factor
-    ramp = ((index - low) / max(high - low, 1e-3)).clamp(0, 1)
-    return interpolated * ramp + extrapolated * (1 - ramp)
+def rotate_and_store(
+    qkv_TND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, kv_SKD: torch.Tensor, slots_T: torch.Tensor
+) -> None:
+    """Rotates the query and key heads in place, then copies keys and values to their slots."""
+    num_heads = qkv_TND.shape[1] - kv_SKD.shape[1]
+    rotated = qkv_TND[:, : num_heads + kv_SKD.shape[1] // 2]
+    rotate(rotated, cos_TD, sin_TD, out=rotated)
+    kv_SKD.index_copy_(0, slots_T, qkv_TND[:, num_heads:])
 
 
-def rope_cos_sin(
-    positions_T: torch.Tensor, inv_freq: torch.Tensor, attention_factor: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin `[T, D]` in float32 for absolute `positions_T` (int64 `[T]`), scaled by `attention_factor`."""
-    angles_TD = positions_T.float().unsqueeze(-1) * torch.cat((inv_freq, inv_freq))
-    return angles_TD.cos() * attention_factor, angles_TD.sin() * attention_factor
-
-
-def query_scale(positions_T: torch.Tensor, beta: float, original_max_positions: int) -> torch.Tensor:
-    """`1 + beta * ln(1 + floor(position / original))`, float32 `[T]`; exactly 1 below the original context."""
-    return 1.0 + beta * torch.log1p(torch.div(positions_T, original_max_positions, rounding_mode="floor").float())
-
-
-def apply_rope(
+def rotate(
     x_THD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Rotates the heads of `x_THD` `[T, H, D]` by `cos_TD`, `sin_TD` `[T, D]` (same dtype as x); `out` may be x itself.
-
-    Raises:
-        ValueError: the tables do not fit x.
-    """
-    if cos_TD.shape != (x_THD.shape[0], x_THD.shape[2]) or cos_TD.shape != sin_TD.shape:
-        raise ValueError(f"apply_rope: x {tuple(x_THD.shape)}, cos {tuple(cos_TD.shape)}, sin {tuple(sin_TD.shape)}")
+    """Returns the heads of x `[T, heads, D]` rotated by cos and sin `[T, D]`, written to `out` (which may be x)."""
     first, second = x_THD.chunk(2, dim=-1)
-    rotated = torch.cat((-second, first), dim=-1).mul_(sin_TD.unsqueeze(1))
-    return torch.mul(x_THD, cos_TD.unsqueeze(1), out=out).add_(rotated)
+    turned = torch.cat((-second, first), dim=-1).mul_(sin_TD.unsqueeze(1))
+    return torch.mul(x_THD, cos_TD.unsqueeze(1), out=out).add_(turned)

@@ -1,15 +1,35 @@
-"""The gated activation of the MLP."""
+"""The gated activation of the MLP (SwiGLU; Shazeer, arXiv 2002.05202).
+
+T = rows, J = twice the intermediate size.
+"""
 
 from __future__ import annotations
 
 import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.silu_mul import cpu, reference
 
 
 def silu_mul(gate_up_TJ: torch.Tensor) -> torch.Tensor:
-    """`silu(gate) * up`, `[T, J / 2]`, of `[gate, up]` side by side; see `reference`."""
-    op = cpu.silu_mul if cpu.takes(gate_up_TJ) else reference.silu_mul
-    return op(gate_up_TJ)
+    """Returns `silu(gate) * up`, where each row holds the gate values and then the up values.
+
+    Args:
+        gate_up_TJ: float `[T, J]`, J even.
+
+    Returns:
+        `[T, J / 2]` in the same dtype.
+
+    Raises:
+        ValueError: the input is not a float matrix with an even number of columns.
+    """
+    if gate_up_TJ.dim() != 2 or gate_up_TJ.shape[1] % 2 or not gate_up_TJ.is_floating_point():
+        raise ValueError(
+            f"silu_mul: got {gate_up_TJ.dtype} {list(gate_up_TJ.shape)}, expected float [T, J] with J even"
+        )
+    run = cpu.silu_mul if cpu.supports(gate_up_TJ) is None else reference.silu_mul
+    return run(gate_up_TJ)
 
 
-__all__ = ["silu_mul"]
+def describe(gate_up_TJ: torch.Tensor) -> str:
+    """Returns which implementation runs for such rows, and why."""
+    return jit.describe(cpu.supports(gate_up_TJ))

@@ -9,28 +9,34 @@ import functools
 from collections.abc import Callable
 
 import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.jit import ParallelKernel
 
 
-def takes(gate_up_TJ: torch.Tensor) -> bool:
-    """Whether `silu_mul` takes this tensor on this machine."""
-    fits = gate_up_TJ.dim() == 2 and gate_up_TJ.is_contiguous()
-    return fits and runs_here(gate_up_TJ) and gate_up_TJ.shape[1] % (2 * num_lanes()) == 0
+def supports(gate_up_TJ: torch.Tensor) -> str | None:
+    """Returns None if `silu_mul` takes these rows on this machine, otherwise the reason."""
+    refused = jit.refusal(gate_up_TJ)
+    if refused is not None:
+        return refused
+    if not gate_up_TJ.is_contiguous():
+        return "the rows are not contiguous"
+    whole = gate_up_TJ.shape[1] % (2 * jit.num_lanes()) == 0
+    return None if whole else f"{gate_up_TJ.shape[1] // 2} outputs are no multiple of {jit.num_lanes()}"
 
 
 def silu_mul(gate_up_TJ: torch.Tensor) -> torch.Tensor:
-    """`silu(gate) * up`, `[T, J / 2]`, rounded once; `takes(gate_up)`."""
+    """`silu(gate) * up`, `[T, J / 2]`, rounded once."""
     num_rows, width = gate_up_TJ.shape
     out = gate_up_TJ.new_empty((num_rows, width // 2))
-    kernel = _kernel(num_lanes(), out.element_size())
+    kernel = _kernel(jit.num_lanes(), out.element_size())
     kernel(num_rows, gate_up_TJ.data_ptr(), out.data_ptr(), width // 2)
     return out
 
 
 @functools.cache
 def _kernel(lanes: int, size: int) -> ParallelKernel:
-    """One item: a row."""
+    """Work item: one row."""
 
     def emit(e: Emitter, gate_up: Value, out: Value, width: Value) -> Callable[[Value], None]:
         def emit_item(row: Value) -> None:
@@ -40,11 +46,11 @@ def _kernel(lanes: int, size: int) -> ParallelKernel:
             def vector(number: Value) -> None:
                 at = e.mul(number, lanes)
                 gate, up = (e.load(e.at(source, at, size), size) for source in (gates, ups))
-                one = e.all(1.0)
-                sigmoid = e.b.fdiv(one, e.b.fadd(one, e.exp(e.b.fneg(gate))))
-                e.store(e.b.fmul(e.b.fmul(gate, sigmoid), up), e.at(target, at, size), size)
+                one = e.splat(1.0)
+                sigmoid = e.builder.fdiv(one, e.builder.fadd(one, e.exp(e.builder.fneg(gate))))
+                e.store(e.builder.fmul(e.builder.fmul(gate, sigmoid), up), e.at(target, at, size), size)
 
-            e.loop(e.b.udiv(width, e.const(lanes)), vector)
+            e.loop(e.builder.udiv(width, e.const(lanes)), vector)
 
         return emit_item
 

@@ -1,4 +1,4 @@
-"""SwiGLU's activation (Shazeer, arXiv 2002.05202).
+"""SwiGLU's activation in plain torch.
 
 T = rows, J = twice the intermediate size.
 """

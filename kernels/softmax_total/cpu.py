@@ -1,4 +1,4 @@
-"""A softmax's peak and total on a CPU: two readings and nothing written, each row on its own, in one order.
+"""The maximum and the denominator of a softmax on a CPU: two passes over a row, summed in a fixed order.
 
 R = rows, V = vocabulary.
 """
@@ -9,23 +9,28 @@ import functools
 from collections.abc import Callable
 
 import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel, num_lanes, runs_here
+from trimode.kernels.llvm.jit import ParallelKernel
 
 _STRETCH = 64
-"""Vectors summed one after the other; the sums of these stretches are summed in turn, which rounds less."""
+"""Vectors summed one after the other. The sums of these stretches are added up in turn, which rounds less."""
 
 
-def takes(logits_RV: torch.Tensor) -> bool:
-    """Whether `softmax_total` takes this tensor on this machine."""
-    fits = logits_RV.dim() == 2 and logits_RV.dtype == torch.float32 and logits_RV.stride(1) == 1
-    return fits and runs_here(logits_RV) and logits_RV.shape[1] >= num_lanes()
+def supports(logits_RV: torch.Tensor) -> str | None:
+    """Returns None if `softmax_total` takes these logits on this machine, otherwise the reason."""
+    refused = jit.refusal(logits_RV)
+    if refused is not None:
+        return refused
+    if logits_RV.stride(1) != 1:
+        return "the logits of a row are not contiguous"
+    return None if logits_RV.shape[1] >= jit.num_lanes() else f"rows of {logits_RV.shape[1]} logits"
 
 
 def softmax_total(logits_RV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(peak, total)`, float32 `[R]`; `takes(logits)`. NaN in a row makes its total NaN."""
+    """`(peak, total)`, each float32 `[R]`; NaN in a row makes its total NaN."""
     peak_and_total = logits_RV.new_empty((2, logits_RV.shape[0]))
-    _kernel(num_lanes())(
+    _kernel(jit.num_lanes())(
         logits_RV.shape[0], logits_RV.data_ptr(), logits_RV.stride(0), logits_RV.shape[1],
         peak_and_total[0].data_ptr(), peak_and_total[1].data_ptr(),
     )  # fmt: skip
@@ -34,39 +39,39 @@ def softmax_total(logits_RV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @functools.cache
 def _kernel(lanes: int) -> ParallelKernel:
-    """One item: a row. The last vector ends with the row; lanes of it that were read before do not count again."""
+    """Work item: one row. The last vector overlaps the one before it; lanes that were read before do not count."""
 
     def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
         logits, stride, width, peaks, totals = args
-        vectors = e.parts(width, lanes)
+        vectors = e.ceil_div(width, lanes)
 
         def emit_item(row: Value) -> None:
             source = e.at(logits, e.mul(row, stride), 4)
 
             def vector(number: Value) -> tuple[Value, Value]:
-                """The logits, and how many of the first are old."""
-                at = e.smaller(e.mul(number, lanes), e.sum(width, -lanes))
-                return e.load(e.at(source, at, 4)), e.b.sub(e.mul(number, lanes), at)
+                """Returns a vector of logits and the number of its first lanes that an earlier vector has covered."""
+                at = e.umin(e.mul(number, lanes), e.add(width, -lanes))
+                return e.load(e.at(source, at, 4)), e.builder.sub(e.mul(number, lanes), at)
 
             def larger(number: Value, peak: Value) -> list[Value]:
-                return [e.larger(vector(number)[0], peak)]
+                return [e.fmax(vector(number)[0], peak)]
 
             (peak,) = e.loop(vectors, larger, [e.load(source)])
-            peak = e.across(peak, e.larger)
+            peak = e.reduce(peak, e.fmax)
 
             def add(start: Value, number: Value, total: Value) -> list[Value]:
-                logit, old = vector(e.sum(start, number))
-                new = e.b.icmp_signed(">=", e.count_up(), e.splat(e.b.trunc(old, e.i32)))
-                return [e.b.fadd(total, e.b.select(new, e.exp(e.b.fsub(logit, peak)), e.all(0.0)))]
+                logit, old = vector(e.add(start, number))
+                new = e.builder.icmp_signed(">=", e.iota(), e.splat(e.builder.trunc(old, e.i32)))
+                return [e.builder.fadd(total, e.builder.select(new, e.exp(e.builder.fsub(logit, peak)), e.splat(0.0)))]
 
             def stretch(number: Value, total: Value) -> list[Value]:
                 start = e.mul(number, _STRETCH)
-                count = e.smaller(e.b.sub(vectors, start), _STRETCH)
-                (own,) = e.loop(count, functools.partial(add, start), [e.all(0.0)])
-                return [e.b.fadd(total, own)]
+                count = e.umin(e.builder.sub(vectors, start), _STRETCH)
+                (own,) = e.loop(count, functools.partial(add, start), [e.splat(0.0)])
+                return [e.builder.fadd(total, own)]
 
-            (total,) = e.loop(e.parts(vectors, _STRETCH), stretch, [e.all(0.0)])
-            for result, array in ((peak, peaks), (e.across(total, e.b.fadd), totals)):
+            (total,) = e.loop(e.ceil_div(vectors, _STRETCH), stretch, [e.splat(0.0)])
+            for result, array in ((peak, peaks), (e.reduce(total, e.builder.fadd), totals)):
                 e.store_first(result, e.at(array, row, 4), e.const(1))
 
         return emit_item

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trimode.core.protocol import Row
+from trimode.pipeline.analysis.job_specs import Json
 from trimode.pipeline.analysis.runs import Run
 from trimode.pipeline.spec import job_from_json
 
@@ -105,7 +105,7 @@ def _job_facts(run: Run) -> Iterator[tuple[str, str]]:
         yield from _versions(job)
 
 
-def _versions(job: Row) -> Iterator[tuple[str, str]]:
+def _versions(job: Json) -> Iterator[tuple[str, str]]:
     """Yields the versions on the job's side, then those on the worker's side."""
     for package, version in sorted((job.get("versions") or {}).items()):
         yield f"version of {package}", str(version)

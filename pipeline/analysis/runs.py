@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode, Row
+from trimode.pipeline.analysis.job_specs import Json, num_expected, read_jobs
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import LEDGER, POSITION, add_row, read_lines
+from trimode.pipeline.run_folder.rows import LEDGER, POSITION, SCORING_ERROR, add_row, read_lines
 from trimode.pipeline.scoring.verdicts import is_scored
-from trimode.pipeline.spec import JobSpec, job_from_json
+from trimode.pipeline.spec import JobSpec
 
 _OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?(?:\.jsonl|(?:_part_\d+)?\.jsonl-async)")
 _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")
@@ -66,7 +67,7 @@ class TaskResult:
     @property
     def unscored_keys(self) -> list[Key]:
         """Answers that the scorer could not judge. They count as wrong."""
-        return [key for key, row in self.rows.items() if row.get("scoring_error") is not None]
+        return [key for key, row in self.rows.items() if SCORING_ERROR in row]
 
     def failed(self, key: Key) -> bool:
         """True if the sample has no answer, by its ledger line, or by its row if the line is lost."""
@@ -81,7 +82,7 @@ class Run:
     path: Path
     mode: Mode
     lora: bool
-    manifest: Row
+    manifest: Json
     jobs: list[JobSpec]
     """Specs in plan.json (the last submission), then in manifest.json (what ran). Unreadable ones are left out."""
     tasks: dict[str, TaskResult]
@@ -97,7 +98,7 @@ class Run:
 
 
 def find_run_folders(root: Path) -> list[Path]:
-    """Returns every run folder at or below `root`, sorted. Raises ConfigError when there is none."""
+    """Returns every run folder at or below `root`, sorted. Raises ConfigError if there is none."""
     if not root.is_dir():
         raise ConfigError(f"a report needs a folder at or above run folders: got {str(root)!r}, which is not a folder")
     found: list[Path] = []
@@ -118,7 +119,7 @@ def find_run_folders(root: Path) -> list[Path]:
 def read_sweep(*roots: Path) -> tuple[list[Run], list[str]]:
     """Returns every run at or below `roots`, ordered by mode, adapter and path, and notes of what is torn or missing.
 
-    Raises ConfigError when no folder holds a run.
+    Raises ConfigError if no folder holds a run.
     """
     runs: list[Run] = []
     notes: list[str] = []
@@ -139,7 +140,7 @@ def read_run(folder: Path) -> Run:
     paths, notes = RunPaths(folder), list[str]()
     manifest = _read_object(paths.manifest, notes)
     plan = _read_object(paths.plan, notes) if paths.plan.exists() else {}
-    jobs = _jobs(plan, paths.plan, notes) + _jobs(manifest, paths.manifest, notes)
+    jobs = read_jobs(plan, paths.plan, notes) + read_jobs(manifest, paths.manifest, notes)
     ledger = _read_ledgers(folder, notes)
     mode, lora = _mode_of(folder, jobs, ledger)
     tasks: dict[str, TaskResult] = {}
@@ -149,7 +150,7 @@ def read_run(folder: Path) -> Run:
             continue
         wanted = [record for record in ledger if record.benchmark == task.benchmark.name]
         _attach(task, wanted, f"{mode.value}{'+lora' if lora else ''} {task.benchmark.name}", notes)
-        task.num_expected = _num_expected(jobs, manifest, task.benchmark.name)
+        task.num_expected = num_expected(jobs, manifest, task.benchmark.name)
         tasks[task.benchmark.name] = task
     return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
 
@@ -165,7 +166,7 @@ def _state(folder: Path, tasks: dict[str, TaskResult]) -> str:
     return "failed" if any(folder.glob("FAILED_group*")) else "unfinished"
 
 
-def _read_object(path: Path, notes: list[str]) -> Row:
+def _read_object(path: Path, notes: list[str]) -> Json:
     """Reads a JSON object. Returns {} and adds a note if the file is absent or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -179,32 +180,29 @@ def _read_object(path: Path, notes: list[str]) -> Row:
 
 
 def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
-    """Every line of every nfe_log.jsonl of the run."""
+    """Reads every line of every nfe_log.jsonl of the run."""
     records: list[NfeRecord] = []
     for path in nfe_logs(folder):
         for value in read_lines(path, notes):
             try:
-                records.append(NfeRecord.from_json(value))
+                records.append(_emitted(NfeRecord.from_json(value)))
             except TypeError as error:
                 notes.append(f"{path}: a line lacks fields and is left out ({error})")
     return records
 
 
-def _jobs(source: Row, path: Path, notes: list[str]) -> list[JobSpec]:
-    """Returns the job specs in a plan (a list) or a manifest (by index, under `config`); notes those it cannot read."""
-    jobs = source.get("jobs", [])
-    found = jobs.items() if isinstance(jobs, dict) else enumerate(jobs) if isinstance(jobs, list) else ()
-    specs: list[JobSpec] = []
-    for index, job in found:
-        spec = job_from_json(job.get("config", job) if isinstance(job, dict) else job)
-        if spec is not None:
-            specs.append(spec)
-        else:
-            notes.append(
-                f"{path}: the settings of job {index} are damaged or of another release and are left out: they are "
-                "neither shown nor compared with other runs, and do not count in what is expected"
-            )
-    return specs
+def _emitted(record: NfeRecord) -> NfeRecord:
+    """Returns the record with acceptance lengths that end where the answer ends.
+
+    Earlier releases recorded whole drafts, also past an end token or the limit. The prompt gives the first token.
+    """
+    lengths, left = list[int](), record.cost.completion_tokens - 1
+    for length in record.cost.acceptance_lengths:
+        lengths.append(min(length, max(left, 0)))
+        left -= length
+    if lengths == record.cost.acceptance_lengths:
+        return record
+    return replace(record, cost=replace(record.cost, acceptance_lengths=lengths))
 
 
 def _mode_of(folder: Path, jobs: list[JobSpec], ledger: list[NfeRecord]) -> tuple[Mode, bool]:
@@ -239,7 +237,7 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
                 continue
             # -async sorts behind the finished file and holds the newer rows
             if add_row(task.rows, key, row) and isinstance(carried, dict):
-                task.records[key] = NfeRecord.from_json(carried)
+                task.records[key] = _emitted(NfeRecord.from_json(carried))
     if unscored:
         notes.append(f"{task_dir}: {unscored} rows carry no verdict of {task.benchmark.metric} and are left out")
     metrics_path = task_dir / "metrics.json"
@@ -273,19 +271,3 @@ def _listed(keys: list[Key]) -> str:
     """Returns the first samples of a list as text."""
     shown = ", ".join(f"{sample_id} (seed {seed})" for sample_id, seed in sorted(keys)[:8])
     return shown + (", …" if len(keys) > 8 else "")
-
-
-def _num_expected(jobs: list[JobSpec], manifest: Row, benchmark: str) -> int | None:
-    """Returns the number of rows (rows x seeds) that the last submission asked for; None if no spec names the task.
-
-    The manifest says how many rows the data file has. The spec has the registry's number only.
-    """
-    data = manifest.get("data")
-    facts = data.get(benchmark) if isinstance(data, dict) else None
-    in_file = facts.get("num_rows") if isinstance(facts, dict) else None
-    for job in jobs:
-        for spec in job.tasks:
-            if spec.benchmark == benchmark:
-                rows = in_file if type(in_file) is int else spec.num_samples
-                return (rows if spec.limit is None else min(spec.limit, rows)) * spec.repeats
-    return None

@@ -10,6 +10,8 @@ import pytest
 from trimode.core.protocol import Mode
 from trimode.tests.fakes.balancer_process import ROOT, RunningBalancer, start_balancer, wait_for
 
+pytestmark = pytest.mark.process
+
 MODEL = ROOT / "assets" / "demo_model"
 
 

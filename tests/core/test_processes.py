@@ -14,6 +14,8 @@ import pytest
 from trimode.core.processes import process_id
 from trimode.core.project import child_environment
 
+pytestmark = pytest.mark.process
+
 SLEEP = "import time; time.sleep(600)"
 LIVES_WITH = """
 import signal, subprocess, sys, time

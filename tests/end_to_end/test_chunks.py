@@ -22,6 +22,8 @@ from trimode.tests.fakes.specs import job_spec, start_job, task_spec, write_data
 from trimode.tests.pipeline.job.test_run import paths_of, rows_of, run, wait_for_rows
 from trimode.tests.pipeline.run_folder.test_store import record, row, same
 
+pytestmark = pytest.mark.process
+
 
 @given(num_rows=st.integers(0, 200), count=st.integers(1, 17))
 def test_chunks_cover_every_row_once_and_differ_by_one(num_rows: int, count: int) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 PROJECT = Path(__file__).resolve().parents[2]
 SEEN_BY_EVAL = "-m trimode.pipeline.eval"
 LOCKED = "install -q --no-deps --no-build-isolation --require-hashes -r ROOT/scripts/locks/"

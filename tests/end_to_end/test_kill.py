@@ -18,8 +18,10 @@ import pytest
 from trimode.pipeline.run_folder.nfe import read_run_ledger
 from trimode.pipeline.run_folder.paths import RunPaths
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 40
+LIMIT = 120
 TOKENS = 192
 """Of every answer, with the end token ignored: slow enough that every kill comes in the middle."""
 PATIENCE_S = 600.0

@@ -16,6 +16,8 @@ from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.sweep import give_back, guarded_sweep, say_skipped, take
 from trimode.tests.fakes.sweeps import finish, local_jobs
 
+pytestmark = pytest.mark.process
+
 
 def python(cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = child_environment()

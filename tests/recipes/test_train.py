@@ -23,6 +23,8 @@ from trimode.recipes.demo.drafter import (
 from trimode.recipes.demo.network import Geometry, Network, load
 from trimode.recipes.demo.train import Plan, RowMaker, Stage, Trainer
 
+pytestmark = pytest.mark.process
+
 PLAN = Plan(
     steps=4,
     warmup=1,

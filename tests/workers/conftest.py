@@ -1,17 +1,26 @@
-"""A loaded micro model for the worker tests."""
+"""A loaded micro model for the worker tests.
+
+Nothing here imports torch before a test asks for the model, so that the tests of workers/decode run without it.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-import torch
 from trimode.core.protocol import WorkerSettings
 from trimode.tests.workers.micro import MICRO
-from trimode.workers.runtime import Runtime
+
+if TYPE_CHECKING:
+    from trimode.workers.runtime import Runtime
 
 
 @pytest.fixture(scope="session")
 def micro() -> Runtime:
     """The micro model with its adapter, float32, eight slots. Tests must leave its engine empty."""
+    import torch
+    from trimode.workers.runtime import Runtime
+
     torch.set_num_threads(1)
     return Runtime(micro_settings())
 

@@ -1,6 +1,7 @@
-"""In float32 an answer does not depend on company, order of arrival or slots: what float64 says alone, it gets in any.
+"""Batch invariance: an answer does not depend on batch-mates, order of arrival or slots.
 
-A case whose float64 margin is below 1e-4 hangs on rounding: it is dropped by rule and counted.
+In float32 each answer must be the one that a float64 model gives to the request alone. A case whose float64 margin is
+below 1e-4 depends on rounding: it is dropped by rule and counted.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def requests(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
-def in_company(runtime: Runtime, wanted: list[dict[str, object]], arrivals: list[int]) -> list[Sequence]:
+def run_together(runtime: Runtime, wanted: list[dict[str, object]], arrivals: list[int]) -> list[Sequence]:
     """Submits request i at step arrivals[i]; returns the finished requests in the order of `wanted`."""
     places = sorted(range(len(wanted)), key=lambda i: arrivals[i])
     sequences: dict[int, Sequence] = {}
@@ -68,15 +69,16 @@ def in_company(runtime: Runtime, wanted: list[dict[str, object]], arrivals: list
     return [sequences[place] for place in range(len(wanted))]
 
 
-def test_company_order_and_slots_change_nothing(micro: Runtime, exact: Float64Decoder) -> None:
+@pytest.mark.slow
+def test_batch_mates_order_and_slots_change_nothing(micro: Runtime, exact: Float64Decoder) -> None:
     dropped: dict[str, bool] = {}  # by request: hypothesis repeats those it has drawn
 
     @settings(max_examples=20, deadline=None)
     @given(st.lists(requests(), min_size=2, max_size=8), st.integers(1, 8), st.data())
     def same_answer(wanted: list[dict[str, object]], slots: int, data: Any) -> None:
         arrivals = data.draw(st.lists(st.integers(0, 12), min_size=len(wanted), max_size=len(wanted)))
-        micro.engine.max_num_seqs = slots
-        sequences = in_company(micro, wanted, arrivals)
+        micro.engine.scheduler.max_num_seqs = slots
+        sequences = run_together(micro, wanted, arrivals)
         for fields, sequence in zip(wanted, sequences, strict=True):
             alone = exact.decode(fields)
             dropped[json.dumps(fields, sort_keys=True)] = alone.margin < MIN_MARGIN
@@ -88,19 +90,20 @@ def test_company_order_and_slots_change_nothing(micro: Runtime, exact: Float64De
     try:
         same_answer()
     finally:
-        micro.engine.max_num_seqs = 8
+        micro.engine.scheduler.max_num_seqs = 8
     assert len(dropped) >= 30
     assert sum(dropped.values()) <= MAX_DROPPED_SHARE * len(dropped), Counter(dropped.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not num_lanes(), reason="bitwise only with our CPU kernels")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_on_a_cpu_company_does_not_change_one_bit(dtype: str) -> None:
+def test_on_a_cpu_batch_mates_do_not_change_one_bit(dtype: str) -> None:
     if dtype == "bfloat16" and torch.cpu._is_amx_tile_supported():
         pytest.skip("with AMX, products in bfloat16 are oneDNN's")
     alone, together = (Runtime(micro_settings(dtype=dtype, max_num_seqs=slots)) for slots in (1, 8))
 
-    def told(runtime: Runtime, sequence: Sequence) -> tuple[object, ...]:
+    def result(runtime: Runtime, sequence: Sequence) -> tuple[object, ...]:
         got = runtime.generation(sequence)
         return got.token_ids, got.cost.nfe, got.trace, got.logprobs
 
@@ -110,9 +113,9 @@ def test_on_a_cpu_company_does_not_change_one_bit(dtype: str) -> None:
         for number, fields in enumerate(wanted):
             fields |= {"logprobs": True, "temperature": data.draw(st.sampled_from([0.0, 0.8])), "seed": number}
         arrivals = data.draw(st.lists(st.integers(0, 12), min_size=len(wanted), max_size=len(wanted)))
-        together.engine.max_num_seqs = slots
-        for fields, sequence in zip(wanted, in_company(together, wanted, arrivals), strict=True):
-            assert told(together, sequence) == told(alone, in_company(alone, [fields], [0])[0]), fields
+        together.engine.scheduler.max_num_seqs = slots
+        for fields, sequence in zip(wanted, run_together(together, wanted, arrivals), strict=True):
+            assert result(together, sequence) == result(alone, run_together(alone, [fields], [0])[0]), fields
 
     same_bits()
 
@@ -120,14 +123,14 @@ def test_on_a_cpu_company_does_not_change_one_bit(dtype: str) -> None:
 @pytest.mark.skipif(not num_lanes(), reason="bitwise only with our CPU kernels")
 @pytest.mark.parametrize("lora", [False, True])
 def test_linear_spec_is_ar_to_the_bit(lora: bool) -> None:
-    """What a block verifies has the very logprobs of decoding token by token, in bfloat16 too."""
+    """Verified tokens have the same logprobs as tokens decoded one by one, in bfloat16 too."""
     for dtype in ("float32", "bfloat16"):
         if dtype == "bfloat16" and torch.cpu._is_amx_tile_supported():
             continue
         runtime = Runtime(micro_settings(dtype=dtype))
         for prompt in PROMPTS:
             fields = {"prompt_ids": prompt, "max_new_tokens": 48, "block_length": 8, "logprobs": True}
-            ar, spec = in_company(
+            ar, spec = run_together(
                 runtime, [fields | {"mode": "ar"}, fields | {"mode": "linear_spec", "lora": lora}], [0, 0]
             )
             ours, theirs = runtime.generation(spec), runtime.generation(ar)

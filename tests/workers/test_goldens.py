@@ -1,4 +1,4 @@
-"""All golden decodes of the micro model, alone and in mixed company."""
+"""All golden decodes of the micro model, alone and in mixed batches."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def test_alone(micro: Runtime, prompt: int) -> None:
             check(run(micro, [case])[case.name], case, micro)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order_seed", [0, 1])
-def test_in_mixed_company(order_seed: int) -> None:
+def test_in_mixed_batches(order_seed: int) -> None:
     runtime = Runtime(micro_settings(max_num_seqs=32))
     cases = list(CASES)
     random.Random(order_seed).shuffle(cases)

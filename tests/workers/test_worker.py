@@ -12,7 +12,7 @@ from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import FORWARD_KINDS, Generation
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.micro import load_cases
-from trimode.workers.engine.engine import Engine
+from trimode.workers.engine import runner
 from trimode.workers.model.kv_cache import pages_for
 from trimode.workers.worker import Worker
 
@@ -35,7 +35,7 @@ def test_concurrent_requests_get_their_own_answers(worker: Worker) -> None:
 
 
 def test_a_bad_request_is_refused_and_the_worker_lives(worker: Worker) -> None:
-    with pytest.raises(GenerationError, match="mode: got 'x'"):
+    with pytest.raises(GenerationError, match='mode: got "x"'):
         asyncio.run(worker.generate({"mode": "x", "prompt_ids": [1]}))
     assert asyncio.run(worker.generate(CASES[0].fields)).cost.nfe == CASES[0].nfe
 
@@ -96,22 +96,15 @@ class SteppedEngine:
             return forward(*arguments)
 
         monkeypatch.setattr(engine.model, "forward", held)
-        monkeypatch.setattr("trimode.workers.engine.engine.time", self)
-        monkeypatch.setattr(
-            "trimode.workers.engine.engine.pack", self._slow("trimode.workers.engine.engine", "pack", 0.5)
-        )
-        monkeypatch.setattr(
-            Engine, "_hand_back", self._slow("trimode.workers.engine.engine", "Engine._hand_back", 0.25)
-        )
+        monkeypatch.setattr(engine.scheduler, "advance", self._slow(engine.scheduler.advance, 0.25))
+        monkeypatch.setattr(runner, "pack", self._slow(runner.pack, 0.5))
+        for module in ("engine", "runner"):
+            monkeypatch.setattr(f"trimode.workers.engine.{module}.time", self)
 
     def perf_counter(self) -> float:
         return self.now
 
-    def _slow(self, module: str, name: str, seconds: float) -> Callable[..., Any]:
-        original: Any = __import__(module, fromlist=["_"])
-        for part in name.split("."):
-            original = getattr(original, part)
-
+    def _slow(self, original: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         def slow(*arguments: Any) -> Any:
             self.now += seconds
             return original(*arguments)
@@ -185,6 +178,17 @@ def test_info_names_what_answers(worker: Worker) -> None:
     assert info.lora is True
     assert len(info.weights_sha256) == 64
     assert info.max_model_len == 4096
+    assert info.kernels["prefix_verify"] == "reference: the only implementation"
+    assert info.kernels["linear"].startswith(("cpu, ", "onednn: ", "reference: "))
+
+
+def test_a_worker_says_once_at_start_what_runs(capfd: pytest.CaptureFixture[str]) -> None:
+    started = Worker(micro_settings(lora=None))
+    asyncio.run(started.generate(CASES[0].fields))
+    started.close()
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("kernel ")]
+    assert lines == [f"kernel {name}: {choice}" for name, choice in started.info().kernels.items()]
+    assert len(lines) == 9
 
 
 def test_a_closed_worker_says_so() -> None:

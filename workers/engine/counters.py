@@ -1,6 +1,8 @@
-"""The engine's counters: forwards by kind, tokens, steps and where their time went.
+"""The engine's counters: forwards by kind, tokens, steps, and seconds in the model and outside of it.
 
-Knows chunks and finished states; knows nothing of tensors. Sums over requests equal these numbers exactly.
+They follow exactly from the sums over all requests, less the prefill forwards that the prefix cache saved. One
+exception: forwards of a request that had to start again, because the pages it shared were not finite, are counted here
+and not in its reply.
 """
 
 from __future__ import annotations
@@ -15,33 +17,43 @@ from trimode.workers.decode.state import DecodeState
 
 @dataclass(slots=True)
 class EngineCounters:
-    """Totals since start."""
+    """Totals since the start of the engine."""
 
     steps: int = 0
     """Forwards of the model over whole batches."""
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
-    """Chunks run, by kind: the sum of all requests' forwards."""
+    """Chunks run, by kind: the sum of all requests' forwards, less the prefills that the prefix cache saved."""
     step_tokens: int = 0
-    """Token rows run through the model, prompt tokens included."""
+    """Tokens run through the model, prompt tokens included."""
     kv_tokens: int = 0
     """Sum of the KV lengths that the chunks attended to."""
     model_s: float = 0.0
     """Seconds in forward and sampling."""
     host_s: float = 0.0
-    """Seconds of the steps outside of it."""
+    """Seconds of the steps outside of forward and sampling."""
     requests_finished: int = 0
+    """Requests that ended without an error."""
     requests_failed: int = 0
+    """Requests that ended with an error, cancelled ones included."""
     tokens_generated: int = 0
-    """Of finished requests."""
+    """Tokens of finished requests."""
     nfe: int = 0
-    """Of finished requests, by the reference's rule."""
+    """Function evaluations of finished requests, as the reference counts them."""
     accepted: int = 0
-    """Tokens accepted by verifies of finished requests."""
+    """Tokens emitted by verifies of finished requests."""
     cycles: int = 0
     """Verifies of finished requests."""
 
     def record(self, chunks: Sequence[Chunk], *, step_s: float, model_s: float) -> None:
-        """Counts one step: its seconds from gathering chunks to handing back samples, and those in the model."""
+        """Counts one step. A step without chunks is not counted.
+
+        Args:
+            chunks: what ran.
+            step_s: seconds of the whole step, from scheduling to the release of pages.
+            model_s: seconds of these in forward and sampling.
+        """
+        if not chunks:
+            return
         self.steps += 1
         for chunk in chunks:
             self.rows[chunk.kind] += 1
@@ -51,12 +63,13 @@ class EngineCounters:
         self.host_s += step_s - model_s
 
     def finish(self, state: DecodeState, *, failed: bool) -> None:
-        """Counts a request that left."""
+        """Counts a request that ended."""
         if failed:
             self.requests_failed += 1
             return
+        nfe = state.nfe(state.forwards)
         self.requests_finished += 1
         self.tokens_generated += len(state.tokens())
-        self.nfe += state.nfe(state.forwards)
+        self.nfe += nfe
         self.accepted += sum(state.acceptance_lengths)
         self.cycles += len(state.acceptance_lengths)

@@ -1,6 +1,5 @@
 """The tri-mode transformer: one ragged forward over a paged KV cache, causal or full per row, adapter per row.
 
-Knows tensors and page tables; knows nothing of requests, modes, sampling or files beyond the weights it loads.
 T = tokens of the step, H = hidden, R = wanted logit rows, D = head dim.
 """
 
@@ -10,15 +9,17 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from trimode.kernels.paged_attention import attends, masked_attention, paged_attention, visible_keys
+from trimode.kernels import linear
+from trimode.kernels.describe import ModelSizes, describe_kernels
+from trimode.kernels.linear import Prepared
+from trimode.kernels.paged_attention import paged_attention
 from trimode.kernels.rms_norm import rms_norm
-from trimode.kernels.rope import apply_rope, query_scale, rope_cos_sin, rotate_and_store, rotates, yarn_inv_freq
+from trimode.kernels.rope import query_scale, rope_cos_sin, rotate_and_store, yarn_inv_freq
 from trimode.kernels.silu_mul import silu_mul
 from trimode.workers.model.adapter import Adapter
-from trimode.workers.model.batch import AttentionGroup, Batch
+from trimode.workers.model.batch import Batch
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles
-from trimode.workers.model.kv_cache import KVCache
-from trimode.workers.model.linear import Linear
+from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.memory import tune_allocator
 
 
@@ -27,13 +28,13 @@ class Layer:
     """Weights of one layer; q, k, v and gate, up are fused."""
 
     input_norm: torch.Tensor
-    qkv: Linear
+    qkv: Prepared
     """`[(heads + 2 * kv_heads) * head_dim, H]`."""
-    o: Linear
+    o: Prepared
     post_norm: torch.Tensor
-    gate_up: Linear
+    gate_up: Prepared
     """`[2 * intermediate, H]`."""
-    down: Linear
+    down: Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,14 @@ class Rotation:
     cos: torch.Tensor
     sin: torch.Tensor
     query_scale: torch.Tensor | None
-    """`[T, 1, 1]`; None when it is 1 everywhere."""
+    """`[T, 1, 1]`; None if it is 1 everywhere."""
 
 
 class TriModeModel:
     """Holds the weights of one checkpoint on one device."""
 
     def __init__(self, config: ModelConfig, files: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
-        """Loads every tensor once; `files` has been checked against the config."""
+        """Loads every tensor. `files` must have been checked against the config."""
         if device.type == "cpu":
             tune_allocator()
         self.config = config
@@ -68,7 +69,7 @@ class TriModeModel:
 
         self.embedding = load("encoder.embed_tokens.weight")
         self.norm = load("encoder.norm.weight")
-        self._head = Linear(load("diffusion_head.weight"))
+        self._head = linear.prepare(load("diffusion_head.weight"))
         self.layers = []
         for number in range(config.num_layers):
             at = f"encoder.layers.{number}."
@@ -76,11 +77,11 @@ class TriModeModel:
             self.layers.append(
                 Layer(
                     input_norm=load(f"{at}input_layernorm.weight"),
-                    qkv=Linear(load(f"{attn}q_proj.weight", f"{attn}k_proj.weight", f"{attn}v_proj.weight")),
-                    o=Linear(load(f"{attn}o_proj.weight")),
+                    qkv=linear.prepare(load(f"{attn}q_proj.weight", f"{attn}k_proj.weight", f"{attn}v_proj.weight")),
+                    o=linear.prepare(load(f"{attn}o_proj.weight")),
                     post_norm=load(f"{at}post_attention_layernorm.weight"),
-                    gate_up=Linear(load(f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight")),
-                    down=Linear(load(f"{mlp}down_proj.weight")),
+                    gate_up=linear.prepare(load(f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight")),
+                    down=linear.prepare(load(f"{mlp}down_proj.weight")),
                 )
             )
         rope = config.rope
@@ -96,10 +97,24 @@ class TriModeModel:
     @property
     def num_weight_bytes(self) -> int:
         """Bytes of all weights on the device."""
-        weights: list[torch.Tensor | Linear] = [self.embedding, self.norm, self._head]
+        weights: list[torch.Tensor | Prepared] = [self.embedding, self.norm, self._head]
         for layer in self.layers:
             weights += [layer.input_norm, layer.qkv, layer.o, layer.post_norm, layer.gate_up, layer.down]
         return sum(weight.nbytes for weight in weights)
+
+    def describe_kernels(self) -> dict[str, str]:
+        """Returns per operator which implementation runs for this model on this machine, and why."""
+        config = self.config
+        sizes = ModelSizes(
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            vocab=config.vocab_size,
+            page_size=PAGE_SIZE,
+        )
+        return describe_kernels(self.device, self.dtype, sizes)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
@@ -109,32 +124,21 @@ class TriModeModel:
             Normalised hidden states of the wanted rows, `[R, H]`.
         """
         rotation = self._rotation(batch)
-        # Our CPU kernels read pages where they lie; elsewhere keys are gathered, and masks made once for all layers.
-        paged = attends(cache.layer(0))
-        masks = [None if paged else self._mask(group) for group in batch.groups]
+        eps, softmax_scale = self.config.rms_norm_eps, self.config.head_dim**-0.5
         x_TH = F.embedding(batch.token_ids_T, self.embedding)
         for number, layer in enumerate(self.layers):
-            h_TH = rms_norm(x_TH, layer.input_norm, self.config.rms_norm_eps)
-            q_THD = self._query(layer.qkv(h_TH), number, rotation, batch, cache)
-            attended = []
-            for group, mask in zip(batch.groups, masks, strict=True):
-                end = group.first_token + group.num_rows * group.num_queries
-                q_NTHD = q_THD if len(batch.groups) == 1 else q_THD[group.first_token : end]
-                q_NTHD = q_NTHD.view(group.num_rows, group.num_queries, *q_THD.shape[1:])
-                if paged:
-                    attended.append(self._attend_paged(q_NTHD, cache.layer(number), group))
-                else:
-                    attended.append(self._attend(q_NTHD, number, group, mask, cache))
-            o_TA = attended[0] if len(attended) == 1 else torch.cat(attended)
-            x_TH = self._adapt(layer.o(o_TA, x_TH), o_TA, number, batch)
-            h_TH = rms_norm(x_TH, layer.post_norm, self.config.rms_norm_eps)
-            x_TH = layer.down(silu_mul(layer.gate_up(h_TH)), x_TH)
-        return rms_norm(x_TH[batch.logit_rows_R], self.norm, self.config.rms_norm_eps)
+            qkv_TJ = linear.apply(rms_norm(x_TH, layer.input_norm, eps), layer.qkv)
+            q_THD = self._query(qkv_TJ, rotation, cache.slots(number), batch.slots_T)
+            o_TA = paged_attention(q_THD, cache.layer(number), batch.ragged, softmax_scale)
+            x_TH = self._adapt(linear.apply(o_TA, layer.o, x_TH), o_TA, number, batch)
+            gate_up_TJ = linear.apply(rms_norm(x_TH, layer.post_norm, eps), layer.gate_up)
+            x_TH = linear.apply(silu_mul(gate_up_TJ), layer.down, x_TH)
+        return rms_norm(x_TH[batch.logit_rows_R], self.norm, eps)
 
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
-        """Logits `[R, vocab]` in float32."""
-        return self._head(hidden_RH).float()
+        """Returns the logits `[R, vocab]` in float32."""
+        return linear.apply(hidden_RH, self._head).float()
 
     def _rotation(self, batch: Batch) -> Rotation:
         rope = self.config.rope
@@ -145,47 +149,21 @@ class TriModeModel:
         scale = query_scale(batch.positions_T, rope.query_scale_beta, rope.original_max_positions)
         return Rotation(cos, sin, scale.to(self.dtype).view(-1, 1, 1))
 
-    def _mask(self, group: AttentionGroup) -> torch.Tensor | None:
-        if group.last_key is None:
-            return None
-        heads_per_kv = self.config.num_heads // self.config.num_kv_heads
-        return visible_keys(group.last_key, group.num_keys, heads_per_kv, self.dtype)
-
     def _query(
-        self, qkv_TJ: torch.Tensor, number: int, rotation: Rotation, batch: Batch, cache: KVCache
+        self, qkv_TJ: torch.Tensor, rotation: Rotation, kv_SKD: torch.Tensor, slots_T: torch.Tensor
     ) -> torch.Tensor:
-        """Queries `[T, heads, D]` of a layer, rotated; keys and values go into the cache."""
-        config = self.config
-        heads, kv_heads = config.num_heads, config.num_kv_heads
-        qkv = qkv_TJ.view(-1, heads + 2 * kv_heads, config.head_dim)
-        if rotates(qkv, cache.slots(number)):
-            rotate_and_store(qkv, rotation.cos, rotation.sin, cache.slots(number), batch.slots_T)
-        else:
-            rotated = qkv[:, : heads + kv_heads]
-            apply_rope(rotated, rotation.cos, rotation.sin, out=rotated)
-            cache.slots(number).index_copy_(0, batch.slots_T, qkv[:, heads:])
-        q_THD = qkv[:, :heads]
+        """Returns the rotated queries `[T, heads, D]` of a layer and stores its keys and values in the cache."""
+        heads = self.config.num_heads
+        qkv_TND = qkv_TJ.view(-1, heads + 2 * self.config.num_kv_heads, self.config.head_dim)
+        rotate_and_store(qkv_TND, rotation.cos, rotation.sin, kv_SKD, slots_T)
+        q_THD = qkv_TND[:, :heads]
         return q_THD if rotation.query_scale is None else q_THD * rotation.query_scale
-
-    def _attend_paged(self, q_NTHD: torch.Tensor, kv_PSKD: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
-        scale = self.config.head_dim**-0.5
-        return paged_attention(q_NTHD, kv_PSKD, group.pages, group.last_key, group.num_keys, scale)
-
-    def _attend(
-        self, q_NTHD: torch.Tensor, number: int, group: AttentionGroup, mask: torch.Tensor | None, cache: KVCache
-    ) -> torch.Tensor:
-        """Attention of one group: `[rows * queries, heads * head_dim]`."""
-        if group.first_page is not None:
-            kv_NSKD = cache.run(number, group.first_page, group.pages.shape[1])
-        else:
-            kv_NSKD = cache.gather(number, group.pages)
-        k_NSKD, v_NSKD = kv_NSKD[:, : group.num_keys].chunk(2, dim=2)
-        return masked_attention(q_NTHD, k_NSKD, v_NSKD, mask, self.config.head_dim**-0.5).flatten(0, 1)
 
     def _adapt(self, y_TH: torch.Tensor, o_TA: torch.Tensor, number: int, batch: Batch) -> torch.Tensor:
         if self.adapter is None or batch.lora_rows is None:
             return y_TH
         a, b, scale = self.adapter.a[number], self.adapter.b[number], self.adapter.scale
         if batch.lora_all:
-            return y_TH + b(a(o_TA)) * scale
-        return y_TH.index_add(0, batch.lora_rows, b(a(o_TA[batch.lora_rows])) * scale)
+            return y_TH + linear.apply(linear.apply(o_TA, a), b) * scale
+        added = linear.apply(linear.apply(o_TA[batch.lora_rows], a), b) * scale
+        return y_TH.index_add(0, batch.lora_rows, added)

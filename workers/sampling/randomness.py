@@ -1,7 +1,4 @@
-"""Counter-based randomness: one uniform number for each (seed, position, purpose), the same in any company.
-
-Knows nothing of distributions, batches or devices.
-"""
+"""Counter-based randomness: one uniform number for each (seed, position, purpose), whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -10,12 +7,12 @@ import struct
 
 
 def uniform(seed: int, position: int, purpose: str) -> float:
-    """A number in (0, 1), a pure function of its arguments.
+    """Returns a number in (0, 1), a pure function of its arguments.
 
     Args:
         seed: the request's seed.
-        position: absolute position of the token the number is for.
-        purpose: what it is for, e.g. `decode` or `draft0`.
+        position: absolute position of the token that is drawn.
+        purpose: what the number is for, e.g. `decode` or `draft0`; numbers of two purposes are independent.
     """
     key = struct.pack("<qq", seed, position) + purpose.encode()
     bits = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")

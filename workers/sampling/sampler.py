@@ -1,7 +1,7 @@
-"""Turns hidden states of many chunks into tokens, confidences and the commit or accept decisions the chunks asked for.
+"""Turns hidden states of many chunks into tokens, confidences, and the commits or acceptance the chunks asked for.
 
-One pass over all wanted rows, one transfer to the host. Knows no modes, pages or text.
-R = wanted rows, V = vocabulary, C = chunks that ask for a selection, B = rows of the longest of them.
+All wanted rows are sampled together and reach the host in one transfer.
+R = wanted rows, H = hidden, V = vocabulary, C = chunks that ask for a selection, B = rows of the longest of them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from trimode.kernels.prefix_verify import prefix_verify
 from trimode.kernels.softmax_total import softmax_total
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.model.batch import int64
-from trimode.workers.sampling.distributions import apply_repetition_penalty, draw, filtered_probs
+from trimode.workers.sampling.distributions import apply_repetition_penalty, draw, filtered_probs, residual
 from trimode.workers.sampling.randomness import uniform
 
 ROWS_PER_PASS = 256
-"""Logits are made for this many rows at a time: at 131,072 ids that is 134 MB in float32."""
+"""Most rows whose logits exist at once (134 MB in float32 at 131,072 tokens); more rows take several passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class SampleRequest:
 
 @dataclass(slots=True)
 class _Row:
-    """One wanted row."""
+    """One row whose logits are wanted."""
 
     request: SampleRequest
     index: int
-    """Row among the chunk's wanted rows."""
+    """Index among the chunk's wanted rows."""
 
     @property
     def position(self) -> int:
@@ -52,25 +52,33 @@ class _Row:
 
 @dataclass(slots=True)
 class _Drawn:
-    """Result of one pass over at most ROWS_PER_PASS rows, all `[rows]`."""
+    """Result of one pass over at most ROWS_PER_PASS rows. All tensors are `[rows]`."""
 
     tokens: torch.Tensor
     confidences: torch.Tensor
     logprobs: torch.Tensor
+    forced_logprobs: torch.Tensor
+    """Of each chunk's forced token; 0 in chunks without one."""
 
 
 class Sampler:
-    """Samples for the model whose `head` it is given. Never picks the mask id."""
+    """Samples the tokens of one model. Never samples the mask token."""
 
     def __init__(self, head: Callable[[torch.Tensor], torch.Tensor], mask_token_id: int) -> None:
-        self._head = head
+        self.head = head
+        """Hidden states `[R, H]` to logits `[R, V]`, which the sampler may overwrite."""
         self._mask_token_id = mask_token_id
 
     @torch.inference_mode()
     def __call__(self, hidden_RH: torch.Tensor, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """Samples every wanted row; `hidden_RH` holds the rows request by request.
+        """Samples every wanted row.
 
-        A request whose logits are not finite gets NaN confidences; the caller ends it.
+        Args:
+            hidden_RH: hidden states of the wanted rows, request by request.
+            requests: in the order of the rows.
+
+        Returns:
+            One result per request. If a request's logits are not finite, its confidences are NaN.
         """
         rows = [_Row(request, index) for request in requests for index in range(len(request.chunk.rows))]
         if not rows:
@@ -83,13 +91,14 @@ class Sampler:
         tokens = torch.cat([drawn.tokens for drawn in passes])
         confidences = torch.cat([drawn.confidences for drawn in passes])
         logprobs = torch.cat([drawn.logprobs for drawn in passes])
+        forced = torch.cat([drawn.forced_logprobs for drawn in passes])
         selected = self._select(tokens, confidences, requests)
-        table = torch.stack((tokens.double(), confidences.double(), logprobs.double(), selected.double()))
-        host = table.tolist()  # the step's one synchronisation with the device
+        table = torch.stack([column.double() for column in (tokens, confidences, logprobs, forced, selected)])
+        host = table.tolist()  # the only point in a step where the host waits for the device
         return _split(host, requests, kept)
 
     def _draw(self, hidden: torch.Tensor, rows: Sequence[_Row], kept: dict[int, list[object]]) -> _Drawn:
-        logits = self._head(hidden)
+        logits = self.head(hidden)
         peak, total = softmax_total(logits)
         raw = logits
         if any(row.request.chunk.history is not None for row in rows):
@@ -97,32 +106,35 @@ class Sampler:
             apply_repetition_penalty(logits, [_penalty(row) for row in rows])
         logits[:, self._mask_token_id] = float("-inf")
         tokens = argmax(logits)
-        warm = [i for i, row in enumerate(rows) if row.request.params.temperature > 0]
+        sampled_rows = [i for i, row in enumerate(rows) if row.request.params.temperature > 0]
         tempered = None
-        if warm:
-            index = torch.tensor(warm, device=logits.device)
-            probs = filtered_probs(logits[index], [rows[i].request.params for i in warm])
-            drawn = _draw_tokens(probs, [rows[i] for i in warm])
+        if sampled_rows:
+            index = torch.tensor(sampled_rows, device=logits.device)
+            probs = filtered_probs(logits[index], [rows[i].request.params for i in sampled_rows])
+            drawn = _draw_tokens(probs, [rows[i] for i in sampled_rows])
             tokens = tokens.index_copy(0, index, drawn)
             tempered = probs.gather(1, drawn.unsqueeze(1)).squeeze(1)
-            for place, i in enumerate(warm):
+            for place, i in enumerate(sampled_rows):
                 if rows[i].request.chunk.keep_distribution:
                     kept.setdefault(id(rows[i].request), []).append(probs[place])
         below_peak = raw.gather(1, tokens.unsqueeze(1)).squeeze(1) - peak
         confidences = below_peak.exp() / total
         logprobs = below_peak - total.log()
         if tempered is not None:
-            by_tempered = [p for p, i in enumerate(warm) if rows[i].request.chunk.confidence is Confidence.TEMPERED]
+            by_tempered = [
+                place for place, i in enumerate(sampled_rows) if rows[i].request.chunk.confidence is Confidence.TEMPERED
+            ]
             if by_tempered:
                 source = torch.tensor(by_tempered, device=logits.device)
-                target = torch.tensor([warm[p] for p in by_tempered], device=logits.device)
+                target = torch.tensor([sampled_rows[place] for place in by_tempered], device=logits.device)
                 confidences = confidences.index_copy(0, target, tempered[source].to(confidences.dtype))
-        return _Drawn(tokens, confidences, logprobs)
+        return _Drawn(tokens, confidences, logprobs, _forced_logprobs(raw, peak + total.log(), rows))
 
     def _select(
         self, tokens: torch.Tensor, confidences: torch.Tensor, requests: Sequence[SampleRequest]
     ) -> torch.Tensor:
-        """Per row: 1 where a Commit chunk commits, the accepted count in a Verify chunk, else 0. float32 `[R]`."""
+        """Returns the decisions as float32 `[R]`: 1 for a row to commit, the accepted count in every row of a verify
+        chunk, 0 elsewhere."""
         selected = torch.zeros_like(confidences)
         for kind in (Commit, Verify):
             chosen: list[tuple[int, SampleRequest]] = []
@@ -141,7 +153,7 @@ class Sampler:
 
 @dataclass(frozen=True, slots=True)
 class _Padding:
-    """Where the flat rows of the chosen chunks stand in a padded `[C, B]` table."""
+    """Places of the flat rows of some chunks in a padded `[C, B]` table."""
 
     chunk: torch.Tensor
     column: torch.Tensor
@@ -198,7 +210,7 @@ def _verify(
 
 
 def _penalty(row: _Row) -> tuple[float, Sequence[int]]:
-    """Repetition penalty of a row and the tokens it acts on; a verified row's past includes the drafts before it."""
+    """Returns a row's repetition penalty and the tokens it acts on. A verified row has the drafts before it as past."""
     chunk = row.request.chunk
     if chunk.history is None:
         return 1.0, ()
@@ -208,9 +220,22 @@ def _penalty(row: _Row) -> tuple[float, Sequence[int]]:
     return row.request.params.repetition_penalty, past
 
 
+def _forced_logprobs(raw: torch.Tensor, log_total: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
+    """Returns the log-probability of each row's forced token, 0 in rows without one."""
+    forced = [(i, token) for i, row in enumerate(rows) if (token := row.request.chunk.forced_token) is not None]
+    result = torch.zeros_like(log_total)
+    if not forced:
+        return result
+    index, tokens = (int64(column).to(raw.device) for column in zip(*forced, strict=True))
+    return result.index_copy(0, index, raw[index, tokens] - log_total[index])
+
+
 def _draw_tokens(probs: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
-    """One token per row of `probs` `[rows, V]`; verified rows with a proposal by speculative rejection sampling
-    (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318)."""
+    """Draws one token per row of `probs` `[rows, V]`.
+
+    Verified rows with a proposal are drawn by speculative rejection sampling (Leviathan et al., arXiv 2211.17192; Chen
+    et al., arXiv 2302.01318).
+    """
     device = probs.device
     numbers = torch.tensor([row.uniform(row.request.chunk.purpose) for row in rows], dtype=torch.double, device=device)
     speculated, drafts, proposals = [], [], []
@@ -229,8 +254,7 @@ def _draw_tokens(probs: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
     chance = torch.tensor([rows[i].uniform("accept") for i in speculated], dtype=torch.double, device=device)
     p_draft = p.gather(1, draft.unsqueeze(1)).squeeze(1)
     q_draft = q.gather(1, draft.unsqueeze(1)).squeeze(1)
-    residual = (p - q).clamp_min(0)
-    corrected = draw(residual, numbers[at])
+    corrected = draw(residual(p, q), numbers[at])
     return draw(probs, numbers).index_copy(0, at, torch.where(chance * q_draft < p_draft, draft, corrected))
 
 
@@ -239,8 +263,10 @@ def _split(host: list[list[float]], requests: Sequence[SampleRequest], kept: dic
     start = 0
     for request in requests:
         end = start + len(request.chunk.rows)
-        tokens, confidences, logprobs, selected = (column[start:end] for column in host)
+        tokens, confidences, logprobs, forced, selected = (column[start:end] for column in host)
         sampled = Sampled([int(token) for token in tokens], confidences, logprobs)
+        if request.chunk.forced_token is not None:
+            sampled.forced_logprobs = forced
         if isinstance(request.chunk.selection, Commit):
             sampled.committed = [value > 0 for value in selected]
         elif isinstance(request.chunk.selection, Verify):

@@ -15,7 +15,7 @@ from trimode.pipeline.report.html.svg import INK, KINDS, MARKERS, PAPER, SERIES,
 
 
 def nfe_per_token(series: Sequence[Series]) -> Panel | None:
-    """How many forwards a token took, answer by answer: one row per run on one axis."""
+    """Histogram of forwards per token over the answers: one row per run on a shared axis."""
     values = [
         (s, np.array([r.cost.nfe / r.cost.completion_tokens for r in s.records if r.cost.completion_tokens]))
         for s in series
@@ -58,7 +58,7 @@ def acceptance_lengths(series: Sequence[Series]) -> Panel | None:
     axes.set_ylabel("share of verifies, %")
     axes.set_xlim(0.5, longest + 0.5)
     legend_below(axes)
-    note = "Tokens each verify added to the answer, correction token included; the dashed line is the mean."
+    note = "Correction token included, nothing past an answer's end; the dashed line is the mean."
     return Panel("accepted", "Acceptance length", drawing.to_svg("accepted", "Histogram of acceptance lengths"), note)
 
 
@@ -93,7 +93,7 @@ def acceptance_by_position(series: Sequence[Series]) -> Panel | None:
 
 
 def tokens_per_answer(series: Sequence[Series]) -> Panel | None:
-    """Share of answers that are at most so long."""
+    """Cumulative share of answers by length."""
     values = [(s, np.sort([r.cost.completion_tokens for r in s.records])) for s in series]
     values = [(s, v) for s, v in values if len(v)]
     if not values:

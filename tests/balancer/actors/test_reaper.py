@@ -10,8 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from trimode.balancer.actors import reaper
 from trimode.tests.fakes.balancer_process import alive, wait_for
+
+pytestmark = pytest.mark.process
 
 OLD = 1_000_000_000
 

@@ -17,6 +17,8 @@ from trimode.balancer.api.requests import prompt_sha256
 from trimode.tests.fakes.balancer_process import RunningBalancer, wait_for
 from trimode.tests.goldens import rows
 
+pytestmark = pytest.mark.process
+
 HELLO: Any = [{"role": "user", "content": "hello world"}]
 NEMO_SKILLS_FIELDS: dict[str, Any] = {
     "frequency_penalty": 0.0,

@@ -162,6 +162,17 @@ def test_settings_that_cannot_be_read_are_noted(tmp_path: Path, name: str, damag
     assert len(run.jobs) == 1
 
 
+def test_acceptance_lengths_of_earlier_releases_end_with_the_answer(tmp_path: Path) -> None:
+    """They recorded the whole last draft: 30 accepted tokens of which 5 are in the answer."""
+    paths = RunPaths(write_run(tmp_path, FakeRun(mode="linear_spec", samples=2)))
+    lines = [json.loads(line) for line in paths.nfe_log(0).read_text().splitlines()]
+    lines[0] |= {"completion_tokens": 16, "acceptance_lengths": [10, 30, 3]}
+    paths.nfe_log(0).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    records = read_run(paths.run_dir).tasks["demo-math"].records
+    assert records[0, 0].cost.acceptance_lengths == [10, 5, 0]
+    assert records[1, 0].cost.acceptance_lengths == lines[1]["acceptance_lengths"]
+
+
 def test_failed_samples_are_named(tmp_path: Path) -> None:
     paths = RunPaths(write_run(tmp_path, FakeRun(samples=5)))
     lines = [json.loads(line) for line in paths.nfe_log(0).read_text().splitlines()]

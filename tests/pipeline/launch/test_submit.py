@@ -16,6 +16,8 @@ from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
 from trimode.pipeline.slurm.script import sbatch_text, submission_dir
 from trimode.tests.fakes.sweeps import finish, jobs_of
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

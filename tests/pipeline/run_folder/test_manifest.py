@@ -14,6 +14,8 @@ from trimode.pipeline.run_folder.provenance import data_sha256
 from trimode.tests.fakes.specs import job_spec
 from trimode.tests.fakes.worker import worker_info
 
+pytestmark = pytest.mark.process
+
 PROMPTS = {"gsm8k": "p0"}
 DATA = {"gsm8k": {"sha256": "d0", "num_rows": 3}}
 WORKERS = [worker_info()]

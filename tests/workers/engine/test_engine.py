@@ -1,4 +1,4 @@
-"""The engine as its users see it: joins and leaves, admission, faults, sharing, ledgers."""
+"""The engine as its users see it: joins and leaves, admission, faults, shared prefixes, counters."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from trimode.workers.decode.ar import ArState
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeState
+from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.model.kv_cache import PAGE_SIZE
 from trimode.workers.runtime import Runtime
@@ -32,6 +33,13 @@ def finish(runtime: Runtime) -> list[Sequence]:
     return ended
 
 
+def with_limits(runtime: Runtime, **limits: int) -> Runtime:
+    """The same model behind a fresh engine with these limits on prefill."""
+    changed = copy.copy(runtime)
+    changed.engine = Engine(runtime.engine.model, runtime.engine.allocator.num_pages, 8, **limits)
+    return changed
+
+
 def answer(runtime: Runtime, **fields: object) -> Sequence:
     sequence = runtime.submit("request", {"prompt_ids": PROMPT, **fields})
     finish(runtime)
@@ -41,31 +49,31 @@ def answer(runtime: Runtime, **fields: object) -> Sequence:
 @pytest.mark.parametrize("seed", range(3))
 def test_sum_of_requests_is_the_engine_s_count(micro: Runtime, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Under random load: prompts in slices, requests that arrive late, leave early or fail."""
-    monkeypatch.setattr("trimode.workers.engine.engine.PREFILL_SLICE", 7)
+    runtime = with_limits(micro, prefill_slice=7)
     monkeypatch.setitem(MODES, "broken", BrokenState)
     chance = random.Random(seed)
-    before = copy.deepcopy(micro.engine.counters)
     sequences: list[Sequence] = []
-    while len(sequences) < 12 or micro.engine.busy:
+    while len(sequences) < 12 or runtime.engine.busy:
         if len(sequences) < 12 and chance.random() < 0.5:
             prompt = [chance.randrange(3, 72) for _ in range(chance.randrange(1, 40))]
             mode = chance.choice(["ar", "dlm", "linear_spec", "broken"])
             fields = {"prompt_ids": prompt, "mode": mode, "block_length": 4, "max_new_tokens": chance.randrange(1, 30)}
-            sequences.append(micro.submit(str(len(sequences)), fields | {"ignore_eos": chance.random() < 0.8}))
+            sequences.append(runtime.submit(str(len(sequences)), fields | {"ignore_eos": chance.random() < 0.8}))
         if sequences and chance.random() < 0.1:
-            micro.engine.cancel(chance.choice(sequences))
-        micro.engine.step()
-    after = micro.engine.counters
+            runtime.engine.cancel(chance.choice(sequences))
+        runtime.engine.step()
+    counters = runtime.engine.counters
     for kind in FORWARD_KINDS:
-        assert after.rows[kind] - before.rows[kind] == sum(s.state.forwards[kind] for s in sequences), kind
-    whole = [micro.generation(s) for s in sequences if s.error is None]
-    assert after.requests_finished - before.requests_finished == len(whole)
-    assert after.requests_failed - before.requests_failed == len(sequences) - len(whole)
-    assert after.tokens_generated - before.tokens_generated == sum(len(g.token_ids) for g in whole)
-    assert after.nfe - before.nfe == sum(g.cost.nfe for g in whole)
-    assert after.accepted - before.accepted == sum(sum(g.cost.acceptance_lengths) for g in whole)
-    assert after.cycles - before.cycles == sum(g.cost.forwards["verify"] for g in whole)
-    assert micro.engine.allocator.num_free == micro.engine.allocator.num_pages
+        saved = sum(s.state.forwards_saved for s in sequences) if kind == "prefill" else 0
+        assert counters.rows[kind] == sum(s.state.forwards[kind] for s in sequences) - saved, kind
+    whole = [runtime.generation(s) for s in sequences if s.error is None]
+    assert counters.requests_finished == len(whole)
+    assert counters.requests_failed == len(sequences) - len(whole)
+    assert counters.tokens_generated == sum(len(g.token_ids) for g in whole)
+    assert counters.nfe == sum(g.cost.nfe for g in whole)
+    assert counters.accepted == sum(sum(g.cost.acceptance_lengths) for g in whole)
+    assert counters.cycles == sum(g.cost.forwards["verify"] for g in whole)
+    assert runtime.engine.allocator.num_free == runtime.engine.allocator.num_pages
 
 
 def test_a_short_request_leaves_before_its_long_neighbour(micro: Runtime) -> None:
@@ -103,21 +111,37 @@ def test_a_common_prefix_is_computed_once(micro: Runtime) -> None:
     assert again.state.tokens()[0] == first.state.tokens()[0]
 
 
-def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_a_request_counts_the_same_forwards_whatever_ran_before_it(micro: Runtime, mode: str) -> None:
+    """What the prefix cache saves is counted apart."""
+    prompt = [5 + number % 50 for number in range(3 * PAGE_SIZE + 3)]
+    fields = {"prompt_ids": prompt, "mode": mode, "max_new_tokens": 8, "ignore_eos": True}
+    runtime = with_limits(micro, prefill_slice=7)
+    costs = []
+    for number in range(3):
+        sequence = runtime.submit(str(number), fields)
+        finish(runtime)
+        costs.append(runtime.generation(sequence).cost)
+    alone, again, later = costs
+    assert alone.forwards["prefill"] == -(-len(prompt) // 7)
+    assert alone.forwards_saved == 0
+    assert (again.forwards, again.nfe) == (alone.forwards, alone.nfe)
+    run = -(-(len(prompt) - 3 * PAGE_SIZE) // 7)
+    assert again.forwards_saved == later.forwards_saved == alone.forwards["prefill"] - run
+    assert runtime.engine.counters.rows["prefill"] == alone.forwards["prefill"] + 2 * run
+
+
+def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime) -> None:
     case = CASES["1-linear_spec_0.0"]
-    monkeypatch.setattr("trimode.workers.engine.engine.PREFILL_SLICE", 7)
-    micro.engine.allocator.match = lambda _prompt: []  # type: ignore[method-assign]
-    sequence = micro.submit("sliced", case.fields)
-    finish(micro)
-    del micro.engine.allocator.match  # type: ignore[method-assign]
+    runtime = with_limits(micro, prefill_slice=7)
+    sequence = runtime.submit("sliced", case.fields)
+    finish(runtime)
     assert sequence.state.forwards["prefill"] > 1
-    assert (sequence.state.tokens(), micro.generation(sequence).cost.nfe) == (case.tokens, case.nfe)
+    assert (sequence.state.tokens(), runtime.generation(sequence).cost.nfe) == (case.tokens, case.nfe)
 
 
-def test_prompts_of_a_step_are_limited_and_decoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trimode.workers.engine.engine.PREFILL_SLICE", 8)
-    monkeypatch.setattr("trimode.workers.engine.engine.MAX_STEP_PREFILL", 16)
-    runtime = Runtime(micro_settings())
+def test_prompts_of_a_step_are_limited_and_decoding_goes_on(micro: Runtime) -> None:
+    runtime = with_limits(micro, prefill_slice=8, max_step_prefill=16)
     engine = runtime.engine
     base = {"mode": "ar", "max_new_tokens": 30, "ignore_eos": True}
     running = runtime.submit("running", base | {"prompt_ids": [5, 6]})
@@ -132,6 +156,7 @@ def test_prompts_of_a_step_are_limited_and_decoding_goes_on(monkeypatch: pytest.
     finish(runtime)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.0, 0.6])
 def test_a_repetition_penalty_leaves_linear_spec_lossless(micro: Runtime, threshold: float) -> None:
     """The past of a verified row holds the drafts before it, as token by token."""
@@ -143,10 +168,9 @@ def test_a_repetition_penalty_leaves_linear_spec_lossless(micro: Runtime, thresh
         assert spec.state.tokens() == ar.state.tokens()
 
 
-def test_pages_are_shared_only_once_they_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_shared_only_once_they_are_computed(micro: Runtime) -> None:
     case = CASES["1-ar"]
-    runtime = Runtime(micro_settings())
-    monkeypatch.setattr("trimode.workers.engine.engine.PREFILL_SLICE", 7)
+    runtime = with_limits(micro, prefill_slice=7)
     first = runtime.submit("first", case.fields)
     runtime.engine.step()
     second = runtime.submit("second", case.fields)
@@ -166,7 +190,7 @@ def test_nan_ends_its_own_request_only(micro: Runtime, monkeypatch: pytest.Monke
         logits[0] = float("nan")  # the batch is ordered by KV length: the shorter request comes first
         return logits
 
-    monkeypatch.setattr(micro.engine._sampler, "_head", poisoned)
+    monkeypatch.setattr(micro.engine.runner.sampler, "head", poisoned)
     ended = micro.engine.step()
     monkeypatch.undo()
     finish(micro)
@@ -177,18 +201,19 @@ def test_nan_ends_its_own_request_only(micro: Runtime, monkeypatch: pytest.Monke
 
 
 def test_what_a_broken_request_cached_reaches_nobody(micro: Runtime) -> None:
-    cache, prompt = micro.engine.cache, (PROMPT[::-1] * 200)[: 3 * PAGE_SIZE]
+    cache, prompt = micro.engine.runner.cache, (PROMPT[::-1] * 200)[: 3 * PAGE_SIZE]
     bad = micro.submit("bad", {"prompt_ids": prompt, "mode": "ar", "max_new_tokens": 9, "ignore_eos": True})
     micro.engine.step()
     micro.engine.step()
     offered = micro.engine.allocator.match(prompt)
     micro.engine.allocator.release(offered)
     assert offered
-    for layer in cache._layers:
+    layers = [cache.layer(number) for number in range(micro.engine.model.config.num_layers)]
+    for layer in layers:
         layer[bad.pages] = float("nan")
     assert micro.engine.step() == [bad]
     assert bad.error is not None
-    assert not any(layer.isnan().any() for layer in cache._layers)
+    assert not any(layer.isnan().any() for layer in layers)
     assert micro.engine.allocator.match(prompt) == []
 
 
@@ -300,7 +325,7 @@ def test_logprobs_stand_beside_every_token(micro: Runtime) -> None:
 
 
 @pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
-def test_a_seed_gives_the_same_text_again_and_in_company(micro: Runtime, mode: str) -> None:
+def test_a_seed_gives_the_same_text_again_whatever_its_batch_mates(micro: Runtime, mode: str) -> None:
     fields: dict[str, object] = {
         "prompt_ids": PROMPT,
         "mode": mode,

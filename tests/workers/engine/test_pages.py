@@ -1,13 +1,9 @@
-"""Pages: shared by whole prefixes only, kept while somebody uses them, taken back oldest first. Scratch is kept."""
+"""Pages: shared by whole prefixes only, kept while somebody uses them, taken back oldest first."""
 
 from __future__ import annotations
 
-import pytest
-import torch
-from trimode.tests.workers.micro import MICRO
 from trimode.workers.engine.pages import PageAllocator
-from trimode.workers.model.checkpoint import read_config
-from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache, pages_for
+from trimode.workers.model.kv_cache import PAGE_SIZE
 
 END, OTHER_END = [7], [8]
 FIRST, SECOND, THIRD = (list(range(start, start + PAGE_SIZE)) for start in (0, 100, 200))
@@ -16,14 +12,14 @@ FIRST, SECOND, THIRD = (list(range(start, start + PAGE_SIZE)) for start in (0, 1
 def prefilled(allocator: PageAllocator, prompt: list[int]) -> list[int]:
     """Pages of a request that has computed its prompt and offers it."""
     shared = allocator.match(prompt)
-    own = allocator.allocate(pages_for(len(prompt)) - len(shared))
+    own = allocator.allocate(allocator.pages_for(len(prompt)) - len(shared))
     assert own is not None
     allocator.share(shared + own, prompt)
     return shared + own
 
 
 def test_a_prefix_is_shared_page_by_page_but_never_the_last_token() -> None:
-    allocator = PageAllocator(20)
+    allocator = PageAllocator(20, PAGE_SIZE)
     pages = prefilled(allocator, FIRST + SECOND + THIRD)
     assert allocator.match(FIRST + SECOND + END) == pages[:2]
     assert allocator.match(FIRST + SECOND) == pages[:1]
@@ -32,7 +28,7 @@ def test_a_prefix_is_shared_page_by_page_but_never_the_last_token() -> None:
 
 
 def test_the_same_tokens_behind_another_beginning_are_another_page() -> None:
-    allocator = PageAllocator(20)
+    allocator = PageAllocator(20, PAGE_SIZE)
     prefilled(allocator, FIRST + SECOND + END)
     prefilled(allocator, THIRD + END)
     assert allocator.match(SECOND + END) == []
@@ -40,7 +36,7 @@ def test_the_same_tokens_behind_another_beginning_are_another_page() -> None:
 
 
 def test_a_page_is_free_when_its_last_user_left() -> None:
-    allocator = PageAllocator(4)
+    allocator = PageAllocator(4, PAGE_SIZE)
     pages = prefilled(allocator, FIRST + END)
     again = prefilled(allocator, FIRST + OTHER_END)
     assert again[0] == pages[0]
@@ -53,7 +49,7 @@ def test_a_page_is_free_when_its_last_user_left() -> None:
 
 
 def test_offered_pages_are_taken_back_oldest_first() -> None:
-    allocator = PageAllocator(4)
+    allocator = PageAllocator(4, PAGE_SIZE)
     old, new = prefilled(allocator, FIRST + END), prefilled(allocator, SECOND + END)
     allocator.release(old)
     allocator.release(new)
@@ -65,27 +61,29 @@ def test_offered_pages_are_taken_back_oldest_first() -> None:
 
 
 def test_forgotten_pages_are_offered_no_more() -> None:
-    allocator = PageAllocator(4)
-    allocator.release(prefilled(allocator, FIRST + END), forget=True)
+    allocator = PageAllocator(4, PAGE_SIZE)
+    pages = prefilled(allocator, FIRST + END)
+    allocator.withdraw(pages)
+    assert allocator.release(pages) == pages
     assert (allocator.num_shared, allocator.num_free, allocator.match(FIRST + END)) == (0, 4, [])
 
 
-@pytest.fixture
-def cache() -> KVCache:
-    return KVCache(read_config(MICRO), 8, torch.float32, torch.device("cpu"))
+def test_a_withdrawn_page_is_offered_no_more_while_others_use_it() -> None:
+    allocator = PageAllocator(8, PAGE_SIZE)
+    pages = prefilled(allocator, FIRST + END)
+    sharer = allocator.match(FIRST + OTHER_END)
+    allocator.withdraw(pages)
+    allocator.share(sharer, FIRST, num_matched=1)
+    assert allocator.match(FIRST + OTHER_END) == []
+    assert allocator.release(pages) == pages[1:]
+    assert allocator.release(sharer) == pages[:1]
+    assert allocator.num_free == 8
 
 
-def test_gathers_of_at_most_the_largest_size_share_one_scratch(cache: KVCache) -> None:
-    first = cache.gather(0, torch.tensor([[0, 1], [2, 3]]))
-    same = cache.gather(1, torch.tensor([[4, 5], [6, 7]]))
-    smaller = cache.gather(0, torch.tensor([[3]]))
-    assert first.data_ptr() == same.data_ptr() == smaller.data_ptr()
-    assert (smaller.shape[:2], same.shape[:2]) == ((1, PAGE_SIZE), (2, 2 * PAGE_SIZE))
-
-
-def test_a_larger_gather_has_room_and_its_own_pages(cache: KVCache) -> None:
-    cache.gather(0, torch.tensor([[0]]))
-    for page in range(3):
-        cache.layer(0)[page] = page
-    gathered = cache.gather(0, torch.tensor([[2, 0], [1, 2]]))
-    assert gathered[:, ::PAGE_SIZE, 0, 0].tolist() == [[2.0, 0.0], [1.0, 2.0]]
+def test_withdrawing_a_page_that_is_kept_for_later_frees_it() -> None:
+    allocator = PageAllocator(4, PAGE_SIZE)
+    pages = prefilled(allocator, FIRST + END)
+    assert allocator.release(pages) == pages[1:]
+    allocator.withdraw(pages)
+    assert (allocator.num_shared, allocator.num_free) == (0, 4)
+    assert allocator.allocate(4) is not None

@@ -33,6 +33,8 @@ from trimode.pipeline.spec import ClientKind, JobSpec, TaskSpec
 from trimode.tests.fakes.balancer import Body, FakeBalancer, Reply, answer
 from trimode.tests.fakes.specs import client_spec, decode_spec, job_spec, task_spec, write_data
 
+pytestmark = pytest.mark.process
+
 IMITATION = Path(__file__).parents[3] / "fakes" / "nemo_skills.py"
 
 

@@ -17,7 +17,7 @@ needs_chromium = pytest.mark.skipif(
     find_chromium() is None and os.environ.get("CI") != "true",
     reason="needs Chromium (Debian: apt-get install chromium)",
 )
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.process, needs_chromium]
 
 
 @pytest.fixture(scope="module")

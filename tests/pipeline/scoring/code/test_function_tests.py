@@ -9,6 +9,8 @@ from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data.load import load_rows
 from trimode.pipeline.scoring.code.function_tests import score
 
+pytestmark = pytest.mark.process
+
 DEMO = load_benchmark("demo-code")
 ROW = {
     "prompt": 'def double(x):\n    """Twice x."""\n',

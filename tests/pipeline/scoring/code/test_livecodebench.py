@@ -15,6 +15,8 @@ from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.code.livecodebench import check, score, test_cases
 from trimode.tests.goldens import HEADS, rows
 
+pytestmark = pytest.mark.process
+
 BENCHMARK = load_benchmark("livecodebench")
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from trimode.pipeline.scoring.sandbox.run import Limits, run_program
 
+pytestmark = pytest.mark.process
+
 UNSHARE = shutil.which("unshare")
 NAMESPACES = UNSHARE is not None and subprocess.run([UNSHARE, "-rn", "true"], capture_output=True).returncode == 0
 SHORT = Limits(time_s=1.0)

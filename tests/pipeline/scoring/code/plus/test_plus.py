@@ -13,6 +13,8 @@ from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.scoring.code.plus import check, no_answer, problems, score
 from trimode.tests.goldens import DATA, FULL, needs_full, rows
 
+pytestmark = pytest.mark.process
+
 HUMAN_EVAL, MBPP = load_benchmark("human-eval"), load_benchmark("mbpp")
 HEAVY = {f"HumanEval/{number}" for number in (14, 15, 36, 59, 83, 94, 100, 130, 139)}
 """Problems whose reference solution takes seconds."""

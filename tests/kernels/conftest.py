@@ -1,0 +1,49 @@
+"""Runs each kernel test on several machines: vectors of 16 and of 8 lanes, and none (then the references run)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from trimode.kernels.llvm import jit
+
+WIDTHS = [lanes for lanes in (16, 8) if lanes <= jit.num_lanes()]
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, lanes: int) -> None:
+    """Lets the kernels see a CPU with vectors of so many lanes; 0: a machine where they do not run."""
+    monkeypatch.setattr(jit, "num_lanes", lambda: lanes)
+    if not lanes:
+        monkeypatch.setattr(jit, "missing", lambda: "no llvmlite")
+
+
+@pytest.fixture(params=[*WIDTHS, 0])
+def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every test of an operator for each width of vectors that this CPU has, and for the reference."""
+    pretend(monkeypatch, request.param)
+    return int(request.param)
+
+
+@pytest.fixture(params=WIDTHS)
+def vector_lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Where the CPU kernels run only."""
+    pretend(monkeypatch, request.param)
+    return int(request.param)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def uninitialized_memory_is_nan() -> Iterator[None]:
+    """What a kernel allocates holds NaN until it is written: torch does so in its deterministic mode."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,39 @@
+"""The engine's counters: one step, one request that ended, one that failed."""
+
+from __future__ import annotations
+
+from trimode.tests.fakes.forward import begun, step
+from trimode.workers.decode.chunk import Chunk
+from trimode.workers.engine.counters import EngineCounters
+
+
+def chunk(kind: str, count: int, position: int) -> Chunk:
+    return Chunk(kind, [0] * count, position, True, True, (), "decode")
+
+
+def test_a_step_counts_its_chunks_tokens_and_seconds() -> None:
+    counters = EngineCounters()
+    counters.record([chunk("prefill", 7, 0), chunk("verify", 4, 20)], step_s=3.0, model_s=2.5)
+    assert (counters.steps, counters.rows["prefill"], counters.rows["verify"]) == (1, 1, 1)
+    assert (counters.step_tokens, counters.kv_tokens) == (11, 7 + 24)
+    assert (counters.model_s, counters.host_s) == (2.5, 0.5)
+
+
+def test_a_step_without_chunks_is_not_counted() -> None:
+    counters = EngineCounters()
+    counters.record([], step_s=3.0, model_s=0.0)
+    assert counters == EngineCounters()
+
+
+def test_a_finished_request_counts_its_tokens_and_evaluations() -> None:
+    counters, state = EngineCounters(), begun("ar", 5)
+    step(state, 6)
+    counters.finish(state, failed=False)
+    assert (counters.requests_finished, counters.requests_failed) == (1, 0)
+    assert (counters.tokens_generated, counters.nfe) == (2, state.nfe(state.forwards))
+
+
+def test_a_failed_request_counts_as_failed_only() -> None:
+    counters = EngineCounters()
+    counters.finish(begun("ar", 5), failed=True)
+    assert counters == EngineCounters(requests_failed=1)

@@ -1,0 +1,40 @@
+"""The cache's tensors: slots are a view of the pages, wiped pages are zeros, and sizes follow from the budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from trimode.tests.workers.micro import MICRO
+from trimode.workers.model.checkpoint import read_config
+from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache, default_num_pages, pages_for
+
+
+@pytest.fixture
+def cache() -> KVCache:
+    return KVCache(read_config(MICRO), 8, torch.float32, torch.device("cpu"))
+
+
+def test_a_slot_is_a_token_of_a_page(cache: KVCache) -> None:
+    cache.slots(1)[3 * PAGE_SIZE + 5] = 7.0
+    assert (cache.layer(1)[3, 5] == 7.0).all()
+    assert cache.layer(1).sum() == 7.0 * cache.layer(1)[3, 5].numel()
+    assert not cache.layer(0).any()
+
+
+def test_clear_wipes_the_named_pages_of_every_layer(cache: KVCache) -> None:
+    for number in range(4):
+        cache.layer(number)[:] = torch.nan
+    cache.clear([2, 5])
+    for number in range(4):
+        assert cache.layer(number).isnan().flatten(1).all(dim=1).tolist() == [page not in (2, 5) for page in range(8)]
+
+
+@pytest.mark.parametrize(("tokens", "pages"), [(0, 0), (1, 1), (PAGE_SIZE, 1), (PAGE_SIZE + 1, 2)])
+def test_pages_for(tokens: int, pages: int) -> None:
+    assert pages_for(tokens) == pages
+
+
+def test_the_budget_is_what_the_tensors_take(cache: KVCache) -> None:
+    taken = sum(cache.layer(number).nbytes for number in range(4))
+    assert default_num_pages(read_config(MICRO), torch.float32, taken) == 8
+    assert default_num_pages(read_config(MICRO), torch.float32, taken - 1) == 7

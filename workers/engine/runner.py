@@ -1,0 +1,87 @@
+"""Runs one step on the device: pack the chunks, one ragged forward, sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from trimode.core.errors import WorkerError
+from trimode.core.protocol import DecodeParams
+from trimode.workers.decode.chunk import Chunk, Sampled
+from trimode.workers.engine.scheduler import ScheduledChunk
+from trimode.workers.model.batch import pack
+from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
+from trimode.workers.model.transformer import TriModeModel
+from trimode.workers.sampling.sampler import Sampler, SampleRequest
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step gave."""
+
+    samples: Sequence[tuple[ScheduledChunk, Sampled]]
+    """Each chunk with its result, in the order in which the chunks stand in the batch."""
+    model_s: float
+    """Seconds in forward and sampling, until the samples are on the host. Packing is not included."""
+
+
+class Runner:
+    """Owns the model, its KV cache and the sampler. All modes take the same way through it."""
+
+    def __init__(self, model: TriModeModel, num_pages: int) -> None:
+        self.model = model
+        self.cache = KVCache(model.config, num_pages, model.dtype, model.device)
+        self.sampler = Sampler(model.head, model.config.mask_token_id)
+
+    def run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
+        """Runs all chunks together. Without chunks it runs nothing. WorkerError if the device is lost."""
+        if not scheduled:
+            return StepResult((), 0.0)
+        try:
+            return self._run(scheduled)
+        except RuntimeError as error:
+            if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+                raise WorkerError(f"the device {self.model.device} is lost: {error}") from None
+            raise
+
+    def _run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
+        tables = [item.sequence.pages for item in scheduled]
+        batch = pack([item.chunk for item in scheduled], tables, PAGE_SIZE, self.model.device)
+        began = time.perf_counter()
+        hidden = self.model.forward(batch, self.cache)
+        # A GPU is still at work here: the host prepares the sampling meanwhile.
+        ordered = [scheduled[i] for i in batch.order]
+        requests = [SampleRequest(item.chunk, item.sequence.state.params) for item in ordered]
+        sampled = self.sampler(hidden, requests)
+        model_s = time.perf_counter() - began
+        return StepResult(list(zip(ordered, sampled, strict=True)), model_s)
+
+    def check_device(self) -> None:
+        """Raises WorkerError if the device does not compute any more."""
+        try:
+            self.probe()
+        except RuntimeError as error:
+            raise WorkerError(f"the device {self.model.device} is lost: {error}") from None
+
+    def probe(self) -> None:
+        """Runs the smallest task on the device and waits for it."""
+        torch.ones(1, device=self.model.device).add(1).tolist()
+
+    def not_finite(self, pages: Iterable[int]) -> set[int]:
+        """Returns those of the pages whose K or V is not finite. The host waits for the device."""
+        numbers = sorted(pages)
+        finite = torch.ones(len(numbers), dtype=torch.bool, device=self.model.device)
+        index = torch.tensor(numbers, device=self.model.device)
+        for number in range(self.model.config.num_layers):
+            finite &= self.cache.layer(number)[index].isfinite().flatten(1).all(dim=1)
+        return {page for page, good in zip(numbers, finite.tolist(), strict=True) if not good}
+
+    def warm_up(self) -> None:
+        """Runs one dummy forward so that kernels are compiled before the first request. The cache must be unused."""
+        chunk = Chunk("decode", [0, 0], 0, causal=True, keep_kv=False, rows=range(2), purpose="warm-up")
+        params = DecodeParams(mode="ar", max_new_tokens=1, block_length=1, threshold=None)
+        hidden = self.model.forward(pack([chunk], [[0]], PAGE_SIZE, self.model.device), self.cache)
+        self.sampler(hidden, [SampleRequest(chunk, params)])
+        self.cache.clear([0])
