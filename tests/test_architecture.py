@@ -38,7 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers/sampling": {"core", "kernels", "workers/decode", "workers/model"},
     "workers/engine": {"core", "workers/decode", "workers/model", "workers/sampling", "workers/params"},
     "workers/runtime": {"core", "kernels", "workers/engine", "workers/model", "workers/params", "workers/text"},
-    "workers/hf": {"core", "workers/model", "workers/params", "workers/runtime", "workers/text"},
+    "workers/hf": {
+        *("core", "workers/decode", "workers/model", "workers/params", "workers/runtime", "workers/sampling"),
+        "workers/text",
+    },
     "workers/worker": {"core", "workers/engine", "workers/runtime"},
     "workers/generate": {"core", "workers/engine", "workers/hf", "workers/runtime"},
     # balancer: the worker class is handed in by name

@@ -16,7 +16,7 @@ from typing import Protocol
 from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
-from trimode.pipeline.client.answer import Answer, Ask
+from trimode.pipeline.client.answer import Answer, Ask, sample_seed
 from trimode.pipeline.client.metrics_file import write_metrics
 from trimode.pipeline.console.progress import Progress
 from trimode.pipeline.data import load_rows
@@ -102,6 +102,10 @@ class _Question:
     @property
     def name(self) -> str:
         return f"{self.run.loaded.task.benchmark}-rs{self.seed}-{self.position}"
+
+    @property
+    def sample_seed(self) -> int:
+        return sample_seed(self.seed, self.run.loaded.task.benchmark, self.position)
 
     @property
     def row(self) -> Row:
@@ -209,7 +213,7 @@ class _Stream:
     async def _send(self, questions: Iterator[_Question], group: asyncio.TaskGroup) -> None:
         for question in questions:
             prompt = user_message(question.run.loaded.benchmark, question.row)
-            answer = await self._ask(question.name, prompt, question.seed)
+            answer = await self._ask(question.name, prompt, question.sample_seed)
             self._watch(answer)
             await self._backlog.acquire()
             group.create_task(self._score_and_store(question, answer))

@@ -82,6 +82,23 @@ def test_a_seed_gives_the_same_text_whatever_its_batch_mates(micro: Runtime, mod
     assert together == alone
 
 
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_requests_of_one_seed_draw_other_numbers_for_other_prompts(
+    micro: Runtime, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """All tokens are equally likely, so the texts show the random numbers and nothing else."""
+    monkeypatch.setattr(micro.engine.runner.sampler, "head", lambda hidden: torch.zeros(len(hidden), 128))
+    texts = []
+    for prompt in ([5, 6, 7], [5, 6, 8], [5, 6, 7]):
+        fields = {"prompt_ids": prompt, "mode": mode, "max_new_tokens": 12, "temperature": 1.0, "ignore_eos": True}
+        sequence = micro.submit("flat", {**fields, "seed": 3})
+        while micro.engine.busy:
+            micro.engine.step()
+        texts.append(sequence.state.tokens())
+    assert texts[0] == texts[2]
+    assert sum(a == b for a, b in zip(texts[0], texts[1], strict=True)) <= 3
+
+
 def first_tokens_of_seed(runtime: Runtime, mode: str, seed: int) -> tuple[int, ...]:
     fields = {"prompt_ids": PROMPT, "mode": mode, "seed": seed, "max_new_tokens": 20, "temperature": 1.5}
     fields |= {"ignore_eos": True}
