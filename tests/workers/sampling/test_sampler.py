@@ -146,6 +146,21 @@ def test_repetition_penalty_agrees_between_ar_and_linear_spec(micro: Runtime) ->
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.parametrize("fields", [{}, {"temperature": 1.3, "seed": 5}])
+@pytest.mark.parametrize("penalty", [0.5, 1.3, 5.0])
+def test_repetition_penalty_agrees_between_ar_and_dlm_with_a_block_of_one(
+    micro: Runtime, penalty: float, fields: dict[str, object]
+) -> None:
+    outputs = []
+    for changes in ({"mode": "ar"}, {"mode": "dlm", "block_length": 1}):
+        request = {"prompt_ids": PROMPT, "max_new_tokens": 40, "repetition_penalty": penalty, "ignore_eos": True}
+        sequence = micro.submit("penalty", {**request, **changes, **fields})
+        while micro.engine.busy:
+            micro.engine.step()
+        outputs.append(sequence.state.tokens())
+    assert outputs[0] == outputs[1]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
 def test_the_mask_is_never_sampled(
