@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "workers/hf": {
         "core",
-        *("workers/" + name for name in ("boundary", "decode", "model", "params", "runtime", "text")),
+        *("workers/" + name for name in ("boundary", "decode", "model", "params", "runtime", "sampling", "text")),
     },
     "workers/worker": {"core", *("workers/" + name for name in ("boundary", "engine", "params", "runtime"))},
     "workers/generate": {"core", *("workers/" + name for name in ("boundary", "engine", "hf", "runtime"))},
