@@ -41,8 +41,9 @@ def write_text_atomic(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def write_json_atomic(path: Path, value: object) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes `value` as indented JSON, atomically. A lone surrogate, which UTF-8 lacks, is written as JSON's escape."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_text_atomic(path, text.encode("utf-8", "backslashreplace").decode())
 
 
 class AppendFile:

@@ -31,15 +31,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels/softmax_total": {"kernels/llvm"},
     # workers: decoding modes know neither the model nor the engine
     "workers": set(),
+    "workers/boundary": {"core"},
     "workers/decode": {"core"},
     "workers/params": {"core", "workers/decode"},
     "workers/text": {"core", "workers/decode"},
     "workers/model": {"core", "kernels", "workers/decode"},
     "workers/sampling": {"core", "kernels", "workers/decode", "workers/model"},
-    "workers/engine": {"core", "workers/decode", "workers/model", "workers/sampling", "workers/params"},
+    "workers/engine": {
+        "core",
+        *("workers/" + name for name in ("boundary", "decode", "model", "sampling", "params")),
+    },
     "workers/runtime": {"core", "kernels", "workers/engine", "workers/model", "workers/params", "workers/text"},
     "workers/hf": {"core", "workers/model", "workers/params", "workers/runtime", "workers/text"},
-    "workers/worker": {"core", "workers/engine", "workers/runtime"},
+    "workers/worker": {"core", "workers/engine", "workers/params", "workers/runtime"},
     "workers/generate": {"core", "workers/engine", "workers/hf", "workers/runtime"},
     # balancer: the worker class is handed in by name
     "balancer": set(),
@@ -80,7 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring", "run_folder")),
     },
-    "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "run_folder"))},
+    "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "launch"))},
     "pipeline/in_process": {
         "core",
         *(PIPELINE + name for name in ("spec", "benchmarks", "data", "config", "plan", "launch", "run_folder")),
@@ -101,6 +105,7 @@ NARROW = {
     ("workers/model", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/model"): "workers.model.batch",
+    ("pipeline/rescore", "pipeline/launch"): "pipeline.launch.owner",
     ("pipeline/launch", "pipeline/client"): "pipeline.client.nemo_skills.installation",
     ("pipeline/analysis", "pipeline/scoring"): "pipeline.scoring.verdicts",
     ("pipeline/report", "pipeline/scoring"): "pipeline.scoring.verdicts",
@@ -123,7 +128,7 @@ ONLY_IN = {
 }
 """Third-party packages that belong to some rooms alone."""
 LOGIN_NODE_BANS = {"torch", "ray", "transformers", "peft", "safetensors", "triton", "tokenizers", "llvmlite"}
-CATCH_ALLS = {"pipeline/job/run.py", "workers/engine/scheduler.py", "balancer/actors/ray_head.py"}
+CATCH_ALLS = {"pipeline/job/run.py", "workers/boundary.py", "balancer/actors/ray_head.py"}
 """Files outside scoring/ that may catch every Exception: the job, one request in the engine, and where Ray raises no
 narrower class."""
 BANNED_NAMES = re.compile(r"^(utils|common|helpers|misc)$|_v\d+$")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimode.core.errors import ConfigError, GenerationError
+from trimode.core.field_rules import check_text, show
 from trimode.workers.decode.state import StopFinder
 
 END_THINK = "</think>"
@@ -52,11 +53,11 @@ class Text:
         if given[0] == "prompt_ids":
             ids = _checked_ids(value, vocab_size)
         elif given[0] == "messages":
-            ids = self.encode(self.render(value, bool(fields.get("enable_thinking"))))
+            ids = self._encode_field("messages", self.render(value, bool(fields.get("enable_thinking"))))
         elif isinstance(value, str):
-            ids = self.encode(value)
+            ids = self._encode_field("prompt", value)
         else:
-            raise GenerationError(f"prompt: got {type(value).__name__}; valid: a string")
+            raise GenerationError(f"prompt: got {show(value)}; valid: a string")
         if not ids:
             raise GenerationError(f"{given[0]}: empty; valid: at least one token")
         return ids
@@ -67,9 +68,9 @@ class Text:
             raise GenerationError("messages: valid: a non-empty list of {role, content}")
         for message in messages:
             role = message.get("role") if isinstance(message, Mapping) else None
-            if role not in ROLES or not isinstance(message.get("content"), str):
+            if not isinstance(role, str) or role not in ROLES or not isinstance(message.get("content"), str):
                 raise GenerationError(
-                    f"messages: each needs a role of {', '.join(ROLES)} and a string content; role {role!r}"
+                    f"messages: each needs a role of {', '.join(ROLES)} and a string content; role {show(role)}"
                 )
         # transformers renders templates with jinja2 and imports it late too. Only its error class is needed here, and a
         # checkpoint without tokenizer never gets this far.
@@ -130,6 +131,10 @@ class Text:
         ends = [at for stop in stops if (at := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text
 
+    def _encode_field(self, name: str, text: str) -> list[int]:
+        check_text(name, text)
+        return self.encode(text)
+
     def _need(self) -> Any:  # noqa: ANN401 -- the tokenizer's class is untyped
         if self._tokenizer is None:
             raise GenerationError("this checkpoint has no tokenizer; valid: prompt_ids, and no stop strings")
@@ -138,8 +143,8 @@ class Text:
 
 def _checked_ids(value: object, vocab_size: int) -> list[int]:
     if not isinstance(value, list | tuple):
-        raise GenerationError(f"prompt_ids: got {type(value).__name__}; valid: a list of token ids")
+        raise GenerationError(f"prompt_ids: got {show(value)}; valid: a list of token ids")
     for token in value:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
-            raise GenerationError(f"prompt_ids: got {token!r}; valid: integers from 0 to {vocab_size - 1}")
+            raise GenerationError(f"prompt_ids: got {show(token)}; valid: integers from 0 to {vocab_size - 1}")
     return list(value)

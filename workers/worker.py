@@ -13,9 +13,11 @@ from concurrent.futures import Future
 
 from trimode.core import worker
 from trimode.core.errors import GenerationError, WorkerError
+from trimode.core.field_rules import show
 from trimode.core.protocol import Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.workers.engine.scheduler import Sequence
+from trimode.workers.params import read_request_id
 from trimode.workers.runtime import Runtime
 
 
@@ -62,13 +64,15 @@ class Worker(worker.Worker):
             GenerationError: this request is refused or failed.
             WorkerError: the worker is closed or broken.
         """
-        request_id = str(fields.get("request_id") or uuid.uuid4().hex)
+        request_id = read_request_id(fields) or uuid.uuid4().hex
         job = _Job(request_id, fields, Future())
         with self._wake:
             if self._closed or self._failure:
                 raise WorkerError(self._failure or "the worker is closed")
             if request_id in self._jobs:
-                raise GenerationError(f"request_id: {request_id!r} is running already; valid: a fresh one", status=409)
+                raise GenerationError(
+                    f"request_id: {show(request_id)} is running already; valid: a fresh one", status=409
+                )
             self._jobs[request_id] = job
             self._inbox.append(job)
             self._wake.notify()

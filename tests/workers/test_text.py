@@ -125,12 +125,12 @@ def test_chat_turns_are_rendered_with_and_without_thinking(text: Text) -> None:
     [
         ({}, "prompt: got none; valid: one of prompt_ids, messages, prompt"),
         ({"prompt": "a", "prompt_ids": [1]}, "prompt: got prompt_ids and prompt"),
-        ({"prompt": 3}, "prompt: got int; valid: a string"),
+        ({"prompt": 3}, "prompt: got 3; valid: a string"),
         ({"prompt": ""}, "prompt: empty; valid: at least one token"),
         ({"messages": []}, "messages: valid: a non-empty list"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "role 'robot'"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 'role "robot"'),
         ({"messages": [{"role": "user", "content": None}]}, "a string content"),
-        ({"prompt_ids": "ab"}, "prompt_ids: got str"),
+        ({"prompt_ids": "ab"}, 'prompt_ids: got "ab"'),
         ({"prompt_ids": [1, 7000]}, "prompt_ids: got 7000; valid: integers from 0 to 4999"),
     ],
 )

@@ -119,7 +119,7 @@ def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
 
 def no_answer(benchmark: Benchmark, row: Row) -> Row:  # noqa: ARG001 - every scorer's signature
     """Returns the verdict of no code: wrong."""
-    return {"completion": "", "question_id": row["task_id"], "code_list": [""], "graded_list": [False]}
+    return {"completion": "", "question_id": row.get("task_id"), "code_list": [""], "graded_list": [False]}
 
 
 def check(benchmark: Benchmark, data_dir: Path | None) -> None:

@@ -12,12 +12,14 @@ from trimode.core.protocol import DecodeParams
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.runtime import Runtime
-from trimode.workers.sampling.distributions import draw
+from trimode.workers.sampling import sampler as sampler_module
+from trimode.workers.sampling.distributions import draw, filtered_probs
 from trimode.workers.sampling.randomness import uniform
 from trimode.workers.sampling.sampler import ROWS_PER_PASS, Sampler, SampleRequest
 
 PROMPT = load_cases()[0].fields["prompt_ids"]
 NUM_DRAWS = 5000
+TEMPERED = DecodeParams(mode="ar", max_new_tokens=1, block_length=1, threshold=None, temperature=1.0)
 
 
 def first_tokens(
@@ -107,6 +109,15 @@ def test_speculative_sampling_is_exact_on_known_distributions() -> None:
     observed = [counts[token] for token in range(4)]
     expected = p[0, :4].double() / p[0, :4].double().sum() * NUM_DRAWS
     assert stats.chisquare(observed, expected.numpy()).pvalue > 1e-4
+
+
+def test_a_draft_rejected_by_rounding_is_replaced_by_a_token_of_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """p is nowhere above q, so nothing is left of p - q. The last id is the mask, which nobody may sample."""
+    monkeypatch.setattr(sampler_module, "uniform", lambda _seed, _position, _purpose: 1 - 2**-53)
+    q = filtered_probs(LOGITS.index_fill(0, torch.tensor([4]), float("-inf")).unsqueeze(0), [TEMPERED])[0] * 1.001
+    got = sample(block(2, selection=Verify([7, 0], [q])), temperature=1.0)
+    assert got.tokens == [3, 3]
+    assert got.accepted == 1
 
 
 def test_repetition_penalty_agrees_between_ar_and_linear_spec(micro: Runtime) -> None:
@@ -224,6 +235,34 @@ def test_chunks_without_wanted_rows_get_empty_results() -> None:
 def test_rows_beyond_one_pass_are_sampled_too() -> None:
     got = sample(block(ROWS_PER_PASS + 3))
     assert got.tokens == [0] * (ROWS_PER_PASS + 3)
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 1.0}, {"repetition_penalty": 2.0}])
+def test_a_forced_token_has_its_own_raw_logprob_in_every_row(fields: dict[str, object]) -> None:
+    got = sample(block(2, forced_token=3, history=[3]), **fields)
+    assert got.forced_logprobs == pytest.approx([LOGITS[3].item()] * 2)
+    assert sample(block(2), **fields).forced_logprobs == []
+
+
+@pytest.mark.parametrize("name", ["0-ar_think", "0-dlm_think"])
+def test_a_forced_end_of_thinking_has_the_logprob_that_the_causal_pass_gives_it(micro: Runtime, name: str) -> None:
+    case = next(case for case in load_cases() if case.name == name)
+    sequence = micro.submit(name, case.fields | {"logprobs": True})
+    while micro.engine.busy:
+        micro.engine.step()
+    tokens, end = sequence.state.tokens(), case.fields["end_think_token_id"]
+    assert tokens == case.tokens
+    assert isinstance(end, int)
+    place = tokens.index(end)
+    # Forced to the same token again, after the same text as its prompt.
+    prompt = [*PROMPT, *tokens[:place]]
+    again = {"prompt_ids": prompt, "mode": "ar", "max_new_tokens": 1, "max_thinking_tokens": 0, "logprobs": True}
+    other = micro.submit("again", again | {"end_think_token_id": end})
+    while micro.engine.busy:
+        micro.engine.step()
+    assert other.state.tokens() == [end]
+    assert sequence.state.logprobs[place] == pytest.approx(other.state.logprobs[0], abs=1e-4)
+    assert sequence.state.logprobs[place] < -1e-3
 
 
 def test_logits_that_are_not_finite_give_a_nan_confidence() -> None:
