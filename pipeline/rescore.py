@@ -34,8 +34,13 @@ SCORING_ERROR = "scoring_error"
 CHUNK = "_chunk_"
 """In the name of a part that NeMo-Skills has not merged: its rows are scored, but it does not count as a seed."""
 EXAMPLES_SHOWN = 5
-COUNTS = ("num_generated_tokens", "num_reasoning_tokens", "num_answer_tokens")
-COUNTS += ("generation_start_time", "generation_end_time")
+COUNTS = (
+    "num_generated_tokens",
+    "num_reasoning_tokens",
+    "num_answer_tokens",
+    "generation_start_time",
+    "generation_end_time",
+)
 """Keys of a row whose values metrics add up."""
 
 

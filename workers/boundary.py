@@ -11,7 +11,7 @@ from trimode.core.errors import GenerationError, TrimodeError
 
 
 @contextlib.contextmanager
-def one_request(where: str) -> Iterator[None]:
+def one_request(where: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turns an exception of the block into the GenerationError (500) of one request.
 
     Errors that this project raises on purpose pass as they are. Interrupts and exits pass too; a panic of the tokenizer
@@ -19,10 +19,11 @@ def one_request(where: str) -> Iterator[None]:
 
     Args:
         where: what failed, for the message: "the decoder".
+        passing: exceptions that the caller handles itself.
     """
     try:
         yield
-    except TrimodeError:
+    except (TrimodeError, *passing):
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":

@@ -135,7 +135,7 @@ class ChatClient:
     async def ask(self, name: str, prompt: str, seed: int) -> Answer:
         """Sends one prompt until it gets an answer or a refusal (4xx), or until no attempt is left.
 
-        `name` stands in for a missing reply id.
+        `name` stands in for a missing reply id; `seed` is that of the sample.
         """
         content = json.dumps(request_body(self._decode, self._model, prompt, seed)).encode()
         failures = 0

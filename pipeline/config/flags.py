@@ -52,9 +52,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--mode", "MODES", "required", "ar, dlm, linear_spec, a comma list of them, or all"),
         Flag("--model", "MODEL", "nvidia/Nemotron-Labs-Diffusion-8B", "checkpoint folder or hub id", "model.path"),
         Flag("--tokenizer", "DIR", "the model's own", "tokenizer folder", "model.tokenizer"),
-        Flag(
-            "--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas; name = name:1", "benchmarks"
-        ),
+        Flag("--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas", "benchmarks"),
         Flag("--limit", "N", "all", "first N samples of each benchmark", "limit"),
         Flag("--data-dir", "DIR", "bundled, cached or downloaded", "benchmark data, DIR/<benchmark>/", "data_dir"),
         Flag("--demo", None, "off", "the bundled model on its four benchmarks: all modes and linear_spec with LoRA"),

@@ -136,6 +136,9 @@ def test_stats_under_load_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
         await stepped.at_forward()
         tasks += [ask(place) for place in range(1, 5)]
         await asyncio.sleep(0)
+        assert (await worker.stats()).waiting == 4
+        while worker._preparing:
+            await asyncio.sleep(0.001)
         seen = [(await worker.stats()).to_json()]
         stepped.go()
         await stepped.at_forward()

@@ -74,7 +74,7 @@ class DlmState(DecodeState):
                 rows=(self._forced_at - 1, last) if forced is not None and self._forced_at else (last,),
                 purpose="decode",
                 sample_offset=1,
-                history=self._history(),
+                history=self._history(self._block.known()),
                 forced_token=forced,
             )
         threshold = self.params.threshold
@@ -88,7 +88,7 @@ class DlmState(DecodeState):
             rows=tuple(self._block.masked),
             purpose=f"denoise{step}",
             selection=Commit(math.inf, self._quota[step]) if threshold is None else Commit(threshold, 1),
-            history=self._history(),
+            history=self._history(self._block.known()),
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:

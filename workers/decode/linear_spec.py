@@ -103,7 +103,7 @@ class LinearSpecState(DecodeState):
             selection=Commit(self.params.threshold or 0.0, 1) if self._block.masked else None,
             confidence=Confidence.TEMPERED,
             keep_distribution=self._by_rejection,
-            history=self._history(),
+            history=self._history(self._block.known()[1:]),  # the seed is in the output
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:

@@ -18,6 +18,10 @@ class MaskedBlock:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def known(self) -> list[int]:
+        """Returns the tokens that are not masked, in order."""
+        return [token for position, token in enumerate(self.tokens) if position not in self.masked]
+
     def force(self, position: int, token: int, logprob: float = 0.0) -> None:
         """Sets a token that no forward has chosen. The position is no longer masked."""
         self.tokens[position] = token

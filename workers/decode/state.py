@@ -138,8 +138,9 @@ class DecodeState(ABC):
         """Returns the generated tokens, at most max_new_tokens of them."""
         return self.output[: self.params.max_new_tokens]
 
-    def _history(self) -> list[int] | None:
-        return None if self.params.repetition_penalty == 1.0 else self.prompt_ids + self.output
+    def _history(self, block: Sequence[int] = ()) -> list[int] | None:
+        """Returns the tokens that a repetition penalty acts on: prompt, output and what is known of the block behind it."""
+        return None if self.params.repetition_penalty == 1.0 else [*self.prompt_ids, *self.output, *block]
 
     def _emit(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
         """Appends to the output. At an end token, stop string or max_new_tokens, cuts it and sets `finish_reason`."""

@@ -23,6 +23,7 @@ forwards do not depend on its batch-mates."""
 MAX_STEP_PREFILL = 2048
 """Most prompt tokens of all requests per step. At the limit the other prompts wait for the next step, so that long
 prompts do not hold up decoding."""
+CANCELLED = "the request was cancelled"
 
 T = TypeVar("T")
 
@@ -158,7 +159,7 @@ class Scheduler:
         if not cancelled:
             return
         for sequence in cancelled:
-            sequence.error = GenerationError("the request was cancelled", status=499)
+            sequence.error = GenerationError(CANCELLED, status=499)
         self.running = [s for s in self.running if not s.cancelled]
         self.waiting = deque(s for s in self.waiting if not s.cancelled)
         self._ended += cancelled

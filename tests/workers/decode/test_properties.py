@@ -33,6 +33,7 @@ class Case:
     causal: list[int]
     drafts: list[int]
     confidences: list[float]
+    repetition_penalty: float = 1.0
 
     def run(self) -> tuple[DecodeState, FakeModel]:
         state = new_state(
@@ -47,6 +48,7 @@ class Case:
             end_think_token_id=END_THINK,
             ignore_eos=self.ignore_eos,
             lora=self.lora,
+            repetition_penalty=self.repetition_penalty,
             logprobs=True,
         )
         model = FakeModel(self.causal, self.drafts, self.confidences)
@@ -175,6 +177,22 @@ def test_dlm_with_a_block_of_one_gives_what_ar_gives(case: Case) -> None:
     state, _ = replace(case, block_length=1).run()
     ar, _ = replace(case, mode="ar").run()
     assert (state.tokens(), state.logprobs, state.finish_reason) == (ar.tokens(), ar.logprobs, ar.finish_reason)
+
+
+@FEW
+@given(cases())
+def test_a_repetition_penalty_acts_on_every_known_token(case: Case) -> None:
+    """The prompt, the output and what is committed of the current block. Behind the seed of a verified block the
+    sampler itself adds the drafts before each row."""
+    _, model = replace(case, repetition_penalty=1.1).run()
+    for chunk in model.chunks:
+        assert chunk.history is not None
+        history = list(chunk.history)
+        if chunk.kind == "prefill":
+            assert history == case.prompt
+            continue
+        known = [token for token in chunk.token_ids if token != CONTEXT.mask_token_id]
+        assert history[chunk.position :] == (known[:1] if chunk.kind == "verify" else known)
 
 
 @FEW

@@ -115,9 +115,7 @@ def test_a_batch_that_is_too_large_runs_in_parts(calm: list[list[int]], monkeypa
     assert [sequence.state.tokens() for sequence in sequences] == calm
 
 
-def test_a_chunk_that_cannot_be_packed_fails_its_request(
-    calm: list[list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_chunk_that_cannot_be_packed_fails_its_request(calm: list[list[int]]) -> None:
     """A token id that no integer of the device holds."""
     runtime = Runtime(micro_settings())
     sequences = ask(runtime)
@@ -141,7 +139,7 @@ class BadNumbers(ArState):
         return super().max_kv_tokens
 
     @staticmethod
-    def nfe(forwards: object) -> int:
+    def nfe(forwards: object) -> int:  # noqa: ARG004 -- the signature of DecodeState
         raise ZeroDivisionError
 
 
@@ -174,7 +172,7 @@ def test_a_lost_device_is_no_fault_of_a_request(lost: Callable[[], Exception], m
     runtime = Runtime(micro_settings())
     ask(runtime)
 
-    def forward(batch: object, cache: object) -> torch.Tensor:
+    def forward(*_: object) -> torch.Tensor:
         raise lost()
 
     monkeypatch.setattr(runtime.engine.model, "forward", forward)

@@ -83,6 +83,23 @@ def test_a_seed_gives_the_same_text_whatever_its_batch_mates(micro: Runtime, mod
     assert together == alone
 
 
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_requests_of_one_seed_draw_other_numbers_for_other_prompts(
+    micro: Runtime, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """All tokens are equally likely, so the texts show the random numbers and nothing else."""
+    monkeypatch.setattr(micro.engine.runner.sampler, "head", lambda hidden: torch.zeros(len(hidden), 128))
+    texts = []
+    for prompt in ([5, 6, 7], [5, 6, 8], [5, 6, 7]):
+        fields = {"prompt_ids": prompt, "mode": mode, "max_new_tokens": 12, "temperature": 1.0, "ignore_eos": True}
+        sequence = micro.submit("flat", {**fields, "seed": 3})
+        while micro.engine.busy:
+            micro.engine.step()
+        texts.append(sequence.state.tokens())
+    assert texts[0] == texts[2]
+    assert sum(a == b for a, b in zip(texts[0], texts[1], strict=True)) <= 3
+
+
 def first_tokens_of_seed(runtime: Runtime, mode: str, seed: int) -> tuple[int, ...]:
     fields = {"prompt_ids": PROMPT, "mode": mode, "seed": seed, "max_new_tokens": 20, "temperature": 1.5}
     fields |= {"ignore_eos": True}
@@ -125,6 +142,21 @@ def test_repetition_penalty_agrees_between_ar_and_linear_spec(micro: Runtime) ->
     for mode in ("ar", "linear_spec"):
         fields = {"prompt_ids": PROMPT, "mode": mode, "max_new_tokens": 40, "repetition_penalty": 1.3}
         sequence = micro.submit(mode, fields)
+        while micro.engine.busy:
+            micro.engine.step()
+        outputs.append(sequence.state.tokens())
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 1.3, "seed": 5}])
+@pytest.mark.parametrize("penalty", [0.5, 1.3, 5.0])
+def test_repetition_penalty_agrees_between_ar_and_dlm_with_a_block_of_one(
+    micro: Runtime, penalty: float, fields: dict[str, object]
+) -> None:
+    outputs = []
+    for changes in ({"mode": "ar"}, {"mode": "dlm", "block_length": 1}):
+        request = {"prompt_ids": PROMPT, "max_new_tokens": 40, "repetition_penalty": penalty, "ignore_eos": True}
+        sequence = micro.submit("penalty", {**request, **changes, **fields})
         while micro.engine.busy:
             micro.engine.step()
         outputs.append(sequence.state.tokens())
