@@ -35,8 +35,11 @@ CHUNK = "_chunk_"
 """In the name of a part that NeMo-Skills has not merged: its rows are scored, but it does not count as a seed."""
 EXAMPLES_SHOWN = 5
 COUNTS = (
-    *("num_generated_tokens", "num_reasoning_tokens", "num_answer_tokens"),
-    *("generation_start_time", "generation_end_time"),
+    "num_generated_tokens",
+    "num_reasoning_tokens",
+    "num_answer_tokens",
+    "generation_start_time",
+    "generation_end_time",
 )
 """Keys of a row whose values metrics add up."""
 

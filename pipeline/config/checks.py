@@ -136,6 +136,8 @@ def _check_cluster(config: Config) -> None:
     _at_least("balancer.max_num_seqs", balancer.max_num_seqs, 1)
     _at_least("client.max_concurrent_requests", client.max_concurrent_requests, 1)
     _at_least("client.num_scorers", client.num_scorers, 1)
+    if not 0 <= client.max_failed_share <= 1:
+        raise ConfigError(f"client.max_failed_share: got {client.max_failed_share}; valid: a share from 0 to 1")
     for name, value in (
         ("client.request_timeout_s", client.request_timeout_s),
         ("balancer.kv_cache_gb", balancer.kv_cache_gb),

@@ -52,9 +52,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--mode", "MODES", "required", "ar, dlm, linear_spec, a comma list of them, or all"),
         Flag("--model", "MODEL", "nvidia/Nemotron-Labs-Diffusion-8B", "checkpoint folder or hub id", "model.path"),
         Flag("--tokenizer", "DIR", "the model's own", "tokenizer folder", "model.tokenizer"),
-        Flag(
-            "--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas; name = name:1", "benchmarks"
-        ),
+        Flag("--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas", "benchmarks"),
         Flag("--limit", "N", "all", "first N samples of each benchmark", "limit"),
         Flag("--data-dir", "DIR", "bundled, cached or downloaded", "benchmark data, DIR/<benchmark>/", "data_dir"),
         Flag("--demo", None, "off", "the bundled model on its four benchmarks: all modes and linear_spec with LoRA"),
@@ -87,7 +85,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "--max-pos-emb",
             "N",
-            "ar config.json's, dlm and linear_spec 262144",
+            "config.json's",
             "overrides the context limit of config.json",
         ),
     ),
@@ -118,6 +116,13 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--image", "FILE", "$CONTAINER_IMAGE", "container image of the jobs", "cluster.container_image"),
         Flag("--jobs-per", "mode|benchmark", "mode", "what one job holds", "jobs_per"),
         Flag("--num-chunks", "N", "1", "jobs that share the samples of each benchmark", "num_chunks"),
+        Flag(
+            "--max-failed-share",
+            "X",
+            "0",
+            "share of samples that may stay without an answer when servers fail; above it the job fails",
+            "client.max_failed_share",
+        ),
         Flag("--wait", None, "off", "return when all jobs have ended: 0 all completed, 1 any failed"),
     ),
     "output": (

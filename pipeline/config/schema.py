@@ -108,6 +108,8 @@ class ClientConfig:
     request_timeout_s: float = MISSING
     num_scorers: int = MISSING
     """Scoring processes of a job."""
+    max_failed_share: float = 0.0
+    """Share of a benchmark's samples, 0 to 1, that may stay without an answer when the infrastructure fails."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data import convert_choices, convert_code, convert_instructions, convert_math
 from trimode.pipeline.data.formats import iter_jsonl, read_csv, read_jsonl, read_mmlu_tar, read_parquet
+from trimode.pipeline.data.row_checks import converted, row_error
 from trimode.pipeline.data.sources import SOURCES
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ class RawForm:
 
 
 def each(convert: Callable[[Row], Row]) -> Callable[[Sequence[Row]], list[Row]]:
-    """Returns a conversion of many rows, from a conversion of one row."""
-    return lambda raws: [convert(raw) for raw in raws]
+    """Returns a conversion of many rows, from a conversion of one row. A row that fails costs nothing but itself."""
+    return lambda raws: [converted(convert, raw) for raw in raws]
 
 
 def read_livecodebench(path: Path) -> list[Row]:
@@ -78,18 +78,23 @@ def data_root(data_dir: Path | None) -> Path:
 def load_rows(benchmark: Benchmark, data_dir: Path | None) -> list[Row]:
     """Returns all rows of the split, in order, with NeMo-Skills' fields. Warns if rows are missing or too many.
 
-    Raises ConfigError if there is no file (naming both ways to get one), or it is damaged or has other fields.
+    Rows that cannot be asked (`row_checks.row_error`) keep their place, with a warning. Raises ConfigError if there is
+    no file (naming both ways to get one), it ends early, or none of its rows can be asked.
     """
     path, rows = _find(benchmark, data_dir)
-    fields = {name for _, name, _, _ in string.Formatter().parse(benchmark.prompt) if name}
-    for index, row in enumerate(rows):
-        if missing := fields - row.keys():
-            raise ConfigError(
-                f"{path}: row {index + 1} has no field {', '.join(sorted(missing))}; it has: {', '.join(row)}. "
-                f"A prepared file has NeMo-Skills' fields; a raw file must be named {_raw_names(benchmark)}"
-            )
     if not rows:
         raise ConfigError(f"{path} holds no rows; {benchmark.name} has {benchmark.num_samples}")
+    errors = [(number, error) for number, row in enumerate(rows, 1) if (error := row_error(benchmark, row))]
+    if len(errors) == len(rows):
+        raise ConfigError(
+            f"{path}: no row can be asked: row 1 {errors[0][1]}. "
+            f"A prepared file has NeMo-Skills' fields; a raw file must be named {_raw_names(benchmark)}"
+        )
+    if errors:
+        log.warning(
+            "%s: %d of %d rows cannot be asked and are recorded without an answer; the first: row %d %s",
+            *(path, len(errors), len(rows), *errors[0]),
+        )
     if len(rows) != benchmark.num_samples:
         log.warning("%s: %d rows; the full %s has %d", path, len(rows), benchmark.name, benchmark.num_samples)
     return rows

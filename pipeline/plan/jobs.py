@@ -79,6 +79,7 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
         max_position_embeddings=context_limit(mode, survey),
         revision=config.model.revision,
     )
+    check_context(name, decode, model.max_position_embeddings)
     fingerprints = {
         "weights": survey.model.fingerprint,
         "adapter": survey.adapter.fingerprint if survey.adapter and mode.lora else None,
@@ -119,6 +120,19 @@ def derived_exp_name(config: Config, survey: Survey, mode: ModeConfig, decode: D
     else:
         name = model_label(model.path, Path(model.path) if model.is_folder else None, survey.cwd)
     return derived_name(name, config.max_new_tokens, decode, mode.threshold, config.model.draft_lora_only)
+
+
+def check_context(name: str, decode: DecodeSpec, limit: int | None) -> None:
+    """Raises ConfigError if answers may be so long that no prompt fits. The rule is the same in all modes.
+
+    `limit` is None where config.json cannot be read here; the job then checks what its workers say.
+    """
+    if limit is not None and decode.max_new_tokens >= limit:
+        raise ConfigError(
+            f"max_new_tokens leaves room for a prompt: got {decode.max_new_tokens} with a context of {limit} tokens "
+            f"in {name} (the least of max_model_len and the checkpoint's max_position_embeddings); "
+            f"valid: below {limit} (--tokens), or a larger context (--max-pos-emb)"
+        )
 
 
 def context_limit(mode: ModeConfig, survey: Survey) -> int | None:
@@ -229,4 +243,5 @@ def client_spec(config: Config) -> ClientSpec:
         request_timeout_s=config.client.request_timeout_s,
         num_scorers=config.client.num_scorers,
         kv_cache_gb=config.balancer.kv_cache_gb,
+        max_failed_share=config.client.max_failed_share,
     )

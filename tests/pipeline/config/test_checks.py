@@ -24,7 +24,7 @@ from trimode.tests.fakes.sweeps import config_of
         ("modes.dlm.lora=true", "only linear_spec does; got mode dlm"),
         ("max_new_tokens=0", "max_new_tokens: got 0; valid: a whole number from 1"),
         ("max_new_tokens=20480", "valid: below 20480, or a larger max_model_len"),
-        ("modes.dlm.max_model_len=300000", "max_model_len of dlm stays within its max_position_embeddings"),
+        ("modes.dlm.max_position_embeddings=10000", "max_model_len of dlm stays within its max_position_embeddings"),
         ("temperature=-1", "temperature: got -1.0; valid: 0 (greedy) or more"),
         ("temperature=inf", "temperature: got inf"),
         ("top_p=0", "top_p: got 0.0"),
