@@ -23,9 +23,13 @@ MAX_CALL_BYTES = 256 * 2**20
 
 
 def main(argv: Sequence[str]) -> NoReturn:
-    """Becomes the server. A ConfigError is one line on stderr and exit status 2."""
-    if status := guarded(lambda: _check(argv)):
-        sys.exit(status)
+    """Becomes the server. A ConfigError, such as a full /tmp, is one line on stderr and exit status 2."""
+    sys.exit(guarded(lambda: _become_server(argv)))
+
+
+def _become_server(argv: Sequence[str]) -> NoReturn:
+    """Raises ConfigError for settings that this machine cannot serve, OSError if its folder cannot be made."""
+    place_workers(parse_settings(argv))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # thousands of clients may wait at once
     folder = PrivateFolder.create()
@@ -53,12 +57,6 @@ def main(argv: Sequence[str]) -> NoReturn:
         environment.pop(name, None)
     command = [sys.executable, "-m", "trimode.balancer.server", *argv]
     os.execve(sys.executable, command, environment)  # noqa: S606 (the arguments are a list; no shell is wanted)
-
-
-def _check(argv: Sequence[str]) -> int:
-    """Returns 0. Raises ConfigError for settings that this machine cannot serve."""
-    place_workers(parse_settings(argv))
-    return 0
 
 
 if __name__ == "__main__":

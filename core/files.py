@@ -29,8 +29,10 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.chmod(mode)
         beside.replace(path)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # the system names no file when it cannot write on
         raise
 
 
@@ -52,13 +54,18 @@ class AppendFile:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         cut_torn_line(path)
+        self._path = path
         self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def append(self, line: str) -> None:
-        """Appends one line, given with its newline. Raises OSError if it cannot be written."""
+        """Appends one line, given with its newline. Raises OSError, which names the file, if it cannot be written."""
         data = line.encode()
-        while data:
-            data = data[os.write(self._handle, data) :]
+        try:
+            while data:
+                data = data[os.write(self._handle, data) :]
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
 
     def sync(self) -> None:
         """Waits until the lines are on the disk."""

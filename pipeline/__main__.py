@@ -11,7 +11,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from trimode.core.errors import FAILED, USER_ERROR
+from trimode.core.errors import USER_ERROR
 from trimode.core.project import CONF_DIR
 from trimode.pipeline.config.compose import describe_error, register, to_config
 from trimode.pipeline.sweep import guarded_sweep, run
@@ -29,6 +29,11 @@ def sweep(node: DictConfig) -> None:
 
 def main() -> int:
     """The command. Returns its exit status; a sweep that fails ends the process instead."""
+    return guarded_sweep(compose_and_run)
+
+
+def compose_and_run() -> int:
+    """Lets Hydra compose the sweeps and run each. Returns the exit status."""
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a trace and leaving with 1
     with tempfile.TemporaryDirectory(prefix="trimode-") as folder:
@@ -38,9 +43,6 @@ def main() -> int:
         except (HydraException, OmegaConfBaseException) as error:
             print(f"error: {describe_error(error)}", file=sys.stderr)
             return USER_ERROR
-        except KeyboardInterrupt:  # in Hydra, outside of the sweep
-            print("stopped by Ctrl-C", file=sys.stderr)
-            return FAILED
     return 0
 
 

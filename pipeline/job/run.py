@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from trimode.core.errors import JobFailed, Stopped, TrimodeError, WorkerError
+from trimode.core.errors import JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.project import child_environment
 from trimode.pipeline.client.answer import Answer, check_context
@@ -199,9 +199,10 @@ def _progress(spec: JobSpec, paths: RunPaths, log: JobLog, loaded: list[LoadedTa
 
 def _record_failure(spec: JobSpec, paths: RunPaths, error: BaseException) -> JobFailed:
     """Writes FAILED_group<N> with the cause and the logs' tails, and returns the error to raise."""
-    if not isinstance(error, TrimodeError | Stopped):
+    problem = storage_problem(error) if isinstance(error, OSError) else None
+    if problem is None and not isinstance(error, TrimodeError | Stopped):
         traceback.print_exception(error)
-    cause = f"{type(error).__name__}: {error}"
+    cause = problem or f"{type(error).__name__}: {error}"
     print(f"=== {now()} {spec.name}: failed: {cause}", file=sys.stderr, flush=True)
     record = paths.failed(spec.index)
     log = paths.pipeline_log(spec.index)
