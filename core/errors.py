@@ -73,8 +73,12 @@ class Stopped(BaseException):
     """A signal ended the work of this process. No error, and no `except Exception` may swallow it."""
 
     def __init__(self, signum: int) -> None:
+        self.signum = signum
         self.signal_name = signal.Signals(signum).name
         super().__init__(f"the job was ended by {self.signal_name}")
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int]]:
+        return Stopped, (self.signum,)
 
 
 def error_text(error: TrimodeError) -> str:

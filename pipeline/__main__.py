@@ -11,7 +11,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from trimode.core.errors import USER_ERROR
+from trimode.core.errors import FAILED, USER_ERROR
 from trimode.core.project import CONF_DIR
 from trimode.pipeline.config.compose import describe_error, register, to_config
 from trimode.pipeline.sweep import guarded_sweep, run
@@ -38,6 +38,9 @@ def main() -> int:
         except (HydraException, OmegaConfBaseException) as error:
             print(f"error: {describe_error(error)}", file=sys.stderr)
             return USER_ERROR
+        except KeyboardInterrupt:  # in Hydra, outside of the sweep
+            print("stopped by Ctrl-C", file=sys.stderr)
+            return FAILED
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -57,5 +58,20 @@ def mode_fields(decode: DecodeSpec) -> dict[str, object]:
     return fields
 
 
+def sample_seed(seed: int, benchmark: str, position: int) -> int:
+    """Returns the seed that is sent with one sample: other samples and repeats draw other random numbers.
+
+    Args:
+        seed: of the run (the number in `output-rs<seed>.jsonl`), one per repeat.
+        benchmark: name of the benchmark.
+        position: row of the sample in the benchmark's split, from 0.
+
+    Returns:
+        The first 53 bits of the BLAKE2b digest of `<seed>/<benchmark>/<position>`. Every JSON reader keeps 53 bits.
+    """
+    digest = hashlib.blake2b(f"{seed}/{benchmark}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 11
+
+
 Ask = Callable[[str, str, int], Awaitable[Answer]]
-"""(name, prompt, seed) -> answer: runs one sample, over HTTP or in this process."""
+"""(name, prompt, seed of the sample) -> answer: runs one sample, over HTTP or in this process."""

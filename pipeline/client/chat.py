@@ -135,7 +135,7 @@ class ChatClient:
     async def ask(self, name: str, prompt: str, seed: int) -> Answer:
         """Sends one prompt until it gets an answer or a refusal (4xx), or until no attempt is left.
 
-        `name` stands in for a missing reply id.
+        `name` stands in for a missing reply id; `seed` is that of the sample.
         """
         content = json.dumps(request_body(self._decode, self._model, prompt, seed)).encode()
         failures = 0
@@ -190,6 +190,7 @@ def read_reply(reply: dict[str, object], name: str, started: float) -> Answer:
             prompt_tokens=_integer(usage.get("prompt_tokens")),
             completion_tokens=_integer(usage.get("completion_tokens")),
             forwards=dict(usage.get("forwards") or {}),  # type: ignore[call-overload]
+            forwards_saved=_integer(usage.get("forwards_saved")),
             nfe=_integer(usage.get("nfe")),
             acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
             queue_s=_seconds(usage.get("queue_s")),

@@ -17,7 +17,7 @@ from typing import Protocol
 from trimode.core.errors import WorkerError
 from trimode.core.protocol import NO_COST, Row
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.client.answer import REQUEST, Answer, Ask
+from trimode.pipeline.client.answer import REQUEST, Answer, Ask, sample_seed
 from trimode.pipeline.client.metrics_file import RefusedError, UnansweredError, share_problem, write_metrics
 from trimode.pipeline.client.record import answered_row, judged_row, nfe_record
 from trimode.pipeline.client.tasks import LoadedTask
@@ -71,6 +71,10 @@ class _Question:
     def key(self) -> tuple[str, int, int]:
         """Key of the sample's ledger line."""
         return self.run.loaded.task.benchmark, self.seed, self.position
+
+    @property
+    def sample_seed(self) -> int:
+        return sample_seed(self.seed, self.run.loaded.task.benchmark, self.position)
 
     @property
     def row(self) -> Row:
@@ -222,7 +226,7 @@ class _Stream:
             if (problem := row_error(benchmark, question.row)) is not None:
                 answer = _not_asked(question, problem)
             else:
-                answer = await self._ask(question.name, user_message(benchmark, question.row), question.seed)
+                answer = await self._ask(question.name, user_message(benchmark, question.row), question.sample_seed)
                 self._watch(answer)
             question.run.num_unanswered += answer.error_kind == INFRASTRUCTURE
             await self._backlog.acquire()

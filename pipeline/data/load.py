@@ -1,5 +1,7 @@
 """Finds a benchmark's rows on disk: prepared (NeMo-Skills' form), raw as published, or bundled with this repository.
 
+A data folder that the user names counts for all benchmarks, the bundled ones included.
+
 Never downloads: `prepare` fetches what is missing here.
 """
 
@@ -123,7 +125,7 @@ def raw_form(benchmark: Benchmark, folder: Path) -> tuple[RawForm, list[Path]] |
 
 
 def _find(benchmark: Benchmark, data_dir: Path | None) -> tuple[Path, list[Row]]:
-    if benchmark.source == "bundled":
+    if benchmark.source == "bundled" and data_dir is None:
         path = BUNDLED_DIR / benchmark.name / f"{benchmark.split}.jsonl"
         if not path.is_file():
             raise ConfigError(f"{benchmark.name} comes with the repository, but {path} is missing: restore it from git")
@@ -135,6 +137,11 @@ def _find(benchmark: Benchmark, data_dir: Path | None) -> tuple[Path, list[Row]]
     if found := raw_form(benchmark, prepared.parent):
         form, files = found
         return files[0], form.convert([row for file in files for row in form.read(file)])
+    if benchmark.source == "bundled":
+        raise ConfigError(
+            f"no data for {benchmark.name}: nothing in {prepared.parent}, where --data-dir has it looked for. Either "
+            f"put its rows there ({prepared.name}), or leave --data-dir out: then the rows in {BUNDLED_DIR} are used"
+        )
     if benchmark.name in SOURCES:
         command = f"python -m trimode.pipeline.data prepare {benchmark.name} --data-dir {data_root(data_dir)}"
         way = f"download it with `{command}`"

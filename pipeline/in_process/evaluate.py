@@ -70,7 +70,7 @@ def run_jobs(
     """
     paths = RunPaths(Path(jobs[0].run_dir))
     owner = this_process()
-    claim(paths.run_dir, owner)
+    claim(paths.run_dir, owner, args.take_over)
     worker: Worker | None = None
     try:
         work = [(folder, load_tasks(folder)[0]) for folder in (RunFolder(job, paths) for job in jobs)]

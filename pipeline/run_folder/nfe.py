@@ -56,7 +56,8 @@ class NfeRecord:
 
 LINE_KEYS = (
     *("request_id", "benchmark", "sample_id", "seed", "mode", "lora", "prompt_tokens", "completion_tokens"),
-    *("finish_reason", "forwards", "nfe", "acceptance_lengths", "queue_s", "first_token_s", "total_s", "error"),
+    *("finish_reason", "forwards", "forwards_saved", "nfe", "acceptance_lengths"),
+    *("queue_s", "first_token_s", "total_s", "error"),
 )
 """Keys of a line, in their order."""
 

@@ -31,8 +31,8 @@ SCORING_ERROR = "scoring_error"
 def parse_row(line: str, path: Path, number: int) -> Row:
     """Returns the row in one line of a file. Raises ConfigError naming the line if it is not a JSON object."""
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        row = json.loads(line.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: line {number} is no JSON row: {error}") from error
     if not isinstance(row, dict):
         raise ConfigError(f"{path}: line {number} is no JSON row: got {type(row).__name__}; valid: an object")

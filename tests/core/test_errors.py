@@ -71,3 +71,8 @@ def test_errors_that_cross_processes_survive_pickling() -> None:
 
 def test_a_refused_request_is_an_error_of_the_project() -> None:
     assert isinstance(InvalidRequestError("no", "n"), TrimodeError)
+
+
+def test_a_stop_travels_between_processes() -> None:
+    stopped = pickle.loads(pickle.dumps(Stopped(signal.SIGTERM)))
+    assert (stopped.signal_name, str(stopped)) == ("SIGTERM", "the job was ended by SIGTERM")

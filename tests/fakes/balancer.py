@@ -47,6 +47,7 @@ def answer(body: Body) -> Reply:
         "completion_tokens": tokens,
         "nfe": 1 + 2 * verifies,
         "forwards": {"prefill": 1, "decode": 0, "denoise": 0, "cache": 0, "draft": verifies, "verify": verifies},
+        "forwards_saved": 1,
         "acceptance_lengths": [1] * verifies,
         "queue_s": 0.25,
         "first_token_s": 0.5,

@@ -1,6 +1,8 @@
 """The engine's counters: forwards by kind, tokens, steps, and seconds in the model and outside of it.
 
-Sums over all requests equal these numbers exactly.
+They follow exactly from the sums over all requests, less the prefill forwards that the prefix cache saved. One
+exception: forwards of a request that had to start again, because the pages it shared were not finite, are counted here
+and not in its reply.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ class EngineCounters:
     steps: int = 0
     """Forwards of the model over whole batches."""
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
-    """Chunks run, by kind: the sum of all requests' forwards."""
+    """Chunks run, by kind: the sum of all requests' forwards, less the prefills that the prefix cache saved."""
     step_tokens: int = 0
     """Tokens run through the model, prompt tokens included."""
     kv_tokens: int = 0
@@ -38,7 +40,7 @@ class EngineCounters:
     nfe: int = 0
     """Function evaluations of finished requests, as the reference counts them."""
     accepted: int = 0
-    """Tokens accepted by verifies of finished requests."""
+    """Tokens emitted by verifies of finished requests."""
     cycles: int = 0
     """Verifies of finished requests."""
 
@@ -65,8 +67,9 @@ class EngineCounters:
         if failed:
             self.requests_failed += 1
             return
+        nfe = state.nfe(state.forwards)
         self.requests_finished += 1
         self.tokens_generated += len(state.tokens())
-        self.nfe += state.nfe(state.forwards)
+        self.nfe += nfe
         self.accepted += sum(state.acceptance_lengths)
         self.cycles += len(state.acceptance_lengths)

@@ -24,3 +24,10 @@ def tune_allocator() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
         mallopt(_M_TRIM_THRESHOLD, 2 * _KEEP_BYTES)
+
+
+def return_free_memory() -> None:
+    """Returns memory that the process has freed to the system, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -38,7 +38,7 @@ def variants(response: str) -> list[str]:
 def evaluation(row: Row, response: str, followed: list[bool]) -> Row:
     """Returns one of the two verdicts, in the form of the original."""
     return {
-        "follow_all_instructions": all(followed),
+        "follow_all_instructions": bool(followed) and all(followed),
         "follow_instruction_list": followed,
         "instruction_id_list": row["instruction_id_list"],
         "prompt": row["prompt"],

@@ -80,6 +80,7 @@ def test_answer_carries_the_ledger() -> None:
     usage = answer(fake.bodies[0])[1]["usage"]
     assert isinstance(usage, dict)
     assert got.error is None
+    assert got.cost.forwards_saved == usage["forwards_saved"] == 1
     assert (got.cost.nfe, got.cost.completion_tokens, got.cost.forwards) == (
         usage["nfe"],
         usage["completion_tokens"],

@@ -14,7 +14,7 @@ from typing import IO, Any
 import pytest
 from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.protocol import Cost, Row
-from trimode.pipeline.client.answer import REQUEST, Answer, Ask
+from trimode.pipeline.client.answer import REQUEST, Answer, Ask, sample_seed
 from trimode.pipeline.client.metrics_file import UnansweredError, check_metrics
 from trimode.pipeline.client.samples import Scorers, run_tasks
 from trimode.pipeline.client.tasks import LoadedTask, load_tasks
@@ -38,12 +38,14 @@ class FakeAsk:
     def __init__(self, failures: dict[str, tuple[str, int]] | None = None, text: str = "") -> None:
         self._text = text
         self.names: list[str] = []
+        self.seeds: dict[str, int] = {}
         self.most_at_once = 0
         self._at_once = 0
         self._failures = dict(failures or {})
 
-    async def __call__(self, name: str, prompt: str, _seed: int) -> Answer:
+    async def __call__(self, name: str, prompt: str, seed: int) -> Answer:
         self.names.append(name)
+        self.seeds[name] = seed
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         await asyncio.sleep(0)
@@ -136,6 +138,14 @@ def test_every_sample_is_asked_once_and_has_a_row_and_a_ledger_line(spec: JobSpe
     assert sorted(keys) == [("gsm8k", seed, position) for seed in (0, 1) for position in range(ROWS)]
     assert read_run_ledger(folder.paths.run_dir)["gsm8k", 0, 0].cost == COST
     assert json.loads(folder.paths.metrics("gsm8k").read_text())["nfe_count"] == 2 * ROWS
+
+
+def test_every_sample_is_asked_with_a_seed_of_its_own_that_it_keeps(spec: JobSpec, one_seed: JobSpec) -> None:
+    ask = FakeAsk()
+    run(one_seed, failing(INFRASTRUCTURE, 1, 1, 3))
+    run(spec, ask)
+    assert len(set(ask.seeds.values())) == len(ask.seeds)
+    assert ask.seeds["gsm8k-rs0-3"] == sample_seed(0, "gsm8k", 3)
 
 
 def test_finished_samples_are_not_asked_again(one_seed: JobSpec) -> None:

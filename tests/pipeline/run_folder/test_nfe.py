@@ -98,9 +98,15 @@ def test_of_two_answers_the_first_counts() -> None:
 
 
 def test_a_line_keeps_the_order_of_its_keys() -> None:
-    keys = "request_id benchmark sample_id seed mode lora prompt_tokens completion_tokens finish_reason forwards nfe"
-    times = "acceptance_lengths queue_s first_token_s total_s error"
+    keys = "request_id benchmark sample_id seed mode lora prompt_tokens completion_tokens finish_reason forwards"
+    times = "forwards_saved nfe acceptance_lengths queue_s first_token_s total_s error"
     assert list(json.loads(record().to_line())) == f"{keys} {times}".split()
+
+
+def test_a_line_of_an_earlier_version_has_saved_no_forwards() -> None:
+    line = record().to_json()
+    del line["forwards_saved"]
+    assert NfeRecord.from_json(line).cost.forwards_saved == 0
 
 
 def test_a_line_without_token_counts_is_refused() -> None:

@@ -64,7 +64,8 @@ def test_sum_of_requests_is_the_engine_s_count(micro: Runtime, monkeypatch: pyte
         runtime.engine.step()
     counters = runtime.engine.counters
     for kind in FORWARD_KINDS:
-        assert counters.rows[kind] == sum(s.state.forwards[kind] for s in sequences), kind
+        saved = sum(s.state.forwards_saved for s in sequences) if kind == "prefill" else 0
+        assert counters.rows[kind] == sum(s.state.forwards[kind] for s in sequences) - saved, kind
     whole = [runtime.generation(s) for s in sequences if s.error is None]
     assert counters.requests_finished == len(whole)
     assert counters.requests_failed == len(sequences) - len(whole)
@@ -108,6 +109,26 @@ def test_a_common_prefix_is_computed_once(micro: Runtime) -> None:
     assert isinstance(prompt, list)
     assert again.num_shared_tokens == (len(prompt) - 1) // PAGE_SIZE * PAGE_SIZE
     assert again.state.tokens()[0] == first.state.tokens()[0]
+
+
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_a_request_counts_the_same_forwards_whatever_ran_before_it(micro: Runtime, mode: str) -> None:
+    """What the prefix cache saves is counted apart."""
+    prompt = [5 + number % 50 for number in range(3 * PAGE_SIZE + 3)]
+    fields = {"prompt_ids": prompt, "mode": mode, "max_new_tokens": 8, "ignore_eos": True}
+    runtime = with_limits(micro, prefill_slice=7)
+    costs = []
+    for number in range(3):
+        sequence = runtime.submit(str(number), fields)
+        finish(runtime)
+        costs.append(runtime.generation(sequence).cost)
+    alone, again, later = costs
+    assert alone.forwards["prefill"] == -(-len(prompt) // 7)
+    assert alone.forwards_saved == 0
+    assert (again.forwards, again.nfe) == (alone.forwards, alone.nfe)
+    run = -(-(len(prompt) - 3 * PAGE_SIZE) // 7)
+    assert again.forwards_saved == later.forwards_saved == alone.forwards["prefill"] - run
+    assert runtime.engine.counters.rows["prefill"] == alone.forwards["prefill"] + 2 * run
 
 
 def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime) -> None:
