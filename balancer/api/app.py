@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,16 @@ _MAX_HEADER = 2000
 """Characters of the header that lists ignored fields. Proxies refuse replies whose headers are much longer."""
 
 
+LARGE_BODY_BYTES = 64 << 10
+"""A body of this size or more is read in a thread beside the event loop: it can take a second, and several can come at
+a time. Smaller ones take less time than the way to the thread and back."""
+
+
+def _body_reader() -> ThreadPoolExecutor:
+    """Returns one thread, so that large bodies are read one after another."""
+    return ThreadPoolExecutor(1, thread_name_prefix="body")
+
+
 @dataclass(slots=True, kw_only=True)
 class Service:
     """What the routes use."""
@@ -50,6 +61,8 @@ class Service:
     started: float = field(default_factory=time.time)
     totals: Json = field(default_factory=lambda: {"requests": 0, "completion_tokens": 0, "nfe": 0, "forwards": {}})
     """Sums over the `usage` of all replies; `told` in /stats."""
+    body_reader: ThreadPoolExecutor = field(default_factory=_body_reader)
+    """Reads large bodies."""
 
 
 def build_app(service: Service) -> Starlette:
@@ -103,10 +116,18 @@ async def _answer(
     """One generation request from bytes to reply."""
     _authorize(service, request)
     info = _served(service)
-    body = read_json(await _read_body(request, service.max_body_bytes), info.max_model_len)
-    _check_model(info, body.get("model"))
-    limits = ModelLimits(max_model_len=info.max_model_len, vocab_size=info.vocab_size)
-    parsed = parse(body, service.default_mode, limits)
+    data = await _read_body(request, service.max_body_bytes)
+
+    def read() -> ParsedRequest:
+        body = read_json(data, info.max_model_len)
+        _check_model(info, body.get("model"))
+        limits = ModelLimits(max_model_len=info.max_model_len, vocab_size=info.vocab_size)
+        return parse(body, service.default_mode, limits)
+
+    if len(data) < LARGE_BODY_BYTES:
+        parsed = read()
+    else:
+        parsed = await asyncio.get_running_loop().run_in_executor(service.body_reader, read)
     service.router.check_room(parsed.n)
     shown_id = parsed.request_id or request.headers.get("x-request-id", "")[:200] or uuid.uuid4().hex
     # two clients may send one id; inside, every request has its own
