@@ -17,8 +17,10 @@ from trimode.core.protocol import Generation
 from trimode.core.worker import Worker
 
 MAX_ATTEMPTS = 3
-"""Attempts per request. The last one never shares a worker with another request on its last attempt, so that one bad
-request cannot take another down."""
+"""Attempts per request. The last one has a worker for itself, so that a request that kills workers takes no other
+request down, and no other takes it down."""
+MAX_HELD_PROMPT_TOKENS = 2**28
+"""Prompts of all waiting and running requests together, about a gigabyte of text."""
 PROMPT_TOKENS_PER_OUTPUT_TOKEN = 16
 """This many prompt tokens count as one generated token: a prompt is read in a few wide forwards."""
 FIRST_GUESS_TOKENS = 256
@@ -66,14 +68,20 @@ class WorkerSlot:
     failed: int = 0
     deaths: int = 0
     deaths_in_a_row: int = 0
-    """Deaths since the last finished request."""
+    """Deaths while idle or starting since the last finished request. A death with requests is charged to them: each has
+    MAX_ATTEMPTS, then it fails."""
+
+    @property
+    def taken_alone(self) -> bool:
+        """True if the request that runs here is on its last attempt."""
+        return any(item.attempts >= MAX_ATTEMPTS for item in self.running.values())
 
 
 class QueueFullError(GenerationError):
-    """The bounded queue is full; `retry_after_s` is a guess of when it will not be."""
+    """There is no room for a request now; `retry_after_s` is a guess of when there will be."""
 
-    def __init__(self, limit: int, retry_after_s: int) -> None:
-        super().__init__(f"{limit} requests are waiting already, which is the limit; try again later", 429)
+    def __init__(self, what: str, retry_after_s: int) -> None:
+        super().__init__(f"{what}, which is the limit; try again later", 429)
         self.retry_after_s = retry_after_s
 
 
@@ -98,6 +106,7 @@ class Router:
         self._on_death = on_death
         self._expected_tokens = float(FIRST_GUESS_TOKENS)
         self._expected_s = 1.0
+        self._held_prompt_tokens = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -110,6 +119,24 @@ class Router:
         """Requests inside workers."""
         return sum(len(slot.running) for slot in self.slots)
 
+    @property
+    def capacity(self) -> int:
+        """Most requests that this server can hold at a time: inside all its workers, and waiting."""
+        return len(self.slots) * self.in_flight_limit + self.max_queue
+
+    def check_room(self, n: int) -> None:
+        """Refuses a request for n replies that cannot be taken in whole; each takes one place.
+
+        Raises:
+            GenerationError: status 400; it would not fit if the server were idle.
+            QueueFullError: it does not fit now.
+        """
+        if n > self.capacity:
+            raise GenerationError(f"n: got {n}; valid here: at most {self.capacity}, the places in workers and queue")
+        room = sum(self.in_flight_limit - len(slot.running) for slot in self._free_slots())
+        if n > room + self.max_queue - len(self.queue):
+            raise self._queue_full()
+
     async def submit(self, request_id: str, fields: dict[str, Any], prompt_tokens: int) -> Reply:
         """Queues a request and waits for its reply. Cancelling the call cancels the generation.
 
@@ -121,8 +148,10 @@ class Router:
         item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future())
         # a request that a free slot takes at once never meets a full queue
         if len(self.queue) >= self.max_queue:
-            self.rejected += 1
-            raise QueueFullError(self.max_queue, self._retry_after_s())
+            raise self._queue_full()
+        if self._held_prompt_tokens + prompt_tokens > MAX_HELD_PROMPT_TOKENS:
+            raise self._queue_full(f"the prompts that wait or run hold {self._held_prompt_tokens} tokens already")
+        self._held_prompt_tokens += prompt_tokens
         self.queue.append(item)
         self.dispatch()
         try:
@@ -130,15 +159,18 @@ class Router:
         except asyncio.CancelledError:
             self._cancel(item)
             raise
+        finally:
+            self._held_prompt_tokens -= prompt_tokens
 
     def dispatch(self) -> None:
         """Gives waiting requests to workers with room, oldest first. Call it whenever either may have changed."""
         blocked: list[WorkItem] = []
+        aside = self._slot_to_empty()
         while self.queue and self._free_slots():
             item = self.queue.popleft()
             if item.done.done():
                 continue
-            slot = self._pick(item)
+            slot = self._pick(item, aside)
             if slot is None or slot.worker is None:
                 blocked.append(item)
             else:
@@ -151,7 +183,7 @@ class Router:
             return
         slot.worker = None
         slot.deaths += 1
-        slot.deaths_in_a_row += 1
+        slot.deaths_in_a_row += not slot.running
         self._on_death(slot, cause)
 
     def fail_all(self, error: Exception) -> None:
@@ -163,14 +195,29 @@ class Router:
                 item.done.set_exception(error)
 
     def _free_slots(self) -> list[WorkerSlot]:
-        return [slot for slot in self.slots if slot.worker is not None and len(slot.running) < self.in_flight_limit]
+        return [
+            slot
+            for slot in self.slots
+            if slot.worker is not None and len(slot.running) < self.in_flight_limit and not slot.taken_alone
+        ]
 
-    def _pick(self, item: WorkItem) -> WorkerSlot | None:
-        """Returns the free slot with the least outstanding work, or None; after a death another one if possible."""
-        free = self._free_slots()
+    def _slot_to_empty(self) -> WorkerSlot | None:
+        """Returns the slot that gets nothing new, so that a waiting last attempt can have it for itself, or None."""
+        if not any(item.attempts == MAX_ATTEMPTS - 1 and not item.done.done() for item in self.queue):
+            return None
+        ready = [slot for slot in self.slots if slot.worker is not None]
+        alone = any(slot.taken_alone for slot in ready)
+        return None if alone else min(ready, key=lambda slot: (len(slot.running), slot.index), default=None)
+
+    def _pick(self, item: WorkItem, aside: WorkerSlot | None) -> WorkerSlot | None:
+        """Returns the free slot with the least outstanding work, or None; after a death another one if possible.
+
+        A last attempt gets only an empty slot, and other requests do not get the one that is kept `aside` for it.
+        """
         if item.attempts == MAX_ATTEMPTS - 1:
-            # it may be what killed those workers: it must not spoil the last attempt of another request
-            free = [slot for slot in free if all(other.attempts < MAX_ATTEMPTS for other in slot.running.values())]
+            free = [slot for slot in self._free_slots() if not slot.running]
+        else:
+            free = [slot for slot in self._free_slots() if slot is not aside]
         return min(free, key=lambda slot: (slot is item.last_slot, slot.outstanding, slot.index), default=None)
 
     def _run_on(self, slot: WorkerSlot, worker: Worker, item: WorkItem) -> None:
@@ -198,7 +245,7 @@ class Router:
             self._again(item, str(error))
             return
         except GenerationError as error:
-            slot.failed += 1
+            slot.failed += not item.done.cancelled()  # its client has left: it is counted as cancelled
             slot.deaths_in_a_row = 0
             if not item.done.done():
                 item.done.set_exception(error)
@@ -242,6 +289,10 @@ class Router:
         """Updates the moving means of reply length and duration, which serve weighing and Retry-After."""
         self._expected_tokens += 0.05 * (len(generation.token_ids) - self._expected_tokens)
         self._expected_s += 0.05 * (seconds - self._expected_s)
+
+    def _queue_full(self, what: str = "") -> QueueFullError:
+        self.rejected += 1
+        return QueueFullError(what or f"{self.max_queue} requests are waiting already", self._retry_after_s())
 
     def _retry_after_s(self) -> int:
         room = max(1, self.num_ready * self.in_flight_limit)

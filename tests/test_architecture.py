@@ -31,19 +31,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels/softmax_total": {"kernels/llvm"},
     # workers: decoding modes know neither the model nor the engine
     "workers": set(),
+    "workers/boundary": {"core"},
     "workers/decode": {"core"},
     "workers/params": {"core", "workers/decode"},
-    "workers/text": {"core", "workers/decode"},
+    "workers/text": {"core", "workers/boundary", "workers/decode"},
     "workers/model": {"core", "kernels", "workers/decode"},
     "workers/sampling": {"core", "kernels", "workers/decode", "workers/model"},
-    "workers/engine": {"core", "workers/decode", "workers/model", "workers/sampling", "workers/params"},
-    "workers/runtime": {"core", "kernels", "workers/engine", "workers/model", "workers/params", "workers/text"},
-    "workers/hf": {
-        *("core", "workers/decode", "workers/model", "workers/params", "workers/runtime", "workers/sampling"),
-        "workers/text",
+    "workers/engine": {
+        "core",
+        *("workers/" + name for name in ("boundary", "decode", "model", "sampling", "params")),
     },
-    "workers/worker": {"core", "workers/engine", "workers/runtime"},
-    "workers/generate": {"core", "workers/engine", "workers/hf", "workers/runtime"},
+    "workers/runtime": {
+        "core",
+        "kernels",
+        *("workers/" + name for name in ("boundary", "decode", "engine", "model", "params", "text")),
+    },
+    "workers/hf": {
+        "core",
+        *("workers/" + name for name in ("boundary", "decode", "model", "params", "runtime", "sampling", "text")),
+    },
+    "workers/worker": {"core", *("workers/" + name for name in ("boundary", "engine", "params", "runtime"))},
+    "workers/generate": {"core", *("workers/" + name for name in ("boundary", "engine", "hf", "runtime"))},
     # balancer: the worker class is handed in by name
     "balancer": set(),
     "balancer/router": {"core"},
@@ -83,7 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring", "run_folder")),
     },
-    "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "run_folder"))},
+    "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "launch"))},
     "pipeline/in_process": {
         "core",
         *(PIPELINE + name for name in ("spec", "benchmarks", "data", "config", "plan", "launch", "run_folder")),
@@ -95,7 +103,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     # commands and recipes
     "evaluate": {"core", "workers/worker", "pipeline/in_process"},
     "recipes": {"core", "pipeline/benchmarks", "pipeline/scoring", "workers/generate", "workers/runtime"},
-    "bench": {"core", "kernels", *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling"))},
+    "bench": {
+        "core",
+        "kernels",
+        "pipeline/analysis",
+        *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
+    },
     "scripts": set(),
 }
 """What each room may import of ours. `kernels` stands for all operators and the compiler. A new room needs a line."""
@@ -104,6 +117,7 @@ NARROW = {
     ("workers/model", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/model"): "workers.model.batch",
+    ("pipeline/rescore", "pipeline/launch"): "pipeline.launch.owner",
     ("pipeline/launch", "pipeline/client"): "pipeline.client.nemo_skills.installation",
     ("pipeline/analysis", "pipeline/scoring"): "pipeline.scoring.verdicts",
     ("pipeline/report", "pipeline/scoring"): "pipeline.scoring.verdicts",
@@ -126,7 +140,7 @@ ONLY_IN = {
 }
 """Third-party packages that belong to some rooms alone."""
 LOGIN_NODE_BANS = {"torch", "ray", "transformers", "peft", "safetensors", "triton", "tokenizers", "llvmlite"}
-CATCH_ALLS = {"pipeline/job/run.py", "workers/engine/scheduler.py", "balancer/actors/ray_head.py"}
+CATCH_ALLS = {"pipeline/job/run.py", "workers/boundary.py", "balancer/actors/ray_head.py"}
 """Files outside scoring/ that may catch every Exception: the job, one request in the engine, and where Ray raises no
 narrower class."""
 BANNED_NAMES = re.compile(r"^(utils|common|helpers|misc)$|_v\d+$")

@@ -19,14 +19,16 @@ import torch
 from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
+from trimode.core.field_rules import show
 from trimode.core.protocol import DECODE_DEFAULTS, FORWARD_KINDS, Cost, DecodeParams, Generation, Mode, WorkerSettings
+from trimode.workers.boundary import one_request
 from trimode.workers.decode.linear_spec import emitted_lengths
 from trimode.workers.model.adapter import open_adapter
 from trimode.workers.model.checkpoint import DTYPES, files_sha256, read_config, read_json
 from trimode.workers.params import check_fits
 from trimode.workers.runtime import checkpoint_folder, read_request, resolve_device
 from trimode.workers.sampling.randomness import request_seed
-from trimode.workers.text import Text
+from trimode.workers.text import PromptLimits, Text
 
 METHODS = {Mode.ar: "ar_generate", Mode.dlm: "generate", Mode.linear_spec: "linear_spec_generate"}
 """What the released class calls its decoders."""
@@ -131,7 +133,9 @@ class HfReference:
             GenerationError: a field is wrong or the released methods lack it (400), or they failed (500).
         """
         limit = self.config.max_position_embeddings
-        prompt_ids, params = read_request(fields, self.text, self.config, limit)
+        limits = PromptLimits(vocab_size=self.config.vocab_size, max_model_len=limit)
+        with one_request("the prompt"):
+            prompt_ids, params = read_request(fields, self.text, self.config, limits)
         self._check(len(prompt_ids), params, fields)
         arrived = time.perf_counter()
         with self._adapter_on(params), lenient_crop() as kept, torch.no_grad():
@@ -168,13 +172,13 @@ class HfReference:
         for name, neutral in ABSENT_FIELDS.items():
             if getattr(params, name) != neutral:
                 raise GenerationError(
-                    f"{name}: got {fields[name]!r}; valid with engine hf: none, the reference lacks it"
+                    f"{name}: got {show(fields[name])}; valid with engine hf: none, the reference lacks it"
                 )
         speculative = params.mode == Mode.linear_spec and params.temperature > 0
         if speculative and fields.get("acceptance") == "rejection":
             raise GenerationError("acceptance: got 'rejection'; valid with engine hf: 'equality', the reference's rule")
         if params.mode not in METHODS:
-            raise GenerationError(f"mode: got {params.mode!r}; valid with engine hf: {', '.join(METHODS)}")
+            raise GenerationError(f"mode: got {show(params.mode)}; valid with engine hf: {', '.join(METHODS)}")
         check_fits(num_prompt, params, self.config.max_position_embeddings, has_adapter=self._has_adapter)
 
     def _call(self, prompt: torch.Tensor, params: DecodeParams) -> Any:  # noqa: ANN401 -- remote code is untyped

@@ -8,13 +8,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import Cost, DecodeParams, Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo
+from trimode.workers.boundary import one_request
+from trimode.workers.decode.state import StopFinder
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.model.adapter import load_adapter, open_adapter
@@ -27,13 +29,17 @@ from trimode.workers.model.checkpoint import (
     read_config,
 )
 from trimode.workers.model.kv_cache import PAGE_SIZE, default_num_pages, pages_for
+from trimode.workers.model.memory import return_free_memory
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.params import parse_params
-from trimode.workers.text import Text
+from trimode.workers.params import check_vocabulary, parse_params
+from trimode.workers.text import PromptLimits, Text, always
 
 CPU_CACHE_SHARE = 0.25
 CUDA_CACHE_SHARE = 0.9
 """Shares of the free memory that the KV cache takes if `kv_cache_gb` is not set, on a CPU and on a GPU."""
+LARGE_PROMPT_CHARACTERS = 1 << 20
+"""From this size on, the memory that tokenizing took is returned to the system. It takes about 200 bytes per
+character."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -111,8 +117,17 @@ def _num_pages(settings: WorkerSettings, config: ModelConfig, dtype: torch.dtype
     return pages
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request whose fields are checked and whose prompt is tokenized: what the engine needs of it."""
+
+    prompt_ids: list[int]
+    params: DecodeParams
+    find_stop: StopFinder | None
+
+
 def read_request(
-    fields: Mapping[str, object], text: Text, config: ModelConfig, max_model_len: int
+    fields: Mapping[str, object], text: Text, config: ModelConfig, limits: PromptLimits
 ) -> tuple[list[int], DecodeParams]:
     """Returns the prompt's ids and the parameters of one request.
 
@@ -122,9 +137,10 @@ def read_request(
         GenerationError: a field is wrong (status 400). Names the field, what came and what is valid.
     """
     params = parse_params(fields)
-    prompt_ids = text.prompt_ids(fields, config.vocab_size)
+    check_vocabulary(params, config.vocab_size)
+    prompt_ids = text.prompt_ids(fields, limits)
     if fields.get("max_new_tokens") is None:
-        room = max_model_len - len(prompt_ids) - 2 * params.block_length
+        room = limits.max_model_len - len(prompt_ids) - 2 * params.block_length
         params = dataclasses.replace(params, max_new_tokens=max(1, min(params.max_new_tokens, room)))
     # A thinking budget needs the token that ends thinking. If the request gives none, the tokenizer knows it.
     if params.max_thinking_tokens is not None and params.end_think_token_id is None and fields.get("enable_thinking"):
@@ -133,6 +149,14 @@ def read_request(
             raise GenerationError("max_thinking_tokens: the vocabulary has no </think>; give end_think_token_id")
         params = dataclasses.replace(params, end_think_token_id=end)
     return prompt_ids, params
+
+
+def _is_large(fields: Mapping[str, object]) -> bool:
+    """True if the work on the prompt leaves so much free memory behind that it is worth giving back."""
+    messages = fields.get("messages")
+    chat = messages if isinstance(messages, list | tuple) else ()
+    parts = [fields.get("prompt"), *(message.get("content") for message in chat if isinstance(message, Mapping))]
+    return sum(len(part) for part in parts if isinstance(part, str)) >= LARGE_PROMPT_CHARACTERS
 
 
 class Runtime:
@@ -171,13 +195,47 @@ class Runtime:
         self._adapter_paths = adapter[0].paths if adapter else []
         self.name = settings.served_model_name or _default_name(settings.model, folder)
 
+    def prepare(self, fields: Mapping[str, object], go_on: Callable[[], None] = always) -> Prepared:
+        """Checks a request's fields and tokenizes its prompt. Any thread may call this.
+
+        Args:
+            fields: see workers.params.
+            go_on: called between the steps of the work. Raises GenerationError if nobody waits for the result.
+
+        Raises:
+            GenerationError: the request cannot run (status 400), or something failed (500).
+        """
+        engine = self.engine
+        limits = PromptLimits(
+            vocab_size=engine.model.config.vocab_size, max_model_len=engine.max_model_len, go_on=go_on
+        )
+        try:
+            with one_request("the prompt"):
+                prompt_ids, params = read_request(fields, self.text, engine.model.config, limits)
+                find_stop = self.text.stop_finder(params.stop)
+        finally:
+            if _is_large(fields):
+                return_free_memory()
+        return Prepared(prompt_ids, params, find_stop)
+
+    def add(self, request_id: str, prepared: Prepared, arrived: float | None = None) -> Sequence:
+        """Queues a prepared request. Only the engine's thread may call this. GenerationError if it cannot run."""
+        with one_request("the decoder"):
+            sequence = self.engine.add(request_id, prepared.prompt_ids, prepared.params, prepared.find_stop)
+        if arrived is not None:
+            sequence.arrived = arrived
+        return sequence
+
     def submit(self, request_id: str, fields: Mapping[str, object]) -> Sequence:
-        """Checks a request's fields and queues it. GenerationError (400) if it cannot run."""
-        prompt_ids, params = read_request(fields, self.text, self.engine.model.config, self.engine.max_model_len)
-        return self.engine.add(request_id, prompt_ids, params, self.text.stop_finder(params.stop))
+        """Prepares a request and queues it. GenerationError (400) if it cannot run."""
+        return self.add(request_id, self.prepare(fields))
 
     def generation(self, sequence: Sequence) -> Generation:
-        """Returns the result of a request that ended without an error."""
+        """Returns the result of a request that ended without an error. GenerationError (500) if that fails."""
+        with one_request("the reply"):
+            return self._generation(sequence)
+
+    def _generation(self, sequence: Sequence) -> Generation:
         state = sequence.state
         tokens = state.tokens()
         text = self.text.decode(tokens)

@@ -5,15 +5,38 @@ A checkpoint without tokenizer files still answers requests that give token ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trimode.core.errors import ConfigError, GenerationError
+from trimode.core.field_rules import check_prompt_size, check_text, show
+from trimode.workers.boundary import one_request
 from trimode.workers.decode.state import StopFinder
 
 END_THINK = "</think>"
 ROLES = ("system", "user", "assistant", "tool")
+
+TEMPLATE_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
+"""What a chat template raises on messages that it does not expect, beside jinja2's own errors."""
+MAX_SAID = 300
+"""Most characters of a template's own words in a refusal."""
+
+
+def always() -> None:
+    """Lets the work go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLimits:
+    """What a prompt must keep to."""
+
+    vocab_size: int
+    max_model_len: int
+    """Context in tokens."""
+    go_on: Callable[[], None] = always
+    """Called between the steps of the work. Raises GenerationError if nobody waits for the result any more."""
 
 
 class Text:
@@ -28,6 +51,10 @@ class Text:
 
         try:
             self._tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+            # Settings of tokenizer.json that transformers would take out in the first call, while another thread reads
+            # them.
+            self._tokenizer.backend_tokenizer.no_truncation()
+            self._tokenizer.backend_tokenizer.no_padding()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"tokenizer: {folder} cannot be read: {error}") from None
 
@@ -36,29 +63,32 @@ class Text:
         """True if there is a tokenizer."""
         return self._tokenizer is not None
 
-    def prompt_ids(self, fields: Mapping[str, object], vocab_size: int) -> list[int]:
+    def prompt_ids(self, fields: Mapping[str, object], limits: PromptLimits) -> list[int]:
         """Returns the token ids of the prompt, which is exactly one of prompt_ids, messages, prompt.
 
         Raises:
-            GenerationError: none or several of them, a wrong type, an id outside the vocabulary, or an empty prompt
-                (status 400).
+            GenerationError: none or several of them, a wrong type, an id outside the vocabulary, more than can fit the
+                context, or an empty prompt (status 400).
         """
         given = [name for name in ("prompt_ids", "messages", "prompt") if fields.get(name) is not None]
         if len(given) != 1:
             raise GenerationError(
                 f"prompt: got {' and '.join(given) or 'none'}; valid: one of prompt_ids, messages, prompt"
             )
-        value = fields[given[0]]
-        if given[0] == "prompt_ids":
-            ids = _checked_ids(value, vocab_size)
-        elif given[0] == "messages":
-            ids = self.encode(self.render(value, bool(fields.get("enable_thinking"))))
-        elif isinstance(value, str):
-            ids = self.encode(value)
+        name, value = given[0], fields[given[0]]
+        _check_size(name, value, limits.max_model_len)
+        if name == "prompt_ids":
+            ids = _checked_ids(value, limits.vocab_size)
         else:
-            raise GenerationError(f"prompt: got {type(value).__name__}; valid: a string")
+            text = self.render(value, bool(fields.get("enable_thinking"))) if name == "messages" else value
+            if not isinstance(text, str):
+                raise GenerationError(f"prompt: got {show(value)}; valid: a string")
+            check_text(name, text)
+            limits.go_on()
+            with one_request("the tokenizer"):
+                ids = self.encode(text)
         if not ids:
-            raise GenerationError(f"{given[0]}: empty; valid: at least one token")
+            raise GenerationError(f"{name}: empty; valid: at least one token")
         return ids
 
     def render(self, messages: object, enable_thinking: bool) -> str:
@@ -67,25 +97,32 @@ class Text:
             raise GenerationError("messages: valid: a non-empty list of {role, content}")
         for message in messages:
             role = message.get("role") if isinstance(message, Mapping) else None
-            if role not in ROLES or not isinstance(message.get("content"), str):
+            if not isinstance(role, str) or role not in ROLES or not isinstance(message.get("content"), str):
                 raise GenerationError(
-                    f"messages: each needs a role of {', '.join(ROLES)} and a string content; role {role!r}"
+                    f"messages: each needs a role of {', '.join(ROLES)} and a string content; role {show(role)}"
                 )
         # transformers renders templates with jinja2 and imports it late too. Only its error class is needed here, and a
         # checkpoint without tokenizer never gets this far.
         import jinja2
 
         try:
-            text = self._need().apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=enable_thinking
-            )
-        except (jinja2.TemplateError, ValueError) as error:
-            raise GenerationError(f"messages: the chat template refuses them: {error}") from None
+            with one_request("the chat template", passing=(jinja2.TemplateError, *TEMPLATE_ERRORS)):
+                text = self._need().apply_chat_template(
+                    list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=enable_thinking
+                )
+        except (jinja2.TemplateError, *TEMPLATE_ERRORS) as error:
+            said = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+            raise GenerationError(f"messages: the chat template refuses them: {said[:MAX_SAID]}") from None
         return str(text)
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of rendered text. Special tokens in the text are recognised; none are added."""
-        return [int(i) for i in self._need().encode(text, add_special_tokens=False)]
+        """Returns the ids of rendered text. Special tokens in the text are recognised; none are added.
+
+        Other threads of this process run meanwhile.
+        """
+        # Of the library's methods only those for batches let other threads run.
+        (encoding,) = self._need().backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return list(encoding.ids)
 
     def decode(self, ids: Sequence[int]) -> str | None:
         """Returns the text without special tokens; None without a tokenizer."""
@@ -136,10 +173,24 @@ class Text:
         return self._tokenizer
 
 
+def _check_size(name: str, value: object, max_model_len: int) -> None:
+    """Refuses what cannot fit the context, whatever its text is, before any work is done. GenerationError (400)."""
+    if isinstance(value, str):
+        check_prompt_size(name, len(value), max_model_len)
+    elif isinstance(value, list | tuple):
+        if len(value) > max_model_len:
+            what = "ids" if name == "prompt_ids" else "messages"
+            raise GenerationError(
+                f"{name}: got {len(value)} {what}; valid: at most {max_model_len}, the tokens of the context"
+            )
+        contents = [item.get("content") for item in value if isinstance(item, Mapping)]
+        check_prompt_size(name, sum(len(text) for text in contents if isinstance(text, str)), max_model_len)
+
+
 def _checked_ids(value: object, vocab_size: int) -> list[int]:
     if not isinstance(value, list | tuple):
-        raise GenerationError(f"prompt_ids: got {type(value).__name__}; valid: a list of token ids")
+        raise GenerationError(f"prompt_ids: got {show(value)}; valid: a list of token ids")
     for token in value:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
-            raise GenerationError(f"prompt_ids: got {token!r}; valid: integers from 0 to {vocab_size - 1}")
+            raise GenerationError(f"prompt_ids: got {show(token)}; valid: integers from 0 to {vocab_size - 1}")
     return list(value)

@@ -1,4 +1,7 @@
-"""The worker: one engine on one device in a thread of its own, called from an event loop."""
+"""The worker: one engine on one device in a thread of its own, called from an event loop.
+
+Prompts are templated and tokenized in threads beside it, so that decoding and the event loop go on meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,43 @@ import asyncio
 import dataclasses
 import sys
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from trimode.core import worker
 from trimode.core.errors import GenerationError, WorkerError
+from trimode.core.field_rules import show
 from trimode.core.protocol import Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo, WorkerStats
-from trimode.workers.engine.scheduler import Sequence
-from trimode.workers.runtime import Runtime
+from trimode.workers.engine.scheduler import CANCELLED, Sequence
+from trimode.workers.params import read_request_id
+from trimode.workers.runtime import Prepared, Runtime
+
+TOKENIZER_THREADS = 2
+"""Threads that template and tokenize prompts. Two, so that one long prompt does not hold up the short ones."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Job:
-    """One request, handed to the engine's thread."""
+    """One request on its way: prepared by a tokenizer thread, then handed to the engine's thread."""
 
     request_id: str
     fields: Mapping[str, object]
     future: Future[Generation]
+    arrived: float = dataclasses.field(default_factory=time.perf_counter)
+    prepared: Prepared | None = None
+    """None until the prompt is tokenized."""
     sequence: Sequence | None = None
+    """None until the engine has it."""
     cancelled: bool = False
+
+    def go_on(self) -> None:
+        """Raises GenerationError (499) if the request was cancelled."""
+        if self.cancelled:
+            raise GenerationError(CANCELLED, status=499)
 
 
 class Worker(worker.Worker):
@@ -44,11 +62,14 @@ class Worker(worker.Worker):
         for operator, choice in self._runtime.engine.model.describe_kernels().items():
             print(f"kernel {operator}: {choice}", file=sys.stderr, flush=True)
         self._wake = threading.Condition()
+        self._preparing: set[_Job] = set()
         self._inbox: deque[_Job] = deque()
+        """Prepared requests for the engine's thread."""
         self._jobs: dict[str, _Job] = {}
         self._closed = False
         self._failure: str | None = None
         self._info: WorkerInfo | None = None
+        self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
@@ -62,16 +83,18 @@ class Worker(worker.Worker):
             GenerationError: this request is refused or failed.
             WorkerError: the worker is closed or broken.
         """
-        request_id = str(fields.get("request_id") or uuid.uuid4().hex)
+        request_id = read_request_id(fields) or uuid.uuid4().hex
         job = _Job(request_id, fields, Future())
         with self._wake:
             if self._closed or self._failure:
                 raise WorkerError(self._failure or "the worker is closed")
             if request_id in self._jobs:
-                raise GenerationError(f"request_id: {request_id!r} is running already; valid: a fresh one", status=409)
+                raise GenerationError(
+                    f"request_id: {show(request_id)} is running already; valid: a fresh one", status=409
+                )
             self._jobs[request_id] = job
-            self._inbox.append(job)
-            self._wake.notify()
+            self._preparing.add(job)
+            self._tokenizers.submit(self._prepare, job)
         try:
             return await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
@@ -79,7 +102,10 @@ class Worker(worker.Worker):
             raise
 
     async def cancel(self, request_id: str) -> None:
-        """Ends a request at the next step. One that is unknown or over is ignored."""
+        """Ends a request at the next step, or at once if its prompt is still being tokenized.
+
+        One that is unknown or over is ignored.
+        """
         self._cancel(request_id)
 
     def info(self) -> WorkerInfo:
@@ -92,9 +118,11 @@ class Worker(worker.Worker):
         """Returns the engine's counters and what is running now."""
         engine = self._runtime.engine
         allocator = engine.allocator
+        with self._wake:
+            waiting = len(engine.waiting) + len(self._inbox) + len(self._preparing)
         return WorkerStats(
             running=len(engine.running),
-            waiting=len(engine.waiting) + len(self._inbox),
+            waiting=waiting,
             pages_total=allocator.num_pages,
             pages_free=allocator.num_free,
             pages_shared=allocator.num_shared,
@@ -107,13 +135,37 @@ class Worker(worker.Worker):
             self._closed = True
             self._wake.notify()
         self._thread.join()
+        self._tokenizers.shutdown(cancel_futures=True)
 
     def _cancel(self, request_id: str) -> None:
         with self._wake:
             job = self._jobs.get(request_id)
-            if job is not None:
-                job.cancelled = True
-                self._wake.notify()
+            if job is None:
+                return
+            job.cancelled = True
+            unprepared = job in self._preparing
+            self._preparing.discard(job)
+            self._wake.notify()
+        if unprepared:  # its tokenizer thread drops it as soon as it looks
+            self._resolve(job, GenerationError(CANCELLED, status=499))
+
+    def _prepare(self, job: _Job) -> None:
+        """Runs in a tokenizer thread: checks the request and tokenizes its prompt."""
+        try:
+            job.go_on()
+            prepared = self._runtime.prepare(job.fields, job.go_on)
+        except GenerationError as error:
+            self._resolve(job, error)
+            return
+        finally:
+            job.fields = {}  # so that the prompt's text does not stay
+        with self._wake:
+            if job not in self._preparing:
+                return
+            self._preparing.discard(job)
+            job.prepared = prepared
+            self._inbox.append(job)
+            self._wake.notify()
 
     def _loop(self) -> None:
         failure = "the worker was closed"
@@ -138,13 +190,15 @@ class Worker(worker.Worker):
         finally:
             with self._wake:
                 self._failure = failure
+                self._preparing.clear()
                 jobs = list(self._jobs.values())
             for job in jobs:
                 self._resolve(job, WorkerError(failure))
 
     def _submit(self, job: _Job) -> None:
+        assert job.prepared is not None
         try:
-            job.sequence = self._runtime.submit(job.request_id, job.fields)
+            job.sequence = self._runtime.add(job.request_id, job.prepared, job.arrived)
         except GenerationError as error:
             self._resolve(job, error)
             return
@@ -153,12 +207,21 @@ class Worker(worker.Worker):
 
     def _finish(self, sequence: Sequence) -> None:
         job = self._jobs[sequence.request_id]
-        self._resolve(job, sequence.error or self._runtime.generation(sequence))
+        result: Generation | GenerationError
+        try:
+            result = sequence.error or self._runtime.generation(sequence)
+        except GenerationError as error:
+            result = error
+        self._resolve(job, result)
 
     def _resolve(self, job: _Job, result: Generation | GenerationError | WorkerError) -> None:
+        """Ends a request, once: whoever comes second finds it gone."""
         with self._wake:
-            self._jobs.pop(job.request_id, None)
-        if job.future.cancelled() or not job.future.set_running_or_notify_cancel():
+            if self._jobs.get(job.request_id) is not job:
+                return
+            del self._jobs[job.request_id]
+            self._preparing.discard(job)
+        if not job.future.set_running_or_notify_cancel():
             return
         if isinstance(result, Generation):
             job.future.set_result(result)

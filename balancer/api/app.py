@@ -14,21 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
-from trimode.balancer.api.fields import DECODING_FIELDS
-from trimode.balancer.api.replies import chat_body, completion_body, error_body, json_safe
-from trimode.balancer.api.requests import ParsedRequest, parse_chat, parse_completion, read_json
-from trimode.balancer.router import QueueFullError, Reply, Router
-from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
+from trimode.balancer.api.body import read_json
+from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
+from trimode.balancer.api.replies import chat_body, completion_body, json_safe
+from trimode.balancer.api.requests import ModelLimits, ParsedRequest, parse_chat, parse_completion
+from trimode.balancer.router import Reply, Router
+from trimode.core.errors import GenerationError, InvalidRequestError
+from trimode.core.field_rules import show
 from trimode.core.protocol import Mode
 from trimode.core.worker import WorkerInfo
 
 Json = dict[str, Any]
 
 _UNSAFE_IN_ID = re.compile(r"[^A-Za-z0-9._:-]")
+_MAX_HEADER = 2000
+"""Characters of the header that lists ignored fields. Proxies refuse replies whose headers are much longer."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,20 +63,20 @@ def build_app(service: Service) -> Starlette:
 
     async def models(request: Request) -> Response:
         _authorize(service, request)
-        return JSONResponse({"object": "list", "data": [_model_card(service)] if service.infos() else []})
+        return JsonResponse({"object": "list", "data": [_model_card(service)] if service.infos() else []})
 
     async def health(_: Request) -> Response:
         ready, total = service.router.num_ready, len(service.router.slots)
         body = {"status": "ok" if ready else "no worker is ready", "workers_ready": ready, "workers": total}
-        return JSONResponse(body, status_code=200 if ready else 503)
+        return JsonResponse(body, status_code=200 if ready else 503)
 
     async def stats(request: Request) -> Response:
         _authorize(service, request)
         uptime = round(time.time() - service.started, 3)
-        return JSONResponse(json_safe({"uptime_s": uptime, "told": service.totals, **await service.stats()}))
+        return JsonResponse(json_safe({"uptime_s": uptime, "told": service.totals, **await service.stats()}))
 
     async def probe(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return JsonResponse({"status": "ok"})
 
     return Starlette(
         routes=[
@@ -87,27 +90,24 @@ def build_app(service: Service) -> Starlette:
             Route("/v1", probe, methods=["GET", "PUT"]),
             Route("/v1/", probe, methods=["GET", "PUT"]),
         ],
-        exception_handlers={
-            HTTPException: _http_error,
-            InvalidRequestError: _invalid_request,
-            GenerationError: _generation_error,
-            WorkerError: _worker_error,
-            ClientDisconnect: _client_left,
-        },
+        exception_handlers=ERROR_HANDLERS,
     )
 
 
 async def _answer(
     service: Service,
     request: Request,
-    parse: Callable[[Json, Mode], ParsedRequest],
+    parse: Callable[[Json, Mode, ModelLimits], ParsedRequest],
     build: Callable[[Json, ParsedRequest, Sequence[Reply]], Json],
 ) -> Response:
     """One generation request from bytes to reply."""
     _authorize(service, request)
-    body = read_json(await _read_body(request, service.max_body_bytes))
-    parsed = parse(body, service.default_mode)
-    model = _check_model(service, body.get("model"))
+    info = _served(service)
+    body = read_json(await _read_body(request, service.max_body_bytes), info.max_model_len)
+    _check_model(info, body.get("model"))
+    limits = ModelLimits(max_model_len=info.max_model_len, vocab_size=info.vocab_size)
+    parsed = parse(body, service.default_mode, limits)
+    service.router.check_room(parsed.n)
     shown_id = parsed.request_id or request.headers.get("x-request-id", "")[:200] or uuid.uuid4().hex
     # two clients may send one id; inside, every request has its own
     inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}-{uuid.uuid4().hex[:8]}"
@@ -115,13 +115,23 @@ async def _answer(
     if replies is None:
         return Response(status_code=499)
     prefix = "chatcmpl" if build is chat_body else "cmpl"
-    head = {"id": f"{prefix}-{shown_id}", "created": int(time.time()), "model": model}
+    head = {"id": f"{prefix}-{shown_id}", "created": int(time.time()), "model": info.served_model_name}
     reply = build(head, parsed, replies)
     _note(service, shown_id, parsed, reply)
     headers = {"x-request-id": _UNSAFE_IN_ID.sub("_", shown_id)}
     if parsed.ignored:
-        headers["x-trimode-ignored-fields"] = ",".join(_UNSAFE_IN_ID.sub("_", name[:80]) for name in parsed.ignored)
-    return JSONResponse(reply, headers=headers)
+        headers["x-trimode-ignored-fields"] = _ignored_header(parsed.ignored)
+    return JsonResponse(reply, headers=headers)
+
+
+def _ignored_header(names: Sequence[str]) -> str:
+    """Returns the names in a form fit for a header, and how many are left out where they are too many."""
+    shown: list[str] = []
+    for name in names:
+        shown.append(_UNSAFE_IN_ID.sub("_", name[:80]))
+        if sum(map(len, shown)) + len(shown) > _MAX_HEADER:
+            return ",".join(shown[:-1]) + f",and {len(names) - len(shown) + 1} more"
+    return ",".join(shown)
 
 
 async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) -> list[Reply]:
@@ -130,9 +140,8 @@ async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) ->
     for index in range(parsed.n):
         request_id = f"{inner_id}-{index}" if parsed.n > 1 else inner_id
         fields = {**parsed.fields, "request_id": request_id}
-        seed = fields.get("seed", 0)
-        if parsed.n > 1 and isinstance(seed, int):
-            fields["seed"] = seed + index
+        if parsed.n > 1:
+            fields["seed"] = fields.get("seed", 0) + index
         tasks.append(asyncio.ensure_future(router.submit(request_id, fields, parsed.prompt_tokens)))
     try:
         return list(await asyncio.gather(*tasks))
@@ -185,16 +194,19 @@ def _authorize(service: Service, request: Request) -> None:
         raise InvalidRequestError("the API key is missing or wrong", status=401, code="invalid_api_key")
 
 
-def _check_model(service: Service, name: object) -> str:
-    """Returns the served name. A request may leave it out, but not ask for another model."""
+def _served(service: Service) -> WorkerInfo:
+    """Returns what is served. GenerationError (503) before the workers are ready."""
     infos = service.infos()
     if not infos:
         raise GenerationError("no worker is ready yet; try again later", 503)
-    served = infos[0].served_model_name
-    if name in (None, served, infos[0].model):
-        return served
-    shown = json.dumps(name)[:80]
-    raise InvalidRequestError(f"model: got {shown}; valid: {served}", "model", 404, "model_not_found")
+    return infos[0]
+
+
+def _check_model(info: WorkerInfo, name: object) -> None:
+    """A request may leave the model out, but not ask for another one."""
+    served = info.served_model_name
+    if name not in (None, served, info.model):
+        raise InvalidRequestError(f"model: got {show(name)}; valid: {served}", "model", 404, "model_not_found")
 
 
 def _model_card(service: Service) -> Json:
@@ -235,38 +247,3 @@ def _note(service: Service, request_id: str, parsed: ParsedRequest, reply: Json)
     }
     with service.request_log.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-
-
-def _error(message: str, status: int, param: str | None = None, code: str | None = None) -> JSONResponse:
-    return JSONResponse(error_body(message, status, param, code), status_code=status)
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _error(error.detail, error.status_code)
-
-
-async def _invalid_request(_: Request, error: Exception) -> Response:
-    assert isinstance(error, InvalidRequestError)
-    return _error(error.message, error.status, error.param, error.code)
-
-
-async def _generation_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, GenerationError)
-    # the project's messages begin with the field at fault
-    first = re.match(r"\w+", error.message)
-    param = first.group() if first and first.group() in DECODING_FIELDS else None
-    response = _error(error.message, error.status, param)
-    if isinstance(error, QueueFullError):
-        response.headers["retry-after"] = str(error.retry_after_s)
-    return response
-
-
-async def _worker_error(_: Request, error: Exception) -> Response:
-    response = _error(str(error), 500)
-    response.headers["x-should-retry"] = "false"  # it was tried on several workers, and they died
-    return response
-
-
-async def _client_left(_request: Request, _left: Exception) -> Response:
-    return Response(status_code=499)

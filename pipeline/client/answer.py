@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from trimode.core.errors import ConfigError
 from trimode.core.protocol import NO_COST, Cost
 from trimode.pipeline.spec import DecodeSpec
 
@@ -31,6 +32,15 @@ class Answer:
     error: str | None = None
     error_kind: str | None = None
     """`infrastructure` or `request` if there is an error."""
+
+
+def check_context(decode: DecodeSpec, max_model_len: int) -> None:
+    """Raises ConfigError if answers may be so long that no prompt fits into the context of the loaded checkpoint."""
+    if decode.max_new_tokens >= max_model_len:
+        raise ConfigError(
+            f"max_new_tokens leaves room for a prompt: got {decode.max_new_tokens} with a context of {max_model_len} "
+            f"tokens ({decode.mode.value}); valid: below {max_model_len}, or a larger context (--max-pos-emb)"
+        )
 
 
 def mode_fields(decode: DecodeSpec) -> dict[str, object]:

@@ -30,6 +30,7 @@ COMMANDS = (
     ("-m", "trimode.workers.generate"),
     ("-m", "trimode.bench.balancer"),
     ("-m", "trimode.bench.engine"),
+    ("-m", "trimode.bench.coverage"),
     ("-m", "trimode.recipes.demo.train"),
     ("-m", "trimode.recipes.demo.figures"),
     ("evaluate.py",),

@@ -1,6 +1,6 @@
 """An OpenAI-shaped server with made-up answers, as a thread or as a process with the balancer's command line.
 
-Knows no model: the answer to a prompt is a function of its text, so that two runs can be compared row by row.
+The answer to a prompt is a function of its text, so that two runs can be compared row by row.
 """
 
 from __future__ import annotations

@@ -47,18 +47,18 @@ def test_an_absent_field_has_the_default_of_decode_params() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mode": "fast"}, "mode: got 'fast'; valid: ar, dlm, linear_spec"),
-        ({}, "mode: got None"),
+        ({"mode": "fast"}, 'mode: got "fast"; valid: ar, dlm, linear_spec'),
+        ({}, "mode: got null"),
         ({"mode": "dlm", "block_length": 0}, "block_length: got 0; valid: 1 to 1024"),
         ({"mode": "dlm", "block_length": 2.5}, "block_length: got 2.5; valid: an integer"),
         ({"mode": "dlm", "threshold": 1.5}, "threshold: got 1.5; valid: 0.0 to 1.0"),
-        ({"mode": "ar", "temperature": "hot"}, "temperature: got 'hot'; valid: a number"),
-        ({"mode": "ar", "temperature": float("nan")}, "temperature: got nan; valid: a number"),
+        ({"mode": "ar", "temperature": "hot"}, 'temperature: got "hot"; valid: a number'),
+        ({"mode": "ar", "temperature": float("nan")}, "temperature: got NaN; valid: a number"),
         ({"mode": "ar", "lora": 1}, "lora: got 1; valid: true, false"),
-        ({"mode": "ar", "enable_thinking": "yes"}, "enable_thinking: got 'yes'; valid: true, false"),
+        ({"mode": "ar", "enable_thinking": "yes"}, 'enable_thinking: got "yes"; valid: true, false'),
         ({"mode": "ar", "stop": [""]}, "stop: got"),
-        ({"mode": "ar", "blok_length": 4}, "unknown field 'blok_length'; valid: "),
-        ({"mode": "ar", "max_new_tokens": 0}, "max_new_tokens: got 0; valid: >= 1"),
+        ({"mode": "ar", "blok_length": 4}, 'unknown field "blok_length"; valid: '),
+        ({"mode": "ar", "max_new_tokens": 0}, "max_new_tokens: got 0; valid: 1 to 2147483647"),
     ],
 )
 def test_refusals_name_field_value_and_valid(fields: dict[str, object], message: str) -> None:

@@ -13,10 +13,11 @@ from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.params import parse_params
 from trimode.workers.runtime import Runtime
-from trimode.workers.text import Text
+from trimode.workers.text import PromptLimits, Text
 
 DEMO = Path(__file__).parents[2] / "assets" / "demo_model"
 ANSWER = "Tom has 3 apples. So he has 12 in all.\n\nQuestion: é日本 next"
+LIMITS = PromptLimits(vocab_size=5000, max_model_len=100)
 CASE = next(case for case in load_cases() if case.name == "0-ar")
 
 
@@ -115,8 +116,8 @@ def test_chat_turns_are_rendered_with_and_without_thinking(text: Text) -> None:
     plain, thinking = text.render(messages, False), text.render(messages, True)
     assert plain.endswith("<think></think>")
     assert thinking.endswith("<think>\n")
-    assert text.prompt_ids({"messages": messages}, 5000) == text.encode(plain)
-    assert text.prompt_ids({"messages": messages, "enable_thinking": True}, 5000) == text.encode(thinking)
+    assert text.prompt_ids({"messages": messages}, LIMITS) == text.encode(plain)
+    assert text.prompt_ids({"messages": messages, "enable_thinking": True}, LIMITS) == text.encode(thinking)
     assert text.decode([text.end_think_token_id() or 0]) == "</think>"
 
 
@@ -125,18 +126,18 @@ def test_chat_turns_are_rendered_with_and_without_thinking(text: Text) -> None:
     [
         ({}, "prompt: got none; valid: one of prompt_ids, messages, prompt"),
         ({"prompt": "a", "prompt_ids": [1]}, "prompt: got prompt_ids and prompt"),
-        ({"prompt": 3}, "prompt: got int; valid: a string"),
+        ({"prompt": 3}, "prompt: got 3; valid: a string"),
         ({"prompt": ""}, "prompt: empty; valid: at least one token"),
         ({"messages": []}, "messages: valid: a non-empty list"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "role 'robot'"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 'role "robot"'),
         ({"messages": [{"role": "user", "content": None}]}, "a string content"),
-        ({"prompt_ids": "ab"}, "prompt_ids: got str"),
+        ({"prompt_ids": "ab"}, 'prompt_ids: got "ab"'),
         ({"prompt_ids": [1, 7000]}, "prompt_ids: got 7000; valid: integers from 0 to 4999"),
     ],
 )
 def test_prompts_that_are_none_are_refused(text: Text, fields: dict[str, object], words: str) -> None:
     with pytest.raises(GenerationError) as caught:
-        text.prompt_ids(fields, 5000)
+        text.prompt_ids(fields, LIMITS)
     assert words in caught.value.message
 
 

@@ -35,7 +35,7 @@ def test_concurrent_requests_get_their_own_answers(worker: Worker) -> None:
 
 
 def test_a_bad_request_is_refused_and_the_worker_lives(worker: Worker) -> None:
-    with pytest.raises(GenerationError, match="mode: got 'x'"):
+    with pytest.raises(GenerationError, match='mode: got "x"'):
         asyncio.run(worker.generate({"mode": "x", "prompt_ids": [1]}))
     assert asyncio.run(worker.generate(CASES[0].fields)).cost.nfe == CASES[0].nfe
 
@@ -136,6 +136,9 @@ def test_stats_under_load_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
         await stepped.at_forward()
         tasks += [ask(place) for place in range(1, 5)]
         await asyncio.sleep(0)
+        assert (await worker.stats()).waiting == 4
+        while worker._preparing:
+            await asyncio.sleep(0.001)
         seen = [(await worker.stats()).to_json()]
         stepped.go()
         await stepped.at_forward()

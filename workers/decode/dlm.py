@@ -107,7 +107,4 @@ class DlmState(DecodeState):
 
     def _ended_before_mask(self) -> bool:
         """True if the block holds an end token with no mask before it. What follows is cut, so denoising can stop."""
-        if self.params.ignore_eos:
-            return False
-        ends = self.context.eos_token_ids
-        return any(token in ends for token in self._block.tokens[: self._block.masked[0]])
+        return any(token in self.end_token_ids for token in self._block.tokens[: self._block.masked[0]])

@@ -123,7 +123,7 @@ class LinearSpecState(DecodeState):
         budget = self.params.max_thinking_tokens
         end = self.params.end_think_token_id
         over = budget is not None and len(self.output) + accepted > budget and self._still_thinking()
-        ended = not self.params.ignore_eos and any(token in self.context.eos_token_ids for token in tokens)
+        ended = any(token in self.end_token_ids for token in tokens)
         if over and end is not None and end not in tokens and not ended:
             tokens[-1] = end
             logprobs[-1] = sampled.forced_logprobs[accepted - 1] if sampled.forced_logprobs else 0.0

@@ -24,7 +24,7 @@ class DecodeContext:
     mask_token_id: int
     """Token that stands for a position not yet decoded."""
     eos_token_ids: frozenset[int]
-    """Tokens that end the output unless the request sets ignore_eos. Includes the request's stop ids."""
+    """The checkpoint's end tokens. They end the output unless the request sets ignore_eos."""
     prefill_slice: int
     """Most prompt tokens in one forward."""
     find_stop: StopFinder | None = None
@@ -43,6 +43,9 @@ class DecodeState(ABC):
         self.prompt_ids = list(prompt_ids)
         self.params = params
         self.context = context
+        ends = () if params.ignore_eos else context.eos_token_ids
+        self.end_token_ids = frozenset((*ends, *params.stop_token_ids))
+        """Tokens that end the output."""
         self.output: list[int] = []
         self.logprobs: list[float] = []
         self.cached = 0
@@ -144,7 +147,7 @@ class DecodeState(ABC):
         start = len(self.output)
         self.output += tokens
         self.logprobs += logprobs
-        keep = None if self.params.ignore_eos else self._first_end(start)
+        keep = self._first_end(start)
         if self.context.find_stop is not None:
             stop = self.context.find_stop(self.output if keep is None else self.output[:keep], self._searched)
             keep = stop if stop is not None else keep
@@ -159,7 +162,7 @@ class DecodeState(ABC):
 
     def _first_end(self, start: int) -> int | None:
         for index in range(start, len(self.output)):
-            if self.output[index] in self.context.eos_token_ids:
+            if self.output[index] in self.end_token_ids:
                 return index + 1
         return None
 

@@ -1,6 +1,8 @@
 """The engine's counters: forwards by kind, tokens, steps, and seconds in the model and outside of it.
 
-They follow exactly from the sums over all requests.
+They follow exactly from the sums over all requests, less the prefill forwards that the prefix cache saved. One
+exception: forwards of a request that had to start again, because the pages it shared were not finite, are counted here
+and not in its reply.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class EngineCounters:
     requests_finished: int = 0
     """Requests that ended without an error."""
     requests_failed: int = 0
-    """Requests that ended with an error, cancelled ones included."""
+    """Requests that ended with an error."""
+    requests_cancelled: int = 0
+    """Requests that were ended because nobody waits for them."""
     tokens_generated: int = 0
     """Tokens of finished requests."""
     nfe: int = 0
@@ -65,8 +69,9 @@ class EngineCounters:
         if failed:
             self.requests_failed += 1
             return
+        nfe = state.nfe(state.forwards)
         self.requests_finished += 1
         self.tokens_generated += len(state.tokens())
-        self.nfe += state.nfe(state.forwards)
+        self.nfe += nfe
         self.accepted += sum(state.acceptance_lengths)
         self.cycles += len(state.acceptance_lengths)

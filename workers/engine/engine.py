@@ -13,6 +13,8 @@ from collections import deque
 
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import DecodeParams
+from trimode.workers.boundary import one_request
+from trimode.workers.decode.chunk import Sampled
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeContext, StopFinder
 from trimode.workers.engine.counters import EngineCounters
@@ -21,7 +23,7 @@ from trimode.workers.engine.runner import Runner, StepResult
 from trimode.workers.engine.scheduler import MAX_STEP_PREFILL, PREFILL_SLICE, ScheduledChunk, Scheduler, Sequence
 from trimode.workers.model.kv_cache import PAGE_SIZE
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.params import check_fits
+from trimode.workers.params import check_fits, check_vocabulary
 from trimode.workers.sampling.randomness import request_seed
 
 
@@ -82,9 +84,7 @@ class Engine:
         """Refuses a request that the model can never run. GenerationError (400) with the numbers."""
         config = self.model.config
         check_fits(num_prompt, params, config.max_position_embeddings, has_adapter=self.model.adapter is not None)
-        end_think = params.end_think_token_id
-        if end_think is not None and end_think >= config.vocab_size:
-            raise GenerationError(f"end_think_token_id: got {end_think}; valid: below {config.vocab_size}")
+        check_vocabulary(params, config.vocab_size)
 
     def add(
         self, request_id: str, prompt_ids: list[int], params: DecodeParams, find_stop: StopFinder | None = None
@@ -96,7 +96,7 @@ class Engine:
         """
         self.check(len(prompt_ids), params)
         config = self.model.config
-        ends = frozenset((*config.eos_token_ids, *params.stop_token_ids))
+        ends = frozenset(config.eos_token_ids)
         context = DecodeContext(config.mask_token_id, ends, self._prefill_slice, find_stop)
         if params.temperature > 0:
             params = dataclasses.replace(params, seed=request_seed(params.seed, prompt_ids))
@@ -120,32 +120,81 @@ class Engine:
         self.runner.warm_up()
 
     def step(self) -> list[Sequence]:
-        """Runs one forward. Returns the requests that ended in this step, with or without an error."""
+        """Runs one forward. Returns the requests that ended in this step, with or without an error.
+
+        If the forward raises, the requests whose part of it raises alone end, and the others go on as if nothing had
+        been.
+
+        Raises:
+            WorkerError: the device is lost.
+        """
         began = time.perf_counter()
-        scheduled = self.scheduler.schedule()
-        result = self.runner.run(scheduled)
-        ended = self._take_back(result)
-        step_s = time.perf_counter() - began
-        self.counters.record([item.chunk for item in scheduled], step_s=step_s, model_s=result.model_s)
+        results = self._run(self.scheduler.schedule())
+        samples = [sample for result in results for sample in result.samples]
+        ended = self._take_back(samples)
+        step_s, model_s = time.perf_counter() - began, sum(result.model_s for result in results)
+        self.counters.record([item.chunk for item, _ in samples], step_s=step_s, model_s=model_s)
         return ended
 
-    def _take_back(self, result: StepResult) -> list[Sequence]:
+    def _run(self, scheduled: list[ScheduledChunk]) -> list[StepResult]:
+        """Runs the chunks together; if that raises, in halves. A request whose chunk raises alone ends.
+
+        A chunk may run again, because it writes its KV to the same places and no state has seen a result yet.
+        """
+        if not scheduled:
+            return []
+        try:
+            with one_request("the forward"):
+                return [self.runner.run(scheduled)]
+        except GenerationError as error:
+            self.runner.check_device()
+            if len(scheduled) == 1:
+                # a new error: the frames of the cause would hold tensors
+                self.scheduler.end(scheduled[0].sequence, GenerationError(error.message, error.status))
+                return []
+        half = len(scheduled) // 2
+        return self._run(scheduled[:half]) + self._run(scheduled[half:])
+
+    def _take_back(self, samples: list[tuple[ScheduledChunk, Sampled]]) -> list[Sequence]:
         """Hands the samples to their requests. Returns the requests that ended, after their pages are released."""
-        for item, sampled in result.samples:
-            if all(map(math.isfinite, sampled.confidences)):
+        broken = [item for item, sampled in samples if not all(map(math.isfinite, sampled.confidences))]
+        # First of all, so that no request offers what it read from a broken one.
+        stopped = self._stop_not_finite(broken) if broken else set()
+        for item, sampled in samples:
+            if item.sequence not in stopped:
                 self.scheduler.advance(item.sequence, item.chunk, sampled)
-            else:
-                self._end_not_finite(item)
         ended = self.scheduler.release_ended()
+        if unclean := self.scheduler.take_unclean():
+            self.runner.cache.clear(unclean)
         for sequence in ended:
-            self.counters.finish(sequence.state, failed=sequence.error is not None)
+            if sequence.cancelled:
+                self.counters.requests_cancelled += 1
+                continue
+            try:
+                with one_request("the decoder"):
+                    self.counters.finish(sequence.state, failed=sequence.error is not None)
+            except GenerationError as error:
+                sequence.error = error
+                self.counters.finish(sequence.state, failed=True)
         return ended
 
-    def _end_not_finite(self, item: ScheduledChunk) -> None:
-        sequence = item.sequence
-        sequence.state.forwards[item.chunk.kind] += 1
-        self.scheduler.end(
-            sequence, GenerationError("generation failed: the model's logits are not finite", status=500)
-        )
-        # Its KV may be NaN, and a masked NaN still spreads: overwrite its own pages before another request gets them.
-        self.runner.cache.clear(sequence.pages[sequence.num_shared_tokens // PAGE_SIZE :])
+    def _stop_not_finite(self, items: list[ScheduledChunk]) -> set[Sequence]:
+        """Ends the requests whose logits are not finite, except those that read it from another's pages.
+
+        Whoever reads KV that is not finite and that another request had computed starts again from its prompt.
+
+        Returns:
+            The requests that failed or start again: their samples of this step count for nothing.
+        """
+        for item in items:
+            item.sequence.state.forwards[item.chunk.kind] += 1
+            self.allocator.withdraw(item.sequence.pages)
+        pages = self.runner.not_finite({page for item in items for page in item.sequence.pages})
+        readers = {s for s in self.running if pages.intersection(self.scheduler.shared_pages(s))}
+        for sequence in [s for s in self.running if s in readers][::-1]:
+            self.scheduler.start_again(sequence)
+        failed = [item.sequence for item in items if item.sequence not in readers]
+        for sequence in failed:
+            error = GenerationError("generation failed: the model's logits are not finite", status=500)
+            self.scheduler.end(sequence, error)
+        return readers.union(failed)

@@ -43,7 +43,7 @@ class PageAllocator:
         The last token is never part of the prefix: it must run to give a logit.
         """
         pages: list[int] = []
-        for key in self._page_keys(prompt_ids, len(prompt_ids) - 1):
+        for key in list(self._page_keys(prompt_ids, len(prompt_ids) - 1)):
             page = self._page_of.get(key)
             if page is None:
                 break
@@ -57,42 +57,55 @@ class PageAllocator:
         if count > self.num_free:
             return None
         while len(self._free) < count:
-            page, _ = self._idle.popitem(last=False)
-            self._recycle(page)
+            self.withdraw([next(iter(self._idle))])
         pages = [heapq.heappop(self._free) for _ in range(count)]
         for page in pages:
             self._users[page] = 1
         return pages
 
-    def share(self, pages: Sequence[int], prompt_ids: Sequence[int]) -> None:
-        """Offers the full pages of a prefilled prompt to later requests. A prefix that is already offered stays."""
-        for page, key in zip(pages, self._page_keys(prompt_ids, len(prompt_ids)), strict=False):
-            if key not in self._page_of and page not in self._key_of:
+    def share(self, pages: Sequence[int], prompt_ids: Sequence[int], *, num_matched: int = 0) -> None:
+        """Offers the full pages of a prefilled prompt to later requests. A prefix that is already offered stays.
+
+        Args:
+            pages: pages of the prompt, which the caller uses.
+            prompt_ids: the prompt.
+            num_matched: number of pages at the beginning that came from `match`. They are not offered anew, because
+                an offer that was withdrawn meanwhile must stay withdrawn.
+        """
+        for index, key in enumerate(self._page_keys(prompt_ids, len(prompt_ids))):
+            page = pages[index]
+            if index >= num_matched and key not in self._page_of and page not in self._key_of:
                 self._page_of[key] = page
                 self._key_of[page] = key
 
-    def release(self, pages: Sequence[int], *, forget: bool = False) -> None:
-        """Gives pages back.
+    def withdraw(self, pages: Sequence[int]) -> None:
+        """Offers these pages no more. Requests that use them keep them."""
+        for page in pages:
+            key = self._key_of.pop(page, None)
+            if key is not None:
+                del self._page_of[key]
+            if page in self._idle:
+                del self._idle[page]
+                heapq.heappush(self._free, page)
 
-        Args:
-            pages: pages that the caller uses.
-            forget: True to withdraw offered pages from sharing; False to keep them until the space is needed.
+    def release(self, pages: Sequence[int]) -> list[int]:
+        """Gives pages back. Those that are offered are kept until the space is needed.
+
+        Returns:
+            The pages that are free now: without users and without an offer.
         """
+        freed = []
         for page in pages:
             self._users[page] -= 1
             if self._users[page]:
                 continue
             del self._users[page]
-            if page in self._key_of and not forget:
+            if page in self._key_of:
                 self._idle[page] = None
             else:
-                self._recycle(page)
-
-    def _recycle(self, page: int) -> None:
-        key = self._key_of.pop(page, None)
-        if key is not None:
-            del self._page_of[key]
-        heapq.heappush(self._free, page)
+                heapq.heappush(self._free, page)
+                freed.append(page)
+        return freed
 
     def _page_keys(self, prompt_ids: Sequence[int], num_tokens: int) -> Iterator[bytes]:
         """Yields the identity of each full page in the first `num_tokens`: a digest of the prompt up to its end."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+from trimode.core.errors import WorkerError
 from trimode.core.protocol import DecodeParams
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.engine.scheduler import ScheduledChunk
@@ -34,9 +36,17 @@ class Runner:
         self.sampler = Sampler(model.head, model.config.mask_token_id)
 
     def run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
-        """Runs all chunks together. Without chunks it runs nothing."""
+        """Runs all chunks together. Without chunks it runs nothing. WorkerError if the device is lost."""
         if not scheduled:
             return StepResult((), 0.0)
+        try:
+            return self._run(scheduled)
+        except RuntimeError as error:
+            if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+                raise WorkerError(f"the device {self.model.device} is lost: {error}") from None
+            raise
+
+    def _run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
         tables = [item.sequence.pages for item in scheduled]
         batch = pack([item.chunk for item in scheduled], tables, PAGE_SIZE, self.model.device)
         began = time.perf_counter()
@@ -47,6 +57,26 @@ class Runner:
         sampled = self.sampler(hidden, requests)
         model_s = time.perf_counter() - began
         return StepResult(list(zip(ordered, sampled, strict=True)), model_s)
+
+    def check_device(self) -> None:
+        """Raises WorkerError if the device does not compute any more."""
+        try:
+            self.probe()
+        except RuntimeError as error:
+            raise WorkerError(f"the device {self.model.device} is lost: {error}") from None
+
+    def probe(self) -> None:
+        """Runs the smallest task on the device and waits for it."""
+        torch.ones(1, device=self.model.device).add(1).tolist()
+
+    def not_finite(self, pages: Iterable[int]) -> set[int]:
+        """Returns those of the pages whose K or V is not finite. The host waits for the device."""
+        numbers = sorted(pages)
+        finite = torch.ones(len(numbers), dtype=torch.bool, device=self.model.device)
+        index = torch.tensor(numbers, device=self.model.device)
+        for number in range(self.model.config.num_layers):
+            finite &= self.cache.layer(number)[index].isfinite().flatten(1).all(dim=1)
+        return {page for page, good in zip(numbers, finite.tolist(), strict=True) if not good}
 
     def warm_up(self) -> None:
         """Runs one dummy forward so that kernels are compiled before the first request. The cache must be unused."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from trimode.core.errors import GenerationError
+from trimode.workers.boundary import one_request
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.state import DecodeState
 from trimode.workers.engine.pages import PageAllocator
@@ -22,6 +23,7 @@ forwards do not depend on its batch-mates."""
 MAX_STEP_PREFILL = 2048
 """Most prompt tokens of all requests per step. At the limit the other prompts wait for the next step, so that long
 prompts do not hold up decoding."""
+CANCELLED = "the request was cancelled"
 
 T = TypeVar("T")
 
@@ -47,6 +49,8 @@ class Sequence:
     """True if it is to end at the next step."""
     num_shared_tokens: int = 0
     """Prompt tokens whose KV an earlier request had computed."""
+    may_share: bool = True
+    """False if it must compute all of its prompt itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class Scheduler:
         """Requests with pages, in order of admission."""
         self._ended: list[Sequence] = []
         """Requests that ended and still hold their pages."""
+        self._unclean: list[int] = []
+        """Free pages in which a failed or cancelled request may have left values that are not finite."""
 
     def add(self, sequence: Sequence) -> None:
         """Puts a request at the end of the queue."""
@@ -96,7 +102,8 @@ class Scheduler:
         if sequence.error is not None:
             return
         if was_prefilling and state.cached >= len(state.prompt_ids) and state.causal_prompt:
-            self.allocator.share(sequence.pages, state.prompt_ids)
+            num_matched = len(self.shared_pages(sequence))
+            self.allocator.share(sequence.pages, state.prompt_ids, num_matched=num_matched)
         if sequence.first_token is None and state.output:
             sequence.first_token = time.perf_counter()
         if state.finish_reason is not None:
@@ -105,17 +112,45 @@ class Scheduler:
     def end(self, sequence: Sequence, error: GenerationError | None = None) -> None:
         """Takes a request out of the running ones. It keeps its pages until `release_ended`."""
         sequence.error = error
+        if error is not None:
+            # After an internal error nobody knows what the pages hold, so later prompts must not reuse them.
+            self.allocator.withdraw(sequence.pages)
         self.running.remove(sequence)
         self._ended.append(sequence)
+
+    def start_again(self, sequence: Sequence) -> None:
+        """Drops all that a running request computed and queues it first. It will compute all of its prompt itself."""
+        self.allocator.withdraw(sequence.pages)
+        self._unclean += self.allocator.release(sequence.pages)
+        state = sequence.state
+        sequence.state = type(state)(state.prompt_ids, state.params, state.context)
+        sequence.pages = []
+        sequence.num_shared_tokens = 0
+        sequence.may_share = False
+        sequence.first_token = None
+        self.running.remove(sequence)
+        self.waiting.appendleft(sequence)
+
+    def shared_pages(self, sequence: Sequence) -> list[int]:
+        """Returns the pages of a running request that an earlier request had computed."""
+        return sequence.pages[: sequence.num_shared_tokens // self.allocator.page_size]
+
+    def take_unclean(self) -> list[int]:
+        """Returns the pages to overwrite before the next step: they are free and may hold values that are not finite.
+
+        Even a masked NaN spreads, since 0 * NaN is NaN.
+        """
+        unclean, self._unclean = self._unclean, []
+        return unclean
 
     def release_ended(self) -> list[Sequence]:
         """Releases the pages of all requests that ended since the last call. Returns these requests."""
         ended, self._ended = self._ended, []
         for sequence in ended:
             sequence.ended = time.perf_counter()
-            # After an internal error nobody knows what the pages hold, so later prompts must not reuse them.
-            broken = sequence.error is not None and sequence.error.status == 500
-            self.allocator.release(sequence.pages, forget=broken)
+            freed = self.allocator.release(sequence.pages)
+            if sequence.error is not None:
+                self._unclean += freed
             sequence.pages = []
         return ended
 
@@ -124,27 +159,40 @@ class Scheduler:
         if not cancelled:
             return
         for sequence in cancelled:
-            sequence.error = GenerationError("the request was cancelled", status=499)
+            sequence.error = GenerationError(CANCELLED, status=499)
         self.running = [s for s in self.running if not s.cancelled]
         self.waiting = deque(s for s in self.waiting if not s.cancelled)
         self._ended += cancelled
 
     def _admit(self) -> None:
         """Starts waiting requests while their largest possible need of pages fits: a running one never runs out."""
-        allocator = self.allocator
         while self.waiting and len(self.running) < self.max_num_seqs:
             sequence = self.waiting[0]
-            state = sequence.state
-            shared = allocator.match(state.prompt_ids) if state.causal_prompt else []
-            own = allocator.allocate(allocator.pages_for(state.max_kv_tokens) - len(shared))
-            if own is None:
-                allocator.release(shared)
+            try:
+                with one_request("the decoder"):
+                    fits = self._take_pages(sequence)
+            except GenerationError as error:
+                sequence.error = error
+                self._ended.append(self.waiting.popleft())
+                continue
+            if not fits:
                 return
-            sequence.pages = shared + own
-            sequence.num_shared_tokens = len(shared) * allocator.page_size
-            state.skip_prefix(sequence.num_shared_tokens)
             sequence.started = time.perf_counter()
             self.running.append(self.waiting.popleft())
+
+    def _take_pages(self, sequence: Sequence) -> bool:
+        """Gives a request all pages that it may need. Returns False if there are too few now."""
+        allocator, state = self.allocator, sequence.state
+        needed = allocator.pages_for(state.max_kv_tokens)
+        shared = allocator.match(state.prompt_ids) if state.causal_prompt and sequence.may_share else []
+        own = allocator.allocate(needed - len(shared))
+        if own is None:
+            allocator.release(shared)
+            return False
+        sequence.pages = shared + own
+        sequence.num_shared_tokens = len(shared) * allocator.page_size
+        state.skip_prefix(sequence.num_shared_tokens)
+        return True
 
     def _gather(self) -> list[ScheduledChunk]:
         scheduled = []
@@ -163,8 +211,8 @@ class Scheduler:
     def _guarded(self, sequence: Sequence, call: Callable[..., T], *arguments: object) -> T | None:
         """Calls into the decoder of one request. An exception there ends this request only, and None is returned."""
         try:
-            return call(*arguments)
-        except Exception as error:  # noqa: BLE001 -- one of the named boundaries: one request in the engine
-            message = f"generation failed: {type(error).__name__} in the decoder"
-            self.end(sequence, GenerationError(message, status=500))
-            return None
+            with one_request("the decoder"):
+                return call(*arguments)
+        except GenerationError as error:
+            self.end(sequence, GenerationError(error.message, error.status))  # without the frames of its cause
+        return None

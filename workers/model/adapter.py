@@ -18,7 +18,7 @@ from trimode.workers.model.checkpoint import ModelConfig, WeightFiles, read_json
 from trimode.workers.model.json_values import not_integer, not_number, show
 
 RANK_MULTIPLE = 16
-"""What products on a CPU want of their inputs."""
+"""The rank is padded to a multiple of this, because the CPU kernels multiply whole vectors."""
 VALUES: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
     "target_modules": (["o_proj"], "o_proj"),
@@ -56,9 +56,9 @@ class Adapter:
     scale: float
     """lora_alpha / r."""
     a: list[Prepared]
-    """`[r, heads * head_dim]` per layer; r as `load_adapter` fills it up."""
+    """`[r, heads * head_dim]` per layer, r padded."""
     b: list[Prepared]
-    """`[hidden, r]` per layer."""
+    """`[hidden, r]` per layer, r padded."""
 
 
 def _tensor_name(layer: int, side: str) -> str:
@@ -81,7 +81,7 @@ def _problems(raw: dict[str, object]) -> list[str]:
 
 
 def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]:
-    """Checks the adapter against the model; returns its files and its scale. Reads headers only.
+    """Checks the adapter against the model and returns its files and its scale. Reads headers only.
 
     Raises:
         ConfigError: names what does not fit.
@@ -104,7 +104,7 @@ def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]
 
 
 def load_adapter(files: WeightFiles, scale: float, num_layers: int, like: torch.Tensor) -> Adapter:
-    """Returns the factors on the device and in the dtype of `like`, their rank filled up with zeros to whole vectors.
+    """Returns the factors on the device and in the dtype of `like`, the rank padded with zeros.
 
     Raises:
         ConfigError: a factor is not finite in that dtype.

@@ -42,9 +42,9 @@ def nfe_per_token(series: Sequence[Series]) -> Panel | None:
 def acceptance_lengths(series: Sequence[Series]) -> Panel | None:
     """Tokens emitted per verify, as shares of all verifies."""
     lengths = _accepted(series)
-    if not lengths:
+    longest = max((int(v.max()) for _, v in lengths), default=0)
+    if longest < 1:
         return None
-    longest = max(int(v.max()) for _, v in lengths)
     drawing = Drawing()
     axes = drawing.figure.subplots()
     for s, v in lengths:

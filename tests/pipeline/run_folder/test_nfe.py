@@ -49,21 +49,26 @@ def test_summary_is_a_ratio_of_sums() -> None:
     assert figures == {
         "average_nfe": 5.0,
         "nfe_count": 2,
+        "failed": 0,
         "tpf": 4.0,
         "tpf_total": 4.0,
         "tokens_per_second": 10.0,
     }
 
 
-def test_failed_samples_are_left_out_of_the_figures() -> None:
-    failed = record(sample_id=1, completion_tokens=0, nfe=0, error="HTTP 400: x", finish_reason="error", forwards={})
-    assert summarize([record(), failed]) == summarize([record()])
+def test_a_failed_sample_counts_as_one_without_tokens_and_forwards() -> None:
+    failed = record(sample_id=1, error="HTTP 400: x", finish_reason="error")
+    alone, both = summarize([record()]), summarize([record(), failed])
+    assert (both["nfe_count"], both["failed"], both["average_nfe"]) == (2, 1, 2.0)
+    ratios = ("tpf", "tpf_total", "tokens_per_second")
+    assert [both[name] for name in ratios] == [alone[name] for name in ratios]
 
 
 def test_summary_of_nothing_has_no_ratios() -> None:
     assert summarize([]) == {
         "average_nfe": None,
         "nfe_count": 0,
+        "failed": 0,
         "tpf": None,
         "tpf_total": None,
         "tokens_per_second": None,

@@ -62,5 +62,28 @@ def test_offered_pages_are_taken_back_oldest_first() -> None:
 
 def test_forgotten_pages_are_offered_no_more() -> None:
     allocator = PageAllocator(4, PAGE_SIZE)
-    allocator.release(prefilled(allocator, FIRST + END), forget=True)
+    pages = prefilled(allocator, FIRST + END)
+    allocator.withdraw(pages)
+    assert allocator.release(pages) == pages
     assert (allocator.num_shared, allocator.num_free, allocator.match(FIRST + END)) == (0, 4, [])
+
+
+def test_a_withdrawn_page_is_offered_no_more_while_others_use_it() -> None:
+    allocator = PageAllocator(8, PAGE_SIZE)
+    pages = prefilled(allocator, FIRST + END)
+    sharer = allocator.match(FIRST + OTHER_END)
+    allocator.withdraw(pages)
+    allocator.share(sharer, FIRST, num_matched=1)
+    assert allocator.match(FIRST + OTHER_END) == []
+    assert allocator.release(pages) == pages[1:]
+    assert allocator.release(sharer) == pages[:1]
+    assert allocator.num_free == 8
+
+
+def test_withdrawing_a_page_that_is_kept_for_later_frees_it() -> None:
+    allocator = PageAllocator(4, PAGE_SIZE)
+    pages = prefilled(allocator, FIRST + END)
+    assert allocator.release(pages) == pages[1:]
+    allocator.withdraw(pages)
+    assert (allocator.num_shared, allocator.num_free) == (0, 4)
+    assert allocator.allocate(4) is not None

@@ -56,6 +56,7 @@ def ar_draws(micro: Runtime) -> list[tuple[int, ...]]:
     return first_tokens(micro, NUM_DRAWS, mode="ar")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acceptance", ["rejection", "equality"])
 def test_linear_spec_samples_from_the_ar_distribution(
     micro: Runtime, ar_draws: list[tuple[int, ...]], acceptance: str
@@ -108,6 +109,7 @@ def first_tokens_of_seed(runtime: Runtime, mode: str, seed: int) -> tuple[int, .
     return tuple(sequence.state.tokens())
 
 
+@pytest.mark.slow
 def test_speculative_sampling_is_exact_on_known_distributions() -> None:
     p = torch.tensor([[0.5, 0.3, 0.15, 0.05, 0.0]])
     q = torch.tensor([0.1, 0.6, 0.1, 0.2, 0.0])
