@@ -19,6 +19,8 @@ from trimode.core.worker import Worker
 MAX_ATTEMPTS = 3
 """Attempts per request. The last one has a worker for itself, so that a request that kills workers takes no other
 request down, and no other takes it down."""
+MAX_HELD_PROMPT_TOKENS = 2**28
+"""Prompts of all waiting and running requests together, about a gigabyte of text."""
 PROMPT_TOKENS_PER_OUTPUT_TOKEN = 16
 """This many prompt tokens count as one generated token: a prompt is read in a few wide forwards."""
 FIRST_GUESS_TOKENS = 256
@@ -76,10 +78,10 @@ class WorkerSlot:
 
 
 class QueueFullError(GenerationError):
-    """The bounded queue is full; `retry_after_s` is a guess of when it will not be."""
+    """There is no room for a request now; `retry_after_s` is a guess of when there will be."""
 
-    def __init__(self, limit: int, retry_after_s: int) -> None:
-        super().__init__(f"{limit} requests are waiting already, which is the limit; try again later", 429)
+    def __init__(self, what: str, retry_after_s: int) -> None:
+        super().__init__(f"{what}, which is the limit; try again later", 429)
         self.retry_after_s = retry_after_s
 
 
@@ -104,6 +106,7 @@ class Router:
         self._on_death = on_death
         self._expected_tokens = float(FIRST_GUESS_TOKENS)
         self._expected_s = 1.0
+        self._held_prompt_tokens = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -115,6 +118,24 @@ class Router:
     def num_running(self) -> int:
         """Requests inside workers."""
         return sum(len(slot.running) for slot in self.slots)
+
+    @property
+    def capacity(self) -> int:
+        """Most requests that this server can hold at a time: inside all its workers, and waiting."""
+        return len(self.slots) * self.in_flight_limit + self.max_queue
+
+    def check_room(self, n: int) -> None:
+        """Refuses a request for n replies that cannot be taken in whole; each takes one place.
+
+        Raises:
+            GenerationError: status 400; it would not fit if the server were idle.
+            QueueFullError: it does not fit now.
+        """
+        if n > self.capacity:
+            raise GenerationError(f"n: got {n}; valid here: at most {self.capacity}, the places in workers and queue")
+        room = sum(self.in_flight_limit - len(slot.running) for slot in self._free_slots())
+        if n > room + self.max_queue - len(self.queue):
+            raise self._queue_full()
 
     async def submit(self, request_id: str, fields: dict[str, Any], prompt_tokens: int) -> Reply:
         """Queues a request and waits for its reply. Cancelling the call cancels the generation.
@@ -128,6 +149,9 @@ class Router:
         # a request that a free slot takes at once never meets a full queue
         if len(self.queue) >= self.max_queue:
             raise self._queue_full()
+        if self._held_prompt_tokens + prompt_tokens > MAX_HELD_PROMPT_TOKENS:
+            raise self._queue_full(f"the prompts that wait or run hold {self._held_prompt_tokens} tokens already")
+        self._held_prompt_tokens += prompt_tokens
         self.queue.append(item)
         self.dispatch()
         try:
@@ -135,25 +159,8 @@ class Router:
         except asyncio.CancelledError:
             self._cancel(item)
             raise
-
-    @property
-    def capacity(self) -> int:
-        """Most requests that this server can hold at a time: inside all its workers, and waiting."""
-        return len(self.slots) * self.in_flight_limit + self.max_queue
-
-    def check_room(self, n: int) -> None:
-        """Refuses a request for n replies that cannot be taken in whole. Each reply takes one place.
-
-        Raises:
-            GenerationError: status 400; it would not fit if the server were idle.
-            QueueFullError: it does not fit now.
-        """
-        if n > self.capacity:
-            places = f"{len(self.slots)} x {self.in_flight_limit} in the workers and {self.max_queue} that may wait"
-            raise GenerationError(f"n: got {n}; valid here: at most {self.capacity}, since there are {places}")
-        room = sum(self.in_flight_limit - len(slot.running) for slot in self._free_slots())
-        if n > room + self.max_queue - len(self.queue):
-            raise self._queue_full()
+        finally:
+            self._held_prompt_tokens -= prompt_tokens
 
     def dispatch(self) -> None:
         """Gives waiting requests to workers with room, oldest first. Call it whenever either may have changed."""
@@ -199,9 +206,8 @@ class Router:
         if not any(item.attempts == MAX_ATTEMPTS - 1 and not item.done.done() for item in self.queue):
             return None
         ready = [slot for slot in self.slots if slot.worker is not None]
-        if any(slot.taken_alone for slot in ready):
-            return None
-        return min(ready, key=lambda slot: (len(slot.running), slot.index), default=None)
+        alone = any(slot.taken_alone for slot in ready)
+        return None if alone else min(ready, key=lambda slot: (len(slot.running), slot.index), default=None)
 
     def _pick(self, item: WorkItem, aside: WorkerSlot | None) -> WorkerSlot | None:
         """Returns the free slot with the least outstanding work, or None; after a death another one if possible.
@@ -284,9 +290,9 @@ class Router:
         self._expected_tokens += 0.05 * (len(generation.token_ids) - self._expected_tokens)
         self._expected_s += 0.05 * (seconds - self._expected_s)
 
-    def _queue_full(self) -> QueueFullError:
+    def _queue_full(self, what: str = "") -> QueueFullError:
         self.rejected += 1
-        return QueueFullError(self.max_queue, self._retry_after_s())
+        return QueueFullError(what or f"{self.max_queue} requests are waiting already", self._retry_after_s())
 
     def _retry_after_s(self) -> int:
         room = max(1, self.num_ready * self.in_flight_limit)

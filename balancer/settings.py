@@ -41,7 +41,7 @@ class BalancerSettings:
     max_queue: int = 4096
     """Requests that may wait for a worker; the next one is answered 429."""
     max_worker_deaths: int = 5
-    """Deaths of one worker with no finished request between them that end the balancer."""
+    """Deaths of one worker in a row, while it starts or has no request, that end the balancer."""
     max_body_bytes: int = 16 * 2**20
     api_key: str | None = field(default=None, repr=False)
     """Bearer key that every request but /health must carry."""
@@ -79,7 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument("--kv-cache-gb", type=float, help="KV cache of one worker in GiB")
     workers.add_argument("--num-threads", type=int, help="CPU threads of one worker; a fair share when absent")
     workers.add_argument("--worker-class", default=DEFAULT_WORKER_CLASS, metavar="MODULE:CLASS")
-    workers.add_argument("--max-worker-deaths", type=int, default=5, help="deaths in a row that end the balancer")
+    workers.add_argument(
+        "--max-worker-deaths", type=int, default=5, help="deaths in a row of an idle worker that end it"
+    )
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1")
     server.add_argument("--port", type=int, default=0, help="0 picks a free one")

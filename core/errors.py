@@ -6,6 +6,7 @@ JobFailed), or one request (GenerationError, InvalidRequestError).
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,18 @@ from pathlib import Path
 
 FAILED, USER_ERROR = 1, 2
 """Exit statuses of a command that failed, and of one whose user must act first."""
+
+STORAGE_FULL = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE})
+"""What the system says when a file system cannot be written."""
+STORAGE_REFUSED = frozenset(
+    {
+        *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP),
+        *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM),
+    }
+)
+"""What it says of a path that cannot be used; errors without a path have other causes."""
+NO_TEMPORARY_FOLDER = "No usable temporary directory found"
+"""How the standard library begins the error that every folder for temporary files is full or read-only."""
 
 
 class TrimodeError(Exception):
@@ -73,8 +86,12 @@ class Stopped(BaseException):
     """A signal ended the work of this process. No error, and no `except Exception` may swallow it."""
 
     def __init__(self, signum: int) -> None:
+        self.signum = signum
         self.signal_name = signal.Signals(signum).name
         super().__init__(f"the job was ended by {self.signal_name}")
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int]]:
+        return Stopped, (self.signum,)
 
 
 def error_text(error: TrimodeError) -> str:
@@ -83,14 +100,33 @@ def error_text(error: TrimodeError) -> str:
     return f"error: {error}" + (f"\nThe script was:\n{script}" if script else "")
 
 
+def storage_problem(error: OSError) -> str | None:
+    """Returns one line on a file that cannot be written or read where the user wants it; None for any other error."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in STORAGE_FULL or (error.filename and error.errno in STORAGE_REFUSED):
+        return (
+            f"{where}{error.strerror}; valid: files and folders that you may read and write, with space left "
+            "(--out-dir for results, TMPDIR for temporary files)"
+        )
+    if isinstance(error.strerror, str) and error.strerror.startswith(NO_TEMPORARY_FOLDER):
+        return f"{error.strerror}: none can be written; valid: TMPDIR with a folder that has space left"
+    return None
+
+
 def guarded(command: Callable[[], int], text: Callable[[TrimodeError], str] = error_text, failed: int = FAILED) -> int:
     """Runs a command and returns its exit status.
 
     An error of this project becomes `text` on stderr, without traceback, and status USER_ERROR for a ConfigError or
-    `failed` for any other. Other exceptions pass.
+    `failed` for any other. So does a file that cannot be written or read, as a ConfigError. Other exceptions pass.
     """
     try:
         return command()
+    except OSError as error:
+        problem = storage_problem(error)
+        if problem is None:
+            raise
+        print(text(ConfigError(problem)), file=sys.stderr, flush=True)
+        return USER_ERROR
     except TrimodeError as error:
         print(text(error), file=sys.stderr, flush=True)
         return USER_ERROR if isinstance(error, ConfigError) else failed

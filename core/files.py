@@ -29,8 +29,10 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.chmod(mode)
         beside.replace(path)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # the system names no file when it cannot write on
         raise
 
 
@@ -41,8 +43,11 @@ def write_text_atomic(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def write_json_atomic(path: Path, value: object) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes `value` as indented JSON, atomically. Lone halves of characters, which UTF-8 lacks, are escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        text = json.dumps(value, indent=2)
+    write_text_atomic(path, text + "\n")
 
 
 class AppendFile:
@@ -51,13 +56,18 @@ class AppendFile:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         cut_torn_line(path)
+        self._path = path
         self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def append(self, line: str) -> None:
-        """Appends one line, given with its newline. Raises OSError if it cannot be written."""
+        """Appends one line, given with its newline. Raises OSError, which names the file, if it cannot be written."""
         data = line.encode()
-        while data:
-            data = data[os.write(self._handle, data) :]
+        try:
+            while data:
+                data = data[os.write(self._handle, data) :]
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
 
     def sync(self) -> None:
         """Waits until the lines are on the disk."""

@@ -107,11 +107,13 @@ class Cost:
     completion_tokens: int
     """Generated tokens, the end token included."""
     forwards: dict[str, int] = field(default_factory=dict)
-    """Model calls by kind, keys = FORWARD_KINDS."""
+    """Model calls by kind, keys = FORWARD_KINDS: what the request needs alone, whatever the prefix cache holds."""
+    forwards_saved: int = 0
+    """Of the prefill calls in `forwards`, those that did not run because the prefix cache held their tokens."""
     nfe: int = 0
     """The reference's number, derived from `forwards` by one rule per mode (DecodeState.nfe)."""
     acceptance_lengths: list[int] = field(default_factory=list)
-    """linear_spec: tokens committed per verify; else empty."""
+    """linear_spec: tokens emitted per verify, none past an end token or the limit; else empty."""
     queue_s: float = 0.0
     """Seconds from arrival to the first forward."""
     first_token_s: float = 0.0
@@ -149,7 +151,8 @@ class Generation:
     trace: list[object] | None
     """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
     logprobs: list[float] | None = None
-    """Log-probability of each generated token, from the pass that committed it; None unless asked for."""
+    """Log-probability of each generated token, from the pass that committed it, of a forced one from the
+    causal pass; None unless asked for."""
 
     def to_json(self) -> dict[str, object]:
         """Returns a flat dict, ready for json: the fields of the cost stand beside the others."""

@@ -29,6 +29,11 @@ def sweep(node: DictConfig) -> None:
 
 def main() -> int:
     """The command. Returns its exit status; a sweep that fails ends the process instead."""
+    return guarded_sweep(compose_and_run)
+
+
+def compose_and_run() -> int:
+    """Lets Hydra compose the sweeps and run each. Returns the exit status."""
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a trace and leaving with 1
     with tempfile.TemporaryDirectory(prefix="trimode-") as folder:

@@ -180,6 +180,8 @@ class ClientSpec:
     num_scorers: int
     """Scoring processes."""
     kv_cache_gb: float | None = None
+    max_failed_share: float = 0.0
+    """Share of a benchmark's samples that may have no answer for reasons of the infrastructure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

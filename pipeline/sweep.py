@@ -53,6 +53,7 @@ def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
     check(config)
     found = survey(config, cwd)
     states = continue_or_start(plan(config, found), config.fresh)
+    say_notes(states)
     if config.dry_run:
         as_what = dry_run.as_json if config.json else dry_run.as_text
         print(as_what(config, found, states))
@@ -65,10 +66,17 @@ def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
     out_dir = absolute(config.out_dir, cwd)
     launcher = launcher or Launcher(this_process())
     if config.cluster.executor is Executor.local or not jobs:
-        failed = run_here(jobs, launcher)
+        failed = run_here(jobs, launcher, config.take_over)
         print_report([state.spec for state in states], out_dir)
         return FAILED if failed else OK
     return run_on_slurm(config, jobs, out_dir, launcher)
+
+
+def say_notes(states: Sequence[JobState]) -> None:
+    """Prints why a job does not go on in the newest folder of its name."""
+    for state in states:
+        if state.note:
+            print(f"note: {state.spec.name}: {state.note}; used instead: {state.spec.run_dir}", file=sys.stderr)
 
 
 def say_skipped(states: Sequence[JobState]) -> None:
@@ -78,9 +86,9 @@ def say_skipped(states: Sequence[JobState]) -> None:
             print(f"{state.spec.name}: finished before, skipped: {state.spec.run_dir}", file=sys.stderr)
 
 
-def run_here(jobs: Sequence[JobSpec], launcher: Launcher) -> list[JobSpec]:
+def run_here(jobs: Sequence[JobSpec], launcher: Launcher, take_over: bool) -> list[JobSpec]:
     """Runs local jobs to their end. Returns those that failed."""
-    take(jobs, launcher.owner)
+    take(jobs, launcher.owner, take_over)
     try:
         return run_local(jobs, launcher)
     finally:
@@ -89,7 +97,7 @@ def run_here(jobs: Sequence[JobSpec], launcher: Launcher) -> list[JobSpec]:
 
 def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launcher: Launcher) -> int:
     """Submits the jobs, and waits for them if the config says so. Returns the exit status."""
-    take(jobs, launcher.owner)
+    take(jobs, launcher.owner, config.take_over)
     try:
         submitted = submit_arrays(jobs, launcher)
     except SubmissionError:
@@ -111,13 +119,16 @@ def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launche
     return FAILED if failed else OK
 
 
-def take(jobs: Sequence[JobSpec], owner: Owner) -> None:
-    """Claims every run folder of the jobs and writes plan.json there. On an error no folder stays claimed."""
+def take(jobs: Sequence[JobSpec], owner: Owner, take_over: bool = False) -> None:
+    """Claims every run folder of the jobs and writes plan.json there. On an error no folder stays claimed.
+
+    `take_over`: also from owners that cannot be asked.
+    """
     taken: list[JobSpec] = []
     try:
         for run_dir in dict.fromkeys(job.run_dir for job in jobs):
             here = [job for job in jobs if job.run_dir == run_dir]
-            claim(Path(run_dir), owner)
+            claim(Path(run_dir), owner, take_over)
             taken += here
             write_json_atomic(RunPaths(Path(run_dir)).plan, {"jobs": [dataclasses.asdict(job) for job in here]})
     except BaseException:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import functools
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +47,12 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports(path: Path) -> Iterator[Import]:
+@functools.cache
+def imports(path: Path) -> tuple[Import, ...]:
     """Every import of a file; `from trimode.a import b` counts as `trimode.a.b` if b is a module."""
     functions = (node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     deferred = {id(inner) for node in functions for inner in ast.walk(node)}
+    found: list[Import] = []
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -59,8 +60,8 @@ def imports(path: Path) -> Iterator[Import]:
             names = sorted({_target(node.module or "", alias.name) for alias in node.names})
         else:
             continue
-        for name in names:
-            yield Import(path, node.lineno, name, id(node) in deferred)
+        found += [Import(path, node.lineno, name, id(node) in deferred) for name in names]
+    return tuple(found)
 
 
 def _target(module: str, name: str) -> str:
@@ -81,6 +82,7 @@ def room_of(path: Path) -> str:
     return room(".".join(inner.parts).removesuffix(".__init__"))
 
 
+@functools.cache
 def graph() -> dict[str, dict[str, list[Import]]]:
     """Imports between rooms: importing room -> imported room -> the statements."""
     edges: dict[str, dict[str, list[Import]]] = {}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes what the tests need and runs them: bash tests/run.sh [fast|newest] [pytest arguments]
-# Without words: lint, types and all tests. fast: what needs no process, Ray, Slurm, browser or GPU.
+# Without words: lint, types and all tests. fast: what is quick and needs no process, Ray, Slurm, browser or GPU.
 # newest: all tests in .venv-newest, with the newest versions that pyproject.toml admits instead of the locked ones.
 # Slurm and Chromium come from the system: under CI=true they are installed and must work; elsewhere they are used if there.
 set -euo pipefail
@@ -9,7 +9,7 @@ cd "$ROOT"
 kind=full layer=test venv=.venv
 case ${1:-} in
   "") set -- --durations=10 ;;
-  fast) kind=fast && set -- -m "not process and not slurm and not cuda" "${@:2}" ;;
+  fast) kind=fast && set -- -n auto -m "not process and not slow and not slurm and not cuda" "${@:2}" ;;
   newest) kind=newest layer=newest venv=.venv-newest && shift ;;
   *) kind=some ;;
 esac

@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "workers/hf": {
         "core",
-        *("workers/" + name for name in ("boundary", "model", "params", "runtime", "text")),
+        *("workers/" + name for name in ("boundary", "decode", "model", "params", "runtime", "sampling", "text")),
     },
     "workers/worker": {"core", *("workers/" + name for name in ("boundary", "engine", "params", "runtime"))},
     "workers/rows": {"core"},
@@ -92,7 +92,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring", "run_folder")),
     },
-    "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "run_folder"))},
+    "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "launch"))},
     "pipeline/in_process": {
         "core",
         *(PIPELINE + name for name in ("spec", "benchmarks", "data", "config", "plan", "launch", "run_folder")),
@@ -104,7 +104,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     # commands and recipes
     "evaluate": {"core", "workers/worker", "pipeline/in_process"},
     "recipes": {"core", "pipeline/benchmarks", "pipeline/scoring", "workers/generate", "workers/runtime"},
-    "bench": {"core", "kernels", *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling"))},
+    "bench": {
+        "core",
+        "kernels",
+        "pipeline/analysis",
+        *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
+    },
     "scripts": set(),
 }
 """What each room may import of ours. `kernels` stands for all operators and the compiler. A new room needs a line."""
@@ -113,6 +118,7 @@ NARROW = {
     ("workers/model", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/model"): "workers.model.batch",
+    ("pipeline/rescore", "pipeline/launch"): "pipeline.launch.owner",
     ("pipeline/launch", "pipeline/client"): "pipeline.client.nemo_skills.installation",
     ("pipeline/analysis", "pipeline/scoring"): "pipeline.scoring.verdicts",
     ("pipeline/report", "pipeline/scoring"): "pipeline.scoring.verdicts",

@@ -1,1 +1,1 @@
-"""One process, one device: checkpoint, model, KV cache, decoding modes, engine. Knows no HTTP, Ray or Hydra."""
+"""One process, one device: checkpoint, model, KV cache, decoding modes, engine."""

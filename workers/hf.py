@@ -22,10 +22,12 @@ from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.field_rules import show
 from trimode.core.protocol import DECODE_DEFAULTS, FORWARD_KINDS, Cost, DecodeParams, Generation, Mode, WorkerSettings
 from trimode.workers.boundary import one_request
+from trimode.workers.decode.linear_spec import emitted_lengths
 from trimode.workers.model.adapter import open_adapter
 from trimode.workers.model.checkpoint import DTYPES, files_sha256, read_config, read_json
 from trimode.workers.params import check_fits
 from trimode.workers.runtime import checkpoint_folder, read_request, resolve_device
+from trimode.workers.sampling.randomness import request_seed
 from trimode.workers.text import PromptLimits, Text
 
 METHODS = {Mode.ar: "ar_generate", Mode.dlm: "generate", Mode.linear_spec: "linear_spec_generate"}
@@ -137,7 +139,7 @@ class HfReference:
         self._check(len(prompt_ids), params, fields)
         arrived = time.perf_counter()
         with self._adapter_on(params), lenient_crop() as kept, torch.no_grad():
-            torch.manual_seed(params.seed)
+            torch.manual_seed(request_seed(params.seed, prompt_ids))
             try:
                 ids, nfe = self._call(torch.tensor([prompt_ids], device=self._device), params)
                 whole = [int(token) for token in ids[0].tolist()[len(prompt_ids) :]]
@@ -159,7 +161,7 @@ class HfReference:
                 completion_tokens=len(tokens),
                 forwards=_forwards(params, len(whole), nfe, len(accepted)),
                 nfe=nfe,
-                acceptance_lengths=accepted,
+                acceptance_lengths=emitted_lengths(accepted, len(tokens) - 1),
                 first_token_s=total_s,
                 total_s=total_s,
             ),

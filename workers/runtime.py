@@ -240,6 +240,7 @@ class Runtime:
                 prompt_tokens=len(state.prompt_ids),
                 completion_tokens=len(tokens),
                 forwards=dict(state.forwards),
+                forwards_saved=state.forwards_saved,
                 nfe=state.nfe(state.forwards),
                 acceptance_lengths=state.acceptance_lengths,
                 queue_s=(sequence.started or ended) - arrived,

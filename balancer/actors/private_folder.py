@@ -1,4 +1,7 @@
-"""The temporary folder of one balancer and the reaper that removes it, handed from launcher to server."""
+"""The temporary folder of one balancer and the reaper that removes it, handed from launcher to server.
+
+Only this user can enter it. Ray makes its own folder writable for everybody, so that lies inside, and the token beside.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,11 @@ class PrivateFolder:
     reaper_pid: int
     reaper_fd: int
     """Write end of the reaper's standard input. Nothing is written; the reaper acts when it closes."""
+
+    @property
+    def ray_path(self) -> Path:
+        """Ray's folder: sockets, logs and session files."""
+        return self.path / "ray"
 
     @classmethod
     def create(cls) -> PrivateFolder:
@@ -57,7 +65,7 @@ class PrivateFolder:
     def write_token(self) -> Path:
         """Writes a new secret to a file that only this user can read."""
         token = self.path / "token"
-        token.touch(mode=0o600)
+        token.touch(mode=0o600, exist_ok=False)
         token.write_text(secrets.token_hex(32), encoding="ascii")
         return token
 

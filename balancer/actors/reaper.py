@@ -41,6 +41,12 @@ def reap(folder: str) -> None:
     deadline = time.monotonic() + GRACE_S
     while processes_in(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
+    end_processes(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_processes(folder: str) -> None:
+    """Kills every process in `folder` except this one, and waits until they are gone."""
     deadline = time.monotonic() + KILL_S
     while (left := processes_in(folder)) and time.monotonic() < deadline:
         for pid in left:
@@ -49,7 +55,6 @@ def reap(folder: str) -> None:
             except ProcessLookupError:
                 continue
         time.sleep(0.02)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(parent: Path, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""Argmax of rows on a CPU, at the speed of reading them; torch's own compares one value at a time.
+"""Argmax of rows on a CPU, as fast as the rows can be read; torch's own compares one value at a time.
 
 R = rows, V = values of a row.
 """
@@ -38,11 +38,11 @@ def argmax(values_RV: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _kernel(lanes: int) -> ParallelKernel:
-    """One item: a row. The last vector ends with the row; what it reads again is no larger than itself."""
+    """Work item: one row. The last vector overlaps the one before it; rereading a value cannot change an argmax."""
 
     def emit(e: Emitter, values: Value, stride: Value, width: Value, places: Value) -> Callable[[Value], None]:
         def larger(value: Value, place: Value, best: Value, best_place: Value) -> list[Value]:
-            """The larger of each lane, where equal the one that stands first."""
+            """Per lane: the larger value with its index; of equal values the one with the lower index."""
             earlier = e.builder.and_(
                 e.builder.fcmp_ordered("==", value, best), e.builder.icmp_signed("<", place, best_place)
             )

@@ -1,8 +1,8 @@
-"""The product of rows with a weight matrix on a CPU: weights read once, widened in registers, summed in float32.
+"""The product of rows with a weight matrix on a CPU: weights are read once, widened in registers, summed in float32.
 
-oneDNN's bfloat16 instructions run at half the rate of float32 on CPUs without AMX; here a bfloat16 weight costs its
-two bytes of reading and half an instruction of widening, and float32 runs at its full rate. Every output is
-summed over the inputs in one order, so a row's result does not depend on the rows beside it, to the last bit.
+oneDNN's bfloat16 instructions run at half the rate of float32 on CPUs without AMX. Here a bfloat16 weight costs the
+reading of two bytes and half an instruction of widening, and float32 runs at its full rate. Every output is summed over
+the inputs in one order, so the result of a row does not depend on the other rows, to the last bit.
 
 T = rows, I = inputs, O = outputs, L = lanes of a vector, B = blocks of 2L outputs. A packed weight is `[B, I, L, 2]` in
 bfloat16, where a vector of 32-bit words holds outputs n .. n + L in its low halves and n + L .. n + 2L in its high
@@ -21,16 +21,16 @@ from trimode.kernels.llvm.emitter import Emitter, Value
 from trimode.kernels.llvm.jit import ParallelKernel
 
 PREFETCH_BYTES = 4096
-"""How far ahead of its use a weight is asked for."""
+"""Distance between a weight and the weight that is prefetched while it is used."""
 _STRETCH = {2: 256, 4: 64}
-"""Inputs summed one after the other, by bytes of an element; the sums of these stretches are summed in turn, which
-rounds less: in float32 about as torch's product, in bfloat16 far below the last bit of the result."""
+"""Inputs summed one after the other, by bytes of an element. The sums of these stretches are added up in turn, which
+rounds less: in float32 the error is about that of torch's product, in bfloat16 far below the last bit of the result."""
 _X_BYTES = 1 << 20
-"""Rows are taken in portions whose float32 copy stays in the L2 cache."""
+"""Size of the float32 copy of the rows that are multiplied at a time: it stays in the L2 cache."""
 
 
 def _tile_rows(lanes: int) -> int:
-    """Rows whose sums fit the registers: two vectors each, beside the two of the weight and the row's own value."""
+    """Rows whose sums fit the registers: two vectors each, beside two vectors of weights and one of the row's value."""
     return 14 if lanes == 16 else 6
 
 
@@ -79,7 +79,7 @@ def product(
 
 
 def _tiled(x_TI: torch.Tensor, tiles: int, lanes: int) -> torch.Tensor:
-    """x in float32, tile after tile, each transposed `[I, rows of a tile]`: what a product reads lies in one stream."""
+    """Returns x in float32, tile after tile, each transposed to `[I, rows of a tile]`, as the product reads it."""
     num_rows, num_inputs = x_TI.shape
     if num_rows == 1:
         return x_TI.float()
@@ -90,14 +90,14 @@ def _tiled(x_TI: torch.Tensor, tiles: int, lanes: int) -> torch.Tensor:
 
 
 def _rows_of(e: Emitter, tile: Value, num_rows: Value, tiles: Value) -> tuple[Value, Value]:
-    """The first row of a tile, and its rows: tiles differ by one row at most."""
+    """Returns the first row of a tile and its number of rows. Tiles differ by at most one row."""
     small, larger = e.builder.udiv(num_rows, tiles), e.builder.urem(num_rows, tiles)
     return e.add(e.mul(tile, small), e.umin(tile, larger)), e.add(small, e.builder.zext(e.ult(tile, larger), e.i64))
 
 
 @functools.cache
 def _tile_kernel(lanes: int, size: int) -> ParallelKernel:
-    """One item: L inputs of a tile, a square of which the last rows repeat."""
+    """Work item: L inputs of a tile, padded to a square by repeating its last row."""
 
     def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
         x, x_stride, out, num_rows, num_inputs, tiles = args
@@ -121,7 +121,7 @@ def _tile_kernel(lanes: int, size: int) -> ParallelKernel:
 
 @functools.cache
 def _product_kernel(lanes: int, size: int) -> ParallelKernel:
-    """One item: 2L outputs of all rows, in tiles of about equal size; the later tiles find the weights in the cache."""
+    """Work item: 2L outputs of all rows, in tiles of about equal size. Later tiles find the weights in the cache."""
 
     def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
         x, weight, y, residual, num_rows, num_inputs, width, tiles = args
@@ -155,7 +155,7 @@ def _product_kernel(lanes: int, size: int) -> ParallelKernel:
 
 
 def _tile_function(outer: Emitter, num_rows: int, size: int) -> Value:
-    """So many rows by 2L outputs: `void(x, x_stride, block, y, residual, adds, num_inputs, width, ahead)`."""
+    """`num_rows` rows by 2L outputs: `void(x, x_stride, block, y, residual, adds, num_inputs, width, ahead)`."""
     kinds = [outer.ptr, outer.i64, *[outer.ptr] * 3, *[outer.i64] * 4]
     function, e = outer.function(f"tile{num_rows}", kinds)
     x, x_stride, block, y, residual, adds, num_inputs, width, ahead = function.args
@@ -205,7 +205,7 @@ def _tile_function(outer: Emitter, num_rows: int, size: int) -> Value:
 
 
 def _two_vectors(e: Emitter, pointer: Value, size: int) -> tuple[Value, Value]:
-    """2L weights of one input, as float32."""
+    """Loads the 2L weights of one input, as float32."""
     if size == 4:
         return e.load(pointer), e.load(e.at(pointer, e.lanes, 4))
     words = e.builder.load(pointer, typ=e.i32s, align=4)

@@ -1,7 +1,4 @@
-"""Writes LLVM IR: loops, addresses and the vector operations that the CPU kernels share.
-
-Knows nothing of tensors, threads or of when it is compiled.
-"""
+"""Writes LLVM IR: loops, addresses and the vector operations that the CPU kernels share."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Any
 
 try:
     from llvmlite import ir
-except ImportError:  # then no CPU kernel is offered, see `trimode.kernels.llvm.jit.num_lanes`
+except ImportError:  # then no CPU kernel is offered, see `trimode.kernels.llvm.jit.missing`
     ir = None
 
 Value = Any
@@ -22,7 +19,7 @@ Value = Any
 class Emitter:
     """Writes one function: an IRBuilder with loops, addresses and the vector operations that the kernels share.
 
-    Where a value is wanted, a Python int stands for an i64 constant.
+    A Python int may be passed for an i64 value and stands for a constant.
     """
 
     def __init__(self, block: Any, lanes: int) -> None:  # noqa: ANN401 -- an `ir.Block`
@@ -34,23 +31,23 @@ class Emitter:
         self.i16s = ir.VectorType(ir.IntType(16), lanes)
 
     def const(self, value: Value) -> Value:
-        """An i64: the value itself, or a constant."""
+        """Returns the value, or an i64 constant if it is a Python int."""
         return ir.Constant(self.i64, value) if isinstance(value, int) else value
 
     def add(self, first: Value, *others: Value) -> Value:
-        """Of i64."""
+        """Sum of i64 values."""
         return functools.reduce(lambda a, b: self.builder.add(a, self.const(b)), others, self.const(first))
 
     def mul(self, first: Value, *others: Value) -> Value:
-        """Of i64."""
+        """Product of i64 values."""
         return functools.reduce(lambda a, b: self.builder.mul(a, self.const(b)), others, self.const(first))
 
     def ceil_div(self, count: Value, size: Value) -> Value:
-        """Into how many parts of `size` so many go, the last one not always whole."""
+        """Ceiling division: number of blocks of `size` that cover `count`."""
         return self.builder.udiv(self.add(count, size, -1), self.const(size))
 
     def ult(self, a: Value, b: Value) -> Value:
-        """Whether a < b, as unsigned i64."""
+        """True if a < b, as unsigned i64."""
         return self.builder.icmp_unsigned("<", self.const(a), self.const(b))
 
     def umin(self, a: Value, b: Value) -> Value:
@@ -70,33 +67,33 @@ class Emitter:
         return self.builder.shuffle_vector(one, one, self.splat_i32(0))
 
     def at(self, array: Value, index: Value, size: int) -> Value:
-        """The address of element `index` of an array of elements of `size` bytes; the array is a pointer or an i64."""
+        """Address of element `index` of an array with elements of `size` bytes. The array is a pointer or an i64."""
         base = self.builder.inttoptr(array, self.ptr) if array.type == self.i64 else array
         return self.builder.gep(base, [self.mul(index, size)], source_etype=ir.IntType(8))
 
     def scratch(self, count: int) -> Value:
-        """Room for so many float32 on the thread's stack, some hundred KB at most; before any loop."""
+        """Allocates `count` float32 on the stack. Call it outside loops; keep the total below a few hundred KB."""
         room = self.builder.alloca(self.f32, ir.Constant(self.i32, count))
         room.align, room.type = 64, self.ptr
         return room
 
     def load(self, pointer: Value, size: int = 4) -> Value:
-        """A vector of float32 (4 bytes each) or of bfloat16 (2), as float32."""
+        """Loads a vector of float32 (`size` 4) or bfloat16 (`size` 2), as float32."""
         if size == 4:
             return self.builder.load(pointer, typ=self.f32s, align=4)
         wide = self.builder.zext(self.builder.load(pointer, typ=self.i16s, align=2), self.i32s)
         return self.builder.bitcast(self.builder.shl(wide, self.splat_i32(16)), self.f32s)
 
     def load_one(self, pointer: Value) -> Value:
-        """One float32 in every lane."""
+        """Loads one float32 into every lane."""
         return self.splat(self.builder.load(pointer, typ=self.f32, align=4))
 
     def load_i32(self, array: Value, index: Value) -> Value:
-        """Element `index` of an array of i32 that are not negative, as i64."""
+        """Loads element `index` of an array of non-negative i32, as i64."""
         return self.builder.zext(self.builder.load(self.at(array, index, 4), typ=self.i32, align=4), self.i64)
 
     def store(self, value: Value, pointer: Value, size: int = 4) -> None:
-        """A vector of float32 as such (4), or as bfloat16 (2): to nearest, ties to even, NaN stays NaN."""
+        """Stores a float32 vector (`size` 4), or rounds it to nearest even as bfloat16 (`size` 2); NaN stays NaN."""
         b = self.builder
         if size == 4:
             b.store(value, pointer, align=4)
@@ -108,7 +105,7 @@ class Emitter:
         b.store(b.trunc(kept, self.i16s), pointer, align=2)
 
     def store_first(self, value: Value, pointer: Value, count: Value) -> None:
-        """The first `count` lanes of a vector of float32, all if it has fewer."""
+        """Stores the first `count` lanes of a float32 vector, all lanes if `count` is larger."""
         name = f"llvm.masked.store.v{self.lanes}f32.p0"
         mask = self.ult(ir.Constant(ir.VectorType(self.i64, self.lanes), list(range(self.lanes))), self.splat(count))
         self.intrinsic(name, ir.VoidType(), value, pointer, ir.Constant(self.i32, 4), mask)
@@ -118,16 +115,16 @@ class Emitter:
         return self.intrinsic(f"llvm.fma.v{self.lanes}f32", self.f32s, x, y, z)
 
     def fmax(self, x: Value, y: Value) -> Value:
-        """The larger of each lane."""
+        """Maximum per lane."""
         return self.builder.select(self.builder.fcmp_ordered(">", x, y), x, y)
 
     def swap(self, vector: Value, distance: int) -> Value:
-        """Each lane n gets what stood in lane n xor `distance`."""
+        """Returns the vector with lanes exchanged: lane n gets the value of lane n xor `distance`."""
         places = ir.Constant(self.i32s, [n ^ distance for n in range(self.lanes)])
         return self.builder.shuffle_vector(vector, vector, places)
 
     def reduce(self, vector: Value, operation: Callable[[Value, Value], Value]) -> Value:
-        """The lanes combined, in pairs of halves: the result in every lane."""
+        """Combines all lanes by a tree of pairs. The result is in every lane."""
         distance = self.lanes // 2
         while distance:
             vector = operation(vector, self.swap(vector, distance))
@@ -135,13 +132,13 @@ class Emitter:
         return vector
 
     def sqrt(self, x: Value) -> Value:
-        """The square root of each lane."""
+        """Square root per lane."""
         return self.intrinsic(f"llvm.sqrt.v{self.lanes}f32", self.f32s, x)
 
     def exp(self, x: Value) -> Value:
-        """e^x within 2 units of the last place; 0 below -87, inf from 88 on, exactly 1 at 0, NaN of NaN.
+        """e^x per lane, within 2 units of the last place: 0 below -87, inf from 88 on, exactly 1 at 0, NaN for NaN.
 
-        By 2^n e^r with |r| <= ln 2 / 2, and the series of e^r to its seventh power.
+        Computed as 2^n e^r with |r| <= ln 2 / 2 and the series of e^r up to its seventh power.
         """
         b = self.builder
         bounded = self.fmax(b.select(b.fcmp_ordered("<", x, self.splat(88.0)), x, self.splat(88.0)), self.splat(-87.0))
@@ -163,25 +160,25 @@ class Emitter:
         return ir.Constant(self.i32s, list(range(self.lanes)))
 
     def prefetch(self, pointer: Value) -> None:
-        """Asks for a cache line that will be read."""
+        """Prefetches the cache line at the pointer."""
         self.intrinsic("llvm.prefetch.p0", ir.VoidType(), pointer, *(ir.Constant(self.i32, n) for n in (0, 3, 1)))
 
     def intrinsic(self, name: str, result: Any, *args: Value) -> Value:  # noqa: ANN401 -- an `ir.Type`
-        """Calls one of LLVM's own functions."""
+        """Calls an LLVM intrinsic."""
         declared = self.builder.module.globals.get(name)
         if declared is None:
             declared = ir.Function(self.builder.module, ir.FunctionType(result, [arg.type for arg in args]), name)
         return self.builder.call(declared, args)
 
     def function(self, name: str, kinds: Sequence[Any]) -> tuple[Value, Emitter]:
-        """A function beside this one, that returns nothing, and the writer of its body."""
+        """Declares another function of the module, without a result. Returns it with an emitter for its body."""
         kind = ir.FunctionType(ir.VoidType(), kinds)
         function = ir.Function(self.builder.module, kind, name)
         function.linkage = "internal"
         return function, Emitter(function.append_basic_block(), self.lanes)
 
     def transpose(self, rows: Sequence[Value]) -> list[Value]:
-        """Columns of a square of vectors, by swapping ever smaller blocks."""
+        """Returns the columns of a square of vectors, by exchanging blocks of decreasing size."""
         square, distance = list(rows), self.lanes // 2
         while distance:
             upper = [n if not n & distance else n - distance + self.lanes for n in range(self.lanes)]
@@ -197,7 +194,10 @@ class Emitter:
     def loop(
         self, count: Value, body: Callable[..., Sequence[Value] | None], carried: Sequence[Value] = ()
     ) -> list[Value]:
-        """Runs `body(index, *carried)` for 0 .. count - 1, at least once; it returns what the next round carries."""
+        """Runs `body(index, *carried)` for index 0 .. count - 1, at least once.
+
+        The body returns the carried values of the next iteration. Returns those of the last one.
+        """
         b = self.builder
         before, inside = b.block, b.append_basic_block("loop")
         b.branch(inside)

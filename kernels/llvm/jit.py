@@ -1,7 +1,6 @@
 """Machine code for the CPU at hand: LLVM IR built in Python, compiled in this process, run on torch's own threads.
 
-Triton has no CPU target; llvmlite brings LLVM itself, so no compiler is needed where it runs. Knows nothing of what is
-computed.
+Triton has no CPU target; llvmlite contains LLVM, so no compiler needs to be installed.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from trimode.kernels.llvm.emitter import Emitter, Value
 
 try:
     from llvmlite import binding, ir
-except ImportError:  # then these kernels are not offered, see `num_lanes`
+except ImportError:  # then no CPU kernel is offered, see `missing`
     binding = ir = None
 
 DTYPES = (torch.bfloat16, torch.float32)
-"""What the kernels load and store; they compute in float32."""
+"""Dtypes that the kernels load and store. They compute in float32."""
 
 
 @functools.cache
@@ -59,13 +58,13 @@ def refusal(*tensors: torch.Tensor) -> str | None:
 
 
 def describe(refused: str | None) -> str:
-    """Returns what runs, in words: the CPU kernel, or the reference because the CPU kernel `refused`."""
+    """Returns the name of what runs: the CPU kernel, or the reference with the reason why the CPU kernel `refused`."""
     return f"cpu, {num_lanes()} lanes" if refused is None else f"reference: {refused}"
 
 
 @functools.cache
 def _gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
-    """The entry of the OpenMP library that torch has loaded: one pool of threads for both."""
+    """Returns GOMP_parallel of the OpenMP library that torch has loaded, so that both share one pool of threads."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
@@ -84,22 +83,22 @@ def _gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
 
 
 _PORTIONS = 8
-"""Into how many a thread's part of small items is cut."""
+"""Small items are taken in portions of 1 / (threads * _PORTIONS) of all items."""
 
 
 class ParallelKernel:
-    """A function over work items 0 .. n - 1, which threads take as they go, so that a slowed thread takes fewer."""
+    """A function over work items 0 .. n - 1. Threads take items one after the other, so a slow thread takes fewer."""
 
     def __init__(
         self, lanes: int, num_args: int, emit: Callable[..., Callable[[Value], None]], *, small: bool = False
     ) -> None:
-        """Compiles at once.
+        """Compiles the function.
 
         Args:
-            lanes: of a vector.
-            num_args: what a call passes beside the number of items; all are i64, addresses too.
-            emit: `emit(emitter, *args)` writes what comes before the items and returns the writer of one item.
-            small: an item costs no more than taking one does; then threads take many at a time.
+            lanes: float32 lanes of a vector.
+            num_args: number of arguments of a call after the number of items. All are i64, addresses too.
+            emit: `emit(emitter, *args)` writes the code before the items and returns a function that writes one item.
+            small: True if an item is so short that taking it costs as much; then threads take many at a time.
         """
         self._small = small
         module = ir.Module("trimode")
@@ -125,7 +124,7 @@ class ParallelKernel:
         self._shared = ctypes.c_int64 * (num_args + 3)
 
     def __call__(self, num_items: int, *args: int) -> None:
-        """Runs all items; returns when the last is done. The caller answers for the addresses."""
+        """Runs all items and returns when the last is done. The addresses are not checked."""
         threads = min(torch.get_num_threads(), num_items)
         at_once = max(1, num_items // (threads * _PORTIONS)) if self._small and threads else 1
         shared = self._shared(0, num_items, at_once, *args)
@@ -140,7 +139,7 @@ def _compile(source: str) -> Any:  # noqa: ANN401 -- an llvmlite engine
     binding.initialize_native_asmprinter()
     module = binding.parse_assembly(source)
     module.verify()
-    # Vectors of 512 bits are what these kernels are about; compilers shun them by default.
+    # LLVM avoids vectors of 512 bits by default, and the kernels gain most by them.
     features = binding.get_host_cpu_features().flatten() + ",-prefer-256-bit"
     target = binding.Target.from_default_triple()
     machine = target.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=3, jit=True)

@@ -1,11 +1,11 @@
-"""Block attention on a CPU over pages where they lie: no gather, no mask, no row's result dependent on another's.
+"""Attention over a paged cache on a CPU: pages are read in place, without a gather and without a mask.
 
 Keys are taken in blocks counted from key 0 with a running maximum (online softmax, Milakov and Gimelshein, arXiv
-1805.02867), and a block that a query does not see changes nothing to the last bit. So a query's result is the same in
-any company, in any slice of a prompt, decoded alone or verified in a block.
+1805.02867). A block that a query does not see changes nothing, to the last bit. So a query's result does not depend on
+its batch-mates or on how a prompt is sliced, and is the same decoded alone or verified in a block.
 
-N = rows, T = queries per row, H = query heads, K = KV heads, G = H / K, D = head dim, S = slots of a page,
-L = lanes of a vector.
+T = queries of all rows, H = query heads, K = KV heads, G = H / K, D = head dim, P = pages, S = tokens per page,
+W = work items, L = lanes of a vector.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from trimode.kernels.llvm.jit import ParallelKernel
 from trimode.kernels.paged_attention.ragged import Ragged
 
 _MAX_ROWS = 64
-"""Query heads that share one reading of the keys: their sums stay in the cache."""
+"""Query heads of an item, which share one reading of the keys: their sums stay in the cache."""
 _LOWEST = torch.finfo(torch.float32).min
-"""A maximum before the first key: -inf less -inf would be NaN where a query scores -inf with a whole block."""
+"""The running maximum before the first key. With -inf a block that scores -inf throughout would give NaN."""
 _QUAD = 4
-"""Query heads multiplied together: each key and value loaded serves so many."""
+"""Query heads multiplied together: each key and value is loaded once for all of them."""
 
 
 class _Shape(NamedTuple):
-    """What the code is compiled for."""
+    """The sizes that the code is compiled for."""
 
     lanes: int
     size: int
@@ -47,17 +47,17 @@ class _Shape(NamedTuple):
 
     @property
     def block(self) -> int:
-        """Keys of a block."""
+        """Keys per block."""
         return 2 * self.lanes
 
     @property
     def tile(self) -> int:
-        """Queries of an item."""
+        """Queries of an item at most."""
         return max(1, _MAX_ROWS // self.group)
 
     @property
     def num_rows(self) -> int:
-        """Query heads of an item, in whole quads."""
+        """Query heads of an item at most, rounded up to whole quads."""
         return -(-self.tile * self.group // _QUAD) * _QUAD
 
 
@@ -112,7 +112,7 @@ def _work(ragged: Ragged, tile: int, num_kv_heads: int) -> torch.Tensor:
 
 
 class _Item:
-    """Writes the code of one item: some queries of a row, of all heads that share a KV head."""
+    """Writes the code of one item: some queries of a row, with all query heads that share a KV head."""
 
     def __init__(self, e: Emitter, shape: _Shape, *args: Value) -> None:
         self.e, self.shape = e, shape
@@ -147,9 +147,9 @@ class _Item:
         return e.add(self.first_token, e.builder.udiv(row, e.const(group))), head
 
     def _start(self, last_row: Value, row: Value, last: Value) -> list[Value]:
-        """Scales a query, clears its sums; returns the last key that any query sees. Filling rows repeat a real one."""
+        """Scales a query and clears its sums. Returns the last key that any query sees so far."""
         e, shape = self.e, self.shape
-        token, head = self._token_and_head(e.umin(row, last_row))
+        token, head = self._token_and_head(e.umin(row, last_row))  # padding rows repeat the last one
         source = e.at(self.q, e.add(e.mul(token, self.q_stride), e.mul(head, shape.head_dim)), shape.size)
         for start in range(0, shape.head_dim, e.lanes):
             place = e.add(e.mul(row, shape.head_dim), start)
@@ -163,11 +163,11 @@ class _Item:
         return [e.builder.select(e.ult(last, limit), limit, last)]
 
     def _read_block(self, start: Value, last: Value) -> None:
-        """Keys, transposed to `[D, block]`, and values `[block, D]`, in float32; beyond the last key it repeats."""
+        """Reads a block in float32: keys transposed to `[D, block]`, values `[block, D]`. The last key is repeated."""
         e, shape = self.e, self.shape
         dims = range(0, shape.head_dim, e.lanes)
 
-        def copy(number: Value) -> None:  # whole vectors at a time: memory is what this costs
+        def copy(number: Value) -> None:  # whole vectors at a time: the time goes into reading memory
             key = e.umin(e.add(start, number), last)
             at = e.add(e.mul(self.row, self.num_pages), e.builder.udiv(key, e.const(shape.page_size)))
             page = e.load_i32(self.pages, at)
@@ -192,7 +192,7 @@ class _Item:
         e.loop(e.const(shape.head_dim // e.lanes), turn)
 
     def _attend(self, start: Value, quad: Value) -> None:
-        """One quad over one block."""
+        """Adds one block of keys to the sums of one quad."""
         e, shape = self.e, self.shape
         first = e.mul(quad, _QUAD)
         rows = [e.add(first, n) for n in range(_QUAD)]
@@ -221,13 +221,13 @@ class _Item:
                     result += [e.fma(weight, value, total) for value, total in zip(values, own, strict=True)]
                 return result
 
-            # A block is summed on its own and then added: over a long context one chain of sums would lose digits.
+            # A block is summed separately and then added: over a long context a single chain of sums would lose digits.
             sums = e.loop(e.const(shape.block), weighted, [e.splat(0.0)] * len(places))
             for number, (own, place) in enumerate(zip(sums, places, strict=True)):
                 e.store(e.fma(e.load(place), decays[number // len(dims)], own), place)
 
     def _weigh(self, start: Value, row: Value, number: int, scores: list[Value]) -> Value:
-        """Turns a row's scores into weights under its new maximum; returns the factor of what was summed before."""
+        """Turns a row's scores into weights under its new maximum. Returns the factor for the earlier sums."""
         e = self.e
         limit = e.splat(e.builder.load(e.at(self.limits, row, 4), typ=e.i32))
         seen = []

@@ -34,7 +34,7 @@ def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Te
 
 @functools.cache
 def _kernel(lanes: int, size: int, eps: float) -> ParallelKernel:
-    """One item: a row."""
+    """Work item: one row."""
 
     def emit(e: Emitter, x: Value, weight: Value, out: Value, width: Value) -> Callable[[Value], None]:
         vectors = e.builder.udiv(width, e.const(lanes))

@@ -1,6 +1,6 @@
-"""Rotary embedding on a CPU, together with what always follows it: keys and values go to their slots of the cache.
+"""Rotary embedding and the store into the cache on a CPU, in one pass.
 
-T = tokens, H = query heads, K = KV heads, D = head dim.
+T = tokens, N = heads of a token (queries, keys, values), K = KV heads, D = head dim, S = slots of the cache.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rotate_and_store(
 
 @functools.cache
 def _kernel(lanes: int, size: int, num_heads: int, num_kv_heads: int, head_dim: int) -> ParallelKernel:
-    """One item: a token."""
+    """Work item: one token."""
     half = head_dim // 2
 
     def emit(e: Emitter, qkv: Value, cos: Value, sin: Value, cache: Value, slots: Value) -> Callable[[Value], None]:

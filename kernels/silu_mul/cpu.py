@@ -36,7 +36,7 @@ def silu_mul(gate_up_TJ: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _kernel(lanes: int, size: int) -> ParallelKernel:
-    """One item: a row."""
+    """Work item: one row."""
 
     def emit(e: Emitter, gate_up: Value, out: Value, width: Value) -> Callable[[Value], None]:
         def emit_item(row: Value) -> None:

@@ -1,4 +1,4 @@
-"""A softmax's peak and total on a CPU: two readings and nothing written, each row on its own, in one order.
+"""The maximum and the denominator of a softmax on a CPU: two passes over a row, summed in a fixed order.
 
 R = rows, V = vocabulary.
 """
@@ -14,7 +14,7 @@ from trimode.kernels.llvm.emitter import Emitter, Value
 from trimode.kernels.llvm.jit import ParallelKernel
 
 _STRETCH = 64
-"""Vectors summed one after the other; the sums of these stretches are summed in turn, which rounds less."""
+"""Vectors summed one after the other. The sums of these stretches are added up in turn, which rounds less."""
 
 
 def supports(logits_RV: torch.Tensor) -> str | None:
@@ -39,7 +39,7 @@ def softmax_total(logits_RV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @functools.cache
 def _kernel(lanes: int) -> ParallelKernel:
-    """One item: a row. The last vector ends with the row; lanes of it that were read before do not count again."""
+    """Work item: one row. The last vector overlaps the one before it; lanes that were read before do not count."""
 
     def emit(e: Emitter, *args: Value) -> Callable[[Value], None]:
         logits, stride, width, peaks, totals = args
@@ -49,7 +49,7 @@ def _kernel(lanes: int) -> ParallelKernel:
             source = e.at(logits, e.mul(row, stride), 4)
 
             def vector(number: Value) -> tuple[Value, Value]:
-                """The logits, and how many of the first are old."""
+                """Returns a vector of logits and the number of its first lanes that an earlier vector has covered."""
                 at = e.umin(e.mul(number, lanes), e.add(width, -lanes))
                 return e.load(e.at(source, at, 4)), e.builder.sub(e.mul(number, lanes), at)
 

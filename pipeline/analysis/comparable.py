@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trimode.pipeline.analysis.runs import Json, Run
+from trimode.pipeline.analysis.job_specs import Json
+from trimode.pipeline.analysis.runs import Run
 from trimode.pipeline.spec import job_from_json
 
 DECODE_FIELDS = ("temperature", "top_p", "max_new_tokens", "enable_thinking", "max_thinking_tokens", "eos_early_stop")
@@ -63,10 +64,35 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     yield from _job_facts(run)
 
 
+def mixed_code(run: Run) -> list[str]:
+    """Returns a remark if parts of a run were made by different versions of the code; [] if not."""
+    found: dict[str, list[str]] = {}
+    jobs = run.manifest.get("jobs", {})
+    for index, job in jobs.items() if isinstance(jobs, dict) else ():
+        for version, start in _code_versions(job):
+            found.setdefault(version, []).append(f"job {index}" + (f" from {start}" if start else ""))
+    if len(found) < 2:
+        return []
+    parts = "; ".join(f"{_short(version)} ({', '.join(dict.fromkeys(places))})" for version, places in found.items())
+    return [f"{run.path}: parts of this run were made by different versions of the code: {parts}"]
+
+
+def _code_versions(job: object) -> list[tuple[str, str]]:
+    """Returns (git commit, start) of every recorded run of a job; of older releases the job's last commit alone."""
+    if not isinstance(job, dict):
+        return []
+    entries = [entry for entry in job.get("runs") or () if isinstance(entry, dict)]
+    found = [(str(entry["git_commit"]), str(entry.get("start") or "")) for entry in entries if entry.get("git_commit")]
+    last = job.get("git_commit")
+    return found if not last or any(version == last for version, _ in found) else [*found, (str(last), "")]
+
+
 def _job_facts(run: Run) -> Iterator[tuple[str, str]]:
     """Yields the settings and versions of every job that ran in the folder."""
     jobs = run.manifest.get("jobs", {})
     for job in jobs.values() if isinstance(jobs, dict) else ():
+        if not isinstance(job, dict):
+            continue  # reading the run has noted it
         spec = job_from_json(job.get("config"))
         if spec is not None:
             for field in DECODE_FIELDS:
@@ -75,7 +101,7 @@ def _job_facts(run: Run) -> Iterator[tuple[str, str]]:
                 yield f"{field} of {run.label}", str(getattr(spec.decode, field))
             yield "client", spec.client.kind
         yield "dtype", str(job.get("dtype") or (spec.model.dtype if spec else _MISSING))
-        yield "git commit", _short(job.get("git_commit"))
+        yield "git commit", ", ".join(dict.fromkeys(_short(version) for version, _ in _code_versions(job))) or _MISSING
         yield from _versions(job)
 
 
@@ -88,5 +114,8 @@ def _versions(job: Json) -> Iterator[tuple[str, str]]:
 
 
 def _short(value: object) -> str:
-    """Returns the first characters of a hash, enough to tell two apart."""
-    return str(value)[:12] if value else _MISSING
+    """Returns the first characters of a hash, enough to tell two apart, and the mark of uncommitted changes."""
+    if not value:
+        return _MISSING
+    digits, plus, changes = str(value).partition("+")
+    return digits[:12] + plus + changes

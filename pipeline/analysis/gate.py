@@ -9,8 +9,11 @@ from enum import StrEnum
 from trimode.core.errors import ConfigError
 from trimode.pipeline.analysis.statistics import Interval
 
+_NAME = r"[A-Za-z_/.][\w+./-]*"
+"""A mode, or a run folder."""
 _GATE = re.compile(
-    r"\s*(?P<left>[A-Za-z_][\w+]*)\s*>=\s*(?P<right>[A-Za-z_][\w+]*)\s*(?:(?P<sign>[+-])\s*(?P<points>\d+(?:\.\d+)?)\s*)?"
+    # the right name is as short as possible, so that `ar-2` is ar minus two points
+    rf"\s*(?P<left>{_NAME})\s*>=\s*(?P<right>{_NAME}?)\s*(?:(?P<sign>[+-])\s*(?P<points>\d+(?:\.\d+)?)\s*)?"
 )
 
 

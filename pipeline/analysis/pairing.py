@@ -55,6 +55,14 @@ class Pairing:
     num_only_a: int
     """Problems left out because B has not answered them."""
     num_only_b: int
+    failed_both: int
+    """Samples without an answer on both sides. They are left out of everything else."""
+    failed_a: int
+    """Samples that only B has answered. They count as wrong for A, and have no text to compare."""
+    failed_b: int
+    lost_a: float
+    """Points by which `failed_a` may have lowered the accuracy of A."""
+    lost_b: float
     accuracy_a: float
     accuracy_b: float
     difference: float
@@ -65,22 +73,25 @@ class Pairing:
     """Smallest true difference, in points, that this comparison finds with 80 % power."""
     flips: tuple[Flip, ...]
     num_answers: int
+    """Number of samples that both sides have answered."""
     num_identical: int
-    """Number of answers with the same text on both sides."""
+    """How many of them have the same text on both sides."""
     divergences: tuple[Divergence, ...]
     differences: Floats
     """One per problem, in [-1, 1]; kept for pooling."""
 
 
 def pair(a: TaskResult, b: TaskResult) -> Pairing | None:
-    """Returns A against B on one benchmark, or None if no problem and seed is in both.
+    """Returns A against B on one benchmark, or None if there is no sample that both have asked and one has answered.
 
     The score of a row is its points divided by its possible points, averaged over the columns of the metric. An
     instruction metric is therefore weighted by prompt here, not by instruction.
     """
-    common = sorted(a.rows.keys() & b.rows.keys())
+    asked = sorted(a.rows.keys() & b.rows.keys())
+    common = [key for key in asked if not (a.failed(key) and b.failed(key))]
     if not common:
         return None
+    answered = [key for key in common if not (a.failed(key) or b.failed(key))]
     score_a, score_b = ({key: _score(task, key) for key in common} for task in (a, b))
     ids = sorted({sample_id for sample_id, _ in common})
     by_id: dict[int, list[float]] = {i: [] for i in ids}
@@ -88,13 +99,18 @@ def pair(a: TaskResult, b: TaskResult) -> Pairing | None:
         by_id[key[0]].append(score_a[key] - score_b[key])
     differences = np.array([float(np.mean(by_id[i])) for i in ids])
     right = [(is_right(a.benchmark, a.rows[key]), is_right(b.benchmark, b.rows[key])) for key in common]
-    divergences = [found for key in common if (found := _divergence(a, b, key)) is not None]
+    divergences = [found for key in answered if (found := _divergence(a, b, key)) is not None]
     several_seeds = len(common) > len(ids)
     return Pairing(
         benchmark=a.benchmark.name,
         num_problems=len(ids),
-        num_only_a=len(set(a.sample_ids) - set(ids)),
-        num_only_b=len(set(b.sample_ids) - set(ids)),
+        num_only_a=len(set(a.sample_ids) - set(b.sample_ids)),
+        num_only_b=len(set(b.sample_ids) - set(a.sample_ids)),
+        failed_both=len(asked) - len(common),
+        failed_a=sum(a.failed(key) for key in common),
+        failed_b=sum(b.failed(key) for key in common),
+        lost_a=_lost(a, by_id, common),
+        lost_b=_lost(b, by_id, common),
         accuracy_a=100 * float(np.mean(list(score_a.values()))),
         accuracy_b=100 * float(np.mean(list(score_b.values()))),
         difference=100 * float(differences.mean()),
@@ -102,8 +118,8 @@ def pair(a: TaskResult, b: TaskResult) -> Pairing | None:
         mcnemar=None if several_seeds else mcnemar([x for x, _ in right], [y for _, y in right]),
         detectable=_points(detectable_difference(differences)),
         flips=tuple(_flip(a, b, key, x) for key, (x, y) in zip(common, right, strict=True) if x != y),
-        num_answers=len(common),
-        num_identical=len(common) - len(divergences),
+        num_answers=len(answered),
+        num_identical=len(answered) - len(divergences),
         divergences=tuple(divergences),
         differences=differences,
     )
@@ -121,6 +137,11 @@ def pool(pairings: list[Pairing]) -> Pairing:
         num_problems=len(differences),
         num_only_a=sum(p.num_only_a for p in pairings),
         num_only_b=sum(p.num_only_b for p in pairings),
+        failed_both=sum(p.failed_both for p in pairings),
+        failed_a=sum(p.failed_a for p in pairings),
+        failed_b=sum(p.failed_b for p in pairings),
+        lost_a=sum(p.lost_a * p.num_problems for p in pairings) / len(differences),
+        lost_b=sum(p.lost_b * p.num_problems for p in pairings) / len(differences),
         accuracy_a=sum(p.accuracy_a * p.num_problems for p in pairings) / len(differences),
         accuracy_b=sum(p.accuracy_b * p.num_problems for p in pairings) / len(differences),
         difference=100 * float(differences.mean()),
@@ -147,6 +168,11 @@ def _score(task: TaskResult, key: Key) -> float:
     """Returns the score of one row, in [0, 1]."""
     points = row_points(task.benchmark, task.rows[key])
     return float(np.mean([s / p if p else 0.0 for s, p in zip(points.scored, points.possible, strict=True)]))
+
+
+def _lost(task: TaskResult, by_id: dict[int, list[float]], keys: list[Key]) -> float:
+    """Returns the mean over problems of the share of samples that failed on this side, in points."""
+    return 100 * sum(1 / len(by_id[key[0]]) for key in keys if task.failed(key)) / len(by_id)
 
 
 def _flip(a: TaskResult, b: TaskResult, key: Key, a_is_right: bool) -> Flip:

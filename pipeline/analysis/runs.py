@@ -8,18 +8,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode, Row
+from trimode.pipeline.analysis.job_specs import Json, num_expected, read_jobs
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import LEDGER, POSITION, add_row, read_lines
+from trimode.pipeline.run_folder.rows import LEDGER, POSITION, SCORING_ERROR, add_row, read_lines
 from trimode.pipeline.scoring.verdicts import is_scored
-from trimode.pipeline.spec import JobSpec, job_from_json
+from trimode.pipeline.spec import JobSpec
 
 _OUTPUT = re.compile(r"output(?:-rs(?P<seed>\d+))?(?:\.jsonl|(?:_part_\d+)?\.jsonl-async)")
 _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")
@@ -27,9 +27,6 @@ _BULKY = ("serialized_output", "logprobs", "tokens", "top_logprobs")
 
 Key = tuple[int, int]
 """(sample id, seed)."""
-
-Json = dict[str, Any]
-"""A JSON object that is no row: a manifest or a plan."""
 
 
 @dataclass(slots=True)
@@ -64,8 +61,18 @@ class TaskResult:
 
     @property
     def failed_keys(self) -> list[Key]:
-        """Samples whose request failed. They count as not answered."""
-        return [key for key, record in self.records.items() if record.finish_reason == ERROR]
+        """Samples without an answer, because their request failed. They count as wrong."""
+        return [key for key in self.rows if self.failed(key)]
+
+    @property
+    def unscored_keys(self) -> list[Key]:
+        """Answers that the scorer could not judge. They count as wrong."""
+        return [key for key, row in self.rows.items() if SCORING_ERROR in row]
+
+    def failed(self, key: Key) -> bool:
+        """True if the sample has no answer, by its ledger line, or by its row if the line is lost."""
+        record = self.records.get(key)
+        return bool(self.rows[key].get("error")) if record is None else record.finish_reason == ERROR
 
 
 @dataclass(slots=True)
@@ -132,7 +139,8 @@ def read_run(folder: Path) -> Run:
     """Reads one run folder. Raises ConfigError only if nothing in it says the mode."""
     paths, notes = RunPaths(folder), list[str]()
     manifest = _read_object(paths.manifest, notes)
-    jobs = _jobs(_read_object(paths.plan, notes) if paths.plan.exists() else {}) + _jobs(manifest)
+    plan = _read_object(paths.plan, notes) if paths.plan.exists() else {}
+    jobs = read_jobs(plan, paths.plan, notes) + read_jobs(manifest, paths.manifest, notes)
     ledger = _read_ledgers(folder, notes)
     mode, lora = _mode_of(folder, jobs, ledger)
     tasks: dict[str, TaskResult] = {}
@@ -141,8 +149,8 @@ def read_run(folder: Path) -> Run:
         if task is None:
             continue
         wanted = [record for record in ledger if record.benchmark == task.benchmark.name]
-        _attach(task, wanted, notes)
-        task.num_expected = _num_expected(jobs, task)
+        _attach(task, wanted, f"{mode.value}{'+lora' if lora else ''} {task.benchmark.name}", notes)
+        task.num_expected = num_expected(jobs, manifest, task.benchmark.name)
         tasks[task.benchmark.name] = task
     return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
 
@@ -177,18 +185,24 @@ def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
     for path in nfe_logs(folder):
         for value in read_lines(path, notes):
             try:
-                records.append(NfeRecord.from_json(value))
+                records.append(_emitted(NfeRecord.from_json(value)))
             except TypeError as error:
                 notes.append(f"{path}: a line lacks fields and is left out ({error})")
     return records
 
 
-def _jobs(source: Json) -> list[JobSpec]:
-    """Returns the job specs in a plan (a list) or a manifest (by index, under `config`)."""
-    jobs = source.get("jobs", [])
-    found = jobs.values() if isinstance(jobs, dict) else jobs if isinstance(jobs, list) else []
-    specs = [job_from_json(job.get("config", job)) for job in found if isinstance(job, dict)]
-    return [spec for spec in specs if spec is not None]
+def _emitted(record: NfeRecord) -> NfeRecord:
+    """Returns the record with acceptance lengths that end where the answer ends.
+
+    Earlier releases recorded whole drafts, also past an end token or the limit. The prompt gives the first token.
+    """
+    lengths, left = list[int](), record.cost.completion_tokens - 1
+    for length in record.cost.acceptance_lengths:
+        lengths.append(min(length, max(left, 0)))
+        left -= length
+    if lengths == record.cost.acceptance_lengths:
+        return record
+    return replace(record, cost=replace(record.cost, acceptance_lengths=lengths))
 
 
 def _mode_of(folder: Path, jobs: list[JobSpec], ledger: list[NfeRecord]) -> tuple[Mode, bool]:
@@ -223,7 +237,7 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
                 continue
             # -async sorts behind the finished file and holds the newer rows
             if add_row(task.rows, key, row) and isinstance(carried, dict):
-                task.records[key] = NfeRecord.from_json(carried)
+                task.records[key] = _emitted(NfeRecord.from_json(carried))
     if unscored:
         notes.append(f"{task_dir}: {unscored} rows carry no verdict of {task.benchmark.metric} and are left out")
     metrics_path = task_dir / "metrics.json"
@@ -233,9 +247,9 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
     return task
 
 
-def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> None:
+def _attach(task: TaskResult, records: list[NfeRecord], name: str, notes: list[str]) -> None:
     """Joins ledger lines to scored rows by (sample id, seed). A line without a row and a second line do not count."""
-    name, repeated = task.benchmark.name, 0
+    repeated = 0
     for record in records:
         key = (record.sample_id, record.seed)
         if key not in task.rows:
@@ -248,16 +262,12 @@ def _attach(task: TaskResult, records: list[NfeRecord], notes: list[str]) -> Non
     if missing := len(task.rows) - len(task.records):
         notes.append(f"{name}: {missing} of {len(task.rows)} scored samples have no line in nfe_log.jsonl")
     if failed := task.failed_keys:
-        shown = ", ".join(f"{sample_id} (seed {seed})" for sample_id, seed in sorted(failed)[:8])
-        notes.append(
-            f"{name}: {len(failed)} failed samples count as no answer: {shown}{', …' if len(failed) > 8 else ''}"
-        )
+        notes.append(f"{name}: {len(failed)} failed samples count as no answer: {_listed(failed)}")
+    if unscored := task.unscored_keys:
+        notes.append(f"{name}: the scorer failed on {len(unscored)} answers, which count as wrong: {_listed(unscored)}")
 
 
-def _num_expected(jobs: list[JobSpec], task: TaskResult) -> int | None:
-    """Returns the number of rows (rows x seeds) that the last submission asked for; None if no spec names the task."""
-    for job in jobs:
-        for spec in job.tasks:
-            if spec.benchmark == task.benchmark.name:
-                return spec.num_rows * spec.repeats
-    return None
+def _listed(keys: list[Key]) -> str:
+    """Returns the first samples of a list as text."""
+    shown = ", ".join(f"{sample_id} (seed {seed})" for sample_id, seed in sorted(keys)[:8])
+    return shown + (", …" if len(keys) > 8 else "")

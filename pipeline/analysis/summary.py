@@ -26,6 +26,8 @@ JSON_FIELDS = (
     "tpf_total",
     "tokens_per_second",
     "acceptance_length",
+    "failed",
+    "unscored",
 )
 """Fields of the machine-readable row, in this order."""
 
@@ -53,7 +55,7 @@ class ReportRow:
     tokens_per_second: float | None
     """Of one request stream, without its time in the queue."""
     acceptance_length: float | None
-    """Mean tokens committed per verify; linear_spec only."""
+    """Mean tokens emitted per verify; linear_spec only."""
     label: str
     """Mode with `+lora` where it applies."""
     run_path: Path
@@ -68,7 +70,9 @@ class ReportRow:
     """Number of scored answers when finished; None if no job spec says it."""
     finished: bool = True
     failed: int = 0
-    """Requests that got no answer."""
+    """Samples without an answer. They count as wrong."""
+    unscored: int = 0
+    """Answers that the scorer could not judge. They count as wrong."""
 
     def to_json(self) -> dict[str, object]:
         """The fields named in JSON_FIELDS."""
@@ -121,8 +125,8 @@ def disagreement(task: TaskResult) -> list[str]:
     return [f"metrics.json says {stated:.2f} %, its rows {counted:.2f} %"] if abs(stated - counted) > 0.01 else []
 
 
-def summarize_task(run: Run, task: TaskResult, intervals: bool = True) -> ReportRow:
-    """Returns the row of one benchmark of one run; `intervals=False` leaves out the bootstraps of TPF and speed."""
+def summarize_task(run: Run, task: TaskResult) -> ReportRow:
+    """Returns the row of one benchmark of one run."""
     ids, scored, possible = problem_points(task)
     accuracy, bounds = None, None
     if ids:
@@ -152,30 +156,31 @@ def summarize_task(run: Run, task: TaskResult, intervals: bool = True) -> Report
         run_path=run.path,
         seeds=len(task.seeds),
         std_err=standard_error(per_seed),
-        tpf_interval=tpf_interval(records) if intervals else None,
-        speed_interval=speed_interval(records) if intervals else None,
+        tpf_interval=tpf_interval(records),
+        speed_interval=speed_interval(records),
         done=len(task.rows),
         total=task.num_expected,
         finished=task.finished,
         failed=len(task.failed_keys),
+        unscored=len(task.unscored_keys),
     )
 
 
-def summarize_runs(runs: list[Run], intervals: bool = True) -> list[ReportRow]:
+def summarize_runs(runs: list[Run]) -> list[ReportRow]:
     """Returns all rows of a sweep, sorted by benchmark, then in the order of `runs`."""
-    rows = [summarize_task(run, task, intervals) for run in runs for task in run.tasks.values() if task.rows]
+    rows = [summarize_task(run, task) for run in runs for task in run.tasks.values() if task.rows]
     return sorted(rows, key=lambda row: row.benchmark)
 
 
 def tpf_interval(records: list[NfeRecord]) -> Interval | None:
-    """Bootstrap interval of TPF over problems."""
+    """Interval of TPF over problems."""
     return _record_interval(
         [(r.sample_id, float(r.cost.completion_tokens), float(r.cost.nfe)) for r in records if r.error is None]
     )
 
 
 def speed_interval(records: list[NfeRecord]) -> Interval | None:
-    """Bootstrap interval of tokens per second over problems."""
+    """Interval of tokens per second over problems."""
     return _record_interval(
         [
             (r.sample_id, float(r.cost.completion_tokens), r.cost.total_s - r.cost.queue_s)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from trimode.core.errors import ConfigError
 from trimode.core.protocol import NO_COST, Cost
 from trimode.pipeline.spec import DecodeSpec
 
@@ -32,6 +34,15 @@ class Answer:
     """`infrastructure` or `request` if there is an error."""
 
 
+def check_context(decode: DecodeSpec, max_model_len: int) -> None:
+    """Raises ConfigError if answers may be so long that no prompt fits into the context of the loaded checkpoint."""
+    if decode.max_new_tokens >= max_model_len:
+        raise ConfigError(
+            f"max_new_tokens leaves room for a prompt: got {decode.max_new_tokens} with a context of {max_model_len} "
+            f"tokens ({decode.mode.value}); valid: below {max_model_len}, or a larger context (--max-pos-emb)"
+        )
+
+
 def mode_fields(decode: DecodeSpec) -> dict[str, object]:
     """Returns the flat request fields that choose how a request is decoded."""
     fields: dict[str, object] = {
@@ -47,5 +58,20 @@ def mode_fields(decode: DecodeSpec) -> dict[str, object]:
     return fields
 
 
+def sample_seed(seed: int, benchmark: str, position: int) -> int:
+    """Returns the seed that is sent with one sample: other samples and repeats draw other random numbers.
+
+    Args:
+        seed: of the run (the number in `output-rs<seed>.jsonl`), one per repeat.
+        benchmark: name of the benchmark.
+        position: row of the sample in the benchmark's split, from 0.
+
+    Returns:
+        The first 53 bits of the BLAKE2b digest of `<seed>/<benchmark>/<position>`. Every JSON reader keeps 53 bits.
+    """
+    digest = hashlib.blake2b(f"{seed}/{benchmark}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 11
+
+
 Ask = Callable[[str, str, int], Awaitable[Answer]]
-"""(name, prompt, seed) -> answer: runs one sample, over HTTP or in this process."""
+"""(name, prompt, seed of the sample) -> answer: runs one sample, over HTTP or in this process."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from trimode.pipeline.spec import ClientSpec, DecodeSpec
 
 RETRIED_STATUSES = frozenset({408, 425, 429})
 """Retried besides every 5xx."""
+REQUESTS_PER_SLOT = 2
+"""Requests under way per slot of a worker: one that is decoded, and one that takes its place."""
 CONNECTIONS_PER_POOL = 32
 """httpx scans every connection of a pool for each request, so many small pools are cheaper than a large one."""
 
@@ -39,6 +42,14 @@ class RetryPolicy:
         """Returns the seconds to wait after the given number of failed attempts (>= 1)."""
         ceiling = min(self.longest_delay_s, self.first_delay_s * 2.0 ** (failures - 1))
         return ceiling * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
+
+
+def most_at_once(client: ClientSpec, slots: int) -> int:
+    """Returns how many requests may be under way: enough to keep every slot busy, and no long queue.
+
+    The request timeout counts from the moment a request is sent, so a request must not wait for many others.
+    """
+    return min(client.max_concurrent_requests, REQUESTS_PER_SLOT * slots)
 
 
 def request_body(decode: DecodeSpec, model: str, prompt: str, seed: int) -> dict[str, object]:
@@ -83,21 +94,32 @@ class ChatClient:
     """One HTTP client for a whole job, used as an async context manager; `ask` may run many times at once."""
 
     def __init__(
-        self, url: str, model: str, decode: DecodeSpec, client: ClientSpec, retry: RetryPolicy | None = None
+        self,
+        url: str,
+        model: str,
+        decode: DecodeSpec,
+        client: ClientSpec,
+        retry: RetryPolicy | None = None,
+        slots: int | None = None,
     ) -> None:
+        """`slots`: requests that the workers decode at the same time; None = as many as the client may send."""
         self._endpoint = f"{url.rstrip('/')}/v1/chat/completions"
         self._model = model
         self._decode = decode
         self._retry = retry or RetryPolicy()
+        at_once = client.max_concurrent_requests if slots is None else most_at_once(client, slots)
+        self._turns = asyncio.Semaphore(at_once)
+        # A request may have to wait until one that is being decoded has ended, which has the same time for itself.
+        rounds = 1 if slots is None else math.ceil(at_once / slots)
         limits = httpx.Limits(max_connections=CONNECTIONS_PER_POOL, max_keepalive_connections=CONNECTIONS_PER_POOL)
         self._pools = [
             httpx.AsyncClient(
-                timeout=httpx.Timeout(client.request_timeout_s, connect=30.0, pool=None),
+                timeout=httpx.Timeout(rounds * client.request_timeout_s, connect=30.0, pool=None),
                 limits=limits,
                 headers={"Authorization": "Bearer EMPTY"},
                 trust_env=False,
             )
-            for _ in range(0, client.max_concurrent_requests, CONNECTIONS_PER_POOL)
+            for _ in range(0, at_once, CONNECTIONS_PER_POOL)
         ]
         self._free = [pool for pool in self._pools for _ in range(CONNECTIONS_PER_POOL)]
 
@@ -113,13 +135,14 @@ class ChatClient:
     async def ask(self, name: str, prompt: str, seed: int) -> Answer:
         """Sends one prompt until it gets an answer or a refusal (4xx), or until no attempt is left.
 
-        `name` stands in for a missing reply id.
+        `name` stands in for a missing reply id; `seed` is that of the sample.
         """
         content = json.dumps(request_body(self._decode, self._model, prompt, seed)).encode()
         failures = 0
         timeouts = 0
         while True:
-            attempt = await self._attempt(name, content, time.time())
+            async with self._turns:
+                attempt = await self._attempt(name, content, time.time())
             if attempt.is_last:
                 return attempt.answer
             failures += 1
@@ -167,6 +190,7 @@ def read_reply(reply: dict[str, object], name: str, started: float) -> Answer:
             prompt_tokens=_integer(usage.get("prompt_tokens")),
             completion_tokens=_integer(usage.get("completion_tokens")),
             forwards=dict(usage.get("forwards") or {}),  # type: ignore[call-overload]
+            forwards_saved=_integer(usage.get("forwards_saved")),
             nfe=_integer(usage.get("nfe")),
             acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
             queue_s=_seconds(usage.get("queue_s")),

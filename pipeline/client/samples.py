@@ -7,27 +7,29 @@ for its last answers. How a sample is asked is handed in as `ask`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from trimode.core.errors import ConfigError, WorkerError
-from trimode.core.protocol import Row
-from trimode.pipeline.benchmarks import Benchmark, load_benchmark
-from trimode.pipeline.client.answer import Answer, Ask
-from trimode.pipeline.client.metrics_file import write_metrics
+from trimode.core.errors import WorkerError
+from trimode.core.protocol import NO_COST, Row
+from trimode.pipeline.benchmarks import Benchmark
+from trimode.pipeline.client.answer import REQUEST, Answer, Ask, sample_seed
+from trimode.pipeline.client.metrics_file import RefusedError, UnansweredError, share_problem, write_metrics
+from trimode.pipeline.client.record import answered_row, judged_row, nfe_record
+from trimode.pipeline.client.tasks import LoadedTask
 from trimode.pipeline.console.progress import Progress
-from trimode.pipeline.data import load_rows
 from trimode.pipeline.data.prompts import user_message
+from trimode.pipeline.data.row_checks import row_error
 from trimode.pipeline.run_folder.folder import RunFolder
-from trimode.pipeline.run_folder.nfe import NfeRecord
-from trimode.pipeline.run_folder.rows import ERROR_KIND, INFRASTRUCTURE
+from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger
+from trimode.pipeline.run_folder.rows import INFRASTRUCTURE, LEDGER, SCORING_ERROR, read_rows
 from trimode.pipeline.run_folder.store import chunk_lock
 from trimode.pipeline.scoring import ScoringPool, finish_rows
-from trimode.pipeline.scoring.verdicts import is_right
-from trimode.pipeline.spec import JobSpec, TaskSpec
+from trimode.pipeline.scoring.verdicts import row_points
 
 MAX_FAILURES_IN_A_ROW = 32
 """The job fails after this many consecutive infrastructure errors (or after all samples, if it has fewer)."""
@@ -55,44 +57,6 @@ MakePool = Callable[[Benchmark, Path | None, int], Scorers]
 """(benchmark, data folder, number of processes) -> scorers, not open yet."""
 
 
-@dataclass(slots=True)
-class LoadedTask:
-    """A benchmark of a job with its data and the positions that are finished."""
-
-    task: TaskSpec
-    benchmark: Benchmark
-    all_rows: list[Row]
-    """The whole split; its hash goes into the manifest."""
-    rows_asked: int
-    finished: dict[int, set[int]] = field(default_factory=dict)
-    """Per seed, the positions that need not be asked."""
-
-    @property
-    def num_left(self) -> int:
-        """Number of samples still to ask, over all seeds."""
-        return sum(position not in self.finished[seed] for seed in self.task.seeds for position in self.positions)
-
-    @property
-    def positions(self) -> range:
-        """The rows this job answers."""
-        return self.task.positions(self.rows_asked)
-
-
-def load_tasks(folder: RunFolder) -> list[LoadedTask]:
-    """Returns the benchmarks of a job with their data and finished positions. Raises ConfigError if data is missing."""
-    spec = folder.spec
-    loaded = []
-    for task in spec.tasks:
-        benchmark = load_benchmark(task.benchmark)
-        rows = load_rows(benchmark, Path(spec.data_dir) if spec.data_dir else None)
-        if not rows:
-            raise ConfigError(f"data of {task.benchmark}: no rows; needed: at least one")
-        asked = len(rows) if task.limit is None else min(task.limit, len(rows))
-        finished = {seed: folder.finished(task.benchmark, seed) for seed in task.seeds}
-        loaded.append(LoadedTask(task=task, benchmark=benchmark, all_rows=rows, rows_asked=asked, finished=finished))
-    return loaded
-
-
 @dataclass(frozen=True, slots=True)
 class _Question:
     run: _TaskRun
@@ -102,6 +66,15 @@ class _Question:
     @property
     def name(self) -> str:
         return f"{self.run.loaded.task.benchmark}-rs{self.seed}-{self.position}"
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Key of the sample's ledger line."""
+        return self.run.loaded.task.benchmark, self.seed, self.position
+
+    @property
+    def sample_seed(self) -> int:
+        return sample_seed(self.seed, self.run.loaded.task.benchmark, self.position)
 
     @property
     def row(self) -> Row:
@@ -118,8 +91,15 @@ class _TaskRun:
         task = loaded.task
         self.stores = {seed: folder.store(task, seed) for seed in task.seeds}
         self.left = {
-            seed: sum(position not in loaded.finished[seed] for position in loaded.positions) for seed in task.seeds
+            seed: sum(position not in loaded.finished[seed] for position in loaded.positions)
+            + len(loaded.unscored.get(seed, ()))
+            for seed in task.seeds
         }
+        """Per seed, the samples that are still to be asked, or to be scored again."""
+        self.num_unanswered = 0
+        """Samples of this run without an answer because the infrastructure failed."""
+        self.problem: str | None = None
+        """Why the benchmark is not finished although every sample was asked."""
         self._pool: Scorers | None = None
 
     def questions(self) -> Iterator[_Question]:
@@ -128,6 +108,16 @@ class _TaskRun:
                 if position not in self.loaded.finished[seed]:
                     yield _Question(self, seed, position)
 
+    def unscored(self) -> Iterator[tuple[_Question, Row, NfeRecord | None]]:
+        """Yields the samples to score again, each with its stored row and its ledger record (None: lost)."""
+        benchmark, run_dir = self.loaded.task.benchmark, self._folder.paths.run_dir
+        ledger = read_run_ledger(run_dir) if any(self.loaded.unscored.values()) else {}
+        for seed, positions in self.loaded.unscored.items():
+            rows = read_rows(self._folder.paths, benchmark, seed) if positions else {}
+            for position in sorted(positions):
+                row = {key: value for key, value in rows[position].items() if key != LEDGER}
+                yield _Question(self, seed, position), row, ledger.get((benchmark, seed, position))
+
     async def score(self, row: Row) -> Row:
         """Returns the row with its verdict, from a scoring process."""
         if self._pool is None:
@@ -135,7 +125,8 @@ class _TaskRun:
             data_dir = Path(spec.data_dir) if spec.data_dir else None
             self._pool = self._make_pool(self.loaded.benchmark, data_dir, spec.client.num_scorers)
             self._pool.open()
-        return row | await asyncio.wrap_future(self._pool.submit(row))
+        unjudged = judged_row(self.loaded.benchmark, row, {})
+        return judged_row(self.loaded.benchmark, row, await asyncio.wrap_future(self._pool.submit(unjudged)))
 
     def finish_seed(self, seed: int) -> None:
         self.stores[seed].finish(self.loaded.rows_asked, lambda rows: finish_rows(self.loaded.benchmark, rows))
@@ -146,10 +137,22 @@ class _TaskRun:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-        task, folder = self.loaded.task, self._folder
+        task, folder, asked = self.loaded.task, self._folder, self.loaded.rows_asked
+        largest = folder.spec.client.max_failed_share
+        self.problem = share_problem(self.num_unanswered, len(self.loaded.positions) * len(task.seeds), largest)
         with chunk_lock(folder.paths, task.benchmark, task.chunk):
-            if folder.is_merged(task, self.loaded.rows_asked):
-                write_metrics(folder.paths, task, self.loaded.rows_asked)
+            if not folder.is_merged(task, asked):
+                return
+            try:
+                write_metrics(folder.paths, task, asked, largest)
+            except RefusedError as error:
+                self.problem = str(error)
+            except UnansweredError as error:
+                if task.chunk is None:
+                    self.problem = str(error)
+                else:  # the other shares of the benchmark belong to other jobs
+                    print(f"{task.benchmark}: no metrics yet: {error}", flush=True)
+            else:
                 folder.note_metrics(task.benchmark)
 
     def abandon(self) -> None:
@@ -167,7 +170,8 @@ async def run_tasks(
     """Asks, scores and stores every unfinished sample of the loaded tasks, then writes each task's metrics.json.
 
     `make_pool` makes the scorers of a benchmark; None = scoring processes. Raises WorkerError if the infrastructure
-    stops answering; the rows stored until then stay.
+    stops answering, and its subclass UnansweredError after the last sample if too many samples of a benchmark have no
+    answer. The rows stored until then stay.
     """
     runs = [_TaskRun(item, folder, make_pool or ScoringPool) for item in loaded]
     folder.open_ledger()
@@ -179,6 +183,8 @@ async def run_tasks(
         for run in runs:
             run.abandon()
         folder.ledger.close()
+    if problems := [f"{run.loaded.benchmark.name}: {run.problem}" for run in runs if run.problem]:
+        raise UnansweredError("; ".join(problems))
 
 
 class _Stream:
@@ -203,16 +209,30 @@ class _Stream:
                 for seed in run.left:
                     if run.left[seed] == 0:
                         group.create_task(self._finish_seed(run, seed))
+            group.create_task(self._score_again(runs, group))
             for _ in range(min(self._spec.client.max_concurrent_requests, num_left)):
                 group.create_task(self._send(questions, group))
 
+    async def _score_again(self, runs: list[_TaskRun], group: asyncio.TaskGroup) -> None:
+        """Scores stored answers that could not be scored, without asking for them again."""
+        for run in runs:
+            for question, row, record in run.unscored():
+                await self._backlog.acquire()
+                group.create_task(self._score_and_store(question, row, record, logged=True))
+
     async def _send(self, questions: Iterator[_Question], group: asyncio.TaskGroup) -> None:
         for question in questions:
-            prompt = user_message(question.run.loaded.benchmark, question.row)
-            answer = await self._ask(question.name, prompt, question.seed)
-            self._watch(answer)
+            benchmark = question.run.loaded.benchmark
+            if (problem := row_error(benchmark, question.row)) is not None:
+                answer = _not_asked(question, problem)
+            else:
+                answer = await self._ask(question.name, user_message(benchmark, question.row), question.sample_seed)
+                self._watch(answer)
+            question.run.num_unanswered += answer.error_kind == INFRASTRUCTURE
             await self._backlog.acquire()
-            group.create_task(self._score_and_store(question, answer))
+            row = answered_row(benchmark, question.row, answer)
+            record = nfe_record(self._spec, question.key, answer)
+            group.create_task(self._score_and_store(question, row, record))
 
     def _watch(self, answer: Answer) -> None:
         if answer.error_kind != INFRASTRUCTURE:
@@ -222,17 +242,24 @@ class _Stream:
         if self._failures_in_a_row >= self._max_failures:
             raise WorkerError(f"the last {self._failures_in_a_row} samples got no answer; the last one: {answer.error}")
 
-    async def _score_and_store(self, question: _Question, answer: Answer) -> None:
-        """Scores and stores one answer, and finishes its seed and benchmark if it was the last of them."""
+    async def _score_and_store(
+        self, question: _Question, unscored: Row, record: NfeRecord | None, logged: bool = False
+    ) -> None:
+        """Scores and stores one answer, and finishes its seed and benchmark if it was the last of them.
+
+        `logged`: the ledger has its line already.
+        """
         run = question.run
         try:
-            row = await run.score(answered_row(run.loaded.benchmark, question.row, answer))
+            row = await run.score(unscored)
         finally:
             self._backlog.release()
-        record = nfe_record(self._spec, question, answer)
         run.stores[question.seed].append(question.position, row, record)
-        self._ledger.append(record)
-        self._progress.add(run.loaded.task.benchmark, is_right(run.loaded.benchmark, row), record)
+        if record is not None and not logged:
+            self._ledger.append(record)
+        self._progress.add(
+            run.loaded.task.benchmark, row_points(run.loaded.benchmark, row), record, SCORING_ERROR in row
+        )
         run.left[question.seed] -= 1
         if run.left[question.seed] == 0:
             await self._finish_seed(run, question.seed)
@@ -246,41 +273,16 @@ class _Stream:
             self._progress.finish(run.loaded.task.benchmark)
 
 
-def answered_row(benchmark: Benchmark, data: Row, answer: Answer) -> Row:
-    """Returns the row that NeMo-Skills builds from a reply, before scoring: reply keys, then the data's fields."""
-    message: Row = {"content": answer.text, "role": "assistant", "tool_calls": None, "function_call": None}
-    row: Row = {
-        benchmark.generation_key: answer.text,
-        "num_generated_tokens": answer.cost.completion_tokens,
-        "finish_reason": answer.finish_reason,
-        "serialized_output": [message] if answer.error is None else [],
-    }
-    if answer.reasoning is not None:
-        row["reasoning_content"] = message["reasoning_content"] = answer.reasoning
-    if answer.reasoning_tokens is not None:
-        row["num_reasoning_tokens"] = answer.reasoning_tokens
-        row["num_answer_tokens"] = answer.cost.completion_tokens - answer.reasoning_tokens
-    if answer.error is not None:
-        row["error"] = answer.error
-        row[ERROR_KIND] = answer.error_kind
-    row["generation_start_time"] = answer.started_at
-    row["generation_end_time"] = answer.ended_at
-    row["generation_time"] = answer.ended_at - answer.started_at
-    return row | data
-
-
-def nfe_record(spec: JobSpec, question: _Question, answer: Answer) -> NfeRecord:
-    """Returns the ledger record of one answer."""
-    return NfeRecord(
-        request_id=answer.request_id,
-        benchmark=question.run.loaded.task.benchmark,
-        sample_id=question.position,
-        seed=question.seed,
-        mode=spec.decode.mode.value,
-        lora=spec.decode.lora,
-        finish_reason=answer.finish_reason,
-        cost=answer.cost,
-        error=answer.error,
+def _not_asked(question: _Question, problem: str) -> Answer:
+    """Returns the answer of a row that cannot be asked. It is final: asking would not help."""
+    now = time.time()
+    return Answer(
+        request_id=question.name,
+        cost=NO_COST,
+        started_at=now,
+        ended_at=now,
+        error=f"row {question.position + 1} of the data {problem}",
+        error_kind=REQUEST,
     )
 
 

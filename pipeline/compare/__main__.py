@@ -13,9 +13,9 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError, guarded
 from trimode.core.protocol import Mode
-from trimode.pipeline.analysis.comparable import differences
+from trimode.pipeline.analysis.comparable import differences, mixed_code
 from trimode.pipeline.analysis.gate import EXIT_STATUS, Gate, judge, overall, parse_gate
-from trimode.pipeline.analysis.pairing import pair, pool
+from trimode.pipeline.analysis.pairing import Pairing, pair, pool
 from trimode.pipeline.analysis.runs import read_sweep
 from trimode.pipeline.analysis.statistics import Interval
 from trimode.pipeline.compare.formats import Comparison, GateResult, as_json, as_text
@@ -60,8 +60,8 @@ def judge_gate(gate: Gate, sides: list[Sides], comparisons: list[Comparison]) ->
         for left, right in names:
             if (gate.left, gate.right) in ((left, right), (right, left)):
                 forward = (gate.left, gate.right) == (left, right)
-                verdicts = [judge(_oriented(p.interval, forward), gate.margin) for p in comparison.pairings]
-                pooled = judge(_oriented(comparison.pooled.interval, forward), gate.margin)
+                verdicts = [judge(_oriented(p, forward), gate.margin) for p in comparison.pairings]
+                pooled = judge(_oriented(comparison.pooled, forward), gate.margin)
                 by_benchmark = {p.benchmark: v for p, v in zip(comparison.pairings, verdicts, strict=True)}
                 return GateResult(gate, overall(pooled, verdicts), pooled, by_benchmark)
     raise ConfigError(
@@ -70,9 +70,13 @@ def judge_gate(gate: Gate, sides: list[Sides], comparisons: list[Comparison]) ->
     )
 
 
-def _oriented(interval: Interval, forward: bool) -> Interval:
-    """Returns the interval of left minus right: of the comparison itself if `forward`, else of its reverse."""
-    return interval if forward else Interval(-interval.high, -interval.low)
+def _oriented(p: Pairing, forward: bool) -> Interval:
+    """Returns the interval of left minus right: of the comparison itself if `forward`, else of its reverse.
+
+    A gate must not pass because the right side has no answers: its low end takes them as right.
+    """
+    interval = p.interval if forward else Interval(-p.interval.high, -p.interval.low)
+    return Interval(interval.low - (p.lost_b if forward else p.lost_a), interval.high)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,7 +110,7 @@ def run_compare(options: argparse.Namespace) -> int:
         sys.stdout.write(as_text(comparisons, result, options.flips))
     remarks = [note for _, notes in sweeps for note in notes]
     for side in sides:
-        remarks += differences((side.a, side.b))
+        remarks += [*mixed_code(side.a), *mixed_code(side.b), *differences((side.a, side.b))]
     for line in dict.fromkeys(remarks):
         print(f"note: {line}", file=sys.stderr)
     return EXIT_STATUS[result.verdict] if result else 0

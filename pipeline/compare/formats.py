@@ -48,6 +48,8 @@ def as_text(comparisons: list[Comparison], gate: GateResult | None, num_listed: 
     console = Console(file=out, width=WIDTH, color_system=None, highlight=False)
     for comparison in comparisons:
         console.print(_table(comparison))
+        for line in failure_lines(comparison):
+            console.print(line, soft_wrap=True, markup=False)
         _print_flips(console, comparison, num_listed)
         if comparison.same_text_expected:
             _print_divergences(console, comparison, num_listed)
@@ -99,6 +101,18 @@ def _table(comparison: Comparison) -> Table:
     return table
 
 
+def failure_lines(comparison: Comparison) -> list[str]:
+    """Returns one line per kind of missing answer, over all compared benchmarks, that says how it is counted."""
+    p, a, b = comparison.pooled, comparison.name_a, comparison.name_b
+    lines = [f"{p.num_only_a} problems that {b} has not asked: left out."] if p.num_only_a else []
+    lines += [f"{p.num_only_b} problems that {a} has not asked: left out."] if p.num_only_b else []
+    lines += [f"{p.failed_both} samples have no answer on both sides: left out."] if p.failed_both else []
+    for name, other, count in ((a, b, p.failed_a), (b, a, p.failed_b)):
+        if count:
+            lines.append(f"{count} samples that {other} answered have no answer of {name}: wrong for {name}.")
+    return lines
+
+
 def _print_flips(console: Console, comparison: Comparison, num_listed: int) -> None:
     flips = comparison.pooled.flips
     if not flips:
@@ -122,6 +136,9 @@ def flip_line(flip: Flip, comparison: Comparison) -> str:
 def _print_divergences(console: Console, comparison: Comparison, num_listed: int) -> None:
     found = comparison.pooled.divergences
     total = comparison.pooled.num_answers
+    if not total:
+        console.print("No sample has an answer on both sides, so no texts are compared.\n")
+        return
     share = 100 * (total - len(found)) / total
     line = f"Same text in {total - len(found)} of {total} answers ({share:.2f} %)."
     if not found:
@@ -161,6 +178,9 @@ def _pairing_json(p: Pairing) -> dict[str, object]:
         "num_problems": p.num_problems,
         "num_only_a": p.num_only_a,
         "num_only_b": p.num_only_b,
+        "failed_both": p.failed_both,
+        "failed_a": p.failed_a,
+        "failed_b": p.failed_b,
         "accuracy_a": p.accuracy_a,
         "accuracy_b": p.accuracy_b,
         "difference": p.difference,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode
@@ -37,7 +38,9 @@ def select_sides(
     others = [run for run in sweep_a if run is not reference]
     if not others:
         raise ConfigError("nothing to compare: the folder holds one run; give a second folder")
-    return [Sides(run, reference, run.label, reference.label, False) for run in others]
+    labels = [run.label for run in others]
+    names = [run.label if labels.count(run.label) == 1 else folder_name(run, sweep_a) for run in others]
+    return [Sides(run, reference, name, reference.label, False) for name, run in zip(names, others, strict=True)]
 
 
 def _select_across(sweep_a: list[Run], sweep_b: list[Run], modes: Sequence[str] | None) -> list[Sides]:
@@ -62,12 +65,36 @@ def _across(a: Run, b: Run) -> Sides:
 
 
 def find_run(sweep: list[Run], name: str) -> Run:
-    """Returns the run labelled `name`, else the only run of that mode. Raises ConfigError unless exactly one fits."""
-    found = [run for run in sweep if run.label == name] or [run for run in sweep if run.mode.value == name]
-    if not found:
-        held = ", ".join(dict.fromkeys(run.label for run in sweep))
-        raise ConfigError(f"no run is called {name!r}; this folder holds: {held}")
-    if len(found) > 1:
-        places = ", ".join(str(run.path) for run in found)
-        raise ConfigError(f"{len(found)} runs are called {name!r}; give a folder that holds one of: {places}")
-    return found[0]
+    """Returns the run labelled `name`, else the only run of that mode, else the run in the folder of that name.
+
+    A folder may be named by the end of its path, whole parts only. Raises ConfigError unless exactly one run fits.
+    """
+    found = (
+        [run for run in sweep if run.label == name]
+        or [run for run in sweep if run.mode.value == name]
+        or [run for run in sweep if _is_folder(run.path, name)]
+    )
+    if len(found) == 1:
+        return found[0]
+    if found:
+        places = "".join(f"\n  {folder_name(run, sweep)} ({run.label}): {run.path}" for run in found)
+        raise ConfigError(f"{len(found)} runs are called {name!r}; name one by its folder (--modes A B):{places}")
+    held = "".join(f"\n  {run.label}, in {folder_name(run, sweep)}" for run in sweep)
+    raise ConfigError(f"no run is called {name!r}; valid: a mode or a run folder, of these:{held}")
+
+
+def _is_folder(path: Path, name: str) -> bool:
+    """True if `name` is the end of the path of a run folder, or of the folder of its sweep (two levels above)."""
+    parts = Path(name).parts
+    ends = (path.parts, path.resolve().parts, path.parents[1].parts)
+    return bool(parts) and (Path(name).resolve() == path.resolve() or any(end[-len(parts) :] == parts for end in ends))
+
+
+def folder_name(run: Run, sweep: Sequence[Run]) -> str:
+    """Returns the shortest end of a run's path that no other run of the sweep shares."""
+    parts = run.path.parts
+    for length in range(1, len(parts)):
+        name = str(Path(*parts[-length:]))
+        if sum(_is_folder(other.path, name) for other in sweep) == 1:
+            return name
+    return str(run.path)

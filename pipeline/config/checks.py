@@ -5,8 +5,11 @@ Only values are compared here. Paths are looked up in `plan.survey`, data and to
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+import unicodedata
+from collections.abc import Iterator
 
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode
@@ -15,9 +18,14 @@ from trimode.pipeline.spec import ClientKind, Device
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
+SBATCH_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+MAX_NAME = 255
+"""Most characters of a folder's name."""
+
 
 def check(config: Config) -> None:
     """Checks every rule. Raises ConfigError for the first that is broken."""
+    _check_texts(config)
     if not config.modes:
         raise ConfigError("a sweep has at least one mode: got none; valid: ar, dlm, linear_spec, all")
     for name, mode in config.modes.items():
@@ -26,10 +34,50 @@ def check(config: Config) -> None:
         _check_mode(name, mode, config.max_new_tokens)
     _check_decoding(config)
     _check_cluster(config)
-    if config.exp_name is not None and not SAFE_NAME.fullmatch(config.exp_name):
-        raise ConfigError(f"exp_name is one folder's name: got {config.exp_name!r}; valid: letters, digits, _ . -")
+    if config.exp_name is not None and (not SAFE_NAME.fullmatch(config.exp_name) or len(config.exp_name) > MAX_NAME):
+        raise ConfigError(
+            f"exp_name is one folder's name: got {config.exp_name!r}; "
+            f"valid: up to {MAX_NAME} letters, digits, _ . - and first a letter or digit"
+        )
     if not config.model.path:
         raise ConfigError("model: got an empty path; valid: a checkpoint folder or a hub id")
+
+
+def _check_texts(config: Config) -> None:
+    """Checks that every text can be written to a file, and that those of the batch script stay in their line."""
+    for name in config.cluster.sbatch:
+        if not SBATCH_OPTION.fullmatch(name):
+            raise ConfigError(f"cluster.sbatch: got the option {name!r}; valid: letters, digits, _ -")
+    for name, text in _texts("", config):
+        if name.startswith("cluster."):
+            # Lines of the set-up may be indented.
+            stays_in_its_line(name, text.replace("\t", " ") if name.startswith("cluster.setup") else text)
+        if "\0" in text or any(unicodedata.category(char) == "Cs" for char in text):
+            raise ConfigError(f"{name} is text in UTF-8 without zero bytes: got {text!r}")
+
+
+def _texts(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yields every text in a value with its name: `cluster.setup.0`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = [(item.name, getattr(value, item.name)) for item in dataclasses.fields(value)]
+    elif isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list | tuple):
+        items = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        items = []
+        if isinstance(value, str):
+            yield name, value
+    for key, item in items:
+        yield from _texts(f"{name}.{key}" if name else key, item)
+
+
+def stays_in_its_line(name: str, text: str) -> None:
+    """Checks a text that a batch script holds: with a line break it could become a line of its own."""
+    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text):
+        raise ConfigError(
+            f"{name} stands in one line of a batch script: got {text!r}; valid: no line breaks or control characters"
+        )
 
 
 def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
@@ -88,6 +136,8 @@ def _check_cluster(config: Config) -> None:
     _at_least("balancer.max_num_seqs", balancer.max_num_seqs, 1)
     _at_least("client.max_concurrent_requests", client.max_concurrent_requests, 1)
     _at_least("client.num_scorers", client.num_scorers, 1)
+    if not 0 <= client.max_failed_share <= 1:
+        raise ConfigError(f"client.max_failed_share: got {client.max_failed_share}; valid: a share from 0 to 1")
     for name, value in (
         ("client.request_timeout_s", client.request_timeout_s),
         ("balancer.kv_cache_gb", balancer.kv_cache_gb),

@@ -52,9 +52,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--mode", "MODES", "required", "ar, dlm, linear_spec, a comma list of them, or all"),
         Flag("--model", "MODEL", "nvidia/Nemotron-Labs-Diffusion-8B", "checkpoint folder or hub id", "model.path"),
         Flag("--tokenizer", "DIR", "the model's own", "tokenizer folder", "model.tokenizer"),
-        Flag(
-            "--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas; name = name:1", "benchmarks"
-        ),
+        Flag("--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas", "benchmarks"),
         Flag("--limit", "N", "all", "first N samples of each benchmark", "limit"),
         Flag("--data-dir", "DIR", "bundled, cached or downloaded", "benchmark data, DIR/<benchmark>/", "data_dir"),
         Flag("--demo", None, "off", "the bundled model on its four benchmarks: all modes and linear_spec with LoRA"),
@@ -77,14 +75,17 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--no-eos-early-stop", None, "early stop on", "go on after the end token, up to --tokens"),
         Flag("--lora", None, "off", "adapter on the drafter of linear_spec"),
         Flag(
-            "--lora-path", "DIR", "linear_spec_lora in the model's folder, else miscs/linear_spec_lora", "the adapter"
+            "--lora-path",
+            "DIR",
+            "linear_spec_lora in the model's folder or repository, else miscs/linear_spec_lora",
+            "the adapter",
         ),
         Flag("--draft-lora-only", "BOOL", "false", "adds _draft_only to the folder's name", listed=False),
         Flag("--max-model-len", "N", "ar 65536, dlm and linear_spec 20480", "prompt and answer of one request at most"),
         Flag(
             "--max-pos-emb",
             "N",
-            "ar config.json's, dlm and linear_spec 262144",
+            "config.json's",
             "overrides the context limit of config.json",
         ),
     ),
@@ -115,12 +116,25 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--image", "FILE", "$CONTAINER_IMAGE", "container image of the jobs", "cluster.container_image"),
         Flag("--jobs-per", "mode|benchmark", "mode", "what one job holds", "jobs_per"),
         Flag("--num-chunks", "N", "1", "jobs that share the samples of each benchmark", "num_chunks"),
+        Flag(
+            "--max-failed-share",
+            "X",
+            "0",
+            "share of samples that may stay without an answer when servers fail; above it the job fails",
+            "client.max_failed_share",
+        ),
         Flag("--wait", None, "off", "return when all jobs have ended: 0 all completed, 1 any failed"),
     ),
     "output": (
         Flag("--out-dir", "DIR", "$OUT_DIR or eval_suit_results", "results", "out_dir"),
         Flag("--exp-name", "NAME", "derived, one per mode", "subfolder of the results", "exp_name"),
         Flag("--fresh", None, "off", "a new run folder instead of resuming; nothing is deleted"),
+        Flag(
+            "--take-over",
+            None,
+            "off",
+            "take a run folder from an owner that cannot be asked, such as one on a host that is gone",
+        ),
         Flag("--dry-run", None, "off", "print settings, jobs and scripts; write nothing"),
         Flag("--json", None, "off", "with --dry-run: print JSON only"),
         Flag("--setup", "base|worker", "none", "make or update the environment and exit"),
@@ -176,7 +190,7 @@ def to_overrides(argv: Sequence[str]) -> list[str]:
             if flag.key is not None and flag.dest in given:
                 text = str(given[flag.dest])
                 overrides.append(f"{flag.key}={boolean(flag.name, text) if flag.boolean else quote(text)}")
-    overrides += [f"{name}=true" for name in ("fresh", "wait", "dry_run", "json") if name in given]
+    overrides += [f"{name}=true" for name in ("fresh", "take_over", "wait", "dry_run", "json") if name in given]
     if "no_eos_early_stop" in given:
         overrides.append("eos_early_stop=false")
     return overrides + _mode_overrides(given, modes) + extra

@@ -44,7 +44,7 @@ class ModelConfig:
     """Commit, branch or tag of a hub id; null = main."""
     dtype: DType = DType.bfloat16
     lora_path: str | None = None
-    """Adapter folder; null = linear_spec_lora in the model's folder, else miscs/linear_spec_lora."""
+    """Adapter folder; null = linear_spec_lora in the model's folder or repository, else miscs/linear_spec_lora."""
     draft_lora_only: bool = False
     """Marks the folder's name; the adapter acts on the drafter alone in any case."""
 
@@ -108,6 +108,8 @@ class ClientConfig:
     request_timeout_s: float = MISSING
     num_scorers: int = MISSING
     """Scoring processes of a job."""
+    max_failed_share: float = 0.0
+    """Share of a benchmark's samples, 0 to 1, that may stay without an answer when the infrastructure fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,8 @@ class ComposedConfig:
     """Folder with one folder of data per benchmark."""
     fresh: bool = False
     """A new run folder beside the one there is."""
+    take_over: bool = False
+    """Run in a folder whose owner cannot be asked whether it still runs: the user says that it is gone."""
     wait: bool = False
     """Return when all jobs have ended; local jobs are always waited for."""
     dry_run: bool = False

@@ -5,20 +5,26 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    """Returns `text` with every character that `encoding` lacks as an escape, lone surrogates for example."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class Tee(io.TextIOBase):
     """A text stream that writes to the stream it replaces, and to the job's log."""
 
-    def __init__(self, stream: IO[str], log: IO[str]) -> None:
+    def __init__(self, stream: TextIO, log: IO[str]) -> None:
         self._stream = stream
         self._log = log
 
     def write(self, text: str) -> int:
         """Writes to both. Returns the number of characters."""
-        self._log.write(text)
-        return self._stream.write(text)
+        self._log.write(printable(text))
+        self._stream.write(printable(text, self._stream.encoding or "utf-8"))
+        return len(text)
 
     def flush(self) -> None:
         """Flushes both."""
@@ -59,4 +65,4 @@ class JobLog:
 
     def write_line(self, line: str) -> None:
         """Writes a line to the log only."""
-        self._file.write(line + "\n")
+        self._file.write(printable(line) + "\n")

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from trimode.core.protocol import NO_COST
 from trimode.pipeline.run_folder.nfe import NfeRecord
+
+Points = tuple[Sequence[float], Sequence[float]]
+"""One sample's scored and possible points in its benchmark's metric, one entry per column of the metric."""
 
 LINE_EVERY_S = 15.0
 """Seconds between two plain lines of one benchmark."""
@@ -32,14 +36,25 @@ class TaskProgress:
     """Samples that are finished, in this run or an earlier one."""
     scored: int = 0
     """Samples finished in this run."""
-    correct: int = 0
+    points: list[float] = field(default_factory=list)
+    """Points of this run's samples in the benchmark's metric, one sum per column of the metric."""
+    possible: list[float] = field(default_factory=list)
+    """Most points that these samples could have, per column."""
     failed: int = 0
+    """Samples of this run without an answer."""
+    unscored: int = 0
+    """Answers of this run that could not be scored."""
     tokens: int = 0
     nfe: int = 0
     seconds: float = 0.0
     """Seconds from this run's first sample to its latest."""
     started_at: float = field(default=0.0)
     """Unix time of this run's first sample; 0 = none yet."""
+
+    @property
+    def accuracy(self) -> float:
+        """The benchmark's metric over this run's samples, as a fraction: the number that a report will show."""
+        return mean_ratio(self.points, self.possible)
 
     def text(self) -> str:
         """Returns `17/200  acc 94.1%  TPF 3.52  ETA 1m 20s`; all but done/total are of this run's samples."""
@@ -50,14 +65,27 @@ class TaskProgress:
         """Returns what follows done/total: accuracy, TPF, failures and time left, as far as they are known."""
         parts = []
         if self.scored:
-            parts.append(f"acc {100 * self.correct / self.scored:.1f}%")
+            parts.append(f"acc {100 * self.accuracy:.1f}%")
         if self.nfe:
             parts.append(f"TPF {self.tokens / self.nfe:.2f}")
         if self.failed:
             parts.append(f"failed {self.failed}")
+        if self.unscored:
+            parts.append(f"unscored {self.unscored}")
         if self.scored and self.done < self.total:
             parts.append(f"ETA {duration(self.seconds / self.scored * (self.total - self.done))}")
         return parts
+
+
+def add_points(sums: list[float], values: Sequence[float]) -> None:
+    """Adds the points of one sample to `sums`, which is empty before the first sample."""
+    sums[:] = [a + b for a, b in zip(sums or [0.0] * len(values), values, strict=True)]
+
+
+def mean_ratio(points: Sequence[float], possible: Sequence[float]) -> float:
+    """Returns the mean over columns of points / possible; 0 for columns where no points are possible."""
+    ratios = [a / b if b else 0.0 for a, b in zip(points, possible, strict=True)]
+    return sum(ratios) / len(ratios) if ratios else 0.0
 
 
 def duration(seconds: float) -> str:
@@ -103,18 +131,20 @@ class Progress:
         self._line(benchmark, "" if done == 0 else " (resumed)" if done < total else " (finished before)")
         self._write_snapshot()
 
-    def add(self, benchmark: str, correct: bool, record: NfeRecord) -> None:
-        """Counts one scored sample."""
+    def add(self, benchmark: str, points: Points, record: NfeRecord | None, unscored: bool = False) -> None:
+        """Counts one scored sample. One without a ledger line adds no tokens."""
         task = self._tasks[benchmark]
         now = time.time()
-        cost = record.cost
+        cost = NO_COST if record is None else record.cost
         worked_s = cost.total_s - cost.queue_s  # in the queue it waited for other requests
         task.started_at = task.started_at or now - worked_s
         task.seconds = now - task.started_at
         task.done += 1
         task.scored += 1
-        task.correct += correct
-        task.failed += record.error is not None
+        add_points(task.points, points[0])
+        add_points(task.possible, points[1])
+        task.failed += record is not None and record.error is not None
+        task.unscored += unscored
         task.tokens += cost.completion_tokens
         task.nfe += cost.nfe
         if now - self._lines_at.get(benchmark, 0.0) >= LINE_EVERY_S and task.done < task.total:
@@ -179,4 +209,8 @@ def read_snapshot(path: Path) -> dict[str, TaskProgress]:
     """Returns the counts a job wrote last, by benchmark; empty if it has written none."""
     if not path.exists():
         return {}
-    return {name: TaskProgress(**task) for name, task in json.loads(path.read_text(encoding="utf-8")).items()}
+    known = {item.name for item in fields(TaskProgress)}  # the file of another release may have other fields
+    return {
+        name: TaskProgress(**{key: value for key, value in task.items() if key in known})
+        for name, task in json.loads(path.read_text(encoding="utf-8")).items()
+    }

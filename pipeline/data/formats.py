@@ -1,15 +1,15 @@
 """Readers of the file formats that benchmarks come in: JSON lines (plain or gzip), csv, parquet, MMLU's tar.
 
-A file that ends early is a ConfigError that names the file and the line.
+A file that ends early is a ConfigError that names the file and the line. A damaged line costs its row only.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import importlib
 import io
-import json
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -17,28 +17,43 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Row
+from trimode.pipeline.data.row_checks import DATA_ERROR, parse_line
 
 
 def iter_jsonl(path: Path) -> Iterator[Row]:
     """Yields one object per line and skips empty lines. Raises ConfigError with the line number of a broken one."""
+    for number, line in _lines(path):
+        row = parse_line(line)
+        if row.keys() == {DATA_ERROR}:
+            raise ConfigError(f"{path}: damaged or cut short near line {number} (it {row[DATA_ERROR]})")
+        yield row
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """Returns the rows of a data file. A damaged line becomes a row with nothing but the reason (DATA_ERROR).
+
+    Raises ConfigError if the file ends within a line: then rows are missing and not only damaged.
+    """
+    rows = []
+    for number, line in _lines(path):
+        row = parse_line(line)
+        if row.keys() == {DATA_ERROR} and not line.endswith(b"\n"):
+            raise ConfigError(f"{path}: damaged or cut short near line {number} (it {row[DATA_ERROR]})")
+        rows.append(row)
+    return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields the lines of a plain or gzip file that are not blank, each with its number, from 1."""
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:
                 number += 1
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ConfigError(f"{path}: line {number} is not a JSON object")
-                yield row
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+                if line.removeprefix(codecs.BOM_UTF8).strip():
+                    yield number, line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ConfigError(f"{path}: damaged or cut short near line {number} ({error})") from error
-
-
-def read_jsonl(path: Path) -> list[Row]:
-    """Returns all rows of `iter_jsonl`."""
-    return list(iter_jsonl(path))
 
 
 def read_csv(path: Path) -> list[Row]:

@@ -1,5 +1,7 @@
 """Finds a benchmark's rows on disk: prepared (NeMo-Skills' form), raw as published, or bundled with this repository.
 
+A data folder that the user names counts for all benchmarks, the bundled ones included.
+
 Never downloads: `prepare` fetches what is missing here.
 """
 
@@ -7,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data import convert_choices, convert_code, convert_instructions, convert_math
 from trimode.pipeline.data.formats import iter_jsonl, read_csv, read_jsonl, read_mmlu_tar, read_parquet
+from trimode.pipeline.data.row_checks import converted, row_error
 from trimode.pipeline.data.sources import SOURCES
 
 log = logging.getLogger(__name__)
@@ -35,8 +37,8 @@ class RawForm:
 
 
 def each(convert: Callable[[Row], Row]) -> Callable[[Sequence[Row]], list[Row]]:
-    """Returns a conversion of many rows, from a conversion of one row."""
-    return lambda raws: [convert(raw) for raw in raws]
+    """Returns a conversion of many rows, from a conversion of one row. A row that fails costs nothing but itself."""
+    return lambda raws: [converted(convert, raw) for raw in raws]
 
 
 def read_livecodebench(path: Path) -> list[Row]:
@@ -76,18 +78,23 @@ def data_root(data_dir: Path | None) -> Path:
 def load_rows(benchmark: Benchmark, data_dir: Path | None) -> list[Row]:
     """Returns all rows of the split, in order, with NeMo-Skills' fields. Warns if rows are missing or too many.
 
-    Raises ConfigError if there is no file (naming both ways to get one), or it is damaged or has other fields.
+    Rows that cannot be asked (`row_checks.row_error`) keep their place, with a warning. Raises ConfigError if there is
+    no file (naming both ways to get one), it ends early, or none of its rows can be asked.
     """
     path, rows = _find(benchmark, data_dir)
-    fields = {name for _, name, _, _ in string.Formatter().parse(benchmark.prompt) if name}
-    for index, row in enumerate(rows):
-        if missing := fields - row.keys():
-            raise ConfigError(
-                f"{path}: row {index + 1} has no field {', '.join(sorted(missing))}; it has: {', '.join(row)}. "
-                f"A prepared file has NeMo-Skills' fields; a raw file must be named {_raw_names(benchmark)}"
-            )
     if not rows:
         raise ConfigError(f"{path} holds no rows; {benchmark.name} has {benchmark.num_samples}")
+    errors = [(number, error) for number, row in enumerate(rows, 1) if (error := row_error(benchmark, row))]
+    if len(errors) == len(rows):
+        raise ConfigError(
+            f"{path}: no row can be asked: row 1 {errors[0][1]}. "
+            f"A prepared file has NeMo-Skills' fields; a raw file must be named {_raw_names(benchmark)}"
+        )
+    if errors:
+        log.warning(
+            "%s: %d of %d rows cannot be asked and are recorded without an answer; the first: row %d %s",
+            *(path, len(errors), len(rows), *errors[0]),
+        )
     if len(rows) != benchmark.num_samples:
         log.warning("%s: %d rows; the full %s has %d", path, len(rows), benchmark.name, benchmark.num_samples)
     return rows
@@ -118,7 +125,7 @@ def raw_form(benchmark: Benchmark, folder: Path) -> tuple[RawForm, list[Path]] |
 
 
 def _find(benchmark: Benchmark, data_dir: Path | None) -> tuple[Path, list[Row]]:
-    if benchmark.source == "bundled":
+    if benchmark.source == "bundled" and data_dir is None:
         path = BUNDLED_DIR / benchmark.name / f"{benchmark.split}.jsonl"
         if not path.is_file():
             raise ConfigError(f"{benchmark.name} comes with the repository, but {path} is missing: restore it from git")
@@ -130,6 +137,11 @@ def _find(benchmark: Benchmark, data_dir: Path | None) -> tuple[Path, list[Row]]
     if found := raw_form(benchmark, prepared.parent):
         form, files = found
         return files[0], form.convert([row for file in files for row in form.read(file)])
+    if benchmark.source == "bundled":
+        raise ConfigError(
+            f"no data for {benchmark.name}: nothing in {prepared.parent}, where --data-dir has it looked for. Either "
+            f"put its rows there ({prepared.name}), or leave --data-dir out: then the rows in {BUNDLED_DIR} are used"
+        )
     if benchmark.name in SOURCES:
         command = f"python -m trimode.pipeline.data prepare {benchmark.name} --data-dir {data_root(data_dir)}"
         way = f"download it with `{command}`"

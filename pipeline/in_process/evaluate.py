@@ -13,8 +13,11 @@ from trimode.core.errors import ConfigError, TrimodeError, guarded
 from trimode.core.files import write_json_atomic
 from trimode.core.protocol import WorkerSettings
 from trimode.core.worker import Worker
-from trimode.pipeline.client.samples import LoadedTask, load_tasks
+from trimode.pipeline.client.answer import check_context
+from trimode.pipeline.client.metrics_file import UnansweredError
+from trimode.pipeline.client.tasks import LoadedTask, load_tasks
 from trimode.pipeline.config.schema import Config
+from trimode.pipeline.console.log import printable
 from trimode.pipeline.data.hub import TASKS
 from trimode.pipeline.in_process.flags import parse, plan_jobs
 from trimode.pipeline.in_process.run import TaskSummary, print_result, print_summary, run_task
@@ -40,33 +43,40 @@ def main(argv: Sequence[str], make_worker: Callable[[WorkerSettings], Worker]) -
 def error_text(error: TrimodeError) -> str:
     """Returns what is printed for an error: after a failure also how to go on."""
     if isinstance(error, ConfigError):
-        return f"error: {error}"
-    return f"failed: {error}\nFinished samples are kept; the same command goes on."
+        return printable(f"error: {error}")
+    return printable(f"failed: {error}\nFinished samples are kept; the same command goes on.")
 
 
 def evaluate(args: argparse.Namespace, make_worker: Callable[[WorkerSettings], Worker]) -> int:
-    """Does everything after parsing and returns 0. Raises TrimodeError."""
+    """Does everything after parsing and returns 0. Raises TrimodeError, also if a task has no answers to report."""
     config, jobs = plan_jobs(args, TASKS)
-    results = run_jobs(args, config, jobs, make_worker)
-    print_summary(results)
+    results, problems = run_jobs(args, config, jobs, make_worker)
+    if results:
+        print_summary(results)
     if args.output is not None:
         shown = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
         write_json_atomic(args.output, {"args": shown, "results": [asdict(result) for result in results]})
+    if problems:
+        raise UnansweredError("; ".join(problems))
     return 0
 
 
 def run_jobs(
     args: argparse.Namespace, config: Config, jobs: list[JobSpec], make_worker: Callable[[WorkerSettings], Worker]
-) -> list[TaskSummary]:
-    """Runs every job on one worker. Claims the run folder meanwhile; loads no worker if every sample is finished."""
+) -> tuple[list[TaskSummary], list[str]]:
+    """Runs every job on one worker, as `run_all`. Claims the run folder meanwhile.
+
+    Loads no worker if every sample is finished.
+    """
     paths = RunPaths(Path(jobs[0].run_dir))
     owner = this_process()
-    claim(paths.run_dir, owner)
+    claim(paths.run_dir, owner, args.take_over)
     worker: Worker | None = None
     try:
         work = [(folder, load_tasks(folder)[0]) for folder in (RunFolder(job, paths) for job in jobs)]
         if any(loaded.num_left for _, loaded in work):
             worker = make_worker(worker_settings(args, config, jobs[0]))
+            check_context(jobs[0].decode, worker.info().max_model_len)
         return asyncio.run(run_all(args, work, worker))
     finally:
         if worker is not None:
@@ -91,13 +101,22 @@ def worker_settings(args: argparse.Namespace, config: Config, spec: JobSpec) -> 
 
 async def run_all(
     args: argparse.Namespace, work: Sequence[tuple[RunFolder, LoadedTask]], worker: Worker | None
-) -> list[TaskSummary]:
-    """Runs the tasks in the given order and prints a header and a closing line for each."""
+) -> tuple[list[TaskSummary], list[str]]:
+    """Runs the tasks in the given order and prints a header and a closing line for each.
+
+    Returns their summaries, and why the tasks that have none are not finished.
+    """
     results: list[TaskSummary] = []
+    problems: list[str] = []
     for folder, loaded in work:
-        kept = loaded.rows_asked - loaded.num_left
+        kept = loaded.num_done
         earlier = f", {kept} finished earlier" if kept else ""
         print(f"\n=== {loaded.benchmark.name}: {loaded.rows_asked} samples{earlier}, mode {args.mode}", flush=True)
-        results.append(await run_task(folder, loaded, worker, args.print_every))
-        print_result(results[-1])
-    return results
+        try:
+            results.append(await run_task(folder, loaded, worker, args.print_every))
+        except UnansweredError as error:
+            problems.append(str(error))
+            print(f"✗ {printable(str(error))}", flush=True)
+        else:
+            print_result(results[-1])
+    return results, problems

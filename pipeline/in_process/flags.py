@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,9 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
     add("--mode", choices=("ar", "dlm", "linear_spec"), default="dlm", help="default: dlm")
     add("--tasks", nargs="+", default=["gsm8k"], help=f"with blanks or commas: {', '.join(tasks)} (default: gsm8k)")
     add("--lora", action="store_true", help="adapter on the drafter; linear_spec only")
-    add("--lora-path", help="default: linear_spec_lora in the model's folder, else miscs/linear_spec_lora")
+    add(
+        "--lora-path", help="default: linear_spec_lora in the model's folder or repository, else miscs/linear_spec_lora"
+    )
     add("--limit", type=int, help="first samples of each task only")
     add("--max-new-tokens", type=int, default=512, help="default: 512")
     add("--block-length", type=int, help=f"default: {BLOCK_LENGTHS}")
@@ -54,6 +57,7 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
     add("--data-dir", help="folder with one folder of data per benchmark (default: $TRIMODE_DATA_DIR, cache, hub)")
     add("--out-dir", help="where samples are kept (default: $OUT_DIR, else ./eval_suit_results)")
     add("--fresh", action="store_true", help="a new folder instead of going on in the earlier one")
+    add("--take-over", action="store_true", help="take the folder from an owner on a host that is gone")
     return parser.parse_args(argv)
 
 
@@ -74,7 +78,10 @@ def plan_jobs(args: argparse.Namespace, tasks: Tasks) -> tuple[Config, list[JobS
     for name in names:
         ensure_rows(load_benchmark(name), data_dir, tasks[name])
     found = survey(config, Path.cwd())
-    jobs = [state.spec for state in continue_or_start(plan(config, found), config.fresh)]
+    states = continue_or_start(plan(config, found), config.fresh)
+    for note in dict.fromkeys(state.note for state in states if state.note):
+        print(f"note: {note}; used instead: {states[0].spec.run_dir}", file=sys.stderr)
+    jobs = [state.spec for state in states]
     preflight(config, found, jobs)
     return config, jobs
 

@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trimode.core.errors import GenerationError
 from trimode.core.worker import Worker
 from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
-from trimode.pipeline.client.samples import LoadedTask, run_tasks
-from trimode.pipeline.console.progress import Progress
+from trimode.pipeline.client.failures import name_failures
+from trimode.pipeline.client.metrics_file import UnansweredError
+from trimode.pipeline.client.samples import run_tasks
+from trimode.pipeline.client.tasks import LoadedTask
+from trimode.pipeline.console.progress import Points, Progress, add_points, mean_ratio
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import data_sha256
-from trimode.pipeline.run_folder.rows import read_output, read_rows
+from trimode.pipeline.run_folder.rows import SCORING_ERROR, read_output, read_rows
 from trimode.pipeline.scoring.metrics import compute_metrics
-from trimode.pipeline.scoring.verdicts import is_right
+from trimode.pipeline.scoring.verdicts import row_points
 from trimode.pipeline.spec import DecodeSpec
+
+INPUT_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+"""What code raises for an input that it was not made for. It costs that sample; a lost device costs the run."""
 
 
 @dataclass(slots=True)
@@ -30,14 +36,17 @@ class Counts:
     """Sums over finished samples of one task."""
 
     done: int = 0
-    correct: int = 0
+    points: list[float] = field(default_factory=list)
+    possible: list[float] = field(default_factory=list)
+    """Scored and possible points in the task's metric, one sum per column."""
     tokens: int = 0
     nfe: int = 0
 
-    def add(self, correct: bool, record: NfeRecord | None) -> None:
+    def add(self, points: Points, record: NfeRecord | None) -> None:
         """Counts one sample. One without a ledger line adds no tokens."""
         self.done += 1
-        self.correct += correct
+        add_points(self.points, points[0])
+        add_points(self.possible, points[1])
         if record is not None:
             self.tokens += record.cost.completion_tokens
             self.nfe += record.cost.nfe
@@ -46,7 +55,7 @@ class Counts:
         """Returns `acc=93.78% avg_tok=302.0 avg_nfe=52.1 TPF=5.79`."""
         done = max(self.done, 1)
         tpf = self.tokens / self.nfe if self.nfe else 0.0
-        accuracy = 100 * self.correct / done
+        accuracy = 100 * mean_ratio(self.points, self.possible)
         return f"acc={accuracy:.2f}% avg_tok={self.tokens / done:.1f} avg_nfe={self.nfe / done:.1f} TPF={tpf:.2f}"
 
 
@@ -62,15 +71,15 @@ class TaskProgressLines(Progress):
         ledger = read_run_ledger(paths.run_dir)
         (seed,) = loaded.task.seeds
         rows = read_rows(paths, loaded.benchmark.name, seed)
-        for position in sorted(loaded.finished[seed]):
+        for position in sorted(loaded.finished[seed] - loaded.unscored.get(seed, set())):
             if position < loaded.rows_asked:
                 record = ledger.get((loaded.benchmark.name, seed, position))
-                self.counts.add(is_right(loaded.benchmark, rows[position]), record)
+                self.counts.add(row_points(loaded.benchmark, rows[position]), record)
 
-    def add(self, benchmark: str, correct: bool, record: NfeRecord) -> None:
+    def add(self, benchmark: str, points: Points, record: NfeRecord | None, unscored: bool = False) -> None:
         """Counts one sample of this call and prints a line if it is due."""
-        del benchmark
-        self.counts.add(correct, record)
+        del benchmark, unscored
+        self.counts.add(points, record)
         if self.counts.done % self._every == 0 or self.counts.done == self._total:
             self.print_line()
 
@@ -98,8 +107,10 @@ class TaskSummary:
     """Sum of tokens / sum of NFE."""
     elapsed_seconds: float
     """Wall-clock seconds of this call."""
-    num_errors: int
-    """Samples without an answer, scored as wrong."""
+    failed: int
+    """Samples without an answer, scored as wrong. Every number of this line is over all samples, these too."""
+    unscored: int
+    """Answers that could not be scored, counted as wrong. The same command scores them again."""
     samples: str
     """File with one line per sample."""
 
@@ -123,7 +134,11 @@ async def run_task(folder: RunFolder, loaded: LoadedTask, worker: Worker | None,
             manifest.add_workers([worker.info()])
         progress = TaskProgressLines(loaded, paths, print_every)
         await run_tasks(folder, [loaded], ask_worker(worker, spec.decode), progress)
+        name_failures(spec, paths)
         status = "completed"
+    except UnansweredError:
+        name_failures(spec, paths)
+        raise
     finally:
         manifest.close(status)
     rows = read_output(paths, name, seed)[: loaded.rows_asked]
@@ -139,7 +154,8 @@ async def run_task(folder: RunFolder, loaded: LoadedTask, worker: Worker | None,
         avg_nfe=totals["average_nfe"] or 0.0,
         tpf=totals["tpf"] or 0.0,
         elapsed_seconds=round(time.perf_counter() - started, 2),
-        num_errors=sum(record.error is not None for record in records),
+        failed=sum(bool(row.get("error")) for row in rows),
+        unscored=sum(SCORING_ERROR in row for row in rows),
         samples=str(paths.output(name, seed)),
     )
 
@@ -162,10 +178,9 @@ def ask_worker(worker: Worker | None, decode: DecodeSpec) -> Callable[[str, str,
         started = time.time()
         try:
             generation = await worker.generate(fields)
-        except GenerationError as error:
-            return Answer(
-                request_id=name, started_at=started, ended_at=time.time(), error=error.message, error_kind=REQUEST
-            )
+        except (GenerationError, *INPUT_ERRORS) as error:
+            reason = error.message if isinstance(error, GenerationError) else f"{type(error).__name__}: {error}"
+            return Answer(request_id=name, started_at=started, ended_at=time.time(), error=reason, error_kind=REQUEST)
         return Answer(
             request_id=generation.request_id,
             text=generation.text or "",
@@ -180,7 +195,8 @@ def ask_worker(worker: Worker | None, decode: DecodeSpec) -> Callable[[str, str,
 
 def print_result(result: TaskSummary) -> None:
     """Prints the closing line of a task."""
-    errors = f"  {result.num_errors} without answer" if result.num_errors else ""
+    errors = f"  {result.failed} without answer" if result.failed else ""
+    errors += f"  {result.unscored} not scored" if result.unscored else ""
     print(
         f"✓ {result.task}: acc={result.accuracy:.2f}% ({result.num_entries} samples) avg_tok={result.avg_tokens:.1f} "
         f"avg_nfe={result.avg_nfe:.1f} TPF={result.tpf:.2f} ({result.elapsed_seconds:.1f}s){errors}",
@@ -191,10 +207,10 @@ def print_result(result: TaskSummary) -> None:
 def print_summary(results: Sequence[TaskSummary]) -> None:
     """Prints the table of all tasks."""
     width = max(len("task"), *(len(result.task) for result in results))
-    print(f"\n{'task':<{width}}  {'acc%':>7}  {'avg_tok':>8}  {'avg_nfe':>8}  {'TPF':>6}")
+    print(f"\n{'task':<{width}}  {'acc%':>7}  {'avg_tok':>8}  {'avg_nfe':>8}  {'TPF':>6}  {'failed':>6}")
     for result in results:
         print(
             f"{result.task:<{width}}  {result.accuracy:>7.2f}  {result.avg_tokens:>8.1f}  {result.avg_nfe:>8.1f}  "
-            f"{result.tpf:>6.2f}",
+            f"{result.tpf:>6.2f}  {result.failed:>6}",
             flush=True,
         )

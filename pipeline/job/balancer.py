@@ -48,6 +48,11 @@ class Ready:
         """Model name for requests."""
         return self.workers[0].served_model_name
 
+    @property
+    def slots(self) -> int:
+        """Requests that all workers together decode at the same time."""
+        return sum(worker.max_num_seqs for worker in self.workers)
+
 
 class BalancerProcess:
     """One balancer process with its workers, used as a context manager: no process is left afterwards."""

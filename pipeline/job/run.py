@@ -10,18 +10,20 @@ import os
 import socket
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from trimode.core.errors import JobFailed, Stopped, TrimodeError, WorkerError
+from trimode.core.errors import JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.project import child_environment
-from trimode.pipeline.client.answer import Answer
-from trimode.pipeline.client.chat import ChatClient
-from trimode.pipeline.client.metrics_file import check_metrics
+from trimode.pipeline.client.answer import Answer, check_context
+from trimode.pipeline.client.chat import ChatClient, most_at_once
+from trimode.pipeline.client.failures import name_failures
+from trimode.pipeline.client.metrics_file import UnansweredError, check_metrics
 from trimode.pipeline.client.nemo_skills import run as nemo_skills_client
-from trimode.pipeline.client.samples import LoadedTask, MakePool, load_tasks, run_tasks
+from trimode.pipeline.client.samples import MakePool, run_tasks
+from trimode.pipeline.client.tasks import LoadedTask, load_tasks
 from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
 from trimode.pipeline.console.signals import Signals
@@ -29,13 +31,11 @@ from trimode.pipeline.job.balancer import BALANCER, BalancerProcess, Ready
 from trimode.pipeline.job.devices import choose_devices
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.manifest import Manifest
-from trimode.pipeline.run_folder.nfe import read_run_ledger
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import data_sha256, now
 from trimode.pipeline.spec import ClientKind, JobSpec
 
 WATCH_EVERY_S = 0.2
-MAX_NAMED_FAILURES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +91,13 @@ def _run(spec: JobSpec, paths: RunPaths, console: tuple[JobLog, Signals], hooks:
             with BalancerProcess(spec, paths, devices, hooks.balancer) as server:
                 ready = server.wait_ready(signals.check)
                 manifest.add_workers(ready.workers)
+                check_context(spec.decode, ready.workers[0].max_model_len)
                 print(f"serving at {ready.url}", flush=True)
                 _run_client(folder, (server, ready), loaded, (log, signals), hooks)
         else:
-            print("every sample is finished; only the metrics are written", flush=True)
+            unscored = sum(len(positions) for item in loaded for positions in item.unscored.values())
+            again = f"{unscored} answers are scored again, then" if unscored else "only"
+            print(f"every sample is finished; {again} the metrics are written", flush=True)
             with _progress(spec, paths, log, loaded) as progress:
                 signals.run(run_tasks(folder, loaded, _ask_nobody, progress, hooks.make_pool))
         for item in loaded:
@@ -102,8 +105,11 @@ def _run(spec: JobSpec, paths: RunPaths, console: tuple[JobLog, Signals], hooks:
                 check_metrics(paths, item.task, item.rows_asked)
             else:
                 _announce_share(item)
-        _name_failures(spec, paths)
+        name_failures(spec, paths)
         status = "completed"
+    except UnansweredError:
+        name_failures(spec, paths)
+        raise
     finally:
         manifest.close(status)
 
@@ -120,6 +126,8 @@ def _run_client(
     server, ready = served
     log, signals = console
     if spec.client.kind is ClientKind.nemo_skills:
+        at_once = most_at_once(spec.client, ready.slots)
+        spec = replace(spec, client=replace(spec.client, max_concurrent_requests=at_once))
         for task in spec.tasks:
             with signals.at_once():
                 nemo_skills_client.run_task(spec, task, ready.url, paths)
@@ -139,7 +147,7 @@ async def _run_embedded(
     """Runs the tasks while the balancer lives. Raises WorkerError if the balancer ends."""
     spec = folder.spec
     server, ready = served
-    async with ChatClient(ready.url, ready.model, spec.decode, spec.client) as client:
+    async with ChatClient(ready.url, ready.model, spec.decode, spec.client, slots=ready.slots) as client:
         work = asyncio.create_task(run_tasks(folder, loaded, client.ask, progress, hooks.make_pool))
         watch = asyncio.create_task(_watch(server))
         try:
@@ -180,7 +188,7 @@ def _progress(spec: JobSpec, paths: RunPaths, log: JobLog, loaded: list[LoadedTa
     progress = Progress(spec.name, show, snapshot=paths.progress(spec.index), bars=bars)
     for item in loaded:
         total = len(item.positions) * len(item.task.seeds)
-        progress.begin(item.benchmark.name, total=total, done=total - item.num_left)
+        progress.begin(item.benchmark.name, total=total, done=item.num_done)
         kept = max(len(finished) for finished in item.finished.values())
         if item.task.chunk is None and kept > item.rows_asked:
             show(
@@ -189,25 +197,12 @@ def _progress(spec: JobSpec, paths: RunPaths, log: JobLog, loaded: list[LoadedTa
     return progress
 
 
-def _name_failures(spec: JobSpec, paths: RunPaths) -> None:
-    """Prints which samples got no answer."""
-    ours = {task.benchmark for task in spec.tasks}
-    failed = [
-        record
-        for record in read_run_ledger(paths.run_dir).values()
-        if record.error is not None and record.benchmark in ours
-    ]
-    for record in failed[:MAX_NAMED_FAILURES]:
-        print(f"no answer: {record.benchmark} seed {record.seed} sample {record.sample_id}: {record.error}", flush=True)
-    if len(failed) > MAX_NAMED_FAILURES:
-        print(f"no answer: {len(failed) - MAX_NAMED_FAILURES} more", flush=True)
-
-
 def _record_failure(spec: JobSpec, paths: RunPaths, error: BaseException) -> JobFailed:
     """Writes FAILED_group<N> with the cause and the logs' tails, and returns the error to raise."""
-    if not isinstance(error, TrimodeError | Stopped):
+    problem = storage_problem(error) if isinstance(error, OSError) else None
+    if problem is None and not isinstance(error, TrimodeError | Stopped):
         traceback.print_exception(error)
-    cause = f"{type(error).__name__}: {error}"
+    cause = problem or f"{type(error).__name__}: {error}"
     print(f"=== {now()} {spec.name}: failed: {cause}", file=sys.stderr, flush=True)
     record = paths.failed(spec.index)
     log = paths.pipeline_log(spec.index)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,13 @@ class JobCall:
         run_job(self.spec)
 
     def _prepare_process(self) -> None:
-        """Makes a local job end with its launcher and submitit's controller, and shows it the launcher's GPUs."""
+        """Makes a local job end with its launcher and submitit's controller, and shows it the launcher's GPUs.
+
+        Ctrl-C is the launcher's business: SIGINT, which the launcher has blocked, is ignored from now on.
+        """
         assert self.launcher is not None
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         controller = process_id(os.getppid())
         live_with([self.launcher, *([controller] if controller else [])], GRACE_S)
         if self.devices is None:

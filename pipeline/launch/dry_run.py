@@ -80,7 +80,7 @@ def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
             )
         )
     if survey.adapter:
-        rows.append(("LoRA path", survey.adapter.path))
+        rows.append(("LoRA path", _adapter(survey.adapter)))
         rows.append(("LoRA acts on", "the drafter alone"))
     thinking = f"on, at most {config.max_thinking_tokens} tokens" if config.enable_thinking else "off"
     rows += [
@@ -146,6 +146,12 @@ def _weights(weights: Weights) -> str:
     if not weights.is_folder:
         return f"{weights.path} (hub id)"
     return weights.path if weights.found else f"{weights.path} (not there)"
+
+
+def _adapter(adapter: Weights) -> str:
+    if adapter.found:
+        return adapter.path
+    return f"{adapter.path} (expected in the model's repository; not yet at {' or '.join(adapter.looked_in)})"
 
 
 def _absent(needed: bool) -> str:

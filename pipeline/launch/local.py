@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -27,18 +28,53 @@ from trimode.pipeline.spec import JobSpec
 
 POLL_S = 0.2
 """Seconds between two looks at a running job."""
+ASK_EVERY_S = 1.0
+"""Seconds between two requests to a job to end."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class _Executor(LocalExecutor):  # type: ignore[misc]
-    """submitit's executor, whose jobs ignore Ctrl-C: the launcher gets it too and ends the running job in order."""
+    """submitit's executor, whose jobs ignore Ctrl-C: the launcher gets it too and ends the running job in order.
+
+    The child inherits that SIGINT is blocked, and JobCall ignores it. A Ctrl-C in this moment waits for the launcher.
+    """
 
     def _submit_command(self, command: str) -> LocalJob[None]:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the child
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return super()._submit_command(command)
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Ending:
+    """Raises Stopped at the first ending signal, or at the end of a block that must not be interrupted.
+
+    Later signals are ignored while the job is being ended.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._held = False
+
+    def receive(self, signum: int, _frame: FrameType | None) -> None:
+        """Handles a signal."""
+        for each in ENDING:
+            signal.signal(each, signal.SIG_IGN)
+        self._received = signum
+        if not self._held:
+            raise Stopped(signum)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Lets the block end before a signal that comes meanwhile is raised."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._received is not None:
+            raise Stopped(self._received)
 
 
 def run_local(jobs: Sequence[JobSpec], launcher: Launcher) -> list[JobSpec]:
@@ -47,14 +83,17 @@ def run_local(jobs: Sequence[JobSpec], launcher: Launcher) -> list[JobSpec]:
     A signal that ends this process ends the running job first. Then it is raised as Stopped.
     """
     failed = []
-    with _signals_raise(), outside_of_jobs():
+    with _signals_raise() as ending, outside_of_jobs():
         for number, job in enumerate(jobs, 1):
             print(f"[{number}/{len(jobs)}] {job.name}: {job.run_dir}", file=sys.stderr, flush=True)
-            started = start(job, launcher)
+            started = None
             try:
+                with ending.held():
+                    started = start(job, launcher)
                 follow(job, started)
             except BaseException:
-                end(started)
+                if started is not None:
+                    end(started)
                 raise
             error = started.exception()
             if error is not None or not is_completed(job):
@@ -110,30 +149,31 @@ def follow(job: JobSpec, started: LocalJob[None]) -> None:
 
 
 def end(started: LocalJob[None]) -> None:
-    """Asks a job to end, and kills it after GRACE_S seconds."""
+    """Asks a job to end until it does, and kills it after GRACE_S seconds.
+
+    One signal is not enough: submitit swallows those that come before the job's own handler is in place.
+    """
     process = started._process
     if process is None:
         return
-    process.terminate()
+    deadline = time.monotonic() + GRACE_S
     try:
-        process.wait(GRACE_S)
+        while process.poll() is None and time.monotonic() < deadline:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ASK_EVERY_S)
     finally:
         process.kill()
         process.wait()
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Raises Stopped at the first ending signal. Later ones are ignored while the job is being ended."""
-
-    def stop(signum: int, _frame: FrameType | None) -> None:
-        for each in ENDING:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(signum)
-
-    before = {signum: signal.signal(signum, stop) for signum in ENDING}
+def _signals_raise() -> Iterator[_Ending]:
+    """Handles ending signals while the block runs."""
+    ending = _Ending()
+    before = {signum: signal.signal(signum, ending.receive) for signum in ENDING}
     try:
-        yield
+        yield ending
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from trimode.core.files import tail
@@ -10,6 +11,17 @@ from trimode.pipeline.spec import JobSpec
 
 TAIL_LINES = 30
 """Lines of the executor's log that stand for a failure record that is missing."""
+
+LEAST_BYTES = 64 << 10
+"""Less free space than this is called none: a failure record may not fit."""
+
+
+def has_space(folder: Path) -> bool:
+    """True if files can be written in a folder, as far as its file system says."""
+    try:
+        return shutil.disk_usage(folder).free >= LEAST_BYTES
+    except OSError:
+        return True
 
 
 def is_completed(spec: JobSpec) -> bool:
@@ -23,6 +35,8 @@ def failure_message(spec: JobSpec, executor_log: Path) -> str:
     if record.exists():
         causes = [line for line in record.read_text(encoding="utf-8").splitlines() if line.startswith("Cause: ")]
         return f"{causes[0] if causes else 'no cause written'}\n  record: {record}"
+    if not has_space(Path(spec.run_dir)):
+        return f"no space left for {spec.run_dir}; what was stored before stays, and the same command goes on"
     if executor_log.exists():
         lines = tail(executor_log, TAIL_LINES).splitlines()
         return "\n".join([f"it left no record; {executor_log} ends with:", *("  " + line for line in lines)])

@@ -30,6 +30,12 @@ def preflight(config: Config, survey: Survey, jobs: Sequence[JobSpec]) -> None:
     for weights, name in ((survey.model, "model"), (survey.tokenizer, "tokenizer")):
         if weights is not None and not weights.found:
             raise ConfigError(f"{name}: no folder {weights.path}; valid: a checkpoint folder or a hub id")
+    if survey.adapter is not None and not survey.adapter.found:
+        places = " or ".join(survey.adapter.looked_in)
+        raise ConfigError(
+            f"lora: no adapter folder at {places}; valid: {survey.model.path} in the hub cache "
+            f"(`hf download {survey.model.path}`), or a folder named by --lora-path (model.lora_path)"
+        )
     names = list(dict.fromkeys(task.benchmark for job in jobs for task in job.tasks))
     if unscored := [name for job in jobs[:1] for name in without_scorer(job) if name in names]:
         raise ConfigError(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 from pathlib import Path
 
-from trimode.pipeline.benchmarks import benchmark_names, load_benchmark
 from trimode.pipeline.spec import DecodeSpec, ModelSpec
 
 WHOLE_FILE_BYTES = 4 << 20
@@ -18,6 +16,14 @@ NUM_SAMPLES = 64
 SAMPLE_BYTES = 16 << 10
 FINGERPRINTED = (".json", ".safetensors", ".jinja", ".model", ".txt")
 """Suffixes of the files of a checkpoint that can change an answer."""
+GREEDY: dict[str, object] = {"top_p": 0.95, "starting_seed": 0}
+"""What stands for settings that only sampling reads, at temperature 0: their defaults, which old folders have."""
+PROMPTS = "e248f360fbbd2fa2"
+"""Stands in every identity, so that folders of release 0.1 keep their names.
+
+It was a hash of the prompts of all benchmarks. Now each run folder records the prompts of its own benchmarks, and
+`rounds` compares them.
+"""
 
 
 def eval_dir_name(identity: dict[str, object]) -> str:
@@ -30,26 +36,22 @@ def run_identity(
 ) -> dict[str, object]:
     """Returns everything that changes the answers of a run.
 
-    Not part of it: limit, workers, GPUs, time limit, the list of benchmarks and their repeats. `fingerprints` (of
-    weights, adapter and tokenizer) take the place of the paths.
+    Not part of it: limit, workers, GPUs, time limit, the list of benchmarks, their repeats and their prompts, and at
+    temperature 0 what only sampling reads. `fingerprints` (of weights, adapter and tokenizer) take the place of the
+    paths.
     """
     decoding = dataclasses.asdict(decode)
     del decoding["lora_path"]
-    return {
+    identity = {
         **fingerprints,
         **decoding,
         "mode": decode.mode.value,
         "dtype": model.dtype,
         "max_position_embeddings": model.max_position_embeddings,
         "starting_seed": starting_seed,
-        "prompts": prompts_digest(),
+        "prompts": PROMPTS,
     }
-
-
-@functools.cache
-def prompts_digest() -> str:
-    """Returns one hash over the prompts of all benchmarks in the registry."""
-    return _digest({name: load_benchmark(name).prompt_sha256 for name in benchmark_names()})[:16]
+    return identity | GREEDY if decode.temperature == 0 else identity
 
 
 def folder_fingerprint(folder: Path) -> str:

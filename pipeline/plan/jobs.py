@@ -13,8 +13,10 @@ from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import Mode
 from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.config.checks import stays_in_its_line
 from trimode.pipeline.config.schema import Config, ModeConfig
 from trimode.pipeline.plan.identity import eval_dir_name, run_identity
+from trimode.pipeline.plan.names import derived_name, label, model_label
 from trimode.pipeline.plan.survey import Survey, absolute
 from trimode.pipeline.spec import (
     ClientSpec,
@@ -77,14 +79,17 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
         max_position_embeddings=context_limit(mode, survey),
         revision=config.model.revision,
     )
+    check_context(name, decode, model.max_position_embeddings)
     fingerprints = {
         "weights": survey.model.fingerprint,
         "adapter": survey.adapter.fingerprint if survey.adapter and mode.lora else None,
-        "tokenizer": survey.tokenizer.fingerprint if survey.tokenizer else None,
+        "tokenizer": own_tokenizer(survey),
     }
     identity = run_identity(decode, model, fingerprints, config.starting_seed)
-    exp_name = config.exp_name or derived_exp_name(config, mode, decode)
+    exp_name = config.exp_name or derived_exp_name(config, survey, mode, decode)
     out_dir = absolute(config.out_dir, survey.cwd)
+    if config.cluster.executor is Executor.slurm:
+        stays_in_its_line("out_dir", str(out_dir))
     data_dir = str(absolute(config.data_dir, survey.cwd)) if config.data_dir else None
     return JobSpec(
         index=0,
@@ -101,13 +106,33 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
     )
 
 
-def derived_exp_name(config: Config, mode: ModeConfig, decode: DecodeSpec) -> str:
-    """Returns the reference's folder name: model, mode, tokens, block, temperature, adapter, threshold."""
-    model = (config.model.name or config.model.path).replace("/", "__")
-    name = f"{model}_{mode.mode.value}_tok{config.max_new_tokens}_blk{mode.block_length}_temp{config.temperature:g}"
-    if decode.lora_path is not None:
-        name += f"_lora_{Path(decode.lora_path).name}" + ("_draft_only" if config.model.draft_lora_only else "")
-    return name if mode.threshold is None else f"{name}_thr{mode.threshold:g}"
+def own_tokenizer(survey: Survey) -> str | None:
+    """Returns the fingerprint of a tokenizer that is not the model's; None for the model's, also if it is named."""
+    tokenizer = survey.tokenizer
+    return None if tokenizer is None or tokenizer.path == survey.model.path else tokenizer.fingerprint
+
+
+def derived_exp_name(config: Config, survey: Survey, mode: ModeConfig, decode: DecodeSpec) -> str:
+    """Returns the name of a run whose user gave none."""
+    model = survey.model
+    if config.model.name:
+        name = label(config.model.name)
+    else:
+        name = model_label(model.path, Path(model.path) if model.is_folder else None, survey.cwd)
+    return derived_name(name, config.max_new_tokens, decode, mode.threshold, config.model.draft_lora_only)
+
+
+def check_context(name: str, decode: DecodeSpec, limit: int | None) -> None:
+    """Raises ConfigError if answers may be so long that no prompt fits. The rule is the same in all modes.
+
+    `limit` is None where config.json cannot be read here; the job then checks what its workers say.
+    """
+    if limit is not None and decode.max_new_tokens >= limit:
+        raise ConfigError(
+            f"max_new_tokens leaves room for a prompt: got {decode.max_new_tokens} with a context of {limit} tokens "
+            f"in {name} (the least of max_model_len and the checkpoint's max_position_embeddings); "
+            f"valid: below {limit} (--tokens), or a larger context (--max-pos-emb)"
+        )
 
 
 def context_limit(mode: ModeConfig, survey: Survey) -> int | None:
@@ -120,15 +145,15 @@ def context_limit(mode: ModeConfig, survey: Survey) -> int | None:
 
 
 def decode_spec(config: Config, mode: ModeConfig, survey: Survey) -> DecodeSpec:
-    """Returns how one mode decodes. A null threshold of linear_spec becomes 0."""
+    """Returns how one mode decodes. A null threshold of linear_spec becomes 0, and so does a negative zero."""
     threshold = 0.0 if mode.mode is Mode.linear_spec and mode.threshold is None else mode.threshold
     return DecodeSpec(
         mode=mode.mode,
         lora=mode.lora,
         lora_path=survey.adapter.path if survey.adapter and mode.lora else None,
         block_length=mode.block_length,
-        threshold=threshold,
-        temperature=config.temperature,
+        threshold=None if threshold is None else threshold + 0.0,
+        temperature=config.temperature + 0.0,
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,
         enable_thinking=config.enable_thinking,
@@ -203,6 +228,7 @@ def container_mounts(config: Config, survey: Survey, out_dir: Path, data_dir: st
             outer.append(folder)
     mounts = [f"{folder}:{folder}" for folder in outer]
     for folder in outer:
+        stays_in_its_line("a folder of a contained job", str(folder))
         if "," in str(folder) or ":" in str(folder):
             raise ConfigError(f"folders of a contained job have no comma or colon in their path: got {folder}")
     return (*mounts, *config.cluster.container_mounts)
@@ -217,4 +243,5 @@ def client_spec(config: Config) -> ClientSpec:
         request_timeout_s=config.client.request_timeout_s,
         num_scorers=config.client.num_scorers,
         kv_cache_gb=config.balancer.kv_cache_gb,
+        max_failed_share=config.client.max_failed_share,
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.config.schema import Config
+from trimode.pipeline.plan.hub_cache import hub_cache, repository, snapshot
 from trimode.pipeline.plan.identity import folder_fingerprint
+from trimode.pipeline.spec import Container
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 LORA_FOLDER = "linear_spec_lora"
@@ -27,7 +30,9 @@ class Weights:
     fingerprint: str
     is_folder: bool = True
     found: bool = True
-    """False for a folder that does not exist (yet)."""
+    """False for what does not exist here (yet)."""
+    looked_in: tuple[str, ...] = ()
+    """Where an adapter was looked for that was not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +70,21 @@ def absolute(path: str, cwd: Path) -> Path:
     return Path(os.path.normpath(cwd / Path(path).expanduser()))
 
 
+def is_folder(path: Path) -> bool:
+    """True if there is a folder at `path`. False also for a path that no folder can have, or that may not be read."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def find_weights(path: str, cwd: Path, revision: str | None) -> Weights:
     """Returns the folder at `path`, or the hub id if no such folder exists and `path` has the form of one.
 
     Raises ConfigError for a revision of a folder.
     """
     folder = absolute(path, cwd)
-    if folder.is_dir():
+    if is_folder(folder):
         if revision is not None:
             raise ConfigError(
                 f"model.revision: got {revision} for the folder {folder}; valid: none, or a hub id as the model"
@@ -83,13 +96,39 @@ def find_weights(path: str, cwd: Path, revision: str | None) -> Weights:
 
 
 def _find_adapter(config: Config, cwd: Path, model: Weights) -> Weights:
+    """Returns the adapter that the config names, or else the one beside the model, or the project's own.
+
+    Raises ConfigError if there is none.
+    """
     if config.model.lora_path is not None:
-        candidates = [absolute(config.model.lora_path, cwd)]
-    else:
-        beside = [Path(model.path) / LORA_FOLDER] if model.is_folder else []
-        candidates = [*beside, PROJECT_DIR / "miscs" / LORA_FOLDER]
+        return _first_adapter([absolute(config.model.lora_path, cwd)])
+    own = PROJECT_DIR / "miscs" / LORA_FOLDER
+    if model.is_folder:
+        return _first_adapter([Path(model.path) / LORA_FOLDER, own])
+    return _hub_adapter(config, model, own)
+
+
+def _hub_adapter(config: Config, model: Weights, own: Path) -> Weights:
+    """Returns the adapter inside the repository of a hub id, or else the project's `own`.
+
+    It is expected in the repository if that is not in the cache with its weights. Its fingerprint is made of the hub's
+    names in any case, so that a download does not rename a run.
+    """
+    cluster = config.cluster
+    cache = hub_cache(os.environ, None if cluster.container is Container.none else cluster.hub_cache)
+    files = snapshot(cache, model.path, config.model.revision)
+    inside = Weights(f"{model.path}/{LORA_FOLDER}", f"{model.fingerprint}/{LORA_FOLDER}", is_folder=False)
+    looked_in = (files or repository(cache, model.path)) / LORA_FOLDER
+    if files is not None and is_folder(looked_in):
+        return replace(inside, path=str(looked_in))
+    if is_folder(own) or (files is not None and any(files.glob("*.safetensors"))):
+        return _first_adapter([looked_in, own])
+    return replace(inside, found=False, looked_in=(str(looked_in), str(own)))
+
+
+def _first_adapter(candidates: Sequence[Path]) -> Weights:
     for folder in candidates:
-        if folder.is_dir():
+        if is_folder(folder):
             return Weights(path=str(folder), fingerprint=folder_fingerprint(folder))
     raise ConfigError(
         f"lora: no adapter folder at {' or '.join(map(str, candidates))}; valid: a folder with adapter_config.json, "

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from trimode.core.errors import USER_ERROR, guarded
 from trimode.core.files import write_text_atomic
-from trimode.pipeline.analysis.comparable import differences
+from trimode.pipeline.analysis.comparable import differences, mixed_code
 from trimode.pipeline.analysis.runs import Run, read_sweep
 from trimode.pipeline.analysis.summary import ReportRow, disagreement, summarize_runs
 from trimode.pipeline.report.formats import as_csv, as_json, as_markdown, as_table
@@ -42,7 +42,7 @@ def remarks(runs: list[Run], rows: list[ReportRow]) -> list[str]:
     for run in runs:
         for name, task in run.tasks.items():
             lines += [f"{run.path}: {name}: {line}" for line in disagreement(task)]
-    return lines + differences(runs)
+    return lines + [line for run in runs for line in mixed_code(run)] + differences(runs)
 
 
 def print_rows(rows: list[ReportRow], style: str) -> None:
@@ -61,7 +61,7 @@ def publish(runs: list[Run], notes: list[str], style: str, page: Path | None) ->
 
     No files are written if `page` is None. Raises OSError if they cannot be written.
     """
-    rows = summarize_runs(runs, intervals=page is not None)
+    rows = summarize_runs(runs)
     notes = notes + remarks(runs, rows)
     print_rows(rows, style)
     for line in notes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
-from trimode.pipeline.analysis.statistics import Interval
+from trimode.pipeline.analysis.statistics import Interval, mean_interval
 from trimode.pipeline.analysis.summary import JSON_FIELDS, ReportRow
 from trimode.pipeline.analysis.text import MISSING, interval, number
 
@@ -25,8 +26,11 @@ COLUMNS = (
     "TPF, all forwards",
     "tok/s",
     "Accepted / verify",
+    "Failed",
+    "Unscored",
 )
-"""Headings of the table for people."""
+"""Headings of the table for people. Failed: samples without an answer. Unscored: answers that the scorer could not
+judge. Both count as wrong."""
 
 
 def accuracy_interval(row: ReportRow) -> str:
@@ -50,7 +54,7 @@ def cells(row: ReportRow) -> tuple[str, ...]:
     """Returns the row as text, one entry per column of COLUMNS."""
     accuracy = number(row.accuracy, 2)
     if row.std_err is not None:
-        accuracy += f" ± {row.std_err:.2f}"
+        accuracy += f" (s.e. {row.std_err:.2f})"
     return (
         row.benchmark,
         row.label,
@@ -63,7 +67,19 @@ def cells(row: ReportRow) -> tuple[str, ...]:
         number(row.tpf_total, 2),
         number(row.tokens_per_second, 1),
         number(row.acceptance_length, 2),
+        str(row.failed),
+        str(row.unscored),
     )
+
+
+def mean_accuracy_interval(rows: Sequence[ReportRow]) -> Interval | None:
+    """Returns the 95 % interval of the mean accuracy over rows; None if one of them has none."""
+    known = [
+        (row.accuracy, Interval(row.accuracy_low, row.accuracy_high))
+        for row in rows
+        if row.accuracy is not None and row.accuracy_low is not None and row.accuracy_high is not None
+    ]
+    return mean_interval(*zip(*known, strict=True)) if known and len(known) == len(rows) else None
 
 
 def mean_cells(rows: list[ReportRow]) -> list[tuple[str, ...]]:
@@ -85,34 +101,46 @@ def mean_cells(rows: list[ReportRow]) -> list[tuple[str, ...]]:
                 label,
                 str(sum(row.num_entries for row in mine)),
                 mean("accuracy", 2),
-                "",
+                interval(mean_accuracy_interval(mine), 1),
                 mean("avg_tokens", 1),
                 mean("average_nfe", 1),
                 mean("tpf", 2),
                 mean("tpf_total", 2),
                 mean("tokens_per_second", 1),
                 mean("acceptance_length", 2),
+                str(sum(row.failed for row in mine)),
+                str(sum(row.unscored for row in mine)),
             )
         )
     return lines
 
 
-TERMINAL_COLUMNS = ("Benchmark", "Mode", "N", "Acc. %", "95 %", "Tokens", "NFE", "TPF", "tok/s", "Accept")
-"""Shorter headings, for a terminal of 80 columns. The TPF over all forwards is in the other formats only."""
+TERMINAL_COLUMNS = (
+    *("Benchmark", "Mode", "N", "Acc. %", "95 %", "Tokens", "NFE", "TPF", "TPF all", "tok/s", "Accept"),
+    *("Failed", "Unscored"),
+)
+"""Shorter headings of COLUMNS, for a terminal of 80 columns."""
 
-_LEFT_OUT = COLUMNS.index("TPF, all forwards")
+
+def _terminal_columns(rows: Sequence[ReportRow]) -> list[int]:
+    """Returns the columns that a terminal shows: failures only if there are any, TPF over all forwards never."""
+    left_out = {"TPF all"}
+    left_out |= set() if any(row.failed for row in rows) else {"Failed"}
+    left_out |= set() if any(row.unscored for row in rows) else {"Unscored"}
+    return [index for index, name in enumerate(TERMINAL_COLUMNS) if name not in left_out]
 
 
 def as_table(rows: list[ReportRow]) -> Table:
     """A rich table, grouped by benchmark."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
-    for index, heading in enumerate(TERMINAL_COLUMNS):
-        table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
+    columns = _terminal_columns(rows)
+    for index in columns:
+        table.add_column(TERMINAL_COLUMNS[index], justify="left" if index < 2 else "right", no_wrap=True)
     lines = [*map(cells, rows), *mean_cells(rows)]
     for index, line in enumerate(lines):
         first = index == 0 or lines[index - 1][0] != line[0]
         last = index + 1 == len(lines) or lines[index + 1][0] != line[0]
-        shown = [cell for column, cell in enumerate(line) if column != _LEFT_OUT]
+        shown = [line[column] for column in columns]
         table.add_row(escape(shown[0]) if first else "", *map(escape, shown[1:]), end_section=last)
     return table
 

@@ -26,6 +26,10 @@ class RunFolder:
         """Positions of a seed that need not be asked again."""
         return self._seeds[benchmark, seed].finished
 
+    def unscored(self, benchmark: str, seed: int) -> set[int]:
+        """Finished positions of a seed whose rows could not be scored."""
+        return self._seeds[benchmark, seed].unscored
+
     def store(self, task: TaskSpec, seed: int) -> SeedStore:
         """A store for the rows of one seed."""
         return SeedStore(self.paths, task.benchmark, seed, task.chunk, self.ledger)

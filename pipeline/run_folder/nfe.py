@@ -56,7 +56,8 @@ class NfeRecord:
 
 LINE_KEYS = (
     *("request_id", "benchmark", "sample_id", "seed", "mode", "lora", "prompt_tokens", "completion_tokens"),
-    *("finish_reason", "forwards", "nfe", "acceptance_lengths", "queue_s", "first_token_s", "total_s", "error"),
+    *("finish_reason", "forwards", "forwards_saved", "nfe", "acceptance_lengths"),
+    *("queue_s", "first_token_s", "total_s", "error"),
 )
 """Keys of a line, in their order."""
 
@@ -96,19 +97,23 @@ def read_run_ledger(run_dir: Path) -> dict[tuple[str, int, int], NfeRecord]:
 
 
 def summarize(records: Iterable[NfeRecord]) -> dict[str, float | int | None]:
-    """Returns average_nfe, nfe_count, tpf, tpf_total and tokens_per_second over the samples that got an answer.
+    """Returns average_nfe, nfe_count, failed, tpf, tpf_total and tokens_per_second of samples.
 
-    The ratios are ratios of sums: tpf = tokens / nfe, tpf_total = tokens / forwards of every kind, and
-    tokens_per_second = tokens / seconds from first forward to end (the speed of one stream). x / 0 is None.
+    Every sample counts, as in the accuracy: one that got no answer adds nothing to any sum, and 1 to nfe_count and to
+    failed. average_nfe = nfe / nfe_count. The others are ratios of sums: tpf = tokens / nfe, tpf_total = tokens /
+    forwards of every kind, and tokens_per_second = tokens / seconds from first forward to end (the speed of one
+    stream). x / 0 is None.
     """
-    answered = [record for record in records if record.error is None]
+    asked = list(records)
+    answered = [record for record in asked if record.error is None]
     tokens = sum(record.cost.completion_tokens for record in answered)
     nfe = sum(record.cost.nfe for record in answered)
     forwards = sum(sum(record.cost.forwards.values()) for record in answered)
     seconds = sum(record.cost.total_s - record.cost.queue_s for record in answered)
     return {
-        "average_nfe": round(nfe / len(answered), 4) if answered else None,
-        "nfe_count": len(answered),
+        "average_nfe": round(nfe / len(asked), 4) if answered else None,
+        "nfe_count": len(asked),
+        "failed": len(asked) - len(answered),
         "tpf": round(tokens / nfe, 4) if nfe else None,
         "tpf_total": round(tokens / forwards, 4) if forwards else None,
         "tokens_per_second": round(tokens / seconds, 2) if seconds > 0 else None,

@@ -13,7 +13,7 @@ from trimode.core.files import whole_lines
 from trimode.core.protocol import Row
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.spec import TaskSpec
+from trimode.pipeline.spec import JobSpec, TaskSpec
 
 K = TypeVar("K", bound=Hashable)
 
@@ -24,13 +24,15 @@ LEDGER = "_nfe"
 ERROR_KIND = "error_kind"
 """Key of a failed row: `infrastructure` (tried again by a repeated command) or `request` (final)."""
 INFRASTRUCTURE = "infrastructure"
+SCORING_ERROR = "scoring_error"
+"""Key of a row that could not be scored: why. A repeated command scores it again and does not ask again."""
 
 
 def parse_row(line: str, path: Path, number: int) -> Row:
     """Returns the row in one line of a file. Raises ConfigError naming the line if it is not a JSON object."""
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        row = json.loads(line.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: line {number} is no JSON row: {error}") from error
     if not isinstance(row, dict):
         raise ConfigError(f"{path}: line {number} is no JSON row: got {type(row).__name__}; valid: an object")
@@ -116,6 +118,8 @@ class SeedState:
     """Positions that have a row."""
     carried: dict[int, NfeRecord] = field(default_factory=dict)
     """Ledger records that -async rows carry, by position."""
+    unscored: set[int] = field(default_factory=set)
+    """Finished positions whose row could not be scored."""
 
 
 def read_seed(paths: RunPaths, benchmark: str, seed: int) -> SeedState:
@@ -124,18 +128,37 @@ def read_seed(paths: RunPaths, benchmark: str, seed: int) -> SeedState:
     retry = f'"{ERROR_KIND}": "{INFRASTRUCTURE}"'
     state = SeedState()
     for position, line in enumerate(whole_lines(paths.output(benchmark, seed))):
-        state.stored.add(position)
-        if retry not in line:  # the marker can stand in an answer only with its quotes escaped
-            state.finished.add(position)
+        # Only a line with one of these texts can be a failure. Parsing every line would cost too much.
+        marked = retry in line or f'"{SCORING_ERROR}"' in line
+        _note(state, position, parse_row(line, paths.output(benchmark, seed), position + 1) if marked else {})
     for position, row in newer.items():
-        state.stored.add(position)
-        if not is_infrastructure_failure(row):
-            state.finished.add(position)
-        elif position in state.finished:
+        if is_infrastructure_failure(row) and position in state.finished:
             continue  # the answer in the finished file counts
+        _note(state, position, row)
         if isinstance(record := row.get(LEDGER), dict):
             state.carried[position] = NfeRecord.from_json(record)
     return state
+
+
+def _note(state: SeedState, position: int, row: Row) -> None:
+    """Adds what the row of a position says. A later row of the position replaces an earlier one."""
+    state.stored.add(position)
+    state.unscored.discard(position)
+    if is_infrastructure_failure(row):
+        return
+    state.finished.add(position)
+    if SCORING_ERROR in row:
+        state.unscored.add(position)
+
+
+def read_unscored(spec: JobSpec, paths: RunPaths) -> Iterator[tuple[str, int, int, str]]:
+    """Yields benchmark, seed, position and reason of every row of a job's benchmarks that could not be scored."""
+    for task in spec.tasks:
+        for seed in task.seeds:
+            if read_seed(paths, task.benchmark, seed).unscored:
+                for position, row in sorted(read_rows(paths, task.benchmark, seed).items()):
+                    if SCORING_ERROR in row:
+                        yield task.benchmark, seed, position, str(row[SCORING_ERROR])
 
 
 def finished_positions(paths: RunPaths, benchmark: str, seed: int) -> set[int]:
@@ -145,8 +168,17 @@ def finished_positions(paths: RunPaths, benchmark: str, seed: int) -> set[int]:
 
 def num_rows(paths: RunPaths, task: TaskSpec) -> int:
     """Returns how many rows the task asks for: its limit, at most the rows that an earlier run found in the data."""
-    known = task.num_samples
-    if paths.manifest.exists():
-        data = json.loads(paths.manifest.read_text(encoding="utf-8")).get("data", {})
-        known = data.get(task.benchmark, {}).get("num_rows", known)
+    manifest: Row = json.loads(paths.manifest.read_text(encoding="utf-8")) if paths.manifest.exists() else {}
+    return rows_asked(task, manifest)
+
+
+def rows_asked(task: TaskSpec, manifest: Row) -> int:
+    """Returns how many rows the task asks for, from a manifest that may be empty or damaged.
+
+    The data that a run found counts, not the size of the published split.
+    """
+    facts: object = manifest
+    for name in ("data", task.benchmark, "num_rows"):
+        facts = facts.get(name) if isinstance(facts, dict) else None
+    known = facts if isinstance(facts, int) else task.num_samples
     return known if task.limit is None else min(task.limit, known)

@@ -45,15 +45,19 @@ class SeedStore:
         self._ledger = ledger
         self._file: AppendFile | None = None
 
-    def append(self, position: int, row: Row, record: NfeRecord) -> None:
-        """Adds a scored row in order of arrival. The caller adds the ledger line after it."""
+    def append(self, position: int, row: Row, record: NfeRecord | None) -> None:
+        """Adds a scored row in order of arrival. The caller adds the ledger line after it.
+
+        `record` may be None for a row that was scored again and whose ledger line is lost.
+        """
         if self._file is None:
             chunk = None if self._chunk is None else self._chunk.index
             with chunk_lock(self._paths, self._benchmark, self._chunk):
                 for which in {None, chunk}:
                     self._paths.output_done(self._benchmark, self._seed, which).unlink(missing_ok=True)
                 self._file = AppendFile(self._paths.output_async(self._benchmark, self._seed, chunk))
-        self._file.append(_async_line(position, row | {LEDGER: record.to_json()}))
+        carried = {} if record is None else {LEDGER: record.to_json()}
+        self._file.append(_async_line(position, row | carried))
 
     def finish(self, rows_asked: int, arrange: Arrange) -> bool:
         """Writes the ordered rows, touches `.done` and removes the -async file. Returns True once that is so.

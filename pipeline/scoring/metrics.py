@@ -47,8 +47,8 @@ def compute_metrics(
     groups: dict[str, list[Attempts]] = {ALL_ROWS: problems}
     for attempts in problems:
         subset = attempts[0].get("subset_for_metrics", ALL_ROWS)
-        if subset != ALL_ROWS:
-            groups.setdefault(subset, []).append(attempts)
+        if isinstance(subset, str | int | float) and subset != ALL_ROWS:  # others cannot be part of a name
+            groups.setdefault(str(subset), []).append(attempts)
     facts = SCORERS[benchmark.scorer]
     return {
         benchmark.name if subset == ALL_ROWS else f"{benchmark.name}-{subset}": _tables(facts, group)
@@ -167,7 +167,7 @@ def _instruction_tables(facts: ScorerFacts, problems: Sequence[Attempts]) -> dic
     for k in range(1, len(problems[0]) + 1):
         for name, aggregate in _pass_names(k).items():
             accuracies = {
-                measure: _sum(aggregate(values, k) for values in lists) / totals[measure] * 100.0
+                measure: _sum(aggregate(values, k) for values in lists) / max(1, totals[measure]) * 100.0
                 for measure, lists in scores.items()
             }
             tables[name] = {

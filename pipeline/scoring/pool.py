@@ -1,7 +1,11 @@
 """A pool of scoring processes. Each row goes to a free process and has a time limit.
 
-A process that hangs, crashes or exits costs only the row it was scoring. Processes are started fresh and never forked,
-because the caller may hold threads and devices. They are not threads, because math-verify needs a main thread.
+A process that hangs, crashes or exits costs only the row it was scoring. That row, and one whose scorer
+failed for a reason outside of it, is judged once more while nothing else is scored: no verdict depends on how busy the
+machine is. A row that fails then as well is not called wrong without a word, it gets a `scoring_error`.
+
+Processes are started fresh and never forked, because the caller may hold threads and devices. They are not threads,
+because math-verify needs a main thread.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +29,9 @@ from trimode.core.project import child_environment
 from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring import worker
+from trimode.pipeline.scoring.patience import Patience
 from trimode.pipeline.scoring.registry import scorer_of, unscored
+from trimode.pipeline.scoring.turns import TURNS
 
 WORKER_MODULE = worker.__name__
 """Module that a scoring process runs."""
@@ -104,19 +109,36 @@ class ScoringPool:
                 if self._abandoned.is_set():
                     future.cancel()
                 elif future.set_running_or_notify_cancel():
-                    future.set_result(self._judge(process, row))
+                    try:
+                        future.set_result(self._judge(process, row))
+                    except Exception as error:  # noqa: BLE001 - else whoever waits for the row would wait for ever
+                        future.set_exception(error)
         finally:
             process.stop()
 
     def _judge(self, process: _Process, row: Row) -> Row:
+        with TURNS.together():
+            verdict = self._attempt(process, row, alone=False)
+        if isinstance(verdict, dict) and not verdict.pop(worker.JUDGE_AGAIN, False):
+            return verdict
+        if not self._abandoned.is_set():
+            with TURNS.alone():
+                verdict = self._attempt(process, row, alone=True)
+        if isinstance(verdict, str):
+            return unscored(self._benchmark, row, verdict)
+        verdict.pop(worker.JUDGE_AGAIN, None)
+        return verdict
+
+    def _attempt(self, process: _Process, row: Row, alone: bool) -> Row | str:
+        """Returns the verdict, or why there is none. The process is stopped then."""
         try:
-            return process.ask(row, self._limit_s)
+            return process.ask(row, self._limit_s, alone)
         except TimeoutError:
             reason = f"scoring took longer than {self._limit_s:g} s"
         except (OSError, ValueError) as error:
             reason = f"the scoring process ended: {error}"
         process.stop()
-        return unscored(self._benchmark, row, reason)
+        return reason
 
 
 class _Process:
@@ -130,15 +152,18 @@ class _Process:
         self._received = b""
         self._started = False
 
-    def ask(self, row: Row, limit_s: float) -> Row:
-        """Returns the verdict of `row`. Raises TimeoutError after `limit_s`, ChildProcessError if the process died."""
+    def ask(self, row: Row, limit_s: float, alone: bool) -> Row:
+        """Returns the verdict of `row`. `alone`: this process scores nothing else meanwhile.
+
+        Raises TimeoutError when `Patience` for `limit_s` is over, ChildProcessError if the process died.
+        """
         process = self._process or self._start()
         assert process.stdin is not None
-        deadline = time.monotonic() + limit_s + (0 if self._started else START_LIMIT_S)
+        patience = Patience(limit_s + (0 if self._started else START_LIMIT_S), process.pid, alone)
         try:
             process.stdin.write(json.dumps(row).encode() + b"\n")
             process.stdin.flush()
-            verdict = json.loads(self._read_line(process, deadline))
+            verdict = json.loads(self._read_line(process, patience))
         except (BrokenPipeError, EOFError) as error:
             raise ChildProcessError(self._failure_message(process)) from error
         self._started = True
@@ -166,13 +191,15 @@ class _Process:
         )
         return self._process
 
-    def _read_line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes:
+    def _read_line(self, process: subprocess.Popen[bytes], patience: Patience) -> bytes:
         assert process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._received:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError
+                if not selector.select(patience.pause_s()):
+                    if patience.is_over():
+                        raise TimeoutError
+                    continue
                 chunk = os.read(process.stdout.fileno(), 1 << 16)
                 if not chunk:
                     raise EOFError

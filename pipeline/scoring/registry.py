@@ -61,7 +61,8 @@ def _prompt(kind: str) -> Measure:
 def _instructions(kind: str) -> Measure:
     """IFEval by instruction: followed and asked."""
     return lambda row: Points(
-        (float(sum(row[f"{kind}_eval"]["follow_instruction_list"])),), (float(len(row["instruction_id_list"])),)
+        (float(sum(row[f"{kind}_eval"]["follow_instruction_list"])),),
+        (float(len(row[f"{kind}_eval"]["follow_instruction_list"])),),
     )
 
 

@@ -49,7 +49,9 @@ def predicted(row: Row) -> str:
     if row.get("predicted_answer") is not None:
         return str(row["predicted_answer"])
     if "strict_eval" in row:
-        followed = zip(row["instruction_id_list"], row["strict_eval"]["follow_instruction_list"], strict=False)
+        asked = row.get("instruction_id_list")
+        names = asked if isinstance(asked, list) else []  # a damaged row may have none
+        followed = zip(names, row["strict_eval"]["follow_instruction_list"], strict=False)
         return ", ".join(f"{'✓' if ok else '✗'} {name}" for name, ok in followed)
     return str(row.get("completion") or "")
 

@@ -19,9 +19,15 @@ from trimode.core.processes import die_with_parent
 from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import score_row, scorer_of, unscored
+from trimode.pipeline.scoring.time_limits import count_cpu_seconds
 
 MEMORY_BYTES = 8 << 30
 """Largest address space of a scoring process. Beyond it a row fails with MemoryError."""
+
+JUDGE_AGAIN = "_judge_again"
+"""Key of a verdict that another try may change. It never reaches a row."""
+ROW_ERRORS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What a scorer raises for a row with missing or odd fields: every time, however idle the machine is."""
 
 
 def arguments(benchmark: Benchmark, data_dir: Path | None) -> list[str]:
@@ -30,12 +36,17 @@ def arguments(benchmark: Benchmark, data_dir: Path | None) -> list[str]:
 
 
 def judge(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
-    """Returns the verdict of one row. Whatever the scorer raises becomes the row's `scoring_error`."""
+    """Returns the verdict of one row. Whatever the scorer raises becomes the row's `scoring_error`.
+
+    The verdict has the key JUDGE_AGAIN if the scorer did not fail because of the row's fields: no memory, no process, a
+    program that got too little of the processor.
+    """
     started = time.monotonic()
     try:
         verdict = score_row(benchmark, row, data_dir)
     except (Exception, MemoryError, RecursionError) as error:  # noqa: BLE001 - the boundary "one row in a scorer"
-        return unscored(benchmark, row, f"{type(error).__name__}: {error}")
+        verdict = unscored(benchmark, row, f"{type(error).__name__}: {error}")
+        return verdict if isinstance(error, ROW_ERRORS) else verdict | {JUDGE_AGAIN: True}
     if "interleaved_eval_single_time_s" in scorer_of(benchmark).VERDICT_KEYS:
         verdict["interleaved_eval_single_time_s"] = time.monotonic() - started
     return verdict
@@ -48,6 +59,7 @@ def main() -> None:
     data_dir = Path(sys.argv[2]) if sys.argv[2] else None
     die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    count_cpu_seconds()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     bound = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_AS, (bound, hard))

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import pytest
-from trimode.balancer.router import MAX_ATTEMPTS, QueueFullError, Reply, Router, WorkerSlot
+from trimode.balancer.router import MAX_ATTEMPTS, MAX_HELD_PROMPT_TOKENS, QueueFullError, Reply, Router, WorkerSlot
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker, WorkerInfo, WorkerStats
@@ -255,6 +255,100 @@ def test_cancelling_a_running_request_tells_its_worker() -> None:
         await run_callbacks()
         assert bench.workers[0].cancelled == ["a"]
         assert bench.router.num_running == 0
+
+    run(test())
+
+
+def test_a_cancelled_request_has_not_failed() -> None:
+    async def test() -> None:
+        bench = Bench(1)
+        tasks = [bench.submit(name) for name in ("left", "bad")]
+        await run_callbacks()
+        tasks[0].cancel()
+        bench.workers[0].held["bad"].set_exception(GenerationError("top_p: got 3", 400))
+        await run_callbacks()
+        assert isinstance(tasks[1].exception(), GenerationError)
+        assert (bench.router.cancelled, bench.router.slots[0].failed) == (1, 1)
+
+    run(test())
+
+
+def test_a_death_with_requests_is_charged_to_them_and_an_idle_death_to_the_slot() -> None:
+    async def test() -> None:
+        bench = Bench(1)
+        tasks = [bench.submit(name) for name in ("a", "b")]
+        await run_callbacks()
+        bench.workers[0].die()
+        await run_callbacks()
+        slot = bench.router.slots[0]
+        assert (slot.deaths, slot.deaths_in_a_row) == (1, 0)
+        for task in tasks:
+            task.cancel()
+        await run_callbacks()
+        bench.refill(0)
+        bench.router.slot_died(slot, bench.workers[0], "it died idle")
+        assert (slot.deaths, slot.deaths_in_a_row) == (2, 1)
+
+    run(test())
+
+
+def test_a_last_attempt_gets_a_worker_for_itself_and_new_requests_do_not_delay_it() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        tasks = [bench.submit("suspect")]
+        for _ in range(MAX_ATTEMPTS - 1):
+            await run_callbacks()
+            index = next(index for index, worker in enumerate(bench.workers) if worker.held)
+            others = [bench.submit(f"{index}{number}", prompt_tokens=8000) for number in range(2)]
+            await run_callbacks()
+            tasks += others
+            bench.workers[index].die()
+            await run_callbacks()
+            bench.refill(index)
+        while not any(names == ["suspect"] for names in bench.where()):
+            assert all("suspect" not in names for names in bench.where())
+            tasks.append(bench.submit(f"new{len(tasks)}"))
+            await run_callbacks()
+            least = min((worker for worker in bench.workers if worker.held), key=lambda worker: len(worker.held))
+            least.finish(next(iter(least.held)))
+            await run_callbacks()
+        tasks.append(bench.submit("later"))
+        await run_callbacks()
+        assert ["suspect"] in bench.where()
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_replies_are_taken_in_whole_or_not_at_all() -> None:
+    async def test() -> None:
+        bench = Bench(1, in_flight_limit=4, max_queue=2)
+        bench.router.check_room(6)
+        with pytest.raises(GenerationError, match="n: got 7; valid here: at most 6") as caught:
+            bench.router.check_room(7)
+        assert caught.value.status == 400
+        task = bench.submit("a")
+        await run_callbacks()
+        bench.router.check_room(5)
+        with pytest.raises(QueueFullError):
+            bench.router.check_room(6)
+        assert bench.router.rejected == 1
+        task.cancel()
+
+    run(test())
+
+
+def test_the_prompts_that_are_held_are_bounded() -> None:
+    async def test() -> None:
+        bench = Bench(1)
+        task = bench.submit("huge", prompt_tokens=MAX_HELD_PROMPT_TOKENS)
+        await run_callbacks()
+        with pytest.raises(QueueFullError, match="the prompts that wait or run hold"):
+            await bench.submit("one more", prompt_tokens=1)
+        bench.workers[0].finish("huge")
+        await task
+        bench.submit("now", prompt_tokens=1).cancel()
 
     run(test())
 

@@ -144,9 +144,14 @@ def test_sigterm_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     assert not started[0].exists()
 
 
-def test_repeated_deaths_end_the_balancer_with_the_cause(tmp_path: Path) -> None:
-    balancer = start_balancer(tmp_path, "--max-worker-deaths", "1")
-    assert balancer.ask("crash").status_code == 503
+def test_an_idle_worker_that_dies_repeatedly_ends_the_balancer_but_a_request_never_does(tmp_path: Path) -> None:
+    balancer = start_balancer(tmp_path, "--max-worker-deaths", "1", "--num-workers", "1")
+    for _ in range(2):
+        response = balancer.ask("crash")
+        assert response.status_code == 500
+        assert "3 attempts" in response.json()["error"]["message"]
+    assert balancer.ask("hello").status_code == 200
+    os.kill(worker_pids(balancer)[0], signal.SIGKILL)
     assert balancer.process.wait(180) == 1
     assert "error: worker 0 died" in (tmp_path / "balancer.log").read_text()
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import signal
 from pathlib import Path
 
 import pytest
 from trimode.core.errors import (
+    NO_TEMPORARY_FOLDER,
+    USER_ERROR,
     ConfigError,
     GenerationError,
     InvalidRequestError,
@@ -71,3 +75,32 @@ def test_errors_that_cross_processes_survive_pickling() -> None:
 
 def test_a_refused_request_is_an_error_of_the_project() -> None:
     assert isinstance(InvalidRequestError("no", "n"), TrimodeError)
+
+
+def test_a_stop_travels_between_processes() -> None:
+    stopped = pickle.loads(pickle.dumps(Stopped(signal.SIGTERM)))
+    assert (stopped.signal_name, str(stopped)) == ("SIGTERM", "the job was ended by SIGTERM")
+
+
+def refuse(error: OSError) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST],
+)
+def test_a_file_that_cannot_be_written_is_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: refuse(OSError(number, os.strerror(number), "/out/rows"))) == USER_ERROR
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: /out/rows: {os.strerror(number)}; valid: ")
+    assert told.count("\n") == 1
+
+
+def test_a_full_disk_needs_no_file_name_and_other_errors_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: refuse(OSError(errno.ENOSPC, "No space left on device"))) == USER_ERROR
+    assert guarded(lambda: refuse(FileNotFoundError(2, f"{NO_TEMPORARY_FOLDER} in ['/tmp']"))) == USER_ERROR
+    assert capsys.readouterr().err.count("\n") == 2
+    for error in (FileNotFoundError(2, "No such file", "x"), PermissionError(13, "no port"), BrokenPipeError(32, "x")):
+        with pytest.raises(type(error)):
+            guarded(lambda error=error: refuse(error))  # type: ignore[misc]

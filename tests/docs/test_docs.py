@@ -30,6 +30,7 @@ COMMANDS = (
     ("-m", "trimode.workers.generate"),
     ("-m", "trimode.bench.balancer"),
     ("-m", "trimode.bench.engine"),
+    ("-m", "trimode.bench.coverage"),
     ("-m", "trimode.recipes.demo.train"),
     ("-m", "trimode.recipes.demo.figures"),
     ("evaluate.py",),
@@ -102,6 +103,7 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@pytest.mark.process
 def test_architecture_names_every_package() -> None:
     assert unnamed(packages(), ARCHITECTURE.read_text(encoding="utf-8")) == []
 

@@ -47,7 +47,9 @@ evaluate = _load_script()
 class Adder(FakeWorker):
     """Adds, except 3 + 3; remembers what it was asked, and may fail from the n-th question on."""
 
-    def __init__(self, settings: WorkerSettings, fail_from: int | None = None, refuse: str = "") -> None:
+    def __init__(
+        self, settings: WorkerSettings, fail_from: int | None = None, refuse: str | tuple[str, ...] = ""
+    ) -> None:
         super().__init__(settings)
         self.asked: list[Mapping[str, Any]] = []
         self.closed = False
@@ -61,7 +63,7 @@ class Adder(FakeWorker):
         question = fields["messages"][0]["content"].rpartition("What is ")[2]
         if self._refuse and question.startswith(self._refuse):
             raise GenerationError("context: too long")
-        number = int(question.partition(" ")[0])
+        number = int(question.partition(" ")[0])  # a ValueError for what is no question
         reply = await super().generate(fields)
         return dataclasses.replace(reply, text=rf"\boxed{{{0 if number == 3 else 2 * number}}}")
 
@@ -157,6 +159,52 @@ def test_a_refused_request_is_that_samples_error_and_counts_as_wrong(
     assert bench.run(refuse="2 ") == 0
     assert "1 without answer" in capsys.readouterr().out
     assert [row["symbolic_correct"] for row in bench.samples()] == [True, True, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        rb'{"problem": "cut emoji \ud83d", "expected_answer": 2}',
+        b'{"problem": "What is 1 + 1?", "expected_answer": 1' + b"0" * 5000 + b"}",
+        b'{"problem": "What is 1 + 1?", "expected_answer": NaN}',
+        b"[" * 100_000,
+        b'["no object"]',
+        b'{"question": "What is 1 + 1?"}',
+        b'{"problem": "bug", "expected_answer": 2}',
+    ],
+    ids=["surrogate", "huge integer", "not a number", "nested", "no object", "lacks a field", "the worker stumbles"],
+)
+def test_a_row_that_cannot_be_asked_is_recorded_and_the_rest_goes_on(
+    bench: Bench, line: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bench.folder / "data" / "gsm8k" / "test.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], line + b"\n", b"\n", *lines[1:]]))
+    assert bench.run() == 0
+    output = capsys.readouterr().out
+    assert "no answer: gsm8k seed 0 sample 1:" in output
+    assert "(7 samples)" in output
+    assert "1 without answer" in output
+    rows = bench.samples()
+    assert [row["symbolic_correct"] for row in rows] == [True, False, True, True, False, True, True]
+    assert [position for position, row in enumerate(rows) if "error" in row] == [1]
+    assert bench.run() == 0
+    assert len(bench.workers) == 1
+
+
+def test_a_task_whose_samples_were_all_refused_fails(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert bench.run("--limit", "2", refuse=("0 ", "1 ")) == 1
+        assert "gsm8k: none of 2 samples has an answer; the first: context: too long" in capsys.readouterr().err
+    assert len(bench.workers) == 1
+
+
+def test_answers_that_cannot_fit_the_checkpoint_are_refused_before_the_first_sample(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.run("--max-new-tokens", "4096") == 2
+    assert "got 4096 with a context of 4096 tokens" in capsys.readouterr().err
+    assert not bench.workers[0].asked
 
 
 def test_the_threshold_reaches_linear_spec(bench: Bench) -> None:

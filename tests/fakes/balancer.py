@@ -1,6 +1,6 @@
 """An OpenAI-shaped server with made-up answers, as a thread or as a process with the balancer's command line.
 
-Knows no model: the answer to a prompt is a function of its text, so that two runs can be compared row by row.
+The answer to a prompt is a function of its text, so that two runs can be compared row by row.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def answer(body: Body) -> Reply:
         "completion_tokens": tokens,
         "nfe": 1 + 2 * verifies,
         "forwards": {"prefill": 1, "decode": 0, "denoise": 0, "cache": 0, "draft": verifies, "verify": verifies},
+        "forwards_saved": 1,
         "acceptance_lengths": [1] * verifies,
         "queue_s": 0.25,
         "first_token_s": 0.5,

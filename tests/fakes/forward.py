@@ -105,6 +105,8 @@ class FakeModel:
 def _decide(chunk: Chunk, tokens: list[int], confidences: list[float]) -> Sampled:
     """What the sampler's kernels decide about these tokens."""
     result = Sampled(tokens, confidences, logprobs(*tokens))
+    if chunk.forced_token is not None:
+        result.forced_logprobs = logprobs(*[chunk.forced_token] * len(tokens))
     rule = chunk.selection
     if isinstance(rule, Commit):
         best = sorted(range(len(tokens)), key=lambda row: -confidences[row])[: rule.num_best]

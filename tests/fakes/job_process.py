@@ -1,7 +1,4 @@
-"""`python job_process.py SPEC.pickle`: one job against the fake balancer, scored by a comparison of strings.
-
-Knows no real server and no real scorer.
-"""
+"""`python job_process.py SPEC.pickle`: one job against the fake balancer, scored by a comparison of strings."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ class FakeScoring:
     def submit(self, row: Row) -> Future[Row]:
         found = str(row["generation"]).partition("{")[2].partition("}")[0] or None
         future: Future[Row] = Future()
-        future.set_result({"predicted_answer": found, "symbolic_correct": found == str(row["expected_answer"])})
+        future.set_result({"predicted_answer": found, "symbolic_correct": found == str(row.get("expected_answer"))})
         return future
 
 

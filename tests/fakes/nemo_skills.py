@@ -1,6 +1,6 @@
 """Imitates the few commands of NeMo-Skills that the client uses, with its files; FAKE_NEMO_SKILLS makes it misbehave.
 
-Knows no test. Called as: nemo_skills.py FOLDER (-c PROBE | -m MODULE ARGUMENTS...).
+Called as: nemo_skills.py FOLDER (-c PROBE | -m MODULE ARGUMENTS...).
 """
 
 from __future__ import annotations

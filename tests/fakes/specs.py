@@ -1,7 +1,4 @@
-"""Job specs over made-up gsm8k rows, and jobs in processes of their own against the fake balancer.
-
-Knows no Hydra and no real server.
-"""
+"""Job specs over made-up gsm8k rows, and jobs in processes of their own against the fake balancer."""
 
 from __future__ import annotations
 

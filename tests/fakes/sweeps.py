@@ -1,7 +1,4 @@
-"""Small sweeps for the tests of planning and submission, and stand-ins for what a job does.
-
-Knows no test.
-"""
+"""Small sweeps for the tests of planning and submission, and stand-ins for what a job does."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,3 +136,10 @@ class FakeWorker(Worker):
         if path:
             with Path(path).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+class LongFakeWorker(FakeWorker):
+    """The same with a context of a million tokens."""
+
+    def info(self) -> WorkerInfo:
+        return dataclasses.replace(super().info(), max_model_len=1_000_000)

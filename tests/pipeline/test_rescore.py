@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trimode.core.processes import ProcessId, process_id
+from trimode.pipeline import rescore
+from trimode.pipeline.benchmarks import Benchmark, load_benchmark
+from trimode.pipeline.launch.owner import Owner, claim, read_owner, this_process
 from trimode.pipeline.rescore import main
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.goldens import HEADS, value
 
 pytestmark = pytest.mark.process
@@ -116,3 +123,139 @@ def test_real_outputs_do_not_change(tmp_path: Path) -> None:
     assert main([str(tmp_path), "--num-processes", "2"]) == 0
     assert [(folder / source.name).read_bytes() for source in sources] == [source.read_bytes() for source in sources]
     assert json.loads((folder / "metrics.json").read_text()) == value("math_eval/metrics_max_samples_50.json")
+
+
+def owned_by(run_dir: Path, *processes: ProcessId, host: str | None = None) -> Path:
+    """A run folder of somebody else with one file of outputs."""
+    owner = dataclasses.replace(this_process(), processes=processes)
+    claim(run_dir, dataclasses.replace(owner, host=host or owner.host))
+    path = RunPaths(run_dir).output("mmlu", 0)
+    write(path, [choice("Answer: A", predicted_answer="B", symbolic_correct=False)])
+    return path
+
+
+def test_a_folder_whose_job_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init = process_id(1)
+    assert init is not None
+    path = owned_by(tmp_path / "run", init)
+    before = path.read_bytes()
+    for extra in ([], ["--take-over"]):
+        for folder in (tmp_path, path.parent):
+            assert main([str(folder), "--num-processes", "1", *extra]) == 2
+    assert path.read_bytes() == before
+    assert "belongs to process 1 on" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_living_owner_is_owned_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = owned_by(tmp_path / "run", ProcessId(pid=2**22 - 1, started=1))
+    seen: list[Owner | None] = []
+    monkeypatch.setattr(rescore, "check_scorer", lambda *_: seen.append(read_owner(tmp_path / "run")))
+    assert main([str(path.parent), "--num-processes", "1"]) == 0
+    assert seen[0] is not None and seen[0].processes == this_process().processes
+    assert read_owner(tmp_path / "run") is None
+    assert read(path)[0]["symbolic_correct"] is True
+
+
+def test_an_owner_on_a_host_that_is_gone_is_replaced_on_request(tmp_path: Path) -> None:
+    owned_by(tmp_path / "run", ProcessId(pid=1, started=1), host="gone")
+    assert main([str(tmp_path), "--num-processes", "1"]) == 2
+    assert main([str(tmp_path), "--num-processes", "1", "--take-over"]) == 0
+
+
+def test_a_file_that_another_program_writes_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mmlu" / "output.jsonl"
+    write(path, [choice("Answer: A")])
+    honest = rescore.new_metrics
+
+    def slow(benchmark: Benchmark, files: Sequence[rescore.Rescored]) -> dict[str, Any]:
+        with path.open("a") as file:
+            file.write(json.dumps(choice("Answer: B")) + "\n")
+        return honest(benchmark, files)
+
+    monkeypatch.setattr(rescore, "new_metrics", slow)
+    assert main([str(tmp_path), "--num-processes", "1"]) == 2
+    assert len(read(path)) == 2
+    assert not (tmp_path / "mmlu" / "metrics.json").exists()
+
+
+ODD = [
+    b"{}",
+    b"null",
+    b"[]",
+    b"3",
+    b'"text"',
+    b'{"generation": null, "expected_answer": "A"}',
+    b'{"generation": ["Answer: A"], "expected_answer": "A"}',
+    b'{"expected_answer": "A", "symbolic_correct": null, "predicted_answer": null}',
+    b'{"expected_answer": "A", "symbolic_correct": NaN, "predicted_answer": ["A"]}',
+    b'{"expected_answer": "A", "error": "no"}',
+    b'{"generation": "Answer: B \\ud83d", "expected_answer": "A"}',
+    b'{"generation": "Answer: B \xc3\xa9 \\ud83d", "expected_answer": "A", "k\\udc80": 1}',
+    b'{"generation": "Answer: B \xff", "expected_answer": "A"}',
+    b'{"generation": "Answer: B \xed\xa0\xbd", "expected_answer": "A"}',
+]
+COUNTED_WRONG = [
+    *("null", "true", "[1]", '"8"', "NaN", "Infinity", "-1", "1" + "0" * 400),
+]
+
+
+def test_rows_of_any_kind_count_as_no_answer_and_cost_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mmlu" / "output-rs0.jsonl"
+    path.parent.mkdir()
+    good = json.dumps(choice("Answer: A")).encode()
+    counts = [
+        good.replace(b'"num_generated_tokens": 1', f'"num_generated_tokens": {n}'.encode()) for n in COUNTED_WRONG
+    ]
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([good, *ODD, *counts]) + b"\n")
+    assert main([str(tmp_path), "--num-processes", "1"]) == 0
+    lines = path.read_bytes().splitlines()
+    assert lines[1:6] == ODD[:5]
+    assert len(lines) == 1 + len(ODD) + len(counts)
+    assert all(json.loads(line)["symbolic_correct"] for line in (lines[0], *lines[-len(counts) :]))
+    metrics = json.loads((tmp_path / "mmlu" / "metrics.json").read_text())["mmlu"]["pass@1"]
+    assert metrics["num_entries"] == len(lines)
+    assert metrics["symbolic_correct"] == 100.0 * (1 + len(counts)) / len(lines)
+    capsys.readouterr()
+    before = path.read_bytes()
+    assert main([str(tmp_path), "--num-processes", "1"]) == 0
+    assert path.read_bytes() == before
+    assert "0 verdicts changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["demo-if", "mbpp", "demo-code", "gsm8k"])
+def test_rows_without_anything_count_as_wrong_in_every_scorer(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescore, "check_scorer", lambda *_: None)
+    benchmark = load_benchmark(name)
+    path = tmp_path / name / "output-rs0.jsonl"
+    path.parent.mkdir()
+    path.write_text('{}\nnull\n{"instruction_id_list": 3, "error": "no"}\n')
+    assert main([str(tmp_path), "--num-processes", "1"]) == 0
+    metrics = json.loads((tmp_path / name / "metrics.json").read_text())[name]["pass@1"]
+    assert (metrics[benchmark.metric], metrics.get("num_entries")) == (0, 3)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '{"mmlu": null}', '{"mmlu": {"pass@1": []}}', "\ufeff{}", "{torn", "7"])
+def test_a_damaged_metrics_file_is_written_anew(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "mmlu" / "output.jsonl", [choice("Answer: A")])
+    (tmp_path / "mmlu" / "metrics.json").write_text(text)
+    assert main([str(tmp_path), "--num-processes", "1"]) == 0
+    metrics = json.loads((tmp_path / "mmlu" / "metrics.json").read_text())
+    assert metrics["mmlu"]["pass@1"]["symbolic_correct"] == 100.0
+
+
+@pytest.mark.parametrize("line", ['{"a": ' + "1" * 5000 + "}", "[" * 100_000, '{"a": ' + "[" * 5000 + "]" * 5000 + "}"])
+def test_a_line_that_is_no_json_is_named_and_nothing_is_written(
+    tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mmlu" / "output.jsonl"
+    write(path, [choice("Answer: A")])
+    with path.open("a") as file:
+        file.write(line + "\n")
+    before = path.read_bytes()
+    assert main([str(tmp_path), "--num-processes", "1"]) == 2
+    assert path.read_bytes() == before
+    assert "line 2 is no JSON row" in capsys.readouterr().err

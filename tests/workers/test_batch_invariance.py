@@ -69,6 +69,7 @@ def run_together(runtime: Runtime, wanted: list[dict[str, object]], arrivals: li
     return [sequences[place] for place in range(len(wanted))]
 
 
+@pytest.mark.slow
 def test_batch_mates_order_and_slots_change_nothing(micro: Runtime, exact: Float64Decoder) -> None:
     dropped: dict[str, bool] = {}  # by request: hypothesis repeats those it has drawn
 
@@ -94,6 +95,7 @@ def test_batch_mates_order_and_slots_change_nothing(micro: Runtime, exact: Float
     assert sum(dropped.values()) <= MAX_DROPPED_SHARE * len(dropped), Counter(dropped.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not num_lanes(), reason="bitwise only with our CPU kernels")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_a_cpu_batch_mates_do_not_change_one_bit(dtype: str) -> None:

@@ -38,6 +38,7 @@ def test_alone(micro: Runtime, prompt: int) -> None:
             check(run(micro, [case])[case.name], case, micro)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order_seed", [0, 1])
 def test_in_mixed_batches(order_seed: int) -> None:
     runtime = Runtime(micro_settings(max_num_seqs=32))

@@ -36,6 +36,7 @@ class ArState(DecodeState):
             purpose="decode",
             sample_offset=1,
             history=self._history(),
+            forced_token=self._forced_token(),
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:  # noqa: ARG002 -- this mode has one kind of chunk
@@ -46,5 +47,5 @@ class ArState(DecodeState):
         budget = self.params.max_thinking_tokens
         if budget is not None and len(self.output) >= budget and self._still_thinking():
             assert self.params.end_think_token_id is not None
-            token = self.params.end_think_token_id
+            token, logprob = self.params.end_think_token_id, self._forced_logprob
         self._emit([token], [logprob])

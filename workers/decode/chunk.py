@@ -68,6 +68,8 @@ class Chunk:
     """True if the distribution of each row is returned as an opaque handle."""
     history: Sequence[int] | None = None
     """Tokens that the repetition penalty acts on; None = no penalty."""
+    forced_token: int | None = None
+    """Token that may take the place of a sampled one: its log-probability is wanted in every row; None = none."""
 
 
 @dataclass(slots=True)
@@ -82,5 +84,7 @@ class Sampled:
     """True for each row to commit. Empty unless the chunk asks for a Commit."""
     accepted: int = 0
     """Number of tokens to emit, 1 to block length. 0 unless the chunk asks for a Verify."""
+    forced_logprobs: list[float] = field(default_factory=list)
+    """Log-probability of the chunk's forced token in each row. Empty unless the chunk names one."""
     distributions: list[object] = field(default_factory=list)
     """Opaque handles. Empty unless the chunk sets keep_distribution."""

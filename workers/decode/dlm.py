@@ -27,6 +27,8 @@ class DlmState(DecodeState):
         self._commits: list[int] = []
         """Number of positions committed in each pass over the current block."""
         self._denoising = False
+        self._forced_at = 0
+        """Position in the current block of a forced end of thinking, if it is not the first."""
         self._trace: list[object] = []
 
     @staticmethod
@@ -42,6 +44,7 @@ class DlmState(DecodeState):
     def _begin(self, token: int, logprob: float) -> None:
         length = self.params.block_length
         self._block = MaskedBlock(token, logprob, length, self.context.mask_token_id)
+        self._forced_at = 0
         self._force_end_of_thinking()
         each, more = divmod(len(self._block.masked), length)
         self._quota = [each + (step < more) for step in range(length)]
@@ -53,20 +56,26 @@ class DlmState(DecodeState):
         if budget is None or done + self.params.block_length <= budget or not self._still_thinking():
             return
         assert self.params.end_think_token_id is not None
-        self._block.force(max(0, budget - done), self.params.end_think_token_id)
+        self._forced_at = max(0, budget - done)
+        # Inside the block no pass has predicted the token yet: the causal pass over the finished block does.
+        logprob = 0.0 if self._forced_at else self._forced_logprob
+        self._block.force(self._forced_at, self.params.end_think_token_id, logprob)
 
     def _next_chunk(self) -> Chunk:
         if not self._denoising:
+            forced = self._forced_token()
+            last = len(self._block) - 1
             return Chunk(
                 kind="cache",
                 token_ids=list(self._block.tokens),
                 position=self.cached,
                 causal=True,
                 keep_kv=True,
-                rows=(len(self._block) - 1,),
+                rows=(self._forced_at - 1, last) if forced is not None and self._forced_at else (last,),
                 purpose="decode",
                 sample_offset=1,
-                history=self._history(),
+                history=self._history(self._block.known()),
+                forced_token=forced,
             )
         threshold = self.params.threshold
         step = len(self._commits)
@@ -79,7 +88,7 @@ class DlmState(DecodeState):
             rows=tuple(self._block.masked),
             purpose=f"denoise{step}",
             selection=Commit(math.inf, self._quota[step]) if threshold is None else Commit(threshold, 1),
-            history=self._history(),
+            history=self._history(self._block.known()),
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
@@ -88,11 +97,13 @@ class DlmState(DecodeState):
             is_last = len(self._commits) == len(self._block)
             self._denoising = bool(self._block.masked) and not is_last and not self._ended_before_mask()
             return
+        if self._forced_at and sampled.forced_logprobs:
+            self._block.logprobs[self._forced_at] = sampled.forced_logprobs[0]
         self.cached += len(self._block)
         self._trace.append(self._commits)
         self._emit(self._block.tokens, self._block.logprobs)
         if self.finish_reason is None:
-            self._begin(sampled.tokens[0], sampled.logprobs[0])
+            self._begin(sampled.tokens[-1], sampled.logprobs[-1])
 
     def _ended_before_mask(self) -> bool:
         """True if the block holds an end token with no mask before it. What follows is cut, so denoising can stop."""

@@ -14,6 +14,18 @@ from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.state import DecodeContext, DecodeState
 
 
+def emitted_lengths(accepted: Sequence[int], num_tokens: int) -> list[int]:
+    """Returns how many of the accepted tokens of each cycle are among the first `num_tokens` accepted ones.
+
+    A cycle runs whole, so its last tokens may lie past an end token or the limit, where the output is cut.
+    """
+    lengths = []
+    for count in accepted:
+        lengths.append(min(count, num_tokens))
+        num_tokens -= lengths[-1]
+    return lengths
+
+
 class LinearSpecState(DecodeState):
     """Repeats draft and verify. Every emitted token was sampled by a causal pass or forced."""
 
@@ -35,13 +47,13 @@ class LinearSpecState(DecodeState):
 
     @property
     def trace(self) -> list[object] | None:
-        """One [draft passes, accepted tokens] per cycle."""
+        """One [draft passes, accepted tokens] per cycle, as it ran: the last may go past the end of the output."""
         return [list(cycle) for cycle in self._cycles]
 
     @property
     def acceptance_lengths(self) -> list[int]:
-        """Number of tokens accepted in each cycle."""
-        return [accepted for _, accepted in self._cycles]
+        """Number of tokens emitted by each verify. The prompt gave the first token of the output."""
+        return emitted_lengths([accepted for _, accepted in self._cycles], len(self.output) - 1)
 
     @property
     def _by_rejection(self) -> bool:
@@ -77,6 +89,7 @@ class LinearSpecState(DecodeState):
                 selection=Verify(list(self._block.tokens), self._proposals if self._by_rejection else None),
                 sample_offset=1,
                 history=self._history(),
+                forced_token=self._forced_token(),
             )
         return Chunk(
             kind="draft",
@@ -90,7 +103,7 @@ class LinearSpecState(DecodeState):
             selection=Commit(self.params.threshold or 0.0, 1) if self._block.masked else None,
             confidence=Confidence.TEMPERED,
             keep_distribution=self._by_rejection,
-            history=self._history(),
+            history=self._history(self._block.known()[1:]),  # the seed is in the output
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
@@ -104,7 +117,7 @@ class LinearSpecState(DecodeState):
 
     def _accept(self, sampled: Sampled) -> None:
         accepted = sampled.accepted
-        tokens = sampled.tokens[:accepted]
+        tokens, logprobs = sampled.tokens[:accepted], sampled.logprobs[:accepted]
         self.cached += accepted
         self._cycles.append((self._passes, accepted))
         budget = self.params.max_thinking_tokens
@@ -113,6 +126,7 @@ class LinearSpecState(DecodeState):
         ended = any(token in self.end_token_ids for token in tokens)
         if over and end is not None and end not in tokens and not ended:
             tokens[-1] = end
-        self._emit(tokens, sampled.logprobs[:accepted])
+            logprobs[-1] = sampled.forced_logprobs[accepted - 1] if sampled.forced_logprobs else 0.0
+        self._emit(tokens, logprobs)
         if self.finish_reason is None:
             self._draft_after(tokens[-1])

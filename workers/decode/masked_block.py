@@ -11,16 +11,21 @@ class MaskedBlock:
     def __init__(self, seed: int, logprob: float, length: int, mask_token_id: int) -> None:
         self.tokens = [seed] + [mask_token_id] * (length - 1)
         self.logprobs = [logprob] + [0.0] * (length - 1)
-        """Log-probability of each committed token; 0 where the token is masked or was forced in place of a mask."""
+        """Log-probability of each committed or forced token; 0 where the token is masked."""
         self.masked = list(range(1, length))
         """Positions that are still masked, in ascending order."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def force(self, position: int, token: int) -> None:
+    def known(self) -> list[int]:
+        """Returns the tokens that are not masked, in order."""
+        return [token for position, token in enumerate(self.tokens) if position not in self.masked]
+
+    def force(self, position: int, token: int, logprob: float = 0.0) -> None:
         """Sets a token that no forward has chosen. The position is no longer masked."""
         self.tokens[position] = token
+        self.logprobs[position] = logprob
         self.masked = [other for other in self.masked if other != position]
 
     def commit(self, sampled: Sampled) -> int:

@@ -52,6 +52,11 @@ class DecodeState(ABC):
         """Number of tokens whose KV is kept: prompt first, then output."""
         self.finish_reason: str | None = None
         self.forwards = dict.fromkeys(FORWARD_KINDS, 0)
+        """Forwards that this request alone needs, by kind: those that ran and those in `forwards_saved`."""
+        self.forwards_saved = 0
+        """Prefill forwards that did not run, because the KV of the prompt's beginning was there already."""
+        self._forced_logprob = 0.0
+        """Log-probability of an end of thinking forced after the last causal pass; 0 unless logprobs are asked for."""
         self._searched = 0
 
     @staticmethod
@@ -78,13 +83,23 @@ class DecodeState(ABC):
 
     @property
     def acceptance_lengths(self) -> list[int]:
-        """Number of tokens committed by each verify; empty if the mode does not verify."""
+        """Number of tokens emitted by each verify; empty if the mode does not verify."""
         return []
 
     @property
     def max_kv_tokens(self) -> int:
         """Upper bound on the KV rows that this request writes, including rows that are not kept."""
         return len(self.prompt_ids) + self.params.max_new_tokens + 2 * self.params.block_length
+
+    def skip_prefix(self, num_tokens: int) -> None:
+        """Starts behind the first tokens of the prompt, whose KV an earlier request has computed.
+
+        The saved forwards count all the same: what a request costs must not depend on what ran before it.
+        """
+        size, total = self.context.prefill_slice, len(self.prompt_ids)
+        self.cached = num_tokens
+        self.forwards_saved = -(-total // size) - -(-(total - num_tokens) // size)
+        self.forwards["prefill"] += self.forwards_saved
 
     def next_chunk(self) -> Chunk:
         """Returns what to run next. Must not be called once `finish_reason` is set."""
@@ -104,11 +119,14 @@ class DecodeState(ABC):
             confidence=Confidence.RAW,
             sample_offset=1,
             history=self._history(),
+            forced_token=self._forced_token(),
         )
 
     def advance(self, chunk: Chunk, sampled: Sampled) -> None:
         """Takes in the result of `chunk` and counts its forward."""
         self.forwards[chunk.kind] += 1
+        if sampled.forced_logprobs:
+            self._forced_logprob = sampled.forced_logprobs[-1]
         if chunk.kind != "prefill":
             self._advance(chunk, sampled)
             return
@@ -120,8 +138,9 @@ class DecodeState(ABC):
         """Returns the generated tokens, at most max_new_tokens of them."""
         return self.output[: self.params.max_new_tokens]
 
-    def _history(self) -> list[int] | None:
-        return None if self.params.repetition_penalty == 1.0 else self.prompt_ids + self.output
+    def _history(self, block: Sequence[int] = ()) -> list[int] | None:
+        """Returns the tokens that a repetition penalty acts on: prompt, output and the known tokens of the block."""
+        return None if self.params.repetition_penalty == 1.0 else [*self.prompt_ids, *self.output, *block]
 
     def _emit(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
         """Appends to the output. At an end token, stop string or max_new_tokens, cuts it and sets `finish_reason`."""
@@ -151,3 +170,7 @@ class DecodeState(ABC):
         """True if a thinking budget is set and the output holds no end-of-thinking token yet."""
         end = self.params.end_think_token_id
         return self.params.max_thinking_tokens is not None and end is not None and end not in self.output
+
+    def _forced_token(self) -> int | None:
+        """Returns the end of thinking if it may be forced and its log-probability will be asked for, else None."""
+        return self.params.end_think_token_id if self.params.logprobs and self._still_thinking() else None

@@ -1,7 +1,8 @@
 """The engine's counters: forwards by kind, tokens, steps, and seconds in the model and outside of it.
 
-Sums over all requests equal these numbers exactly. One exception: forwards of a request that had to start again,
-because the pages it shared were not finite, are counted here and not in its reply.
+They follow exactly from the sums over all requests, less the prefill forwards that the prefix cache saved. One
+exception: forwards of a request that had to start again, because the pages it shared were not finite, are counted here
+and not in its reply.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class EngineCounters:
     steps: int = 0
     """Forwards of the model over whole batches."""
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
-    """Chunks run, by kind: the sum of all requests' forwards."""
+    """Chunks run, by kind: the sum of all requests' forwards, less the prefills that the prefix cache saved."""
     step_tokens: int = 0
     """Tokens run through the model, prompt tokens included."""
     kv_tokens: int = 0
@@ -33,13 +34,15 @@ class EngineCounters:
     requests_finished: int = 0
     """Requests that ended without an error."""
     requests_failed: int = 0
-    """Requests that ended with an error, cancelled ones included."""
+    """Requests that ended with an error."""
+    requests_cancelled: int = 0
+    """Requests that were ended because nobody waits for them."""
     tokens_generated: int = 0
     """Tokens of finished requests."""
     nfe: int = 0
     """Function evaluations of finished requests, as the reference counts them."""
     accepted: int = 0
-    """Tokens accepted by verifies of finished requests."""
+    """Tokens emitted by verifies of finished requests."""
     cycles: int = 0
     """Verifies of finished requests."""
 

@@ -6,6 +6,7 @@ between steps. The engine uses decoding states through `DecodeState` only and ha
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from trimode.workers.engine.scheduler import MAX_STEP_PREFILL, PREFILL_SLICE, Sc
 from trimode.workers.model.kv_cache import PAGE_SIZE
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.params import check_fits, check_vocabulary
+from trimode.workers.sampling.randomness import request_seed
 
 
 class Engine:
@@ -96,6 +98,8 @@ class Engine:
         config = self.model.config
         ends = frozenset(config.eos_token_ids)
         context = DecodeContext(config.mask_token_id, ends, self._prefill_slice, find_stop)
+        if params.temperature > 0:
+            params = dataclasses.replace(params, seed=request_seed(params.seed, prompt_ids))
         state = MODES[params.mode](prompt_ids, params, context)
         needed, total = self.allocator.pages_for(state.max_kv_tokens), self.allocator.num_pages
         if needed > total:
@@ -163,6 +167,9 @@ class Engine:
         if unclean := self.scheduler.take_unclean():
             self.runner.cache.clear(unclean)
         for sequence in ended:
+            if sequence.cancelled:
+                self.counters.requests_cancelled += 1
+                continue
             try:
                 with one_request("the decoder"):
                     self.counters.finish(sequence.state, failed=sequence.error is not None)

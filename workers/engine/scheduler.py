@@ -190,7 +190,8 @@ class Scheduler:
             allocator.release(shared)
             return False
         sequence.pages = shared + own
-        sequence.num_shared_tokens = state.cached = len(shared) * allocator.page_size
+        sequence.num_shared_tokens = len(shared) * allocator.page_size
+        state.skip_prefix(sequence.num_shared_tokens)
         return True
 
     def _gather(self) -> list[ScheduledChunk]:

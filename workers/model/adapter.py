@@ -1,7 +1,7 @@
 """Reads a LoRA adapter in peft's own layout: o_proj of every layer, the drafter of linear_spec.
 
-Knows nothing of when the adapter is on. Refuses, by name, what would silently change results: other target modules, a
-rank that does not match, variants of LoRA that need another formula, an adapter of another base model.
+An adapter that would silently change results is refused with the field's name: other target modules, a rank that does
+not match, variants of LoRA that need another formula, an adapter of another base model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trimode.kernels.linear import Prepared
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles, read_json
 
 RANK_MULTIPLE = 16
-"""What products on a CPU want of their inputs."""
+"""The rank is padded to a multiple of this, because the CPU kernels multiply whole vectors."""
 _PLAIN = {
     "use_rslora": (False, None),
     "use_dora": (False, None),
@@ -36,9 +36,9 @@ class Adapter:
     scale: float
     """lora_alpha / r."""
     a: list[Prepared]
-    """`[r, heads * head_dim]` per layer; r as `load_adapter` fills it up."""
+    """`[r, heads * head_dim]` per layer, r padded."""
     b: list[Prepared]
-    """`[hidden, r]` per layer."""
+    """`[hidden, r]` per layer, r padded."""
 
 
 def _tensor_name(layer: int, side: str) -> str:
@@ -53,7 +53,7 @@ def _positive_int(raw: dict[str, object], key: str, path: Path) -> int:
 
 
 def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]:
-    """Checks the adapter against the model; returns its files and its scale. Reads headers only.
+    """Checks the adapter against the model and returns its files and its scale. Reads headers only.
 
     Raises:
         ConfigError: names what does not fit.
@@ -86,7 +86,7 @@ def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]
 
 
 def load_adapter(files: WeightFiles, scale: float, num_layers: int, like: torch.Tensor) -> Adapter:
-    """The factors on the device and in the dtype of `like`, their rank filled up with zeros to whole vectors."""
+    """Returns the factors on the device and in the dtype of `like`, the rank padded with zeros."""
 
     def load(layer: int, side: str) -> Prepared:
         factor = files.tensor(_tensor_name(layer, side)).to(device=like.device, dtype=like.dtype)

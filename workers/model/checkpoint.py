@@ -1,7 +1,7 @@
 """Reads the released checkpoint layout: config.json into a ModelConfig, tensor names and shapes checked before loading.
 
-Knows nothing of forward passes; never runs code that comes with a checkpoint. Every size is read, none is derived or
-defaulted, because the three released sizes share a config class whose defaults fit only one of them.
+Code that comes with a checkpoint is never run. Every size is read, none is derived or defaulted, because the three
+released sizes share a config class whose defaults fit only one of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Geometry and ids of one checkpoint."""
+    """Sizes and token ids of one checkpoint."""
 
     vocab_size: int
     hidden_size: int
@@ -60,12 +60,12 @@ class ModelConfig:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Elements of K and V per token over all layers; times the element size gives bytes."""
+        """Elements of K and V per token over all layers. Multiply by the element size to get bytes."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A JSON object from `path`; ConfigError when it is missing or no object."""
+    """Returns the JSON object in `path`. ConfigError if the file is missing or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -109,7 +109,7 @@ def _rope_config(raw: dict[str, object], path: Path) -> RopeConfig:
 
 
 def read_config(folder: Path, max_position_embeddings: int | None = None) -> ModelConfig:
-    """The ModelConfig of a checkpoint folder. ConfigError lists every missing or unsupported key at once."""
+    """Returns the ModelConfig of a checkpoint folder. ConfigError lists every missing or unsupported key at once."""
     path = folder / "config.json"
     raw = read_json(path)
     if raw.get("model_type") != MODEL_TYPE:
@@ -143,7 +143,7 @@ def read_config(folder: Path, max_position_embeddings: int | None = None) -> Mod
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the released layout: 9 per layer and 3 more."""
+    """Returns name and shape of every tensor of the released layout: 9 per layer and 3 more."""
     hidden, inner = config.hidden_size, config.intermediate_size
     q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes: dict[str, tuple[int, ...]] = {
@@ -168,10 +168,10 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 class WeightFiles:
-    """The safetensors files of one folder, opened lazily; names and shapes come from their headers alone."""
+    """The safetensors files of one folder. Opening reads the headers only, which hold names and shapes."""
 
     def __init__(self, paths: list[Path]) -> None:
-        """Opens the headers. ConfigError when a file is missing, truncated or no safetensors."""
+        """Reads the headers. ConfigError if a file is missing, truncated or no safetensors file."""
         self.paths = paths
         self._files: dict[str, safe_open] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -187,12 +187,12 @@ class WeightFiles:
                 raise ConfigError(f"checkpoint: {path} is truncated or no safetensors file: {error}") from None
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The tensor `name`, on the CPU in its stored dtype."""
+        """Returns the tensor `name`, on the CPU in its stored dtype."""
         tensor: torch.Tensor = self._files[name].get_tensor(name)
         return tensor
 
     def check(self, expected: dict[str, tuple[int, ...]], what: str) -> None:
-        """ConfigError that lists every missing, extra and wrongly shaped tensor against `expected`."""
+        """Raises ConfigError with every missing, extra and wrongly shaped tensor, compared with `expected`."""
         problems = [f"missing {name}" for name in expected if name not in self.shapes]
         problems += [f"extra {name}" for name in self.shapes if name not in expected]
         problems += [
@@ -206,7 +206,7 @@ class WeightFiles:
 
 
 def open_weights(folder: Path) -> WeightFiles:
-    """The model's weights: `model.safetensors`, or the shards that `model.safetensors.index.json` names."""
+    """Opens the model's weights: `model.safetensors`, or the shards that `model.safetensors.index.json` names."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists() or not index.exists():
         return WeightFiles([folder / "model.safetensors"])
@@ -223,7 +223,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def files_sha256(paths: list[Path]) -> str:
-    """sha256 over the contents of `paths` in order."""
+    """Returns the sha256 over the contents of `paths` in order."""
     digest = hashlib.sha256()
     for path in paths:
         for chunk in _chunks(path):

@@ -1,8 +1,4 @@
-"""The paged KV cache: tensors sized from a memory budget, and the pages of each request.
-
-Whole requests are admitted (prompt, output and scratch reserved at once), so a running request can never run out. Full
-pages of a prompt are shared between requests with the same prefix. Knows nothing of modes or of what the tokens mean.
-"""
+"""The tensors of the paged KV cache, sized from a memory budget. The engine decides which request owns which page."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ PAGE_SIZE = 16
 
 
 class KVCache:
-    """K and V of every layer in one tensor, `[pages, PAGE_SIZE, 2 * kv_heads, head_dim]`: K heads, then V heads."""
+    """One tensor per layer, `[pages, PAGE_SIZE, 2 * kv_heads, head_dim]`: K heads, then V heads."""
 
     def __init__(self, config: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (num_pages, PAGE_SIZE, 2 * config.num_kv_heads, config.head_dim)
@@ -25,11 +21,11 @@ class KVCache:
         self._slots = [layer.flatten(0, 1) for layer in self._layers]
 
     def layer(self, number: int) -> torch.Tensor:
-        """A layer's pages, `[pages, PAGE_SIZE, 2 * kv_heads, head_dim]`."""
+        """Returns the pages of a layer, `[pages, PAGE_SIZE, 2 * kv_heads, head_dim]`."""
         return self._layers[number]
 
     def slots(self, number: int) -> torch.Tensor:
-        """The same by slots, `[pages * PAGE_SIZE, 2 * kv_heads, head_dim]`: slot = page * PAGE_SIZE + offset."""
+        """Returns the same memory by slots, `[slots, 2 * kv_heads, head_dim]`: slot = page * PAGE_SIZE + offset."""
         return self._slots[number]
 
     def clear(self, pages: Sequence[int]) -> None:
@@ -40,10 +36,10 @@ class KVCache:
 
 
 def pages_for(num_tokens: int) -> int:
-    """Pages that hold `num_tokens`."""
+    """Returns the number of pages that hold `num_tokens`."""
     return -(-num_tokens // PAGE_SIZE)
 
 
 def default_num_pages(config: ModelConfig, dtype: torch.dtype, budget_bytes: int) -> int:
-    """Pages that fit the budget."""
+    """Returns the number of pages that fit the budget."""
     return budget_bytes // (config.kv_bytes_per_token * dtype.itemsize * PAGE_SIZE)

@@ -1,4 +1,4 @@
-"""Settings of the process' memory allocator."""
+"""Settings of the memory allocator of this process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ _KEEP_BYTES = 64 << 20
 
 @functools.cache
 def tune_allocator() -> None:
-    """Makes memory of the process cheap to use again, once; acts on what is allocated later.
+    """Makes memory cheap to reuse, for what is allocated later. Repeated calls do nothing.
 
-    Weights are streamed in every step, which 4 KB pages slow down: torch's CPU allocator is asked for huge ones, if it
-    has not allocated yet (the environment has the last word). Large temporaries of a step stay with glibc for the next
-    step, where by default each is returned to the system and every page of it faulted in again.
+    Every step reads all weights, and 4 KB pages slow that down. So torch's CPU allocator is asked for huge pages. This
+    has no effect if it has allocated already or if the environment says otherwise. Large temporaries of a step stay
+    with glibc for the next step. By default glibc returns each of them to the system, and every page is faulted in
+    again.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

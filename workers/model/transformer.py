@@ -1,6 +1,5 @@
 """The tri-mode transformer: one ragged forward over a paged KV cache, causal or full per row, adapter per row.
 
-Knows tensors and page tables; knows nothing of requests, modes, sampling or files beyond the weights it loads.
 T = tokens of the step, H = hidden, R = wanted logit rows, D = head dim.
 """
 
@@ -45,14 +44,14 @@ class Rotation:
     cos: torch.Tensor
     sin: torch.Tensor
     query_scale: torch.Tensor | None
-    """`[T, 1, 1]`; None when it is 1 everywhere."""
+    """`[T, 1, 1]`; None if it is 1 everywhere."""
 
 
 class TriModeModel:
     """Holds the weights of one checkpoint on one device."""
 
     def __init__(self, config: ModelConfig, files: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
-        """Loads every tensor once; `files` has been checked against the config."""
+        """Loads every tensor. `files` must have been checked against the config."""
         if device.type == "cpu":
             tune_allocator()
         self.config = config
@@ -138,7 +137,7 @@ class TriModeModel:
 
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
-        """Logits `[R, vocab]` in float32."""
+        """Returns the logits `[R, vocab]` in float32."""
         return linear.apply(hidden_RH, self._head).float()
 
     def _rotation(self, batch: Batch) -> Rotation:
@@ -153,7 +152,7 @@ class TriModeModel:
     def _query(
         self, qkv_TJ: torch.Tensor, rotation: Rotation, kv_SKD: torch.Tensor, slots_T: torch.Tensor
     ) -> torch.Tensor:
-        """Queries `[T, heads, D]` of a layer, rotated; keys and values go into the cache."""
+        """Returns the rotated queries `[T, heads, D]` of a layer and stores its keys and values in the cache."""
         heads = self.config.num_heads
         qkv_TND = qkv_TJ.view(-1, heads + 2 * self.config.num_kv_heads, self.config.head_dim)
         rotate_and_store(qkv_TND, rotation.cos, rotation.sin, kv_SKD, slots_T)

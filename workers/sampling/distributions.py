@@ -30,7 +30,9 @@ def filtered_probs(logits_RV: torch.Tensor, params: Sequence[DecodeParams]) -> t
     """Returns tempered and filtered probabilities `[R, V]` in float32. Every row must have temperature > 0."""
     device = logits_RV.device
     temperature = torch.tensor([p.temperature for p in params], device=device).unsqueeze(1)
-    probs = (logits_RV / temperature).softmax(dim=-1)
+    # Below the peak first: a logit divided by a tiny temperature may be infinite, and the softmax NaN.
+    below_peak = logits_RV - logits_RV.amax(dim=-1, keepdim=True)
+    probs = (below_peak / temperature.clamp_min(torch.finfo(temperature.dtype).tiny)).softmax(dim=-1)
     if all(p.top_k == 0 and p.top_p >= 1.0 and p.min_p <= 0.0 for p in params):
         return probs
     vocab = probs.shape[1]
@@ -50,13 +52,27 @@ def filtered_probs(logits_RV: torch.Tensor, params: Sequence[DecodeParams]) -> t
 
 
 def draw(weights_RV: torch.Tensor, numbers_R: torch.Tensor) -> torch.Tensor:
-    """Draws one index per row by inverse CDF. Returns int64 `[R]`.
+    """Draws one index per row by inverse CDF. Returns int64 `[R]`; an index of weight 0 is never drawn.
 
     Args:
-        weights_RV: non-negative, not necessarily normalised.
+        weights_RV: non-negative, not necessarily normalised; every row has a positive weight.
         numbers_R: float64 in (0, 1), one per row.
     """
-    cdf = weights_RV.double().cumsum(dim=-1)
-    target = (numbers_R * cdf[:, -1]).unsqueeze(1)
-    index = torch.searchsorted(cdf, target, right=True).squeeze(1)
-    return index.clamp(max=weights_RV.shape[1] - 1)
+    weights = weights_RV.double()
+    # Only a positive weight may raise the CDF: a running sum in parallel rounds, and may rise or fall elsewhere too.
+    cdf = weights.cumsum(dim=-1).masked_fill(weights <= 0, 0.0).cummax(dim=-1).values
+    total = cdf[:, -1:].contiguous()
+    index = torch.searchsorted(cdf, numbers_R.unsqueeze(1) * total, right=True)
+    # The product may round up to the total, which no entry exceeds: the last positive weight is where it is reached.
+    last = torch.searchsorted(cdf, total)
+    return torch.minimum(index, last).squeeze(1).clamp(max=weights_RV.shape[1] - 1)
+
+
+def residual(p_RV: torch.Tensor, q_RV: torch.Tensor) -> torch.Tensor:
+    """Returns the positive part of p - q `[R, V]`, from which a rejected draft is replaced.
+
+    Where rounding leaves no token with p above q, the two distributions are equal as far as floats can tell, and the
+    row is p itself.
+    """
+    above = (p_RV - q_RV).clamp_min(0)
+    return torch.where((above > 0).any(dim=-1, keepdim=True), above, p_RV)

@@ -17,7 +17,7 @@ from trimode.kernels.prefix_verify import prefix_verify
 from trimode.kernels.softmax_total import softmax_total
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.model.batch import int64
-from trimode.workers.sampling.distributions import apply_repetition_penalty, draw, filtered_probs
+from trimode.workers.sampling.distributions import apply_repetition_penalty, draw, filtered_probs, residual
 from trimode.workers.sampling.randomness import uniform
 
 ROWS_PER_PASS = 256
@@ -57,6 +57,8 @@ class _Drawn:
     tokens: torch.Tensor
     confidences: torch.Tensor
     logprobs: torch.Tensor
+    forced_logprobs: torch.Tensor
+    """Of each chunk's forced token; 0 in chunks without one."""
 
 
 class Sampler:
@@ -89,8 +91,9 @@ class Sampler:
         tokens = torch.cat([drawn.tokens for drawn in passes])
         confidences = torch.cat([drawn.confidences for drawn in passes])
         logprobs = torch.cat([drawn.logprobs for drawn in passes])
+        forced = torch.cat([drawn.forced_logprobs for drawn in passes])
         selected = self._select(tokens, confidences, requests)
-        table = torch.stack((tokens.double(), confidences.double(), logprobs.double(), selected.double()))
+        table = torch.stack([column.double() for column in (tokens, confidences, logprobs, forced, selected)])
         host = table.tolist()  # the only point in a step where the host waits for the device
         return _split(host, requests, kept)
 
@@ -125,7 +128,7 @@ class Sampler:
                 source = torch.tensor(by_tempered, device=logits.device)
                 target = torch.tensor([sampled_rows[place] for place in by_tempered], device=logits.device)
                 confidences = confidences.index_copy(0, target, tempered[source].to(confidences.dtype))
-        return _Drawn(tokens, confidences, logprobs)
+        return _Drawn(tokens, confidences, logprobs, _forced_logprobs(raw, peak + total.log(), rows))
 
     def _select(
         self, tokens: torch.Tensor, confidences: torch.Tensor, requests: Sequence[SampleRequest]
@@ -217,6 +220,16 @@ def _penalty(row: _Row) -> tuple[float, Sequence[int]]:
     return row.request.params.repetition_penalty, past
 
 
+def _forced_logprobs(raw: torch.Tensor, log_total: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
+    """Returns the log-probability of each row's forced token, 0 in rows without one."""
+    forced = [(i, token) for i, row in enumerate(rows) if (token := row.request.chunk.forced_token) is not None]
+    result = torch.zeros_like(log_total)
+    if not forced:
+        return result
+    index, tokens = (int64(column).to(raw.device) for column in zip(*forced, strict=True))
+    return result.index_copy(0, index, raw[index, tokens] - log_total[index])
+
+
 def _draw_tokens(probs: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
     """Draws one token per row of `probs` `[rows, V]`.
 
@@ -241,8 +254,7 @@ def _draw_tokens(probs: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
     chance = torch.tensor([rows[i].uniform("accept") for i in speculated], dtype=torch.double, device=device)
     p_draft = p.gather(1, draft.unsqueeze(1)).squeeze(1)
     q_draft = q.gather(1, draft.unsqueeze(1)).squeeze(1)
-    residual = (p - q).clamp_min(0)
-    corrected = draw(residual, numbers[at])
+    corrected = draw(residual(p, q), numbers[at])
     return draw(probs, numbers).index_copy(0, at, torch.where(chance * q_draft < p_draft, draft, corrected))
 
 
@@ -251,8 +263,10 @@ def _split(host: list[list[float]], requests: Sequence[SampleRequest], kept: dic
     start = 0
     for request in requests:
         end = start + len(request.chunk.rows)
-        tokens, confidences, logprobs, selected = (column[start:end] for column in host)
+        tokens, confidences, logprobs, forced, selected = (column[start:end] for column in host)
         sampled = Sampled([int(token) for token in tokens], confidences, logprobs)
+        if request.chunk.forced_token is not None:
+            sampled.forced_logprobs = forced
         if isinstance(request.chunk.selection, Commit):
             sampled.committed = [value > 0 for value in selected]
         elif isinstance(request.chunk.selection, Verify):

@@ -22,6 +22,7 @@ from trimode.pipeline.data import data_root, load_rows
 from trimode.pipeline.data.formats import iter_jsonl
 from trimode.pipeline.data.load import raw_form
 from trimode.pipeline.data.prompts import chat_messages
+from trimode.pipeline.data.row_checks import row_error
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -36,7 +37,7 @@ def write_dataset(benchmark: Benchmark, data_dir: Path | None, limit: int | None
     """Writes the first rows as a data folder of NeMo-Skills, with the installed package's description beside them.
 
     `folders`: the installed package, the data folder to make. Returns the number of rows. Raises ConfigError if the
-    package lacks the benchmark.
+    package lacks the benchmark, or a row cannot be asked.
     """
     package, target = folders
     description = package / "dataset" / benchmark.name / "__init__.py"
@@ -44,6 +45,12 @@ def write_dataset(benchmark: Benchmark, data_dir: Path | None, limit: int | None
         raise ConfigError(f"the installed NeMo-Skills has no {benchmark.name}: {description} is missing")
     folder = target / benchmark.name
     rows = load_rows(benchmark, data_dir)[:limit]
+    for number, row in enumerate(rows, 1):
+        if (error := row_error(benchmark, row)) is not None:
+            raise ConfigError(
+                f"data of {benchmark.name}: row {number} {error}; NeMo-Skills would stop there. "
+                "Valid: repair the row, or client=embedded, which records it without an answer"
+            )
     write_text_atomic(folder / f"{benchmark.split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     shutil.copyfile(description, folder / "__init__.py")
     tests = data_root(data_dir) / "livecodebench" / "tests.jsonl"

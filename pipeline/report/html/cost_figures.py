@@ -40,11 +40,11 @@ def nfe_per_token(series: Sequence[Series]) -> Panel | None:
 
 
 def acceptance_lengths(series: Sequence[Series]) -> Panel | None:
-    """Tokens committed per verify, as shares of all verifies."""
+    """Tokens emitted per verify, as shares of all verifies."""
     lengths = _accepted(series)
-    if not lengths:
+    longest = max((int(v.max()) for _, v in lengths), default=0)
+    if longest < 1:
         return None
-    longest = max(int(v.max()) for _, v in lengths)
     drawing = Drawing()
     axes = drawing.figure.subplots()
     for s, v in lengths:
@@ -54,11 +54,11 @@ def acceptance_lengths(series: Sequence[Series]) -> Panel | None:
         axes.stairs(shares, edges, fill=True, color=SERIES[s.slot], alpha=0.28, linewidth=0)
         axes.stairs(shares, edges, color=SERIES[s.slot], linewidth=1.8, label=label)
         axes.axvline(float(v.mean()), color=SERIES[s.slot], linewidth=1.2, linestyle=(0, (3, 2)))
-    axes.set_xlabel("tokens committed per verify")
+    axes.set_xlabel("tokens emitted per verify")
     axes.set_ylabel("share of verifies, %")
     axes.set_xlim(0.5, longest + 0.5)
     legend_below(axes)
-    note = "How far each draft was accepted, correction token included; the dashed line is the mean."
+    note = "Correction token included, nothing past an answer's end; the dashed line is the mean."
     return Panel("accepted", "Acceptance length", drawing.to_svg("accepted", "Histogram of acceptance lengths"), note)
 
 

@@ -64,7 +64,7 @@ def _frontier(series: Sequence[Series], measure: str, axis: str, name: str, titl
         if x is None or y is None:
             continue
         drawn += 1
-        axes.errorbar(x.value, y.value, xerr=x.half_width, yerr=y.half_width, fmt="none", ecolor=color, elinewidth=1.4)
+        axes.errorbar(x.value, y.value, xerr=x.errors, yerr=y.errors, fmt="none", ecolor=color, elinewidth=1.4)
         (dot,) = axes.plot(
             x.value,
             y.value,

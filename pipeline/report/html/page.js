@@ -157,7 +157,7 @@
     if (record.error) parts.push(...block("Why there is no answer", element("pre", {}, record.error)));
     if (record.accepted.length) {
       const most = Math.max(...record.accepted);
-      parts.push(...block(`Tokens committed per verify (mean ${fixed(index.a[n], 2)})`,
+      parts.push(...block(`Tokens emitted per verify (mean ${fixed(index.a[n], 2)})`,
         element("div", { class: "cycles s" + run(n).slot }, ...record.accepted.map((count) =>
           element("span", { style: `--fill:${Math.round((60 * count) / most)}` }, count)))));
     }

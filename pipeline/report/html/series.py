@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimode.pipeline.analysis.comparable import run_names
 from trimode.pipeline.analysis.published import Quoted, checkpoint_size, quoted
 from trimode.pipeline.analysis.runs import Run
+from trimode.pipeline.analysis.statistics import Interval, mean_interval
 from trimode.pipeline.analysis.summary import ReportRow
 from trimode.pipeline.run_folder.nfe import NfeRecord
 
@@ -19,10 +19,17 @@ NUM_SLOTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """Plain mean over benchmarks with the interval that follows from theirs."""
+    """A value, or the plain mean of several, with its 95 % interval."""
 
     value: float
-    half_width: float
+    interval: Interval | None
+    """None where no interval is known, e.g. of the TPF of a single problem."""
+
+    @property
+    def errors(self) -> list[list[float]]:
+        """Distances down and up to the bounds, as matplotlib's error bars take them."""
+        low, high = self.interval or (self.value, self.value)
+        return [[max(self.value - low, 0.0)], [max(high - self.value, 0.0)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +56,21 @@ class Series:
         known = [point for point in points if point is not None]
         if not known or len(known) < len(points):
             return None
-        half = math.sqrt(sum(point.half_width**2 for point in known)) / len(known)
-        return Mean(sum(point.value for point in known) / len(known), half)
+        values = [point.value for point in known]
+        intervals = [point.interval for point in known if point.interval is not None]
+        complete = len(intervals) == len(values)
+        return Mean(sum(values) / len(values), mean_interval(values, intervals) if complete else None)
 
     def point(self, measure: str, benchmark: str) -> Mean | None:
-        """One measure of one benchmark with half the width of its 95 % interval; None if it has none."""
+        """One measure of one benchmark with its 95 % interval; None if the benchmark lacks it."""
         row = self.rows.get(benchmark)
         value = None if row is None else getattr(row, measure)
         if row is None or value is None:
             return None
         bounds = {"tpf": row.tpf_interval, "tokens_per_second": row.speed_interval}.get(measure)
         if measure == "accuracy" and row.accuracy_low is not None and row.accuracy_high is not None:
-            return Mean(value, (row.accuracy_high - row.accuracy_low) / 2)
-        return Mean(value, 0.0 if bounds is None else (bounds.high - bounds.low) / 2)
+            bounds = Interval(row.accuracy_low, row.accuracy_high)
+        return Mean(value, bounds)
 
 
 def make_series(runs: Sequence[Run], rows: Sequence[ReportRow]) -> list[Series]:

@@ -37,9 +37,19 @@ class Card:
         return f"{won} won and {len(self.against_ar.flips) - won} lost"
 
     @property
+    def failures(self) -> str:
+        """How many samples have no answer on this side, on ar's and on both; empty if there is none."""
+        p = self.against_ar
+        if p is None:
+            return ""
+        counts = ((p.failed_a, "here"), (p.failed_b, "in ar"), (p.failed_both, "in both (left out)"))
+        found = [f"{count} {where}" for count, where in counts if count]
+        return "no answer: " + ", ".join(found) if found else ""
+
+    @property
     def same_text(self) -> float | None:
         """Percent of answers with the same text as ar; None except for linear_spec, which promises ar's text."""
-        if self.against_ar is None or self.series.run.mode is not Mode.linear_spec:
+        if self.against_ar is None or self.series.run.mode is not Mode.linear_spec or not self.against_ar.num_answers:
             return None
         return 100 * self.against_ar.num_identical / self.against_ar.num_answers
 

@@ -1,6 +1,7 @@
 """LiveCodeBench: runs a reply's code against the public and private tests of its problem.
 
-Finds and reads the dataset's original rows. The rules of one run are in `livecodebench_child`.
+Finds and reads the dataset's original rows. The rules of one run are in
+`livecodebench_guest` and `livecodebench_judge`.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.load import data_root
 from trimode.pipeline.scoring.code.extract import extract_code
-from trimode.pipeline.scoring.sandbox.harness import run_harness
-from trimode.pipeline.scoring.sandbox.run import Limits
+from trimode.pipeline.scoring.sandbox.harness import JudgeLimits, run_judge
 from trimode.pipeline.scoring.sandbox.service import service_url
 from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("completion", "question_id", "code_list", "graded_list")
-ROW_LIMIT_S = 1200.0
+ROW_LIMIT_S = 4000.0
 TEST_TIMEOUT_S = 6
-"""Seconds for one test, as NeMo-Skills' evaluator sets it."""
-CHILD = Path(__file__).with_name("livecodebench_child.py")
+"""CPU seconds for one test, as NeMo-Skills' evaluator sets it."""
+MOST_CPU_S = 1200.0
+"""Most CPU seconds for all tests of one problem."""
+JUDGE = "trimode.pipeline.scoring.code.livecodebench_judge"
+LIMITS = JudgeLimits(wall_s=3900.0)
 URL = "https://huggingface.co/datasets/livecodebench/code_generation_lite"
 QUESTION_ID = re.compile(rb'"question_id":\s*"([^"]+)"')
 TESTS_COLUMN = b'"private_test_cases"'
@@ -96,15 +99,14 @@ def read_problem(question_id: str, data_dir: Path | None) -> dict[str, Any]:
 def passes(code: str, problem: dict[str, Any]) -> bool:
     """True if `code` passes all tests of an original row."""
     tests = test_cases(problem["public_test_cases"]) + test_cases(problem["private_test_cases"])
-    task = {
+    answer = {
         "code": code,
-        "inputs": [test["input"] for test in tests],
-        "outputs": [test["output"] for test in tests],
         "fn_name": json.loads(problem["metadata"]).get("func_name"),
         "timeout": TEST_TIMEOUT_S,
+        "total_cpu_s": min((TEST_TIMEOUT_S + 1.0) * len(tests) + 5, MOST_CPU_S),
     }
-    seconds = min((TEST_TIMEOUT_S + 1) * len(tests) + 5, ROW_LIMIT_S - 30)
-    return bool(run_harness(CHILD, task, Limits(time_s=seconds, memory_bytes=4 << 30)).get("passed"))
+    cases = {key: [test[key.removesuffix("s")] for test in tests] for key in ("inputs", "outputs")}
+    return bool(run_judge(JUDGE, answer, cases, LIMITS).get("passed"))
 
 
 def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
@@ -119,7 +121,7 @@ def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
 
 def no_answer(benchmark: Benchmark, row: Row) -> Row:  # noqa: ARG001 - every scorer's signature
     """Returns the verdict of no code: wrong."""
-    return {"completion": "", "question_id": row["task_id"], "code_list": [""], "graded_list": [False]}
+    return {"completion": "", "question_id": row.get("task_id"), "code_list": [""], "graded_list": [False]}
 
 
 def check(benchmark: Benchmark, data_dir: Path | None) -> None:

@@ -38,7 +38,7 @@ def variants(response: str) -> list[str]:
 def evaluation(row: Row, response: str, followed: list[bool]) -> Row:
     """Returns one of the two verdicts, in the form of the original."""
     return {
-        "follow_all_instructions": all(followed),
+        "follow_all_instructions": bool(followed) and all(followed),
         "follow_instruction_list": followed,
         "instruction_id_list": row["instruction_id_list"],
         "prompt": row["prompt"],
@@ -64,10 +64,13 @@ def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
 def no_answer(benchmark: Benchmark, row: Row) -> Row:
     """Returns the verdict of no instruction followed."""
     response = answer_text(benchmark, row) or ""
-    followed = [False] * len(row["instruction_id_list"])
+    asked = row.get("instruction_id_list")
+    names = asked if isinstance(asked, list) else []  # a damaged row may have none
+    known = {"prompt": row.get("prompt"), "instruction_id_list": names}
+    followed = [False] * len(names)
     return {
-        "loose_eval": evaluation(row, response, list(followed)),
-        "strict_eval": evaluation(row, response, list(followed)),
+        "loose_eval": evaluation(known, response, list(followed)),
+        "strict_eval": evaluation(known, response, list(followed)),
     }
 
 

@@ -8,7 +8,6 @@ trimode in a container or set TRIMODE_SANDBOX to NeMo-Skills' sandbox service.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -19,9 +18,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.scoring.sandbox.service import execute_remotely, service_url
 
-CHILD = Path(__file__).with_name("child.py")
+BOOT = Path(__file__).with_name("boot.py")
+CHILD = "trimode.pipeline.scoring.sandbox.child"
 GRACE_S = 5.0
 """Seconds that `child` gets to kill what a program started. After them it is killed itself."""
 
@@ -38,6 +39,8 @@ class Limits:
     """Processes and threads at the same time."""
     file_bytes: int = 16 << 20
     """Largest size of each file that it writes, including its output."""
+    folder_bytes: int = 64 << 20
+    """Most bytes of all files in its folder."""
     num_files: int = 64
     """Open files of each process."""
     output_bytes: int = 1 << 20
@@ -74,9 +77,9 @@ def _run_in(folder: Path, program: str, stdin: str, limits: Limits) -> Outcome:
     (folder / "program.py").write_text(program, encoding="utf-8", errors="surrogatepass")
     (folder / "stdin").write_text(stdin, encoding="utf-8", errors="surrogatepass")
     (folder / "cwd").mkdir()
-    settings = {name: value for name, value in dataclasses.asdict(limits).items() if isinstance(value, int)}
-    settings["cpu_s"] = math.ceil(limits.time_s) + 1
-    command = [sys.executable, "-I", "-B", str(CHILD), json.dumps(settings), str(folder / "program.py")]
+    names = ("memory_bytes", "num_processes", "file_bytes", "folder_bytes", "num_files")
+    bounds = {name: getattr(limits, name) for name in names} | {"cpu_s": math.ceil(limits.time_s) + 1}
+    command = [sys.executable, "-I", str(BOOT), str(PROJECT_DIR), CHILD, json.dumps(bounds), str(folder / "program.py")]
     with (
         (folder / "stdin").open("rb") as source,
         (folder / "stdout").open("wb") as out,
@@ -88,7 +91,7 @@ def _run_in(folder: Path, program: str, stdin: str, limits: Limits) -> Outcome:
             stdout=out,
             stderr=err,
             cwd=folder / "cwd",
-            env=_environment(folder / "cwd"),
+            env=environment(folder / "cwd"),
             start_new_session=True,
         )
         timed_out = not _wait(process, limits.time_s)
@@ -97,7 +100,7 @@ def _run_in(folder: Path, program: str, stdin: str, limits: Limits) -> Outcome:
     return Outcome(status=status, **text)
 
 
-def _environment(cwd: Path) -> dict[str, str]:
+def environment(cwd: Path) -> dict[str, str]:
     """Returns the program's environment. It has nothing of the caller's, so that no token reaches a model's program."""
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     return {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(cwd), "TMPDIR": str(cwd), **threads}

@@ -58,6 +58,10 @@ def test_counts_add_up_over_replies_but_the_prompts() -> None:
     assert counts["acceptance_lengths"] == [1, 2, 3]
 
 
+def test_saved_forwards_add_up_beside_the_forwards() -> None:
+    assert usage([costing(forwards_saved=2), costing(forwards_saved=1)])["forwards_saved"] == 3
+
+
 def test_seconds_are_those_of_the_slowest_reply_with_its_wait() -> None:
     counts = usage([costing(waited_s=2.0, total_s=1.0), costing(waited_s=0.5, total_s=4.0)])
     assert (counts["queue_s"], counts["first_token_s"], counts["total_s"]) == (2.25, 2.5, 4.5)

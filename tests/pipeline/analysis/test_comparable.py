@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trimode.pipeline.analysis.comparable import differences, run_names
-from trimode.pipeline.analysis.runs import read_sweep
+from trimode.pipeline.analysis.comparable import differences, mixed_code, run_names
+from trimode.pipeline.analysis.runs import read_run, read_sweep
 from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
 
@@ -81,3 +81,25 @@ def test_block_length_belongs_to_a_mode(tmp_path: Path) -> None:
     runs = read_sweep(tmp_path)[0]
     assert any("block_length of dlm differs" in line for line in differences(runs))
     assert len(set(run_names(runs))) == 2
+
+
+def test_parts_of_different_code_versions_are_remarked(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, FakeRun())
+    assert mixed_code(read_run(folder)) == []
+    manifest = json.loads((folder / "manifest.json").read_text())
+    runs = [{"start": "2026-11-01T10:00:00", "git_commit": "d" * 40}, {"start": "2026-11-02T10:00:00"}]
+    manifest["jobs"]["0"]["runs"] = [*runs, {"start": "2026-11-03T10:00:00", "git_commit": "c" * 40 + "+changes"}]
+    manifest["jobs"]["0"]["git_commit"] = "c" * 40 + "+changes"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (line,) = mixed_code(read_run(folder))
+    assert "dddddddddddd (job 0 from 2026-11-01T10:00:00)" in line
+    assert "cccccccccccc+changes (job 0 from 2026-11-03T10:00:00)" in line
+
+
+def test_jobs_of_different_code_versions_are_remarked(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, FakeRun())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["jobs"]["1"] = manifest["jobs"]["0"] | {"git_commit": "e" * 40}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (line,) = mixed_code(read_run(folder))
+    assert "cccccccccccc (job 0); eeeeeeeeeeee (job 1)" in line

@@ -15,6 +15,7 @@ from trimode.pipeline.analysis.statistics import Interval
         ("linear_spec+lora>=ar-2", Gate("linear_spec+lora", "ar", -2.0)),
         ("dlm >= ar", Gate("dlm", "ar", 0.0)),
         ("a >= b + 0.5", Gate("a", "b", 0.5)),
+        ("eval_1f2e >= my-model.v2/hf_base/eval_3d - 1", Gate("eval_1f2e", "my-model.v2/hf_base/eval_3d", -1.0)),
     ],
 )
 def test_gates_are_read(text: str, gate: Gate) -> None:

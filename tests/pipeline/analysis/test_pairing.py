@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from trimode.pipeline.analysis.pairing import Pairing, common_prefix, pair, pool
 from trimode.pipeline.analysis.runs import TaskResult
-from trimode.pipeline.analysis.statistics import paired_interval
+from trimode.pipeline.analysis.statistics import difference_interval
 from trimode.pipeline.benchmarks import load_benchmark
 
 
@@ -36,7 +36,7 @@ def test_flips_and_difference() -> None:
     assert found.mcnemar is not None
     assert (found.mcnemar.only_a, found.mcnemar.only_b) == (2, 1)
     assert found.difference == pytest.approx(100 / 6)
-    assert found.interval == pytest.approx([100 * bound for bound in paired_interval(2, 1, 6)])
+    assert found.interval == pytest.approx([100 * bound for bound in difference_interval(found.differences)])
     assert [(flip.sample_id, flip.winner, flip.answer_a, flip.answer_b) for flip in found.flips] == [
         (1, "a", "7", "8"),
         (2, "a", "7", "8"),
@@ -80,6 +80,42 @@ def test_the_pool_weighs_problems_alike() -> None:
     assert total.difference == pytest.approx(100 * (1 - 2) / 6)
     assert total.mcnemar is not None
     assert (total.mcnemar.only_a, total.mcnemar.only_b) == (1, 2)
+
+
+def fail(result: TaskResult, *ids: int) -> TaskResult:
+    """Takes the answers of these samples away, as a run folder records it."""
+    for sample_id in ids:
+        row = {"generation": "", "num_generated_tokens": 0, "error": "HTTP 400", "error_kind": "request"}
+        result.rows[sample_id, 0] = row | {"predicted_answer": None, "symbolic_correct": False}
+    return result
+
+
+def test_samples_that_failed_on_both_sides_are_left_out_and_counted() -> None:
+    found = paired(fail(task("rrrr"), 0, 1), fail(task("rrrr"), 0, 1))
+    assert (found.failed_both, found.num_answers, found.num_identical) == (2, 2, 2)
+    assert found.num_problems == 2
+    assert found.accuracy_a == found.accuracy_b == 100.0
+    assert (found.num_only_a, found.num_only_b) == (0, 0)
+
+
+def test_a_sample_that_failed_on_one_side_is_wrong_there_and_has_no_text_to_compare() -> None:
+    found = paired(fail(task("rrrr"), 0), task("rrrr"))
+    assert (found.failed_both, found.failed_a, found.failed_b) == (0, 1, 0)
+    assert (found.num_answers, found.num_identical) == (3, 3)
+    assert found.divergences == ()
+    assert found.difference == pytest.approx(-25.0)
+    assert (found.lost_a, found.lost_b) == (pytest.approx(25.0), 0.0)
+
+
+def test_sides_that_failed_everywhere_have_nothing_to_compare() -> None:
+    assert pair(fail(task("rr"), 0, 1), fail(task("rr"), 0, 1)) is None
+
+
+def test_the_pool_adds_failures_up() -> None:
+    one, two = paired(fail(task("rr"), 0), task("rr")), paired(fail(task("rr"), 0), fail(task("rr"), 0))
+    total = pool([one, two])
+    assert (total.failed_both, total.failed_a, total.num_answers) == (1, 1, 2)
+    assert total.lost_a == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize(("a", "b", "length"), [("", "", 0), ("ab", "ab", 2), ("ab", "abc", 2), ("xb", "ab", 0)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trimode.core.errors import ConfigError
@@ -107,6 +109,68 @@ def test_an_unknown_benchmark_is_named_and_skipped(tmp_path: Path) -> None:
     run = read_run(paths.run_dir)
     assert list(run.tasks) == ["demo-math"]
     assert any("not-a-benchmark" in note for note in run.notes)
+
+
+def edit_json(path: Path, change: Callable[[Any], None]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_the_expected_count_follows_the_rows_of_the_data_file(tmp_path: Path) -> None:
+    """The registry says 1319; the data file that was asked has 3 rows."""
+    folder = write_run(tmp_path, FakeRun(samples=3, seeds=2))
+
+    def registry(value: Any) -> None:
+        for job in value["jobs"].values() if isinstance(value["jobs"], dict) else value["jobs"]:
+            job.get("config", job)["tasks"][0]["num_samples"] = 1319
+
+    edit_json(folder / "manifest.json", registry)
+    edit_json(folder / "plan.json", registry)
+    run = read_run(folder)
+    assert (run.tasks["demo-math"].num_expected, run.state) == (6, "completed")
+
+
+@pytest.mark.parametrize(("limit", "rows", "expected"), [(2, 3, 2), (9, 3, 3), (None, 2000, 2000), (5, 2000, 5)])
+def test_a_limit_counts_within_the_rows_of_the_data_file(
+    tmp_path: Path, limit: int | None, rows: int, expected: int
+) -> None:
+    folder = write_run(tmp_path, FakeRun(samples=3))
+
+    def limited(plan: Any) -> None:
+        plan["jobs"][0]["tasks"][0] |= {"num_samples": 1319, "limit": limit}
+
+    edit_json(folder / "plan.json", limited)
+    edit_json(folder / "manifest.json", lambda manifest: manifest["data"]["demo-math"].update(num_rows=rows))
+    assert read_run(folder).tasks["demo-math"].num_expected == expected
+
+
+@pytest.mark.parametrize("damage", [None, [], "text", {"decode": 1}])
+@pytest.mark.parametrize("name", ["manifest.json", "plan.json"])
+def test_settings_that_cannot_be_read_are_noted(tmp_path: Path, name: str, damage: object) -> None:
+    folder = write_run(tmp_path, FakeRun())
+
+    def replace(value: Any) -> None:
+        if isinstance(value["jobs"], dict):
+            value["jobs"]["0"]["config"] = damage
+        else:
+            value["jobs"][0] = damage
+
+    edit_json(folder / name, replace)
+    run = read_run(folder)
+    assert any(f"{name}: the settings of job 0" in note for note in run.notes)
+    assert len(run.jobs) == 1
+
+
+def test_acceptance_lengths_of_earlier_releases_end_with_the_answer(tmp_path: Path) -> None:
+    """They recorded the whole last draft: 30 accepted tokens of which 5 are in the answer."""
+    paths = RunPaths(write_run(tmp_path, FakeRun(mode="linear_spec", samples=2)))
+    lines = [json.loads(line) for line in paths.nfe_log(0).read_text().splitlines()]
+    lines[0] |= {"completion_tokens": 16, "acceptance_lengths": [10, 30, 3]}
+    paths.nfe_log(0).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    records = read_run(paths.run_dir).tasks["demo-math"].records
+    assert records[0, 0].cost.acceptance_lengths == [10, 5, 0]
+    assert records[1, 0].cost.acceptance_lengths == lines[1]["acceptance_lengths"]
 
 
 def test_failed_samples_are_named(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from trimode.core.files import write_json_atomic
 from trimode.pipeline.analysis.runs import read_run
-from trimode.pipeline.analysis.statistics import wilson
+from trimode.pipeline.analysis.statistics import score_interval
 from trimode.pipeline.analysis.summary import JSON_FIELDS, ReportRow, disagreement, seed_accuracies, summarize_task
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.fakes.run_folders import FakeRun, make_record, make_row, write_run
@@ -40,7 +42,8 @@ def test_intervals_hold_their_values(tmp_path: Path) -> None:
     assert found.tpf is not None
     assert found.tpf_interval is not None
     assert found.tpf_interval.low <= found.tpf <= found.tpf_interval.high
-    bounds = wilson(round(found.accuracy * 40 / 100), 40)
+    right = round(found.accuracy * 40 / 100)
+    bounds = score_interval(np.array([1.0] * right + [0.0] * (40 - right)), np.ones(40))
     assert (found.accuracy_low, found.accuracy_high) == pytest.approx((100 * bounds.low, 100 * bounds.high), abs=1e-3)
 
 
@@ -78,6 +81,41 @@ def test_accuracy_is_what_metrics_json_states(tmp_path: Path) -> None:
 def test_rows_and_metrics_agree_for_every_scorer(tmp_path: Path, benchmark: str) -> None:
     run = read_run(write_run(tmp_path, FakeRun(benchmarks=(benchmark,), samples=30)))
     assert disagreement(run.tasks[benchmark]) == []
+
+
+def test_the_interval_of_a_perfect_score_stays_on_the_scale(tmp_path: Path) -> None:
+    found = summary_of(tmp_path, FakeRun(samples=10, accuracy=2.0, seeds=3))
+    assert found.accuracy == found.accuracy_high == 100.0
+    assert found.accuracy_low is not None
+    assert 0.0 < found.accuracy_low < 100.0
+
+
+def test_samples_without_an_answer_and_failures_of_the_scorer_are_counted(tmp_path: Path) -> None:
+    paths = RunPaths(write_run(tmp_path, FakeRun(samples=6)))
+    edit_rows(paths, {1: {"scoring_error": "timed out"}, 2: {"scoring_error": ""}})
+    lines = [json.loads(line) for line in paths.nfe_log(0).read_text().splitlines()]
+    lines[3] |= {"finish_reason": "error", "error": "HTTP 400"}
+    paths.nfe_log(0).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(paths.run_dir)
+    found = summarize_task(run, run.tasks["demo-math"])
+    assert (found.failed, found.unscored) == (1, 2)
+    assert (found.to_json()["failed"], found.to_json()["unscored"]) == (1, 2)
+    assert any("the scorer failed on 2 answers" in note for note in run.notes)
+
+
+def test_a_failed_sample_is_counted_when_its_ledger_line_is_lost(tmp_path: Path) -> None:
+    paths = RunPaths(write_run(tmp_path, FakeRun(samples=6)))
+    edit_rows(paths, {4: {"error": "the worker died", "error_kind": "infrastructure"}})
+    paths.nfe_log(0).write_text("".join(paths.nfe_log(0).read_text().splitlines(keepends=True)[:4]))
+    run = read_run(paths.run_dir)
+    assert summarize_task(run, run.tasks["demo-math"]).failed == 1
+
+
+def edit_rows(paths: RunPaths, changes: dict[int, dict[str, object]]) -> None:
+    """Adds fields to rows of demo-math by position."""
+    output = paths.output("demo-math", 0)
+    rows = [json.loads(line) | changes.get(i, {}) for i, line in enumerate(output.read_text().splitlines())]
+    output.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_json_has_the_agreed_fields_only(tmp_path: Path) -> None:

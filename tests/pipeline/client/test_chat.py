@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 
 import pytest
 from trimode.pipeline.client.answer import Answer
-from trimode.pipeline.client.chat import ChatClient, RetryPolicy, request_body
+from trimode.pipeline.client.chat import ChatClient, RetryPolicy, most_at_once, request_body
 from trimode.pipeline.spec import DecodeSpec
 from trimode.tests.fakes.balancer import Body, FakeBalancer, Reply, answer, error
 from trimode.tests.fakes.specs import client_spec, decode_spec
@@ -17,9 +18,15 @@ from trimode.tests.goldens import rows
 FAST = RetryPolicy(attempts=3, timeouts=2, first_delay_s=0.0)
 
 
-def ask(fake: FakeBalancer, prompts: list[str], decode: DecodeSpec | None = None, **client: object) -> list[Answer]:
+def ask(
+    fake: FakeBalancer,
+    prompts: list[str],
+    decode: DecodeSpec | None = None,
+    slots: int | None = None,
+    **client: object,
+) -> list[Answer]:
     async def run() -> list[Answer]:
-        async with ChatClient(fake.url, "fake", decode or decode_spec(), client_spec(**client), FAST) as chat:
+        async with ChatClient(fake.url, "fake", decode or decode_spec(), client_spec(**client), FAST, slots) as chat:
             return await asyncio.gather(*(chat.ask(f"name-{prompt}", prompt, 0) for prompt in prompts))
 
     return asyncio.run(run())
@@ -73,6 +80,7 @@ def test_answer_carries_the_ledger() -> None:
     usage = answer(fake.bodies[0])[1]["usage"]
     assert isinstance(usage, dict)
     assert got.error is None
+    assert got.cost.forwards_saved == usage["forwards_saved"] == 1
     assert (got.cost.nfe, got.cost.completion_tokens, got.cost.forwards) == (
         usage["nfe"],
         usage["completion_tokens"],
@@ -134,6 +142,27 @@ def test_timeout_is_tried_once_more() -> None:
         release.set()
     assert got.error == "no answer within the request timeout"
     assert fake.attempts["say 7"] == 2
+
+
+def test_the_request_timeout_does_not_count_the_queue() -> None:
+    slots = threading.Semaphore(2)
+
+    def reply(body: Body, _attempt: int) -> Reply:
+        with slots:  # the server decodes two requests at a time; the others wait in its queue
+            time.sleep(0.25)
+        return answer(body)
+
+    prompts = [f"say {number}" for number in range(24)]
+    with FakeBalancer(reply) as fake:
+        got = ask(fake, prompts, slots=2, max_concurrent_requests=24, request_timeout_s=1.5)
+    assert [one.error for one in got] == [None] * 24
+    assert set(fake.attempts.values()) == {1}
+    assert fake.most_at_once <= 4
+
+
+def test_no_more_requests_are_under_way_than_the_client_may_send() -> None:
+    assert most_at_once(client_spec(max_concurrent_requests=3), slots=8) == 3
+    assert most_at_once(client_spec(max_concurrent_requests=512), slots=8) == 16
 
 
 def test_reply_that_is_no_completion_is_an_error() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from trimode.pipeline.compare.__main__ import main
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
 
@@ -95,3 +96,51 @@ def test_a_name_that_fits_two_runs_is_refused_with_their_folders(
     write_run(tmp_path, FakeRun(mode="dlm"))
     assert main([str(tmp_path)]) == 2
     assert "eval_demo_model_again" in capsys.readouterr().err
+    assert main([str(tmp_path), "--modes", "dlm", "eval_demo_model_again"]) == 0
+    assert "dlm minus eval_demo_model_again" in capsys.readouterr().out
+    gate = ["--gate", "eval_demo_model_again >= dlm - 90"]
+    assert main([str(tmp_path), *gate]) == 0
+
+
+def fail(folder: Path, ids: range) -> None:
+    """Takes the answers of these samples away, in the rows and in the ledger."""
+    paths = RunPaths(folder)
+    for path in (paths.output("demo-math", 0), paths.nfe_log(0)):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for i in ids:
+            lines[i] |= {"error": "HTTP 400", "error_kind": "request", "finish_reason": "error"}
+            lines[i] |= {} if path == paths.nfe_log(0) else {"generation": "", "symbolic_correct": False}
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_samples_that_failed_on_both_sides_are_said_and_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for mode in ("ar", "linear_spec"):
+        fail(write_run(tmp_path, FakeRun(mode=mode, samples=20)), range(5))
+    assert main([str(tmp_path), "--format", "json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["comparisons"]
+    pooled = found["pooled"]
+    assert (pooled["failed_both"], pooled["num_answers"], pooled["num_identical"]) == (5, 15, 15)
+    main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "5 samples have no answer on both sides: left out." in out
+    assert "Same text in 15 of 15 answers" in out
+
+
+def test_a_gate_does_not_pass_because_the_other_side_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fail(write_run(tmp_path, FakeRun(samples=1000)), range(100))
+    write_run(tmp_path, FakeRun(mode="linear_spec", samples=1000))
+    assert main([str(tmp_path), "--gate", "linear_spec >= ar - 1"]) == 3
+    assert "100 samples that linear_spec answered have no answer of ar: wrong for ar." in capsys.readouterr().out
+    assert main([str(tmp_path), "--gate", "ar >= linear_spec - 1"]) == 1
+
+
+def test_settings_that_cannot_be_read_are_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, FakeRun())
+    path = write_run(tmp_path, FakeRun(mode="dlm")) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["jobs"]["0"]["config"]["decode"]["temperature"]
+    path.write_text(json.dumps(manifest))
+    assert main([str(tmp_path)]) == 0
+    assert "the settings of job 0 are damaged" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode
 from trimode.pipeline.analysis.gate import parse_gate
 from trimode.pipeline.analysis.runs import Run
-from trimode.pipeline.compare.sides import find_run, select_sides
+from trimode.pipeline.compare.sides import find_run, folder_name, select_sides
 
 
 def run(mode: str, lora: bool = False, folder: str = "one") -> Run:
@@ -17,7 +17,7 @@ def run(mode: str, lora: bool = False, folder: str = "one") -> Run:
     return Run(path, Mode(mode), lora, manifest={}, jobs=[], tasks={}, state="completed", notes=[])
 
 
-AR, DLM, SPEC, ADAPTED = run("ar"), run("dlm"), run("linear_spec"), run("linear_spec", lora=True)
+AR, DLM, SPEC, ADAPTED = run("ar"), run("dlm", folder="dlm1"), run("linear_spec"), run("linear_spec", lora=True)
 
 
 def names(a: list[Run], b: list[Run] | None = None, modes: list[str] | None = None, gate: str = "") -> list[str]:
@@ -65,5 +65,22 @@ def test_a_label_comes_before_a_mode() -> None:
 
 
 def test_a_name_of_two_runs_is_refused_with_both_places() -> None:
-    with pytest.raises(ConfigError, match=r"2 runs are called 'ar'.*/runs/one, /runs/two"):
+    with pytest.raises(ConfigError, match=r"2 runs are called 'ar'; name one by its folder \(--modes A B\)") as error:
         find_run([AR, run("ar", folder="two")], "ar")
+    assert "\n  one (ar): /runs/one\n  two (ar): /runs/two" in str(error.value)
+
+
+def test_a_folder_names_a_run() -> None:
+    two, three = run("ar", folder="exp/hf_base/two"), run("ar", folder="other/hf_base/two")
+    assert find_run([AR, two], "two") is two
+    assert find_run([AR, two, three], "other/hf_base/two") is three
+    assert find_run([AR, two, three], "/runs/exp/hf_base/two") is two
+    assert find_run([AR, two, three], "exp") is two
+    assert [folder_name(each, [AR, two, three]) for each in (AR, two)] == ["one", "exp/hf_base/two"]
+    with pytest.raises(ConfigError, match="2 runs are called 'two'"):
+        find_run([AR, two, three], "two")
+    assert names([AR, two], modes=["two", "one"]) == ["two - one"]
+
+
+def test_two_runs_of_one_mode_against_ar_keep_apart() -> None:
+    assert names([AR, DLM, run("dlm", folder="two"), SPEC]) == ["dlm1 - ar", "two - ar", "linear_spec - ar"]

@@ -19,7 +19,7 @@ def test_defaults_are_the_references() -> None:
         "dlm": 20480,
         "linear_spec": 20480,
     }
-    assert [mode.max_position_embeddings for mode in config.modes.values()] == [None, 262144, 262144]
+    assert [mode.max_position_embeddings for mode in config.modes.values()] == [None, None, None]
     assert (config.max_new_tokens, config.max_thinking_tokens, config.temperature) == (8192, 6000, 0.0)
     assert (config.cluster.gpus, config.cluster.cpus_per_task, config.cluster.mem_gb) == (8, 48, 256)
     assert config.balancer.max_num_seqs == 1

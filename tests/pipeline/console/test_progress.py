@@ -10,6 +10,8 @@ from trimode.core.protocol import Cost
 from trimode.pipeline.console.progress import Bars, Progress, TaskProgress, duration, read_snapshot
 from trimode.pipeline.run_folder.nfe import NfeRecord
 
+RIGHT, WRONG = ((1.0,), (1.0,)), ((0.0,), (1.0,))
+
 
 def record(tokens: int = 30, nfe: int = 10, error: str | None = None) -> NfeRecord:
     return NfeRecord(
@@ -26,7 +28,7 @@ def record(tokens: int = 30, nfe: int = 10, error: str | None = None) -> NfeReco
 
 
 def test_text_has_done_accuracy_tpf_and_time_left() -> None:
-    task = TaskProgress(total=100, done=50, scored=10, correct=9, tokens=300, nfe=100, seconds=20.0)
+    task = TaskProgress(total=100, done=50, scored=10, points=[9.0], possible=[10.0], tokens=300, nfe=100, seconds=20.0)
     assert task.text() == "50/100  acc 90.0%  TPF 3.00  ETA 1m 40s"
 
 
@@ -46,8 +48,8 @@ def test_lines_name_start_and_end(tmp_path: Path) -> None:
     lines: list[str] = []
     with Progress("ar", lines.append, tmp_path / "sub" / "progress.json") as progress:
         progress.begin("gsm8k", total=3, done=1)
-        progress.add("gsm8k", True, record())
-        progress.add("gsm8k", False, record())
+        progress.add("gsm8k", RIGHT, record())
+        progress.add("gsm8k", WRONG, record())
         progress.finish("gsm8k")
     assert lines[0] == "[ar] gsm8k: 1/3 (resumed)"
     assert lines[-1] == "[ar] gsm8k: 3/3  acc 50.0%  TPF 3.00  done"
@@ -57,9 +59,9 @@ def test_snapshot_can_be_read_by_others(tmp_path: Path) -> None:
     path = tmp_path / "progress.json"
     with Progress("ar", lambda _line: None, path) as progress:
         progress.begin("gsm8k", total=2, done=0)
-        progress.add("gsm8k", True, record(error="x", nfe=0, tokens=0))
+        progress.add("gsm8k", RIGHT, record(error="x", nfe=0, tokens=0), unscored=True)
     task = read_snapshot(path)["gsm8k"]
-    assert (task.done, task.total, task.correct, task.failed) == (1, 2, 1, 1)
+    assert (task.done, task.total, task.points, task.failed, task.unscored) == (1, 2, [1.0], 1, 1)
 
 
 def test_no_snapshot_is_no_progress(tmp_path: Path) -> None:
@@ -70,10 +72,33 @@ def test_bars_show_benchmark_and_figures() -> None:
     screen = io.StringIO()
     bars = Bars(Console(file=screen, force_terminal=True, width=120))
     bars.start()
-    bars.update("ar", {"gsm8k": TaskProgress(total=10, done=5, scored=5, correct=4, tokens=30, nfe=10, seconds=5.0)})
+    bars.update(
+        "ar", {"gsm8k": TaskProgress(total=10, done=5, scored=5, points=[4.0], possible=[5.0], tokens=30, nfe=10)}
+    )
     bars.stop()
     shown = screen.getvalue()
     assert "ar gsm8k" in shown
     assert "5/10" in shown
     assert "acc 80.0%" in shown
     assert "TPF 3.00" in shown
+
+
+def test_the_accuracy_is_the_metrics_mean_over_its_columns() -> None:
+    progress = Progress("ar", lambda _line: None)
+    progress.begin("ifeval", total=2, done=0)
+    progress.add("ifeval", ((1.0, 2.0), (1.0, 3.0)), record())
+    progress.add("ifeval", ((0.0, 0.0), (1.0, 1.0)), record())
+    assert progress._tasks["ifeval"].accuracy == (1 / 2 + 2 / 4) / 2
+
+
+def test_a_sample_without_a_ledger_line_adds_no_tokens() -> None:
+    progress = Progress("ar", lambda _line: None)
+    progress.begin("gsm8k", total=1, done=0)
+    progress.add("gsm8k", RIGHT, None)
+    assert (progress._tasks["gsm8k"].done, progress._tasks["gsm8k"].tokens) == (1, 0)
+
+
+def test_the_file_of_another_release_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    path.write_text('{"gsm8k": {"total": 3, "correct": 2}}')
+    assert read_snapshot(path) == {"gsm8k": TaskProgress(total=3)}

@@ -145,3 +145,18 @@ def test_the_data_folder_is_the_given_one_then_the_environments_then_the_cache(
     assert data_root(None) == tmp_path / "env"
     monkeypatch.delenv("TRIMODE_DATA_DIR")
     assert data_root(None) == tmp_path / "cache" / "trimode" / "data"
+
+
+def test_a_data_folder_counts_for_bundled_benchmarks_too(tmp_path: Path) -> None:
+    benchmark = load_benchmark("demo-math")
+    with pytest.raises(ConfigError, match=f"no data for demo-math: nothing in {tmp_path}/demo-math.*leave --data-dir"):
+        load_rows(benchmark, tmp_path)
+    path = tmp_path / "demo-math" / "test.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"problem": "mine", "expected_answer": 1}\n')
+    assert [row["problem"] for row in load_rows(benchmark, tmp_path)] == ["mine"]
+
+
+def test_the_users_usual_folder_does_not_hide_bundled_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMODE_DATA_DIR", str(tmp_path))
+    assert len(load_rows(load_benchmark("demo-math"), None)) == 200

@@ -162,6 +162,48 @@ def test_refused_sample_is_kept_named_and_final(spec: JobSpec, tmp_path: Path) -
     assert not any(remaining(spec).values())
 
 
+def test_a_job_whose_samples_were_all_refused_fails_each_time(spec: JobSpec, tmp_path: Path) -> None:
+    for behaviour in ({"refuse": "Problem"}, {"fail_start": "must not start"}):
+        status, output = run(spec, tmp_path, dict(behaviour))
+        assert status != 0
+        record = paths_of(spec).failed(0).read_text()
+        assert "gsm8k: none of 40 samples has an answer; the first: HTTP 400: refused on purpose" in record
+        assert "no answer: gsm8k seed 0 sample 0: HTTP 400" in output
+        assert "no answer: 30 more" in output
+        assert not paths_of(spec).completed(0).exists()
+        assert not paths_of(spec).metrics("gsm8k").exists()
+
+
+def test_answers_that_cannot_fit_the_checkpoint_are_refused_before_the_first_request(
+    spec: JobSpec, tmp_path: Path
+) -> None:
+    spec = dataclasses.replace(spec, decode=dataclasses.replace(spec.decode, max_new_tokens=4096))
+    status, _ = run(spec, tmp_path)
+    assert status != 0
+    assert (
+        "max_new_tokens leaves room for a prompt: got 4096 with a context of 4096"
+        in paths_of(spec).failed(0).read_text()
+    )
+    assert not paths_of(spec).output_async("gsm8k", 0).exists()
+
+
+def test_a_damaged_row_costs_itself_only(spec: JobSpec, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "gsm8k" / "test.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = rb'{"problem": "cut emoji \ud83d", "expected_answer": 21}' + b"\n"
+    lines[5] = b"[" * 100_000 + b"\n"
+    path.write_bytes(b"".join(lines))
+    status, output = run(spec, tmp_path)
+    assert status == 0, output
+    assert "no answer: gsm8k seed 0 sample 3: row 4 of the data has a prompt that is no valid Unicode" in output
+    rows = rows_of(spec)
+    assert [position for position, row in enumerate(rows) if "error" in row] == [3, 5]
+    assert [row["num_generated_tokens"] for row in rows].count(0) == 2
+    metrics = json.loads(paths_of(spec).metrics("gsm8k").read_text())
+    assert (metrics["failed"], metrics["nfe_count"]) == (4, 40)
+    assert run(spec, tmp_path, {"fail_start": "must not start"})[0] == 0
+
+
 def test_dead_balancer_fails_the_job_and_keeps_what_is_done(spec: JobSpec, tmp_path: Path) -> None:
     status, output = run(spec, tmp_path, {"die_after": 15})
     assert status != 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,14 @@ def owned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[JobSpec, Own
     spec, owner = job_spec(tmp_path, (task_spec(limit=1),)), this_process()
     claim(Path(spec.run_dir), owner)
     return spec, owner
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """A local job changes what its process does on SIGINT."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def is_completed(spec: JobSpec) -> bool:
@@ -70,6 +80,8 @@ def test_a_local_job_ends_with_its_launcher_and_sees_its_gpus(
     JobCall(spec=spec, token=owner.token, launcher=owner.processes[0], devices=devices, function=FUNCTION)()
     assert capsys.readouterr().out == f"devices {seen}\n"
     assert lives_with[0] == owner.processes[0]
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_call_survives_pickling_and_runs_jobs_by_default(tmp_path: Path) -> None:

@@ -30,7 +30,10 @@ def test_settings_jobs_and_scripts_of_a_sweep_that_lacks_everything(
     )
     lines = text.splitlines()
     assert "  model:                nvidia/Nemotron-Labs-Diffusion-8B (hub id)" in lines
-    assert "  dlm:                  block 8, threshold 0.9, LoRA off, max model len 20480, max pos emb 262144" in lines
+    assert (
+        "  dlm:                  block 8, threshold 0.9, LoRA off, max model len 20480, max pos emb config.json"
+        in lines
+    )
     assert "  image:                none (a real run needs one)" in lines
     assert lines.count("#!/bin/bash") == 1
     assert "Script of ar, dlm, linear_spec" in lines
@@ -75,6 +78,7 @@ def test_a_local_job_shows_its_command(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"SUBMITIT_EXECUTOR=local {sys.executable} -u -m submitit.core._submit {tmp_path}/out/" in text
 
 
+@pytest.mark.process
 def test_it_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'ray', 'transformers', 'scipy', 'matplotlib']));"

@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import Stopped
 from trimode.core.processes import ProcessId, process_id
 from trimode.core.project import child_environment
 from trimode.pipeline import sweep as run_module
+from trimode.pipeline.launch import local
 from trimode.pipeline.launch.call import Launcher, visible_devices
 from trimode.pipeline.launch.owner import read_owner, this_process
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.spec import Device
-from trimode.pipeline.sweep import run
+from trimode.pipeline.spec import Device, JobSpec
+from trimode.pipeline.sweep import guarded_sweep, run
 from trimode.tests.fakes.sweeps import HERE, config_of, local_jobs
 
 pytestmark = pytest.mark.process
@@ -28,6 +30,7 @@ SWEEP = ("model.path=./model", "cluster=local", "suite=demo", "out_dir=out")
 COMMAND = """
 import sys
 from pathlib import Path
+from trimode.pipeline.launch import local
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.owner import this_process
 from trimode.pipeline.sweep import guarded_sweep, run
@@ -146,3 +149,75 @@ def test_a_running_command_keeps_a_second_one_out(tmp_path: Path) -> None:
             _, told = second.communicate(timeout=120)
         assert second.returncode == 2
         assert f"belongs to process {first.pid}," in told
+
+
+class DeafProcess:
+    """A job whose submitit swallows the first signals."""
+
+    def __init__(self, swallowed: int) -> None:
+        self.swallowed = swallowed
+        self.calls: list[str] = []
+
+    def poll(self) -> int | None:
+        return None if self.calls.count("terminate") <= self.swallowed and "kill" not in self.calls else 0
+
+    def terminate(self) -> None:
+        self.calls.append("terminate")
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired("job", timeout or 0.0)
+        return 0
+
+
+class StartedJob:
+    """What `start` returns, as far as `end` reads it."""
+
+    def __init__(self, process: DeafProcess) -> None:
+        self._process = process
+
+
+def test_a_job_is_asked_to_end_until_it_hears() -> None:
+    process = DeafProcess(swallowed=3)
+    local.end(StartedJob(process))  # type: ignore[arg-type]
+    assert process.calls == ["terminate"] * 4 + ["kill"]
+
+
+def test_a_job_that_never_hears_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "GRACE_S", 0.05)
+    process = DeafProcess(swallowed=10**9)
+    local.end(StartedJob(process))  # type: ignore[arg-type]
+    assert process.calls[0] == "terminate" and process.calls[-1] == "kill"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_a_job_starts_ends_that_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signum: signal.Signals
+) -> None:
+    started = StartedJob(DeafProcess(swallowed=0))
+    ended: list[object] = []
+
+    def start(_job: JobSpec, _launcher: Launcher) -> StartedJob:
+        os.kill(os.getpid(), signum)
+        time.sleep(0)  # a place where Python handles it
+        return started
+
+    monkeypatch.setattr(local, "start", start)
+    monkeypatch.setattr(local, "end", ended.append)
+    assert guarded_sweep(lambda: sweep(tmp_path, "run_to_the_end", "mode=ar")) == 1
+    assert ended == [started]
+    assert f"stopped by {signum.name}; the same command goes on" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_the_process_is_made_is_heard_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(_executor: object, _command: str) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "made"
+
+    monkeypatch.setattr(local.LocalExecutor, "_submit_command", submit)
+    with pytest.raises(Stopped, match="SIGINT"), local._signals_raise() as ending, ending.held():
+        assert local._Executor(tmp_path)._submit_command("job") == "made"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

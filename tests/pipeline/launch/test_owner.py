@@ -31,11 +31,12 @@ def owner_of(*processes: ProcessId, slurm_jobs: tuple[str, ...] = ()) -> Owner:
     return dataclasses.replace(this_process(), processes=processes, slurm_jobs=slurm_jobs)
 
 
+@pytest.mark.process
 def test_a_living_process_keeps_others_out_and_is_named(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     other = process_id(sleeper.pid)
     assert other is not None
     claim(tmp_path, owner_of(other))
-    with pytest.raises(ConfigError, match=f"belongs to process {sleeper.pid} on"):
+    with pytest.raises(ConfigError, match=f"belongs to process {sleeper.pid} on .* which runs"):
         claim(tmp_path, this_process())
 
 
@@ -46,11 +47,13 @@ def test_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     assert read_owner(tmp_path) == me
 
 
+@pytest.mark.process
 def test_a_pid_that_was_handed_out_again_is_dead(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     claim(tmp_path, owner_of(ProcessId(sleeper.pid, started=1)))
     claim(tmp_path, this_process())
 
 
+@pytest.mark.process
 def test_a_job_that_outlives_its_launcher_is_waited_for(
     tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +64,7 @@ def test_a_job_that_outlives_its_launcher_is_waited_for(
     claim(tmp_path, this_process())
 
 
+@pytest.mark.process
 def test_it_is_not_waited_for_for_ever(
     tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,3 +145,55 @@ def test_a_claim_handed_over_to_slurm_stays(tmp_path: Path) -> None:
     hand_over(tmp_path, me.token, ("7",))
     release(tmp_path, me.token)
     assert read_owner(tmp_path) == dataclasses.replace(me, slurm_jobs=("7",))
+
+
+def test_a_host_that_is_gone_can_be_replaced_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claim(tmp_path, dataclasses.replace(owner_of(GONE), host="gone-container"))
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "output.jsonl").touch()
+    os.utime(tmp_path / "rows" / "output.jsonl", (0, 0))
+    me = this_process()
+    words = (
+        r"process \d+ on gone-container since .*; this host is .*; the last file .* rows/output.jsonl.*; if it is gone"
+    )
+    with pytest.raises(ConfigError, match=words) as error:
+        claim(tmp_path, me)
+    assert "--take-over" in str(error.value) and "1970-01-01" in str(error.value)
+    claim(tmp_path, me, take_over=True)
+    assert read_owner(tmp_path) == me
+    told = capsys.readouterr().err
+    assert "on gone-container since" in told and "rows/output.jsonl" in told and "1970-01-01" in told
+
+
+@pytest.mark.process
+def test_an_owner_that_runs_is_never_replaced(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    other = process_id(sleeper.pid)
+    assert other is not None
+    claim(tmp_path, owner_of(other))
+    with pytest.raises(ConfigError, match="which runs"):
+        claim(tmp_path, this_process(), take_over=True)
+
+
+def test_slurm_jobs_are_replaced_on_request_where_squeue_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(_ids: object) -> dict[str, str]:
+        raise WorkerError("no squeue")
+
+    claim(tmp_path, owner_of(GONE, slurm_jobs=("7",)))
+    monkeypatch.setattr(owner_module, "job_states", lambda _ids: {"7": "PENDING"})
+    with pytest.raises(ConfigError, match="which runs"):
+        claim(tmp_path, this_process(), take_over=True)
+    monkeypatch.setattr(owner_module, "job_states", silent)
+    claim(tmp_path, this_process(), take_over=True)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "null", "[]", "{", '{"token": "t", "host": "h", "processes": [1]}'])
+def test_a_damaged_owner_is_one_that_cannot_be_asked(tmp_path: Path, text: str) -> None:
+    (tmp_path / "owner.json").write_text(text)
+    me = this_process()
+    with pytest.raises(ConfigError, match=r"owner\.json is damaged.*--take-over"):
+        claim(tmp_path, me)
+    release(tmp_path, me.token)
+    claim(tmp_path, me, take_over=True)
+    assert read_owner(tmp_path) == me

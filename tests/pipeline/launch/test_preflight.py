@@ -75,8 +75,16 @@ def test_jobs_outside_of_containers_need_the_worker_packages(monkeypatch: pytest
     ensure_worker_packages(config_of("cluster=slurm"))
 
 
+@pytest.mark.process
 def test_a_missing_nemo_skills_is_named_before_anything_starts(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMODE_NEMO_SKILLS_PYTHON", str(ready / "no_python"))
     with pytest.raises(ConfigError, match=r"client nemo_skills needs NeMo-Skills 0\.7: .*no_python has none"):
         look(ready, *READY, "cluster=bare", "client=nemo_skills")
     look(ready, *READY, "client=nemo_skills")  # inside an image: the job sees to it
+
+
+def test_an_adapter_that_is_not_downloaded_is_named(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimode.pipeline.plan.survey.PROJECT_DIR", ready)
+    lora = ("mode=linear_spec", "modes.linear_spec.lora=true", "cluster.hub_cache=cache")
+    with pytest.raises(ConfigError, match=r"no adapter folder at .*cache/hub/models--org--tri.* or .*`hf download org"):
+        look(ready, *READY, *lora, "model.path=org/tri")

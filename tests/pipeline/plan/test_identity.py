@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from trimode.pipeline import benchmarks
 from trimode.pipeline.plan.identity import folder_fingerprint
 from trimode.tests.fakes.sweeps import jobs_of, local_jobs
+
+RELEASE_0_1 = ["eval_2b3f17bdb9e9", "eval_2de2c4733268", "eval_003514a648dc"]
+"""Names of ar, dlm and linear_spec with the default settings and model."""
 
 
 def name_of(cwd: Path, *overrides: str) -> str:
@@ -24,6 +30,13 @@ def name_of(cwd: Path, *overrides: str) -> str:
         "benchmarks=gsm8k:4",
         "client.num_scorers=1",
         "max_thinking_tokens=5",  # thinking is off
+        "top_p=0.5",  # greedy
+        "starting_seed=7",
+        "temperature=-0.0",
+        "modes.dlm.threshold=9e-1",
+        "balancer.kv_cache_gb=1",
+        "model.tokenizer=./model",  # the model's own
+        "model.revision=null",
         "jobs_per=benchmark",
         "wait=true",
         "fresh=true",
@@ -43,8 +56,6 @@ def test_the_name_stays(tmp_path: Path, override: str) -> None:
         "modes.dlm.threshold=null",
         "max_new_tokens=64",
         "temperature=0.5",
-        "top_p=0.5",
-        "starting_seed=1",
         "enable_thinking=true",
         "eos_early_stop=false",
         "model.dtype=float32",
@@ -57,6 +68,42 @@ def test_the_name_changes(tmp_path: Path, override: str) -> None:
     (tmp_path / "tok").mkdir()
     (tmp_path / "tok" / "tokenizer.json").write_text("{}")
     assert name_of(tmp_path, override) != name_of(tmp_path)
+
+
+@pytest.mark.parametrize("override", ["top_p=0.5", "starting_seed=1", "temperature=0.6"])
+def test_the_name_changes_with_what_sampling_reads(tmp_path: Path, override: str) -> None:
+    assert name_of(tmp_path, "temperature=0.5", override) != name_of(tmp_path, "temperature=0.5")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the benchmarks' files, which the registry reads instead."""
+    folder = tmp_path / "benchmark"
+    shutil.copytree(benchmarks.BENCHMARK_DIR, folder)
+    monkeypatch.setattr(benchmarks, "BENCHMARK_DIR", folder)
+    forget()
+    yield folder
+    forget()
+
+
+def forget() -> None:
+    for cached in (benchmarks.benchmark_names, benchmarks.load_benchmark):
+        cached.cache_clear()
+
+
+def test_a_new_benchmark_or_an_edited_one_renames_no_other(tmp_path: Path, registry: Path) -> None:
+    before = name_of(tmp_path, "benchmarks=gsm8k")
+    text = (registry / "gsm8k.yaml").read_text()
+    (registry / "gsm8k-new.yaml").write_text(text.replace("name: gsm8k", "name: gsm8k-new"))
+    (registry / "mbpp.yaml").write_text((registry / "mbpp.yaml").read_text().replace("Here is", "There is"))
+    forget()
+    assert name_of(tmp_path, "benchmarks=gsm8k") == before
+    assert name_of(tmp_path, "benchmarks='gsm8k,gsm8k-new'") == before
+
+
+def test_folders_of_earlier_releases_keep_their_names(tmp_path: Path) -> None:
+    hub = ("model.path=nvidia/Nemotron-Labs-Diffusion-8B", "cluster=local")
+    assert [Path(job.run_dir).name for job in jobs_of(tmp_path, *hub)] == RELEASE_0_1
 
 
 def test_the_adapter_is_part_of_the_name(tmp_path: Path) -> None:

@@ -153,3 +153,28 @@ def test_the_plan_is_pure_and_its_jobs_travel(tmp_path: Path) -> None:
     assert plan(config, found) == jobs
     assert pickle.loads(pickle.dumps(jobs)) == jobs
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_a_batch_script_has_no_line_break(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="out_dir stands in one line of a batch script"):
+        jobs_of(tmp_path, "cluster=bare", "out_dir='a\n#SBATCH --x'")
+    broken = tmp_path / "a\nb"
+    broken.mkdir()
+    with pytest.raises(ConfigError, match="out_dir stands in one line"):
+        jobs_of(broken, "cluster=bare")
+    with pytest.raises(ConfigError, match="a folder of a contained job stands in one line"):
+        jobs_of(tmp_path, "cluster.account=us", "model.path='./a\nb'")
+    assert jobs_of(tmp_path, "cluster=local", "model.path='./a\nb'")
+
+
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_answers_that_fill_the_checkpoints_context_are_refused_in_every_mode(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text('{"max_position_embeddings": 4096}')
+    model = (f"mode={mode}", "model.path=./m")
+    with pytest.raises(ConfigError, match=f"got 8192 with a context of 4096 tokens in {mode} .*valid: below 4096"):
+        jobs_of(tmp_path, *model)
+    with pytest.raises(ConfigError, match="got 4096 with a context of 4096"):
+        jobs_of(tmp_path, *model, "max_new_tokens=4096")
+    assert jobs_of(tmp_path, *model, "max_new_tokens=4095")
+    assert jobs_of(tmp_path, *model, f"modes.{mode}.max_position_embeddings=70000")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,61 @@ def test_a_run_without_rows_yet_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     paths.output("demo-math", 0).unlink()
     assert main([str(tmp_path)]) == 0
     assert "No scored answers yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("style", ["table", "markdown", "csv", "json"])
+def test_every_format_counts_samples_without_an_answer_and_scorer_failures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], style: str
+) -> None:
+    paths = RunPaths(write_run(tmp_path, FakeRun(samples=10)))
+    output = paths.output("demo-math", 0)
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    for row in rows[:7]:
+        row["scoring_error"] = "timed out"
+    output.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [json.loads(line) for line in paths.nfe_log(0).read_text().splitlines()]
+    for line in lines[7:]:
+        line |= {"finish_reason": "error", "error": "HTTP 400"}
+    paths.nfe_log(0).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    main([str(tmp_path), "--format", style, "--html", str(tmp_path / "report.html")])
+    out = capsys.readouterr().out
+    if style == "json":
+        assert (json.loads(out)[0]["failed"], json.loads(out)[0]["unscored"]) == (3, 7)
+    elif style == "csv":
+        (row,) = csv.DictReader(io.StringIO(out))
+        assert (row["failed"], row["unscored"]) == ("3", "7")
+    else:
+        heading, cells = (next(line for line in out.splitlines() if word in line) for word in ("Failed", "demo-math"))
+        assert "Unscored" in heading
+        assert re.search(r"\b3\b[ |]+\b7\b", cells)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "3 without an answer" in page
+    assert "7 could not be scored" in page
+
+
+@pytest.mark.parametrize("accuracy", [2.0, -1.0])
+def test_no_interval_leaves_the_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str], accuracy: float) -> None:
+    names = ("demo-math", "demo-mcq", "demo-if")
+    for mode in ("ar", "dlm"):
+        write_run(tmp_path, FakeRun(mode=mode, samples=5, seeds=3, accuracy=accuracy, benchmarks=names))
+    main([str(tmp_path), "--format", "json"])
+    for row in json.loads(capsys.readouterr().out):
+        assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 100
+    main([str(tmp_path), "--format", "markdown", "--html", str(tmp_path / "report.html")])
+    table, page = capsys.readouterr().out, (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "±" not in table + page
+    ranges = re.findall(r"([\d.]+)\N{EN DASH}([\d.]+)", "".join(re.findall(r"\| mean of 3.*", table)))
+    assert len(ranges) == 2
+    assert all(0 <= float(low) <= float(high) <= 100 for low, high in ranges)
+
+
+def test_parts_of_different_code_versions_are_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_run(tmp_path, FakeRun()) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["jobs"]["0"]["runs"] = [{"git_commit": commit * 40} for commit in "dc"]
+    path.write_text(json.dumps(manifest))
+    main([str(tmp_path), "--no-html"])
+    assert "parts of this run were made by different versions of the code" in capsys.readouterr().err
 
 
 def test_an_unfinished_benchmark_says_done_of_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

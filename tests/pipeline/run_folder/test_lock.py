@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from pathlib import Path
 
+import pytest
 from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -44,6 +45,7 @@ def test_any_build_of_the_locked_version_is_the_locked_version(tmp_path: Path) -
     assert lock_differences(tmp_path) == []
 
 
+@pytest.mark.process
 def test_the_manifest_records_the_lock(tmp_path: Path) -> None:
     spec = job_spec(tmp_path)
     paths = RunPaths(Path(spec.run_dir))

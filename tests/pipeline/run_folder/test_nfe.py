@@ -49,21 +49,26 @@ def test_summary_is_a_ratio_of_sums() -> None:
     assert figures == {
         "average_nfe": 5.0,
         "nfe_count": 2,
+        "failed": 0,
         "tpf": 4.0,
         "tpf_total": 4.0,
         "tokens_per_second": 10.0,
     }
 
 
-def test_failed_samples_are_left_out_of_the_figures() -> None:
-    failed = record(sample_id=1, completion_tokens=0, nfe=0, error="HTTP 400: x", finish_reason="error", forwards={})
-    assert summarize([record(), failed]) == summarize([record()])
+def test_a_failed_sample_counts_as_one_without_tokens_and_forwards() -> None:
+    failed = record(sample_id=1, error="HTTP 400: x", finish_reason="error")
+    alone, both = summarize([record()]), summarize([record(), failed])
+    assert (both["nfe_count"], both["failed"], both["average_nfe"]) == (2, 1, 2.0)
+    ratios = ("tpf", "tpf_total", "tokens_per_second")
+    assert [both[name] for name in ratios] == [alone[name] for name in ratios]
 
 
 def test_summary_of_nothing_has_no_ratios() -> None:
     assert summarize([]) == {
         "average_nfe": None,
         "nfe_count": 0,
+        "failed": 0,
         "tpf": None,
         "tpf_total": None,
         "tokens_per_second": None,
@@ -93,9 +98,15 @@ def test_of_two_answers_the_first_counts() -> None:
 
 
 def test_a_line_keeps_the_order_of_its_keys() -> None:
-    keys = "request_id benchmark sample_id seed mode lora prompt_tokens completion_tokens finish_reason forwards nfe"
-    times = "acceptance_lengths queue_s first_token_s total_s error"
+    keys = "request_id benchmark sample_id seed mode lora prompt_tokens completion_tokens finish_reason forwards"
+    times = "forwards_saved nfe acceptance_lengths queue_s first_token_s total_s error"
     assert list(json.loads(record().to_line())) == f"{keys} {times}".split()
+
+
+def test_a_line_of_an_earlier_version_has_saved_no_forwards() -> None:
+    line = record().to_json()
+    del line["forwards_saved"]
+    assert NfeRecord.from_json(line).cost.forwards_saved == 0
 
 
 def test_a_line_without_token_counts_is_refused() -> None:

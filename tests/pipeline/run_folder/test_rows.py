@@ -15,6 +15,7 @@ from trimode.pipeline.run_folder.rows import (
     POSITION,
     add_row,
     finished_positions,
+    parse_row,
     read_lines,
     read_rows,
 )
@@ -84,3 +85,9 @@ def test_the_tolerant_reader_notes_a_file_that_cannot_be_read(tmp_path: Path) ->
     notes = list[str]()
     assert list(read_lines(tmp_path / "none", notes)) == []
     assert "cannot be read" in notes[0]
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_row(tmp_path: Path) -> None:
+    assert parse_row('\ufeff{"a": 1}\n', tmp_path, 1) == {"a": 1}
+    with pytest.raises(ConfigError, match="line 3 is no JSON row"):
+        parse_row("[" * 100_000, tmp_path, 3)

@@ -11,6 +11,7 @@ import pytest
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.scoring import ScoringPool, pool
 from trimode.pipeline.scoring.answers import choice
+from trimode.pipeline.scoring.worker import JUDGE_AGAIN
 from trimode.tests.fakes import scoring_worker as fake_worker
 
 pytestmark = pytest.mark.process
@@ -97,3 +98,48 @@ def test_an_error_in_the_block_abandons(misbehaving: Benchmark) -> Never:
         raise RuntimeError
     assert waiting.cancelled()
     assert "scoring_error" in first.result()
+
+
+def test_a_process_that_fails_once_is_asked_again(misbehaving: Benchmark, tmp_path: Path) -> None:
+    with ScoringPool(misbehaving, None, 1) as scorers:
+        for do in ("hang", "exit", "kill", "garbage"):
+            verdict = scorers.submit({"do": do, "once": str(tmp_path / do)}).result()
+            assert verdict["symbolic_correct"], do
+            assert "scoring_error" not in verdict
+
+
+def test_a_verdict_that_the_machine_may_have_decided_is_made_again_alone(
+    misbehaving: Benchmark, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with ScoringPool(misbehaving, None, 3) as scorers:
+        rows = [{"do": "wait", "log": str(log)} for _ in range(6)]
+        rows.insert(2, {"do": "late", "once": str(tmp_path / "late"), "log": str(log)})
+        verdicts = [future.result() for future in [scorers.submit(row) for row in rows]]
+    assert all(verdict["symbolic_correct"] for verdict in verdicts)
+    assert not any(JUDGE_AGAIN in verdict for verdict in verdicts)
+    lines = log.read_text().split()
+    alone = [index for index, line in enumerate(lines) if line == "begin:late"][1]
+    assert lines[alone + 1] == "end:late"
+    running = lines[:alone].count("begin:wait") - lines[:alone].count("end:wait")
+    assert running == 0
+
+
+def test_the_second_verdict_stands(misbehaving: Benchmark) -> None:
+    with ScoringPool(misbehaving, None, 1) as scorers:
+        verdict = scorers.submit({"do": "late"}).result()
+    assert {key: value for key, value in verdict.items() if key != "pid"} == NO_ANSWER
+
+
+def test_a_row_that_no_scorer_can_even_refuse_ends_in_an_error_and_not_in_waiting(
+    misbehaving: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Never:
+        raise KeyError("instruction_id_list")
+
+    monkeypatch.setattr(pool, "unscored", broken)
+    with ScoringPool(misbehaving, None, 1) as scorers:
+        bad, good = scorers.submit({"do": "exit"}), scorers.submit({})
+        with pytest.raises(KeyError):
+            bad.result()
+        assert good.result()["symbolic_correct"]

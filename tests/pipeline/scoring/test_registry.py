@@ -68,6 +68,7 @@ def test_a_wrong_row_holds_the_verdict_fields_of_its_scorer(name: str) -> None:
     assert {measure for pool in (facts.pooled or {}).values() for measure in pool} <= set(facts.measures)
 
 
+@pytest.mark.process
 def test_metrics_and_verdicts_load_no_scorer() -> None:
     code = (
         "import sys; import trimode.pipeline.scoring.metrics, trimode.pipeline.scoring.verdicts;"

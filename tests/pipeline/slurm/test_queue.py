@@ -20,18 +20,21 @@ def fake_squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> P
     return folder / "asked"
 
 
+@pytest.mark.process
 def test_states_of_the_jobs_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = fake_squeue(tmp_path, monkeypatch, "printf '7_0|RUNNING\\n7_1|PENDING\\n8|COMPLETED\\n'")
     assert job_states(["7_1", "8", "9"]) == {"7_1": "PENDING", "8": "COMPLETED"}
     assert asked.read_text().split()[-1] == "--jobs=7,8,9"
 
 
+@pytest.mark.process
 def test_forgotten_jobs_have_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_squeue(tmp_path, monkeypatch, "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     assert job_states(["7"]) == {}
     assert has_ended(None)
 
 
+@pytest.mark.process
 def test_a_cluster_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_squeue(tmp_path, monkeypatch, "echo 'Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(WorkerError, match="Unable to contact slurm controller"):

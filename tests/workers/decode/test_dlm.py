@@ -182,10 +182,13 @@ def test_no_distribution_is_kept_at_a_temperature() -> None:
     assert not peek(begun("dlm", 5, temperature=1.0)).keep_distribution
 
 
-def test_finished_blocks_are_history_for_a_repetition_penalty() -> None:
+def test_known_tokens_are_history_for_a_repetition_penalty() -> None:
     state = begun("dlm", 5, repetition_penalty=1.1)
     whole_block(state, 9)
-    assert peek(state).history == [1, EOS, END_THINK, 5, 50, 50, 50]
+    finished = [1, EOS, END_THINK, 5, 50, 50, 50]
+    assert step(state, 6, 7, 8, committed=[False, True, False]).history == [*finished, 9]
+    assert step(state, 6, 8).history == [*finished, 9, 7]
+    assert peek(state).history == [*finished, 9, 6, 7, 8]
 
 
 @pytest.mark.parametrize("threshold", [None, 0.9])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 from trimode.tests.fakes.forward import (
@@ -121,6 +122,28 @@ def test_an_end_token_inside_the_accepted_tokens_cuts_them() -> None:
     assert (state.tokens(), state.logprobs, state.finish_reason) == ([5, 6, EOS], logprobs(5, 6, EOS), "stop")
 
 
+@pytest.mark.parametrize(
+    ("changes", "end", "output"),
+    [({}, EOS, [5, 6, EOS]), ({"max_new_tokens": 3}, 9, [5, 6, 9]), ({"max_new_tokens": 2}, EOS, [5, 6])],
+)
+def test_acceptance_lengths_stop_where_the_output_stops_and_the_trace_goes_on(
+    changes: dict[str, object], end: int, output: list[int]
+) -> None:
+    state = begun("linear_spec", 5, **changes)
+    cycle(state, 6, end, 7, 8)
+    assert (state.output, state.acceptance_lengths, state.trace) == (output, [len(output) - 1], [[1, 4]])
+
+
+def test_acceptance_lengths_stop_at_a_stop_string() -> None:
+    def after_seven(output: Sequence[int], _: int) -> int | None:
+        return list(output).index(7) + 1 if 7 in output else None
+
+    state = begun("linear_spec", 5, dataclasses.replace(CONTEXT, find_stop=after_seven))
+    cycle(state, 6, 20)
+    cycle(state, 21, 7, 8, 9)
+    assert (state.output, state.acceptance_lengths, state.trace) == ([5, 6, 20, 21, 7], [2, 2], [[1, 2], [1, 4]])
+
+
 def test_an_end_token_behind_the_accepted_tokens_does_not_count() -> None:
     state = begun("linear_spec", 5)
     step(state, 6, 7, 8)
@@ -138,7 +161,7 @@ def test_a_limit_inside_a_cycle_cuts_the_output_but_not_the_counts() -> None:
     state = begun("linear_spec", 5, max_new_tokens=3)
     cycle(state, 6, 7, 8, 9)
     assert (state.tokens(), state.logprobs, state.finish_reason) == ([5, 6, 7], logprobs(5, 6, 7), "length")
-    assert (state.acceptance_lengths, state.trace) == ([4], [[1, 4]])
+    assert (state.acceptance_lengths, state.trace) == ([2], [[1, 4]])
 
 
 def test_nfe_counts_the_prefill_once_and_two_forwards_per_cycle() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trimode.tests.fakes.forward import CONTEXT, END_THINK, EOS, FakeModel, new_state
+from trimode.tests.fakes.forward import CONTEXT, END_THINK, EOS, FakeModel, logprobs, new_state
 from trimode.workers.decode.state import DecodeContext, DecodeState
 
 TOKENS = st.lists(st.sampled_from([20, 21, 22, END_THINK, EOS]), min_size=1, max_size=7)
@@ -33,6 +33,7 @@ class Case:
     causal: list[int]
     drafts: list[int]
     confidences: list[float]
+    repetition_penalty: float = 1.0
 
     def run(self) -> tuple[DecodeState, FakeModel]:
         state = new_state(
@@ -47,6 +48,8 @@ class Case:
             end_think_token_id=END_THINK,
             ignore_eos=self.ignore_eos,
             lora=self.lora,
+            repetition_penalty=self.repetition_penalty,
+            logprobs=True,
         )
         model = FakeModel(self.causal, self.drafts, self.confidences)
         model.run(state)
@@ -89,6 +92,13 @@ def test_the_output_keeps_its_limit_and_ends_where_it_says(case: Case) -> None:
     else:
         assert len(output) == case.max_new_tokens
     assert case.ignore_eos or EOS not in output[:-1]
+
+
+@FEW
+@given(cases())
+def test_every_token_carries_its_own_logprob_a_forced_one_too(case: Case) -> None:
+    state, _ = case.run()
+    assert state.logprobs == logprobs(*state.output)
 
 
 @FEW
@@ -139,17 +149,18 @@ def test_nfe_follows_from_the_trace_in_every_mode(case: Case) -> None:
         assert all(sum(commits) < case.block_length and all(commits) for commits in passes)
     else:
         assert nfe == 1 + sum(drafts + 1 for drafts, _ in passes)
-        assert [accepted for _, accepted in passes] == state.acceptance_lengths
+        raw = [accepted for _, accepted in passes]
+        assert raw[:-1] == state.acceptance_lengths[:-1]
+        assert all(1 <= got <= ran for got, ran in zip(state.acceptance_lengths, raw, strict=True))
 
 
 @FEW
 @given(cases(("linear_spec",)))
-def test_acceptance_lengths_account_for_the_output(case: Case) -> None:
+def test_acceptance_lengths_count_the_output_and_nothing_past_its_end(case: Case) -> None:
     state, _ = case.run()
     lengths = state.acceptance_lengths
     assert all(1 <= length <= case.block_length for length in lengths)
-    assert len(state.output) <= 1 + sum(lengths)
-    assert not lengths or len(state.output) > 1 + sum(lengths[:-1])
+    assert 1 + sum(lengths) == len(state.output)
 
 
 @FEW
@@ -166,6 +177,22 @@ def test_dlm_with_a_block_of_one_gives_what_ar_gives(case: Case) -> None:
     state, _ = replace(case, block_length=1).run()
     ar, _ = replace(case, mode="ar").run()
     assert (state.tokens(), state.logprobs, state.finish_reason) == (ar.tokens(), ar.logprobs, ar.finish_reason)
+
+
+@FEW
+@given(cases())
+def test_a_repetition_penalty_acts_on_every_known_token(case: Case) -> None:
+    """The prompt, the output and what is committed of the current block. Behind the seed of a verified block the
+    sampler itself adds the drafts before each row."""
+    _, model = replace(case, repetition_penalty=1.1).run()
+    for chunk in model.chunks:
+        assert chunk.history is not None
+        history = list(chunk.history)
+        if chunk.kind == "prefill":
+            assert history == case.prompt
+            continue
+        known = [token for token in chunk.token_ids if token != CONTEXT.mask_token_id]
+        assert history[chunk.position :] == (known[:1] if chunk.kind == "verify" else known)
 
 
 @FEW

@@ -64,10 +64,13 @@ def test_sum_of_requests_is_the_engine_s_count(micro: Runtime, monkeypatch: pyte
         runtime.engine.step()
     counters = runtime.engine.counters
     for kind in FORWARD_KINDS:
-        assert counters.rows[kind] == sum(s.state.forwards[kind] for s in sequences), kind
+        saved = sum(s.state.forwards_saved for s in sequences) if kind == "prefill" else 0
+        assert counters.rows[kind] == sum(s.state.forwards[kind] for s in sequences) - saved, kind
     whole = [runtime.generation(s) for s in sequences if s.error is None]
     assert counters.requests_finished == len(whole)
-    assert counters.requests_failed == len(sequences) - len(whole)
+    left = sum(s.error is not None and s.error.status == 499 for s in sequences)
+    assert counters.requests_cancelled == left > 0
+    assert counters.requests_failed == len(sequences) - len(whole) - left
     assert counters.tokens_generated == sum(len(g.token_ids) for g in whole)
     assert counters.nfe == sum(g.cost.nfe for g in whole)
     assert counters.accepted == sum(sum(g.cost.acceptance_lengths) for g in whole)
@@ -110,6 +113,26 @@ def test_a_common_prefix_is_computed_once(micro: Runtime) -> None:
     assert again.state.tokens()[0] == first.state.tokens()[0]
 
 
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_a_request_counts_the_same_forwards_whatever_ran_before_it(micro: Runtime, mode: str) -> None:
+    """What the prefix cache saves is counted apart."""
+    prompt = [5 + number % 50 for number in range(3 * PAGE_SIZE + 3)]
+    fields = {"prompt_ids": prompt, "mode": mode, "max_new_tokens": 8, "ignore_eos": True}
+    runtime = with_limits(micro, prefill_slice=7)
+    costs = []
+    for number in range(3):
+        sequence = runtime.submit(str(number), fields)
+        finish(runtime)
+        costs.append(runtime.generation(sequence).cost)
+    alone, again, later = costs
+    assert alone.forwards["prefill"] == -(-len(prompt) // 7)
+    assert alone.forwards_saved == 0
+    assert (again.forwards, again.nfe) == (alone.forwards, alone.nfe)
+    run = -(-(len(prompt) - 3 * PAGE_SIZE) // 7)
+    assert again.forwards_saved == later.forwards_saved == alone.forwards["prefill"] - run
+    assert runtime.engine.counters.rows["prefill"] == alone.forwards["prefill"] + 2 * run
+
+
 def test_slices_of_a_long_prompt_give_the_same_answer(micro: Runtime) -> None:
     case = CASES["1-linear_spec_0.0"]
     runtime = with_limits(micro, prefill_slice=7)
@@ -135,6 +158,7 @@ def test_prompts_of_a_step_are_limited_and_decoding_goes_on(micro: Runtime) -> N
     finish(runtime)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.0, 0.6])
 def test_a_repetition_penalty_leaves_linear_spec_lossless(micro: Runtime, threshold: float) -> None:
     """The past of a verified row holds the drafts before it, as token by token."""

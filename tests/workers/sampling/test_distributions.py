@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trimode.core.protocol import DecodeParams
-from trimode.workers.sampling.distributions import apply_repetition_penalty, draw, filtered_probs
+from trimode.workers.sampling.distributions import apply_repetition_penalty, draw, filtered_probs, residual
 
 
 def params(**fields: object) -> DecodeParams:
@@ -63,3 +65,42 @@ def test_probabilities_of_a_row_do_not_depend_on_the_others(threads: int) -> Non
     finally:
         torch.set_num_threads(before)
     assert together.sum(dim=-1).tolist() == pytest.approx([1.0] * len(kinds), abs=1e-4)
+
+
+WEIGHTS = st.lists(
+    st.sampled_from([0.0, 0.0, 5e-324, 1e-310, 1e-45, 1e-30, 1e-7, 0.1, 0.3, 1.0, 3.0]), min_size=1, max_size=9
+).filter(any)
+NUMBERS = st.floats(2**-53, 1 - 2**-53)
+
+
+@settings(max_examples=300, deadline=None)
+@given(WEIGHTS, NUMBERS)
+def test_an_index_of_weight_zero_is_never_drawn(weights: list[float], number: float) -> None:
+    table = torch.tensor([weights], dtype=torch.double)
+    (index,) = draw(table, torch.tensor([number], dtype=torch.double)).tolist()
+    assert weights[index] > 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(WEIGHTS, st.lists(st.floats(-1e-7, 1e-7), min_size=9, max_size=9), NUMBERS)
+def test_the_replacement_of_a_rejected_draft_is_a_token_the_verifier_may_sample(
+    weights: list[float], errors: list[float], number: float
+) -> None:
+    """q is p up to rounding, in whatever direction."""
+    p = torch.tensor([weights])
+    q = p * (1 + torch.tensor([errors[: len(weights)]]))
+    for proposal in (q, p, torch.maximum(p, q), p * 1.0001):
+        if p.sum() > 0:
+            (index,) = draw(residual(p, proposal), torch.tensor([number], dtype=torch.double)).tolist()
+            assert p[0, index] > 0
+
+
+def test_a_residual_is_what_p_has_above_q() -> None:
+    p, q = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.5, 0.0]]), torch.tensor([[0.2, 0.6, 0.2], [0.5, 0.5, 0.0]])
+    assert residual(p, q).tolist() == [pytest.approx([0.3, 0.0, 0.0]), [0.5, 0.5, 0.0]]
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-40, 1e-38, 1e-30, 1e-6])
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
+    logits = torch.tensor([[3.0, 90.0, -5.0], [-70.0, -9.0, -80.0]])
+    assert filtered_probs(logits, [params(temperature=temperature)] * 2).tolist() == [[0.0, 1.0, 0.0]] * 2

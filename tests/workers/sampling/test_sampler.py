@@ -12,12 +12,14 @@ from trimode.core.protocol import DecodeParams
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.runtime import Runtime
-from trimode.workers.sampling.distributions import draw
+from trimode.workers.sampling import sampler as sampler_module
+from trimode.workers.sampling.distributions import draw, filtered_probs
 from trimode.workers.sampling.randomness import uniform
 from trimode.workers.sampling.sampler import ROWS_PER_PASS, Sampler, SampleRequest
 
 PROMPT = load_cases()[0].fields["prompt_ids"]
 NUM_DRAWS = 5000
+TEMPERED = DecodeParams(mode="ar", max_new_tokens=1, block_length=1, threshold=None, temperature=1.0)
 
 
 def first_tokens(
@@ -54,6 +56,7 @@ def ar_draws(micro: Runtime) -> list[tuple[int, ...]]:
     return first_tokens(micro, NUM_DRAWS, mode="ar")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acceptance", ["rejection", "equality"])
 def test_linear_spec_samples_from_the_ar_distribution(
     micro: Runtime, ar_draws: list[tuple[int, ...]], acceptance: str
@@ -80,6 +83,23 @@ def test_a_seed_gives_the_same_text_whatever_its_batch_mates(micro: Runtime, mod
     assert together == alone
 
 
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_requests_of_one_seed_draw_other_numbers_for_other_prompts(
+    micro: Runtime, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """All tokens are equally likely, so the texts show the random numbers and nothing else."""
+    monkeypatch.setattr(micro.engine.runner.sampler, "head", lambda hidden: torch.zeros(len(hidden), 128))
+    texts = []
+    for prompt in ([5, 6, 7], [5, 6, 8], [5, 6, 7]):
+        fields = {"prompt_ids": prompt, "mode": mode, "max_new_tokens": 12, "temperature": 1.0, "ignore_eos": True}
+        sequence = micro.submit("flat", {**fields, "seed": 3})
+        while micro.engine.busy:
+            micro.engine.step()
+        texts.append(sequence.state.tokens())
+    assert texts[0] == texts[2]
+    assert sum(a == b for a, b in zip(texts[0], texts[1], strict=True)) <= 3
+
+
 def first_tokens_of_seed(runtime: Runtime, mode: str, seed: int) -> tuple[int, ...]:
     fields = {"prompt_ids": PROMPT, "mode": mode, "seed": seed, "max_new_tokens": 20, "temperature": 1.5}
     fields |= {"ignore_eos": True}
@@ -89,6 +109,7 @@ def first_tokens_of_seed(runtime: Runtime, mode: str, seed: int) -> tuple[int, .
     return tuple(sequence.state.tokens())
 
 
+@pytest.mark.slow
 def test_speculative_sampling_is_exact_on_known_distributions() -> None:
     p = torch.tensor([[0.5, 0.3, 0.15, 0.05, 0.0]])
     q = torch.tensor([0.1, 0.6, 0.1, 0.2, 0.0])
@@ -107,11 +128,35 @@ def test_speculative_sampling_is_exact_on_known_distributions() -> None:
     assert stats.chisquare(observed, expected.numpy()).pvalue > 1e-4
 
 
+def test_a_draft_rejected_by_rounding_is_replaced_by_a_token_of_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """p is nowhere above q, so nothing is left of p - q. The last id is the mask, which nobody may sample."""
+    monkeypatch.setattr(sampler_module, "uniform", lambda _seed, _position, _purpose: 1 - 2**-53)
+    q = filtered_probs(LOGITS.index_fill(0, torch.tensor([4]), float("-inf")).unsqueeze(0), [TEMPERED])[0] * 1.001
+    got = sample(block(2, selection=Verify([7, 0], [q])), temperature=1.0)
+    assert got.tokens == [3, 3]
+    assert got.accepted == 1
+
+
 def test_repetition_penalty_agrees_between_ar_and_linear_spec(micro: Runtime) -> None:
     outputs = []
     for mode in ("ar", "linear_spec"):
         fields = {"prompt_ids": PROMPT, "mode": mode, "max_new_tokens": 40, "repetition_penalty": 1.3}
         sequence = micro.submit(mode, fields)
+        while micro.engine.busy:
+            micro.engine.step()
+        outputs.append(sequence.state.tokens())
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 1.3, "seed": 5}])
+@pytest.mark.parametrize("penalty", [0.5, 1.3, 5.0])
+def test_repetition_penalty_agrees_between_ar_and_dlm_with_a_block_of_one(
+    micro: Runtime, penalty: float, fields: dict[str, object]
+) -> None:
+    outputs = []
+    for changes in ({"mode": "ar"}, {"mode": "dlm", "block_length": 1}):
+        request = {"prompt_ids": PROMPT, "max_new_tokens": 40, "repetition_penalty": penalty, "ignore_eos": True}
+        sequence = micro.submit("penalty", {**request, **changes, **fields})
         while micro.engine.busy:
             micro.engine.step()
         outputs.append(sequence.state.tokens())
@@ -222,6 +267,34 @@ def test_chunks_without_wanted_rows_get_empty_results() -> None:
 def test_rows_beyond_one_pass_are_sampled_too() -> None:
     got = sample(block(ROWS_PER_PASS + 3))
     assert got.tokens == [0] * (ROWS_PER_PASS + 3)
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 1.0}, {"repetition_penalty": 2.0}])
+def test_a_forced_token_has_its_own_raw_logprob_in_every_row(fields: dict[str, object]) -> None:
+    got = sample(block(2, forced_token=3, history=[3]), **fields)
+    assert got.forced_logprobs == pytest.approx([LOGITS[3].item()] * 2)
+    assert sample(block(2), **fields).forced_logprobs == []
+
+
+@pytest.mark.parametrize("name", ["0-ar_think", "0-dlm_think"])
+def test_a_forced_end_of_thinking_has_the_logprob_that_the_causal_pass_gives_it(micro: Runtime, name: str) -> None:
+    case = next(case for case in load_cases() if case.name == name)
+    sequence = micro.submit(name, case.fields | {"logprobs": True})
+    while micro.engine.busy:
+        micro.engine.step()
+    tokens, end = sequence.state.tokens(), case.fields["end_think_token_id"]
+    assert tokens == case.tokens
+    assert isinstance(end, int)
+    place = tokens.index(end)
+    # Forced to the same token again, after the same text as its prompt.
+    prompt = [*PROMPT, *tokens[:place]]
+    again = {"prompt_ids": prompt, "mode": "ar", "max_new_tokens": 1, "max_thinking_tokens": 0, "logprobs": True}
+    other = micro.submit("again", again | {"end_think_token_id": end})
+    while micro.engine.busy:
+        micro.engine.step()
+    assert other.state.tokens() == [end]
+    assert sequence.state.logprobs[place] == pytest.approx(other.state.logprobs[0], abs=1e-4)
+    assert sequence.state.logprobs[place] < -1e-3
 
 
 def test_logits_that_are_not_finite_give_a_nan_confidence() -> None:

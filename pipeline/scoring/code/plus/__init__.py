@@ -13,21 +13,20 @@ from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.code.extract import extract_code
 from trimode.pipeline.scoring.code.plus.problems import NOT_NONE_TASKS, dataset_path, packed_oracle, read_dataset
-from trimode.pipeline.scoring.sandbox.harness import run_harness
-from trimode.pipeline.scoring.sandbox.run import Limits
+from trimode.pipeline.scoring.sandbox.harness import JudgeLimits, run_judge
 from trimode.pipeline.scoring.sandbox.service import service_url
 from trimode.pipeline.scoring.scorer import answer_text
 
 VERDICT_KEYS = ("completion", "is_correct", "is_correct-plus")
-ROW_LIMIT_S = 300.0
-CHILD = Path(__file__).with_name("child.py")
+ROW_LIMIT_S = 1900.0
+JUDGE = "trimode.pipeline.scoring.code.plus.judge"
 CAP_S = 60.0
-"""Most seconds for all inputs of one part (base or plus) of a problem."""
+"""Most CPU seconds for all inputs of one part (base or plus) of a problem."""
 MIN_TIME_S = 1.0
-"""Seconds that each input gets at least."""
+"""CPU seconds that each input gets at least."""
 TIME_FACTOR = 4.0
 """An input gets this many times what the reference solution took, but at least MIN_TIME_S."""
-LIMITS = Limits(time_s=2 * CAP_S + 30, memory_bytes=4 << 30)
+LIMITS = JudgeLimits(wall_s=1800.0)
 
 
 def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
@@ -38,18 +37,20 @@ def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
     completion = extract_code(text)
     oracle = packed_oracle(benchmark, row["task_id"], data_dir)
     problem = read_dataset(dataset_path(benchmark, data_dir))[1][row["task_id"]]
-    task = {
-        "dataset": benchmark.dataset,
+    answer = {
         "entry_point": problem["entry_point"],
-        "atol": problem["atol"],
         "code": problem["prompt"] + completion,
+        "cap_s": CAP_S,
+    }
+    tests = {
+        "dataset": benchmark.dataset,
+        "atol": problem["atol"],
         "oracle": base64.b64encode(oracle).decode(),
         "not_none_tasks": NOT_NONE_TASKS,
         "min_time_s": MIN_TIME_S,
         "time_factor": TIME_FACTOR,
-        "cap_s": CAP_S,
     }
-    verdict = run_harness(CHILD, task, LIMITS)
+    verdict = run_judge(JUDGE, answer, tests, LIMITS)
     base = bool(verdict.get("base"))
     return {"completion": completion, "is_correct": base, "is_correct-plus": base and bool(verdict.get("plus"))}
 

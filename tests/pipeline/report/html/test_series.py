@@ -37,7 +37,12 @@ def test_a_mean_needs_every_benchmark(tmp_path: Path) -> None:
     mean = s.mean("accuracy", ("demo-math", "demo-mcq"))
     assert mean is not None
     assert mean.value == pytest.approx(sum(p.value for p in points if p) / 2)
-    assert mean.half_width == pytest.approx(math.hypot(*(p.half_width for p in points if p)) / 2)
+    assert mean.interval is not None
+    down = [p.value - p.interval.low for p in points if p and p.interval]
+    assert mean.value - mean.interval.low == pytest.approx(math.hypot(*down) / 2)
+    assert [side for (side,) in mean.errors] == pytest.approx(
+        [mean.value - mean.interval.low, mean.interval.high - mean.value]
+    )
     assert s.mean("accuracy", ("demo-math", "demo-if")) is None
     assert s.mean("accuracy", ()) is None
 

@@ -17,6 +17,14 @@ from trimode.tests.goldens import HEADS, rows
 
 pytestmark = pytest.mark.process
 
+SUMS_AFTER_THE_LIMIT = """
+a, b = map(int, input().split())
+try:
+    {}
+except BaseException:
+    pass
+print(a + b)
+""".strip()
 BENCHMARK = load_benchmark("livecodebench")
 
 
@@ -55,9 +63,18 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("add", "print(sum(map(int, open(0).read().split())))", False),
         ("add", "import os\nos._exit(0)", False),
         ("add", "not python", False),
+        ("add", "import sys\nprint(sum(map(int, input().split())))\nsys.stdout.close()", False),
+        ("add", SUMS_AFTER_THE_LIMIT.format("while True: pass"), False),
+        ("add", SUMS_AFTER_THE_LIMIT.format("import time; time.sleep(60)"), False),
+        ("add", "import numpy as np\nprint(np.array(input().split(), int).sum())", True),
         ("total", "class Solution:\n    def total(self, x: List[int]) -> int:\n        return sum(x)", True),
         ("total", "class Solution:\n    def total(self, x):\n        return str(sum(x))", False),
         ("total", "class Solution:\n    pass", False),
+        (
+            "total",
+            "class Solution:\n    def total(self, x):\n        import numpy\n        return numpy.sum(x, dtype=int)",
+            True,
+        ),
     ],
 )
 def test_verdict(data_dir: Path, task: str, code: str, right: bool) -> None:
