@@ -23,6 +23,8 @@ from trimode.pipeline.scoring.sandbox.service import execute_remotely, service_u
 
 BOOT = Path(__file__).with_name("boot.py")
 CHILD = "trimode.pipeline.scoring.sandbox.child"
+PROBE = "probe"
+"""Argument with which the child only says which protection is in force."""
 GRACE_S = 5.0
 """Seconds that `child` gets to kill what a program started. After them it is killed itself."""
 

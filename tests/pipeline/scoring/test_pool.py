@@ -11,6 +11,7 @@ import pytest
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.scoring import ScoringPool, pool
 from trimode.pipeline.scoring.answers import choice
+from trimode.pipeline.scoring.sandbox import protection
 from trimode.tests.fakes import scoring_worker as fake_worker
 
 MCQ = load_benchmark("demo-mcq")
@@ -95,3 +96,11 @@ def test_an_error_in_the_block_abandons(misbehaving: Benchmark) -> Never:
         raise RuntimeError
     assert waiting.cancelled()
     assert "scoring_error" in first.result()
+
+
+def test_a_pool_that_runs_programs_says_how_they_are_kept_in(capsys: pytest.CaptureFixture[str]) -> None:
+    protection.announce.cache_clear()
+    for benchmark in (MCQ, load_benchmark("demo-code"), load_benchmark("demo-code")):
+        with ScoringPool(benchmark, None, 1):
+            pass
+    assert capsys.readouterr().err.count("programs run here, protection: ") == 1
