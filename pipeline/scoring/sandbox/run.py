@@ -1,8 +1,7 @@
 """Runs a program that a model wrote in a process of its own, limited in time, memory, processes, files and network.
 
-NOT a security sandbox: model programs can read what this user can read. Kernel limits, and namespaces where the machine
-permits them, stop accidents such as endless loops, fork bombs and floods of output. If you distrust a model, run
-trimode in a container or set TRIMODE_SANDBOX to NeMo-Skills' sandbox service.
+What keeps it in depends on the machine: `isolation` tries every part, and `protection` says which are in force. Set
+TRIMODE_SANDBOX to run programs in NeMo-Skills' sandbox service instead.
 """
 
 from __future__ import annotations
