@@ -1,8 +1,7 @@
 """Runs a program that a model wrote in a process of its own, limited in time, memory, processes, files and network.
 
-NOT a security sandbox: model programs can read what this user can read. Kernel limits, and namespaces where the machine
-permits them, stop accidents such as endless loops, fork bombs and floods of output. If you distrust a model, run
-trimode in a container or set TRIMODE_SANDBOX to NeMo-Skills' sandbox service.
+What keeps it in depends on the machine: `isolation` tries every part, and `protection` says which are in force. Set
+TRIMODE_SANDBOX to run programs in NeMo-Skills' sandbox service instead.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from trimode.pipeline.scoring.sandbox.service import execute_remotely, service_u
 
 BOOT = Path(__file__).with_name("boot.py")
 CHILD = "trimode.pipeline.scoring.sandbox.child"
+PROBE = "probe"
+"""Argument with which the child only says which protection is in force."""
 GRACE_S = 5.0
 """Seconds that `child` gets to kill what a program started. After them it is killed itself."""
 
