@@ -43,9 +43,11 @@ def write_text_atomic(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def write_json_atomic(path: Path, value: object) -> None:
-    """Writes `value` as indented JSON, atomically. A lone surrogate, which UTF-8 lacks, is written as JSON's escape."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_text_atomic(path, text.encode("utf-8", "backslashreplace").decode())
+    """Writes `value` as indented JSON, atomically. Lone halves of characters, which UTF-8 lacks, are escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        text = json.dumps(value, indent=2)
+    write_text_atomic(path, text + "\n")
 
 
 class AppendFile:

@@ -73,6 +73,7 @@ class WorkerStats:
     """Seconds of the steps outside of forward and sampling."""
     requests_finished: int = 0
     requests_failed: int = 0
+    requests_cancelled: int = 0
     tokens_generated: int = 0
     """Of finished requests, as the next three."""
     nfe: int = 0

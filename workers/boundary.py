@@ -23,9 +23,9 @@ def one_request(where: str, passing: tuple[type[Exception], ...] = ()) -> Iterat
     """
     try:
         yield
-    except (TrimodeError, *passing):
-        raise
     except BaseException as error:
+        if isinstance(error, (TrimodeError, *passing)):
+            raise
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
             raise
         name = type(error).__name__

@@ -96,3 +96,8 @@ def test_the_tail_of_a_file(tmp_path: Path) -> None:
     path.write_text("one\ntwo\nthree\n", encoding="utf-8")
     assert tail(path, 2) == "two\nthree"
     assert tail(tmp_path / "missing", 2) == ""
+
+
+def test_a_lone_surrogate_is_written_as_an_escape_and_read_back(tmp_path: Path) -> None:
+    write_json_atomic(tmp_path / "x.json", {"a": "cut \ud83d, whole \U0001f600"})
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"a": "cut \ud83d, whole \U0001f600"}

@@ -34,7 +34,9 @@ class EngineCounters:
     requests_finished: int = 0
     """Requests that ended without an error."""
     requests_failed: int = 0
-    """Requests that ended with an error, cancelled ones included."""
+    """Requests that ended with an error."""
+    requests_cancelled: int = 0
+    """Requests that were ended because nobody waits for them."""
     tokens_generated: int = 0
     """Tokens of finished requests."""
     nfe: int = 0

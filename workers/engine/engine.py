@@ -167,6 +167,9 @@ class Engine:
         if unclean := self.scheduler.take_unclean():
             self.runner.cache.clear(unclean)
         for sequence in ended:
+            if sequence.cancelled:
+                self.counters.requests_cancelled += 1
+                continue
             try:
                 with one_request("the decoder"):
                     self.counters.finish(sequence.state, failed=sequence.error is not None)

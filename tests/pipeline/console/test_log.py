@@ -93,3 +93,10 @@ def test_log_takes_what_is_printed_and_is_appended_to(tmp_path: Path, capsys: py
     assert path.read_text() == "one\nbad one\nonly here\ntwo\nbad two\nonly here\n"
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("one\ntwo\n", "bad one\nbad two\n")
+
+
+def test_text_that_no_encoding_has_is_printed_as_an_escape(tmp_path: Path) -> None:
+    with JobLog(tmp_path / "log") as log:
+        print("cut \ud83d")
+        log.write_line("and \udc00")
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "cut \\ud83d\nand \\udc00\n"

@@ -68,7 +68,9 @@ def test_sum_of_requests_is_the_engine_s_count(micro: Runtime, monkeypatch: pyte
         assert counters.rows[kind] == sum(s.state.forwards[kind] for s in sequences) - saved, kind
     whole = [runtime.generation(s) for s in sequences if s.error is None]
     assert counters.requests_finished == len(whole)
-    assert counters.requests_failed == len(sequences) - len(whole)
+    left = sum(s.error is not None and s.error.status == 499 for s in sequences)
+    assert counters.requests_cancelled == left > 0
+    assert counters.requests_failed == len(sequences) - len(whole) - left
     assert counters.tokens_generated == sum(len(g.token_ids) for g in whole)
     assert counters.nfe == sum(g.cost.nfe for g in whole)
     assert counters.accepted == sum(sum(g.cost.acceptance_lengths) for g in whole)
