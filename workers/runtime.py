@@ -31,7 +31,7 @@ from trimode.workers.model.checkpoint import (
 from trimode.workers.model.kv_cache import PAGE_SIZE, default_num_pages, pages_for
 from trimode.workers.model.memory import return_free_memory
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.params import check_vocabulary, parse_params
+from trimode.workers.params import check_vocabulary, parse_params, read_request_id
 from trimode.workers.text import PromptLimits, Text, always
 
 CPU_CACHE_SHARE = 0.25
@@ -136,6 +136,7 @@ def read_request(
     Raises:
         GenerationError: a field is wrong (status 400). Names the field, what came and what is valid.
     """
+    read_request_id(fields)
     params = parse_params(fields)
     check_vocabulary(params, config.vocab_size)
     prompt_ids = text.prompt_ids(fields, limits)
