@@ -5,7 +5,6 @@ Refuses to add results of other weights, prompts or data to a folder.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import socket
@@ -19,6 +18,7 @@ from trimode.core.worker import WorkerInfo
 from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import git_commit, now, versions
+from trimode.pipeline.run_folder.rows import read_manifest
 from trimode.pipeline.spec import JobSpec
 
 
@@ -102,7 +102,7 @@ class Manifest:
         """Reads the file, yields it and writes it back under a lock. An error leaves the file as it was."""
         path = self._paths.manifest
         with locked(path.with_name(".manifest.lock")):
-            manifest: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            manifest = read_manifest(path)
             yield manifest
             write_json_atomic(path, manifest)
 
