@@ -34,6 +34,8 @@ class Limits:
 
     time_s: float = 10.0
     """Wall-clock seconds."""
+    cpu_s: int | None = None
+    """CPU seconds of each process. None: those of the wall clock and one more."""
     memory_bytes: int = 2 << 30
     """Address space of each process."""
     num_processes: int = 16
@@ -79,7 +81,7 @@ def _run_in(folder: Path, program: str, stdin: str, limits: Limits) -> Outcome:
     (folder / "stdin").write_text(stdin, encoding="utf-8", errors="surrogatepass")
     (folder / "cwd").mkdir()
     names = ("memory_bytes", "num_processes", "file_bytes", "folder_bytes", "num_files")
-    bounds = {name: getattr(limits, name) for name in names} | {"cpu_s": math.ceil(limits.time_s) + 1}
+    bounds = {name: getattr(limits, name) for name in names} | {"cpu_s": limits.cpu_s or math.ceil(limits.time_s) + 1}
     command = [sys.executable, "-I", str(BOOT), str(PROJECT_DIR), CHILD, json.dumps(bounds), str(folder / "program.py")]
     with (
         (folder / "stdin").open("rb") as source,
