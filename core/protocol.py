@@ -186,7 +186,7 @@ class WorkerSettings:
     num_threads: int | None = None
     """Torch CPU threads; None = all this process may use."""
     served_model_name: str | None = None
-    """Name in /v1/models; None = the folder's name."""
+    """Name in /v1/models; None = the hub id or the folder's name."""
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> WorkerSettings:

@@ -51,7 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("workers/" + name for name in ("boundary", "decode", "model", "params", "runtime", "sampling", "text")),
     },
     "workers/worker": {"core", *("workers/" + name for name in ("boundary", "engine", "params", "runtime"))},
-    "workers/generate": {"core", *("workers/" + name for name in ("boundary", "engine", "hf", "runtime"))},
+    "workers/rows": {"core"},
+    "workers/generate": {"core", *("workers/" + name for name in ("boundary", "engine", "hf", "rows", "runtime"))},
     # balancer: the worker class is handed in by name
     "balancer": set(),
     "balancer/router": {"core"},

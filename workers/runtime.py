@@ -31,7 +31,7 @@ from trimode.workers.model.checkpoint import (
 from trimode.workers.model.kv_cache import PAGE_SIZE, default_num_pages, pages_for
 from trimode.workers.model.memory import return_free_memory
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.params import check_vocabulary, parse_params
+from trimode.workers.params import check_vocabulary, parse_params, read_request_id
 from trimode.workers.text import PromptLimits, Text, always
 
 CPU_CACHE_SHARE = 0.25
@@ -86,6 +86,18 @@ def checkpoint_folder(model: str, revision: str | None = None, *, with_code: boo
         raise ConfigError(f"model: {named} is no folder, and the hub did not give it: {error}") from None
 
 
+def _default_name(model: str, folder: Path) -> str:
+    """Returns the name to serve a checkpoint under: the hub id, or the folder's name.
+
+    A snapshot in the hub's cache is a folder named by its commit, inside one that is named by the hub id.
+    """
+    if not Path(model).expanduser().is_dir():
+        return model
+    path = folder.resolve()
+    kind, _, hub_id = path.parent.parent.name.partition("--")
+    return hub_id.replace("--", "/", 1) if path.parent.name == "snapshots" and kind == "models" else path.name
+
+
 def _available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -124,6 +136,7 @@ def read_request(
     Raises:
         GenerationError: a field is wrong (status 400). Names the field, what came and what is valid.
     """
+    read_request_id(fields)
     params = parse_params(fields)
     check_vocabulary(params, config.vocab_size)
     prompt_ids = text.prompt_ids(fields, limits)
@@ -181,7 +194,7 @@ class Runtime:
             raise WorkerError(f"{device} has no room for {folder}: {error}") from None
         self._weight_paths = files.paths
         self._adapter_paths = adapter[0].paths if adapter else []
-        self.name = settings.served_model_name or folder.resolve().name
+        self.name = settings.served_model_name or _default_name(settings.model, folder)
 
     def prepare(self, fields: Mapping[str, object], go_on: Callable[[], None] = always) -> Prepared:
         """Checks a request's fields and tokenizes its prompt. Any thread may call this.

@@ -5,6 +5,7 @@ A damaged file is no error: whatever is torn or missing becomes a note.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from trimode.pipeline.analysis.job_specs import Json, num_expected, read_jobs
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import LEDGER, POSITION, SCORING_ERROR, add_row, read_lines
+from trimode.pipeline.run_folder.rows import LEDGER, POSITION, SCORING_ERROR, add_row, placed_lines, read_lines
 from trimode.pipeline.scoring.verdicts import is_scored
 from trimode.pipeline.spec import JobSpec
 
@@ -173,7 +174,7 @@ def _read_object(path: Path, notes: list[str]) -> Json:
     except FileNotFoundError:
         notes.append(f"{path} is missing")
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         notes.append(f"{path} cannot be read: {error}")
         return {}
     return value if isinstance(value, dict) else {"jobs": value}
@@ -227,17 +228,19 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
         if match is None:
             continue
         seed = int(match["seed"] or 0)
-        for position, row in enumerate(read_lines(path, notes)):
+        for position, row in placed_lines(path, notes):
             for name in _BULKY:
                 row.pop(name, None)
-            key = (int(row.pop(POSITION, position)), seed)
+            index = row.pop(POSITION, position)
             carried = row.pop(LEDGER, None)
-            if not is_scored(task.benchmark, row):
+            key = (index, seed)
+            if type(index) is not int or not is_scored(task.benchmark, row):
                 unscored += 1
                 continue
             # -async sorts behind the finished file and holds the newer rows
             if add_row(task.rows, key, row) and isinstance(carried, dict):
-                task.records[key] = _emitted(NfeRecord.from_json(carried))
+                with contextlib.suppress(TypeError):  # then it counts as a row whose line is lost
+                    task.records[key] = _emitted(NfeRecord.from_json(carried))
     if unscored:
         notes.append(f"{task_dir}: {unscored} rows carry no verdict of {task.benchmark.metric} and are left out")
     metrics_path = task_dir / "metrics.json"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from trimode.core.protocol import Row
 from trimode.pipeline.analysis.runs import Run, TaskResult
 from trimode.pipeline.analysis.statistics import Floats, Interval, ratio, ratio_interval, score_interval, standard_error
-from trimode.pipeline.run_folder.nfe import NfeRecord, summarize
+from trimode.pipeline.run_folder.nfe import NfeRecord, is_count, summarize
 from trimode.pipeline.scoring.verdicts import row_points
 
 JSON_FIELDS = (
@@ -110,7 +111,13 @@ def stated_accuracy(task: TaskResult) -> float | None:
     k = len(task.seeds)
     aggregate = task.metrics.get("pass@1" if k <= 1 else f"pass@1[avg-of-{k}]") or {}
     value = aggregate.get(task.benchmark.metric)
-    return None if value is None else float(value)
+    return float(value) if is_count(value) else None
+
+
+def num_tokens(row: Row) -> float:
+    """Returns the generated tokens of a row; 0 if the row does not say, or says no count."""
+    value = row.get("num_generated_tokens")
+    return float(value) if is_count(value) else 0.0
 
 
 def disagreement(task: TaskResult) -> list[str]:
@@ -135,7 +142,7 @@ def summarize_task(run: Run, task: TaskResult) -> ReportRow:
         bounds = score_interval(scored, possible)
     records = list(task.records.values())
     totals = summarize(records)
-    tokens = [int(str(row.get("num_generated_tokens") or 0)) for row in task.rows.values()]
+    tokens = [num_tokens(row) for row in task.rows.values()]
     accepted = [length for record in records for length in record.cost.acceptance_lengths]
     per_seed = seed_accuracies(task)
     return ReportRow(

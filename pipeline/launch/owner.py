@@ -213,7 +213,7 @@ def read_owner(run_dir: Path) -> Owner | None:
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Owner(token="", host="", since="")
 
 

@@ -83,7 +83,7 @@ def _recorded_models(run_dir: Path) -> set[str]:
     try:
         jobs = json.loads(RunPaths(run_dir).manifest.read_text(encoding="utf-8"))["jobs"].values()
         return {job["config"]["model"]["path"] for job in jobs}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
 
 
@@ -98,7 +98,7 @@ def changed_prompts(run_dir: Path, number: int, names: set[str]) -> list[str] | 
     try:
         recorded = json.loads(RunPaths(folder).manifest.read_text(encoding="utf-8"))["prompts"]
         return sorted(name for name in names & recorded.keys() if recorded[name] != load_benchmark(name).prompt_sha256)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []  # what is wrong with a manifest is said by the job, which writes it
 
 

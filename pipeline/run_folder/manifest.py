@@ -5,7 +5,6 @@ Refuses to add results of other weights, prompts or data to a folder.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import socket
@@ -19,6 +18,7 @@ from trimode.core.worker import WorkerInfo
 from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import git_commit, now, versions
+from trimode.pipeline.run_folder.rows import read_manifest
 from trimode.pipeline.spec import JobSpec
 
 
@@ -32,24 +32,29 @@ class Manifest:
     def open(self, prompts: Mapping[str, str], data: Mapping[str, Mapping[str, object]]) -> None:
         """Adds this run of the job. Raises ConfigError if the folder's results came from other prompts or data.
 
+        A run records its own code and versions, so that a resume with other code hides nothing of what ran before.
         `prompts`: benchmark -> sha256; `data`: benchmark -> {"sha256", "num_rows"}.
         """
         self.pin({"prompts": dict(prompts), "data": {name: dict(facts) for name, facts in data.items()}})
         run: dict[str, object] = {"start": now(), "end": None, "status": "running", "host": socket.gethostname()}
         run |= {"pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
+        code = {"git_commit": git_commit(), "versions": versions(), "lock_sha256": lock_sha256()}
         with self._edit() as manifest:
             manifest["exp_name"] = self._spec.exp_name
             manifest["identity"] = self._spec.identity
-            self._job(manifest).update(
+            job = self._job(manifest)
+            runs = _list(job, "runs")
+            for earlier in runs:  # of releases that kept this for the last run alone
+                for name in code.keys() & job.keys() - earlier.keys():
+                    earlier[name] = job[name]
+            runs.append(run | code)
+            job.update(
                 config=asdict(self._spec),
-                versions=versions(),
-                lock_sha256=lock_sha256(),
                 lock_differences=lock_differences(),
-                git_commit=git_commit(),
                 host=socket.gethostname(),
                 platform=platform.platform(),
+                **code,
             )
-            _list(self._job(manifest), "runs").append(run)
 
     def add_workers(self, workers: Sequence[WorkerInfo]) -> None:
         """Records what the workers loaded. Raises ConfigError if the folder's results came from other weights."""
@@ -59,6 +64,8 @@ class Manifest:
             self._job(manifest)["devices"] = [worker.device for worker in workers]
             self._job(manifest)["dtype"] = first.dtype
             self._job(manifest)["worker_versions"] = dict(first.versions)
+            if runs := _list(self._job(manifest), "runs"):
+                runs[-1]["worker_versions"] = dict(first.versions)
 
     def pin(self, facts: Mapping[str, object]) -> None:
         """Compares pinned entries with the recorded ones, then records them.
@@ -95,7 +102,7 @@ class Manifest:
         """Reads the file, yields it and writes it back under a lock. An error leaves the file as it was."""
         path = self._paths.manifest
         with locked(path.with_name(".manifest.lock")):
-            manifest: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            manifest = read_manifest(path)
             yield manifest
             write_json_atomic(path, manifest)
 

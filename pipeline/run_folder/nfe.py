@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from trimode.core.protocol import COST_FIELDS, Cost
+from trimode.core.errors import ConfigError
+from trimode.core.protocol import COST_FIELDS, Cost, Mode
 
 K = TypeVar("K", bound=Hashable)
 
+MODES = frozenset(mode.value for mode in Mode)
 ERROR = "error"
 """finish_reason of a sample that got no answer."""
 
@@ -49,9 +51,36 @@ class NfeRecord:
 
     @classmethod
     def from_json(cls, value: dict[str, object]) -> NfeRecord:
-        """Returns the record of a parsed line without unknown keys. Raises TypeError if a required key is missing."""
+        """Returns the record of a parsed line without unknown keys.
+
+        Raises TypeError if a required key is missing, or if a value is not of its kind.
+        """
         own = {key: value[key] for key in LINE_KEYS if key in value and key not in COST_FIELDS}
-        return cls(cost=Cost.from_json(value), **own)  # type: ignore[arg-type]
+        record = cls(cost=Cost.from_json(value), **own)  # type: ignore[arg-type]
+        if damaged := [name for name, valid in _checks(record) if not valid]:
+            raise TypeError(f"a ledger record has counts, seconds and a mode: got others in {', '.join(damaged)}")
+        return record
+
+
+def _checks(record: NfeRecord) -> Iterator[tuple[str, bool]]:
+    """Yields name and validity of every value that something is computed from."""
+    cost = record.cost
+    yield "mode", record.mode in MODES
+    yield "benchmark", isinstance(record.benchmark, str)
+    for name in ("sample_id", "seed"):
+        yield name, is_count(getattr(record, name))
+    for name in ("prompt_tokens", "completion_tokens", "nfe", "queue_s", "first_token_s", "total_s"):
+        yield name, is_count(getattr(cost, name))
+    yield "forwards", isinstance(cost.forwards, dict) and all(map(is_count, cost.forwards.values()))
+    yield (
+        "acceptance_lengths",
+        isinstance(cost.acceptance_lengths, list) and all(map(is_count, cost.acceptance_lengths)),
+    )
+
+
+def is_count(value: object) -> bool:
+    """True if a value read from a file can be added up: a number from 0, neither NaN nor infinite."""
+    return isinstance(value, int | float) and 0 <= value < 2**53
 
 
 LINE_KEYS = (
@@ -63,11 +92,27 @@ LINE_KEYS = (
 
 
 def read_nfe_log(path: Path) -> list[NfeRecord]:
-    """Returns the records of a log in order. A torn last line is left out; a missing file is an empty log."""
+    """Returns the records of a log in order. A torn last line is left out; a missing file is an empty log.
+
+    Raises ConfigError naming a line that is damaged.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return [NfeRecord.from_json(json.loads(line)) for line in lines[:-1] if line]
+    lines = path.read_text(encoding="utf-8", errors="replace").removeprefix("\ufeff").split("\n")
+    return [_parsed(line, path, number) for number, line in enumerate(lines[:-1], 1) if line]
+
+
+def _parsed(line: str, path: Path, number: int) -> NfeRecord:
+    try:
+        value = json.loads(line)
+        if not isinstance(value, dict):
+            raise TypeError(f"got {type(value).__name__}; valid: an object")
+        return NfeRecord.from_json(value)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: line {number} is no record of the ledger: {error}. Restore the file, or remove the line: then its "
+            "sample has an answer without costs"
+        ) from error
 
 
 def add_record(ledger: dict[K, NfeRecord], key: K, record: NfeRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -26,6 +27,9 @@ PACKAGES = (
     "sympy",
     "evalplus",
 )
+
+ROOMS = ("core", "pipeline", "balancer", "workers", "kernels")
+"""Folders whose code answers and scores."""
 
 
 def now() -> str:
@@ -52,16 +56,28 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_commit() -> str | None:
-    """Commit of this code, `+changes` added when files differ from it; None outside a git checkout."""
-    root = PROJECT_DIR
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
+def git_commit(root: Path = PROJECT_DIR) -> str:
+    """Returns which code this is: its git commit, with a hash of the source where that is not the commit's.
+
+    With edits it is `<commit>+changes.<hash>`, outside of a git checkout `<hash>+source`. So two versions of the code
+    never have one name.
+    """
+    source = source_sha256(root)
+    if (root / ".git").exists():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            commit = _git(root, "rev-parse", "HEAD")
+            changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+            return f"{commit}+changes.{source[:8]}" if changed else commit
+    return f"{source[:40]}+source"
+
+
+def source_sha256(root: Path = PROJECT_DIR) -> str:
+    """Hash of the Python files of this project that answers and verdicts depend on: names and content."""
+    digest = hashlib.sha256()
+    files = [path for room in ROOMS for path in (root / room).rglob("*.py")]
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -46,17 +46,27 @@ def read_lines(path: Path, notes: list[str] | None = None) -> Iterator[Row]:
     out, because its writer is still at it or was killed. With `notes` it is tolerant: damaged lines and files are left
     out, each with a note.
     """
-    if notes is None:
-        for number, line in enumerate(whole_lines(path), 1):
-            yield parse_row(line, path, number)
+    if notes is not None:
+        yield from (row for _, row in placed_lines(path, notes))
         return
+    for number, line in enumerate(whole_lines(path), 1):
+        yield parse_row(line, path, number)
+
+
+def placed_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:
+    """Yields index and row of every line that can be read, as the tolerant `read_lines`.
+
+    A damaged line keeps its index, so the rows after it stay with their own samples. Blank lines have no index.
+    """
+    index = -1
     try:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
+                index += 1
                 try:
-                    yield parse_row(line, path, number)
+                    yield index, parse_row(line, path, number)
                 except ConfigError:
                     notes.append(f"{path}, line {number}: torn, left out")
     except OSError as error:
@@ -88,8 +98,18 @@ def read_async(paths: RunPaths, benchmark: str, seed: int) -> dict[int, Row]:
     """Returns the arrived rows of a seed by position, with `_nfe`, those of all jobs that share the benchmark."""
     rows: dict[int, Row] = {}
     for path in paths.outputs_async(benchmark, seed):
-        for row in read_lines(path):
-            add_row(rows, int(row.pop(POSITION)), row)
+        for number, row in enumerate(read_lines(path), 1):
+            position = row.pop(POSITION, None)
+            try:
+                if type(position) is not int or position < 0:
+                    raise TypeError(f"{POSITION} is a row's index: got {position!r}")
+                if isinstance(record := row.get(LEDGER), dict):
+                    NfeRecord.from_json(record)
+            except TypeError as error:
+                raise ConfigError(
+                    f"{path}: line {number} is no arrived row: {error}; valid: restore or remove it"
+                ) from error
+            add_row(rows, position, row)
     return rows
 
 
@@ -168,8 +188,20 @@ def finished_positions(paths: RunPaths, benchmark: str, seed: int) -> set[int]:
 
 def num_rows(paths: RunPaths, task: TaskSpec) -> int:
     """Returns how many rows the task asks for: its limit, at most the rows that an earlier run found in the data."""
-    manifest: Row = json.loads(paths.manifest.read_text(encoding="utf-8")) if paths.manifest.exists() else {}
-    return rows_asked(task, manifest)
+    return rows_asked(task, read_manifest(paths.manifest))
+
+
+def read_manifest(path: Path) -> Row:
+    """Returns the content of a manifest.json; empty if there is none. Raises ConfigError if it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; valid: restore it, or a new folder (--fresh)") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is no manifest: got {type(value).__name__}; valid: an object")
+    return value
 
 
 def rows_asked(task: TaskSpec, manifest: Row) -> int:

@@ -30,7 +30,7 @@ from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring import worker
 from trimode.pipeline.scoring.patience import Patience
-from trimode.pipeline.scoring.registry import scorer_of, unscored
+from trimode.pipeline.scoring.registry import SCORERS, scorer_of, unscored
 from trimode.pipeline.scoring.turns import TURNS
 
 WORKER_MODULE = worker.__name__
@@ -59,6 +59,10 @@ class ScoringPool:
 
     def open(self) -> None:
         """Makes the pool ready; each process starts with its first row."""
+        if SCORERS[self._benchmark.scorer].runs_programs:
+            from trimode.pipeline.scoring.sandbox.protection import announce  # loads httpx, which others do not need
+
+            announce()
         for thread in self._threads:
             thread.start()
 

@@ -41,6 +41,8 @@ class ScorerFacts:
     """Verdict fields that replace those of a reply longer than `max_seq_len`. None = no such limit with this scorer."""
     answer_key: str | None = None
     """Row field with the extracted answer. Where it is given, metrics.json also has no_answer and majority@k."""
+    runs_programs: bool = False
+    """True if it runs programs that models write."""
     pooled: Mapping[str, tuple[str, ...]] | None = None
     """A scorer of many instructions per prompt: statistic in metrics.json -> measures whose points it pools.
 
@@ -98,7 +100,10 @@ SCORERS: dict[str, ScorerFacts] = {
         },
     ),
     "code_tests": ScorerFacts(
-        module="code.function_tests", measures={"passing_base_tests": _BASE_TESTS}, wrong={"is_correct": False}
+        module="code.function_tests",
+        measures={"passing_base_tests": _BASE_TESTS},
+        wrong={"is_correct": False},
+        runs_programs=True,
     ),
     "evalplus": ScorerFacts(
         module="code.plus",
@@ -107,11 +112,13 @@ SCORERS: dict[str, ScorerFacts] = {
             "passing_plus_tests": _PLUS_TESTS,
         },
         wrong={"is_correct": False, "is_correct-plus": False},
+        runs_programs=True,
     ),
     "livecodebench": ScorerFacts(
         module="code.livecodebench",
         measures={"accuracy": _answered(lambda row: row["graded_list"][0])},
         wrong={"graded_list": [False]},
+        runs_programs=True,
     ),
 }
 """A benchmark's `scorer` -> its facts. A new scorer is one module of this package and one entry here."""

@@ -5,6 +5,8 @@ Needs only the fields that scoring wrote: no file is read and no scorer is loade
 
 from __future__ import annotations
 
+import math
+
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
@@ -38,10 +40,10 @@ def _points(benchmark: Benchmark, measure: str, row: Row) -> Points:
 def is_scored(benchmark: Benchmark, row: Row) -> bool:
     """True if the row has the verdict that the benchmark's metric reads."""
     try:
-        row_points(benchmark, row)
-    except (KeyError, TypeError, IndexError):
+        points = row_points(benchmark, row)
+        return all(map(math.isfinite, (*points.scored, *points.possible)))
+    except (LookupError, TypeError, ValueError, OverflowError):
         return False
-    return True
 
 
 def predicted(row: Row) -> str:

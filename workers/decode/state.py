@@ -139,7 +139,7 @@ class DecodeState(ABC):
         return self.output[: self.params.max_new_tokens]
 
     def _history(self, block: Sequence[int] = ()) -> list[int] | None:
-        """Returns the tokens that a repetition penalty acts on: prompt, output and the known tokens of the block."""
+        """Returns the tokens that a repetition penalty acts on: prompt, output and the known ones of the block."""
         return None if self.params.repetition_penalty == 1.0 else [*self.prompt_ids, *self.output, *block]
 
     def _emit(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:

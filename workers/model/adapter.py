@@ -1,7 +1,7 @@
 """Reads a LoRA adapter in peft's own layout: o_proj of every layer, the drafter of linear_spec.
 
-An adapter that would silently change results is refused with the field's name: other target modules, a rank that does
-not match, variants of LoRA that need another formula, an adapter of another base model.
+The caller decides when the adapter is on. The config is read by a list of what is allowed: every key and value that is
+not plain LoRA is refused by name, because it could change results silently. So is an adapter of another base model.
 """
 
 from __future__ import annotations
@@ -15,18 +15,38 @@ from trimode.core.errors import ConfigError
 from trimode.kernels import linear
 from trimode.kernels.linear import Prepared
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles, read_json
+from trimode.workers.model.json_values import not_integer, not_number, show
 
 RANK_MULTIPLE = 16
 """The rank is padded to a multiple of this, because the CPU kernels multiply whole vectors."""
-_PLAIN = {
-    "use_rslora": (False, None),
-    "use_dora": (False, None),
+VALUES: dict[str, tuple[object, ...]] = {
+    "peft_type": ("LORA",),
+    "target_modules": (["o_proj"], "o_proj"),
+    # Where training starts. The other ways to start (pissa, olora, corda, ...) change the base weights too.
+    "init_lora_weights": (True, False, "gaussian", None),
     "bias": ("none", None),
-    "modules_to_save": (None, []),
     "rank_pattern": ({}, None),
     "alpha_pattern": ({}, None),
-    "layers_to_transform": (None,),
+    "loftq_config": ({}, None),
+    "modules_to_save": (None, []),
+    "layers_pattern": (None, []),
+    "exclude_modules": (None, []),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None, []),
+    **dict.fromkeys(("use_rslora", "use_dora", "use_qalora", "fan_in_fan_out", "lora_bias"), (False, None)),
+    **dict.fromkeys(("ensure_weight_tying", "use_bdlora"), (False, None)),
+    **dict.fromkeys(("alora_invocation_tokens", "arrow_config", "corda_config", "eva_config", "kasa_config"), (None,)),
+    **dict.fromkeys(("layer_replication", "layers_to_transform", "lora_ga_config", "megatron_config"), (None,)),
+    **dict.fromkeys(("monteclora_config", "velora_config"), (None,)),
 }
+"""Keys of peft's LoraConfig that change the result, each with the values that mean plain LoRA on o_proj."""
+NUMBERS = ("r", "lora_alpha")
+"""Keys that the scale and the shapes come from."""
+NO_EFFECT = frozenset({
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "megatron_core", "peft_version",
+    "qalora_group_size", "revision", "runtime_config", "task_type",
+})  # fmt: skip
+"""Keys that change nothing at inference while those of VALUES are as they must be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +65,19 @@ def _tensor_name(layer: int, side: str) -> str:
     return f"base_model.model.encoder.layers.{layer}.self_attn.o_proj.lora_{side}.weight"
 
 
-def _positive_int(raw: dict[str, object], key: str, path: Path) -> int:
-    value = raw.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-        raise ConfigError(f"adapter: {path} {key}: got {value!r}; valid: a positive number")
-    return int(value)
+def _problems(raw: dict[str, object]) -> list[str]:
+    """Returns what an adapter's config asks for and this engine does not do, each named by its key."""
+    problems = [
+        f"{key}: got {show(raw[key])}; valid: {', '.join(map(repr, valid))}"
+        for key, valid in VALUES.items()
+        if key in raw and not any(type(raw[key]) is type(value) and raw[key] == value for value in valid)
+    ]
+    problems += [f"{key} is missing" for key in (*NUMBERS, "target_modules") if raw.get(key) is None]
+    known = NO_EFFECT.union(VALUES, NUMBERS)
+    problems += [f"{key}: unknown; valid: plain LoRA on o_proj, without it" for key in sorted(set(raw) - known)]
+    if not problems:
+        problems += not_integer(raw, "r", 1) + not_number(raw, "lora_alpha", above=0.0)
+    return problems
 
 
 def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]:
@@ -60,21 +88,11 @@ def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]
     """
     path = folder / "adapter_config.json"
     raw = read_json(path)
-    problems = []
-    if raw.get("peft_type", "LORA") != "LORA":
-        problems.append(f"peft_type: got {raw['peft_type']!r}; valid: 'LORA'")
-    targets = raw.get("target_modules")
-    if targets not in (["o_proj"], "o_proj"):
-        problems.append(f"target_modules: got {targets!r}; valid: ['o_proj']")
-    problems += [
-        f"{key}: got {raw[key]!r}; valid: {valid[0]!r}"
-        for key, valid in _PLAIN.items()
-        if key in raw and raw[key] not in valid
-    ]
-    if problems:
+    if problems := _problems(raw):
         raise ConfigError(f"adapter: {path}: " + "; ".join(problems))
-    rank = _positive_int(raw, "r", path)
-    scale = float(raw["lora_alpha"]) / rank if _positive_int(raw, "lora_alpha", path) else 0.0  # type: ignore[arg-type]
+    rank, alpha = raw["r"], raw["lora_alpha"]
+    assert isinstance(rank, int)
+    assert isinstance(alpha, int | float)
     files = WeightFiles([folder / "adapter_model.safetensors"])
     q_width = config.num_heads * config.head_dim
     expected: dict[str, tuple[int, ...]] = {}
@@ -82,14 +100,21 @@ def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]
         expected[_tensor_name(layer, "A")] = (rank, q_width)
         expected[_tensor_name(layer, "B")] = (config.hidden_size, rank)
     files.check(expected, f"adapter: {folder} does not fit this base model (r {rank}, {config.num_layers} layers)")
-    return files, scale
+    return files, alpha / rank
 
 
 def load_adapter(files: WeightFiles, scale: float, num_layers: int, like: torch.Tensor) -> Adapter:
-    """Returns the factors on the device and in the dtype of `like`, the rank padded with zeros."""
+    """Returns the factors on the device and in the dtype of `like`, the rank padded with zeros.
+
+    Raises:
+        ConfigError: a factor is not finite in that dtype.
+    """
 
     def load(layer: int, side: str) -> Prepared:
-        factor = files.tensor(_tensor_name(layer, side)).to(device=like.device, dtype=like.dtype)
+        name = _tensor_name(layer, side)
+        factor = files.tensor(name).to(device=like.device, dtype=like.dtype)
+        if not factor.isfinite().all():
+            raise ConfigError(f"adapter: {files.paths[0]} {name}: got NaN or infinity in {like.dtype}; valid: finite")
         missing = -factor.shape[0 if side == "A" else 1] % RANK_MULTIPLE
         return linear.prepare(F.pad(factor, (0, 0, 0, missing) if side == "A" else (0, missing)))
 

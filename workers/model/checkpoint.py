@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,28 +16,24 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from trimode.core.errors import ConfigError
+from trimode.workers.model.json_values import MAX_INTEGER, is_integer, not_integer, not_number, show
+from trimode.workers.model.rope_config import RopeConfig, read_rope, rope_problems
 
 MODEL_TYPE = "nemotron_labs_diffusion"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-REQUIRED_KEYS = (
+SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "eos_token_id", "mask_token_id",
+    "num_key_value_heads", "head_dim", "max_position_embeddings",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RopeConfig:
-    """Static rotary parameters."""
-
-    theta: float
-    factor: float | None
-    """YaRN factor; None = plain RoPE."""
-    original_max_positions: int
-    beta_fast: float
-    beta_slow: float
-    attention_factor: float
-    query_scale_beta: float
-    """0 = no query scale."""
+REQUIRED_KEYS = (*SIZES, "rms_norm_eps", "eos_token_id", "mask_token_id")
+FIXED_KEYS: dict[str, object] = {
+    "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False, "sliding_window": None,
+    "hidden_act": "silu", "quantization_config": None,
+}  # fmt: skip
+"""Keys with which the architecture could vary, and the only value that is supported. Null is the same as absent."""
+MAX_LAYERS = 4096
+FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+"""Stored dtypes that may be cast to the dtype of the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,76 +65,95 @@ def read_json(path: Path) -> dict[str, object]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"checkpoint: {path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"checkpoint: {path} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, an integer of 5,000 digits, nested too deep
         raise ConfigError(f"checkpoint: {path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"checkpoint: {path} must hold an object, got {type(value).__name__}")
     return value
 
 
-def _mscale(factor: float, mscale: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+def _id_problems(raw: dict[str, object]) -> list[str]:
+    """Returns what is wrong with the token ids of a config.json whose vocab_size is right."""
+    vocab = raw["vocab_size"]
+    assert isinstance(vocab, int)
+    problems = not_integer(raw, "mask_token_id", 0, vocab - 1)
+    for key in ("bos_token_id", "pad_token_id"):
+        problems += not_integer(raw, key, 0, vocab - 1) if raw.get(key) is not None else []
+    eos = raw["eos_token_id"]
+    ends = eos if isinstance(eos, list) else [eos]
+    if not ends or not all(is_integer(end, 0, vocab - 1) for end in ends):
+        problems.append(f"eos_token_id: got {show(eos)}; valid: an integer from 0 to {vocab - 1}, or a list of them")
+    elif raw["mask_token_id"] in ends:
+        problems.append(f"mask_token_id: got {show(raw['mask_token_id'])}; valid: no end token")
+    return problems
 
 
-def _rope_config(raw: dict[str, object], path: Path) -> RopeConfig:
-    rope = raw.get("rope_parameters") or {**(raw.get("rope_scaling") or {}), "rope_theta": raw.get("rope_theta")}  # type: ignore[dict-item]
-    if not isinstance(rope, dict) or rope.get("rope_theta") is None:
-        raise ConfigError(f"checkpoint: {path} names no rope_theta (in rope_parameters)")
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in ("yarn", "default"):
-        raise ConfigError(f"checkpoint: {path} rope_type: got {kind!r}; valid: 'yarn', 'default'")
-    factor = float(rope["factor"]) if kind == "yarn" else None
-    original: Any = rope.get("original_max_position_embeddings") or raw["max_position_embeddings"]
-    attention = 1.0
-    if factor is not None:
-        given = rope.get("attention_factor")
-        numerator = _mscale(factor, float(rope.get("mscale") or 1))
-        # A config without mscale_all_dim is plain YaRN, whose factor is the numerator alone.
-        denominator = _mscale(factor, float(rope["mscale_all_dim"])) if rope.get("mscale_all_dim") else 1.0
-        attention = float(given) if given is not None else numerator / denominator
-    return RopeConfig(
-        theta=float(rope["rope_theta"]),
-        factor=factor,
-        original_max_positions=int(original),
-        beta_fast=float(rope.get("beta_fast") or 32),
-        beta_slow=float(rope.get("beta_slow") or 1),
-        attention_factor=attention,
-        query_scale_beta=float(rope.get("llama_4_scaling_beta") or 0),
-    )
+def _config_problems(raw: dict[str, object]) -> list[str]:
+    """Returns everything that is missing, wrong or unsupported in a config.json, each named by its key."""
+    problems = [f"{key} is missing" for key in REQUIRED_KEYS if raw.get(key) is None]
+    problems += [
+        f"{key}: got {show(raw[key])}; valid: {only!r}"
+        for key, only in FIXED_KEYS.items()
+        if raw.get(key) is not None and raw[key] != only
+    ]
+    problems += rope_problems(raw)
+    if problems:
+        return problems
+    for key in SIZES:
+        problems += not_integer(raw, key, 1, MAX_LAYERS if key == "num_hidden_layers" else MAX_INTEGER)
+    problems += not_number(raw, "rms_norm_eps", above=0.0)
+    if problems:
+        return problems
+    heads, kv_heads, head_dim = (raw[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    assert isinstance(heads, int)
+    assert isinstance(kv_heads, int)
+    assert isinstance(head_dim, int)
+    if heads % kv_heads:
+        problems.append(
+            f"num_key_value_heads: got {kv_heads}; valid: a divisor of num_attention_heads, which is {heads}"
+        )
+    if head_dim % 2:
+        problems.append(f"head_dim: got {head_dim}; valid: an even number, since RoPE rotates halves")
+    return problems + _id_problems(raw)
 
 
 def read_config(folder: Path, max_position_embeddings: int | None = None) -> ModelConfig:
-    """Returns the ModelConfig of a checkpoint folder. ConfigError lists every missing or unsupported key at once."""
+    """Returns the config of a checkpoint folder.
+
+    Args:
+        folder: holds config.json.
+        max_position_embeddings: context limit in place of the checkpoint's own; None = its own.
+
+    Raises:
+        ConfigError: lists every missing, wrong or unsupported key at once.
+    """
     path = folder / "config.json"
-    raw = read_json(path)
+    raw: dict[str, Any] = read_json(path)
     if raw.get("model_type") != MODEL_TYPE:
-        raise ConfigError(f"checkpoint: {path} model_type: got {raw.get('model_type')!r}; valid: {MODEL_TYPE!r}")
-    problems = [f"{key} is missing" for key in REQUIRED_KEYS if raw.get(key) is None]
-    for key, only in (("tie_word_embeddings", False), ("attention_bias", False), ("sliding_window", None)):
-        if raw.get(key, only) != only:
-            problems.append(f"{key}: got {raw[key]!r}; valid: {only!r}")
-    if raw.get("hidden_act", "silu") != "silu":
-        problems.append(f"hidden_act: got {raw['hidden_act']!r}; valid: 'silu'")
-    if problems:
+        raise ConfigError(f"checkpoint: {path} model_type: got {show(raw.get('model_type'))}; valid: {MODEL_TYPE!r}")
+    if problems := _config_problems(raw):
         raise ConfigError(f"checkpoint: {path}: " + "; ".join(problems))
-    eos = raw["eos_token_id"]
-    try:
-        return ModelConfig(
-            vocab_size=int(raw["vocab_size"]),  # type: ignore[call-overload]
-            hidden_size=int(raw["hidden_size"]),  # type: ignore[call-overload]
-            intermediate_size=int(raw["intermediate_size"]),  # type: ignore[call-overload]
-            num_layers=int(raw["num_hidden_layers"]),  # type: ignore[call-overload]
-            num_heads=int(raw["num_attention_heads"]),  # type: ignore[call-overload]
-            num_kv_heads=int(raw["num_key_value_heads"]),  # type: ignore[call-overload]
-            head_dim=int(raw["head_dim"]),  # type: ignore[call-overload]
-            max_position_embeddings=max_position_embeddings or int(raw["max_position_embeddings"]),  # type: ignore[call-overload]
-            rms_norm_eps=float(raw["rms_norm_eps"]),  # type: ignore[arg-type]
-            eos_token_ids=tuple(int(i) for i in eos) if isinstance(eos, list) else (int(eos),),  # type: ignore[call-overload]
-            mask_token_id=int(raw["mask_token_id"]),  # type: ignore[call-overload]
-            rope=_rope_config(raw, path),
+    if max_position_embeddings is not None and not is_integer(max_position_embeddings, 1):
+        raise ConfigError(
+            f"max_position_embeddings: got {show(max_position_embeddings)}; valid: an integer from 1 to {MAX_INTEGER}"
         )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"checkpoint: {path}: {error}") from None
+    eos = raw["eos_token_id"]
+    return ModelConfig(
+        vocab_size=raw["vocab_size"],
+        hidden_size=raw["hidden_size"],
+        intermediate_size=raw["intermediate_size"],
+        num_layers=raw["num_hidden_layers"],
+        num_heads=raw["num_attention_heads"],
+        num_kv_heads=raw["num_key_value_heads"],
+        head_dim=raw["head_dim"],
+        max_position_embeddings=max_position_embeddings or raw["max_position_embeddings"],
+        rms_norm_eps=float(raw["rms_norm_eps"]),
+        eos_token_ids=tuple(eos) if isinstance(eos, list) else (eos,),
+        mask_token_id=raw["mask_token_id"],
+        rope=read_rope(raw, raw["max_position_embeddings"]),
+    )
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -175,12 +189,15 @@ class WeightFiles:
         self.paths = paths
         self._files: dict[str, safe_open] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
         for path in paths:
             try:
                 file = safe_open(str(path), framework="pt")
                 for name in file.keys():  # noqa: SIM118 -- safe_open is no mapping
                     self._files[name] = file
-                    self.shapes[name] = tuple(file.get_slice(name).get_shape())
+                    header = file.get_slice(name)
+                    self.shapes[name] = tuple(header.get_shape())
+                    self.dtypes[name] = str(header.get_dtype())
             except FileNotFoundError:
                 raise ConfigError(f"checkpoint: {path} is missing") from None
             except (SafetensorError, OSError) as error:
@@ -192,13 +209,18 @@ class WeightFiles:
         return tensor
 
     def check(self, expected: dict[str, tuple[int, ...]], what: str) -> None:
-        """Raises ConfigError with every missing, extra and wrongly shaped tensor, compared with `expected`."""
+        """ConfigError that lists every tensor that is missing, extra, of a wrong shape or no float."""
         problems = [f"missing {name}" for name in expected if name not in self.shapes]
         problems += [f"extra {name}" for name in self.shapes if name not in expected]
         problems += [
             f"{name} has shape {list(self.shapes[name])}, expected {list(shape)}"
             for name, shape in expected.items()
             if name in self.shapes and self.shapes[name] != shape
+        ]
+        problems += [
+            f"{name} has dtype {dtype}, valid: {', '.join(sorted(FLOAT_DTYPES))}"
+            for name, dtype in self.dtypes.items()
+            if name in expected and dtype not in FLOAT_DTYPES
         ]
         if problems:
             more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""

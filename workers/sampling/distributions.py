@@ -59,8 +59,10 @@ def draw(weights_RV: torch.Tensor, numbers_R: torch.Tensor) -> torch.Tensor:
         numbers_R: float64 in (0, 1), one per row.
     """
     weights = weights_RV.double()
-    # Only a positive weight may raise the CDF: a running sum in parallel rounds, and may rise or fall elsewhere too.
-    cdf = weights.cumsum(dim=-1).masked_fill(weights <= 0, 0.0).cummax(dim=-1).values
+    cdf = weights.cumsum(dim=-1)
+    if cdf.device.type != "cpu":
+        # A sum in parallel rounds differently from entry to entry, but only a positive weight may raise the CDF.
+        cdf = cdf.masked_fill(weights <= 0, 0.0).cummax(dim=-1).values
     total = cdf[:, -1:].contiguous()
     index = torch.searchsorted(cdf, numbers_R.unsqueeze(1) * total, right=True)
     # The product may round up to the total, which no entry exceeds: the last positive weight is where it is reached.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Row
 from trimode.pipeline.analysis.runs import Key
+from trimode.pipeline.analysis.summary import num_tokens
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.data.prompts import user_message
 from trimode.pipeline.report.html.series import Series
@@ -92,7 +93,7 @@ def _entry(row: Row, record: NfeRecord | None) -> dict[str, object]:
     """What the list shows of one answer."""
     accepted = record.cost.acceptance_lengths if record else []
     return {
-        "t": int(row.get("num_generated_tokens") or 0),
+        "t": int(num_tokens(row)),
         "n": record.cost.nfe if record else None,
         "a": round(sum(accepted) / len(accepted), 2) if accepted else None,
         "sec": round(record.cost.total_s - record.cost.queue_s, 3) if record else None,

@@ -1,16 +1,21 @@
 """Mathematics: compares the final answer of a reply with the expected one as NeMo-Skills 0.7.0 does.
 
 The order of the comparison steps is here. Parsing and symbolic equality come from math-verify and
-latex2sympy2_extended. math-verify limits its time with SIGALRM, so `math_equal` works in a main thread only.
+latex2sympy2_extended. math-verify limits its time with signals, so `math_equal` works in a main thread only. Its limits
+count CPU time here and not the wall clock's, so that no verdict depends on the machine's load.
 """
 
 from __future__ import annotations
 
 import re
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from latex2sympy2_extended import NormalizationConfig, normalize_latex
-from math_verify import LatexExtractionConfig, StringExtractionConfig, parse, verify
+from math_verify import LatexExtractionConfig, StringExtractionConfig, grader, parse, parser, verify
+from math_verify.errors import TimeoutException
 from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.answers.extract import extract_answer
@@ -26,9 +31,34 @@ LATEX_ENVIRONMENT = re.compile(r"\$.*\$|\\\(.*\\\)|\\\[.*\\\]|\\boxed\{", re.DOT
 NUMERIC_PRECISION = 15
 """Significant digits to which numbers are compared."""
 VERIFY_TIMEOUT_S = 10
-"""Seconds for one comparison, as NeMo-Skills sets it."""
+"""CPU seconds for one comparison, as NeMo-Skills sets it."""
 PARSE_TIMEOUT_S = 30
-"""Seconds for one parse. math-verify's own 5 are wall-clock, and a busy machine's first parse takes longer."""
+"""CPU seconds for one parse. The first one loads the grammar, which takes longer than math-verify's own 5."""
+
+
+def cpu_timeout(timeout_seconds: int) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """Returns a decorator that raises TimeoutException after so many CPU seconds. It stands in for math-verify's."""
+
+    def ring(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
+        raise TimeoutException(f"took longer than {timeout_seconds} s of CPU time")
+
+    def decorator(function: Callable[..., object]) -> Callable[..., object]:
+        def limited(*arguments: object, **keywords: object) -> object:
+            before = signal.signal(signal.SIGPROF, ring)
+            signal.setitimer(signal.ITIMER_PROF, timeout_seconds)
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.signal(signal.SIGPROF, before)
+
+        return limited
+
+    return decorator
+
+
+for _module in (grader, parser):
+    _module.timeout = cpu_timeout
 
 
 def without_decoration(answer: str) -> str:

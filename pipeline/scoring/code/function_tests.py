@@ -11,7 +11,7 @@ from pathlib import Path
 from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.code.extract import extract_code
-from trimode.pipeline.scoring.sandbox.harness import JudgeLimits, run_judge
+from trimode.pipeline.scoring.sandbox.harness import JudgeLimits, WallClockError, run_judge
 from trimode.pipeline.scoring.sandbox.run import Limits, run_program
 from trimode.pipeline.scoring.sandbox.service import service_url
 from trimode.pipeline.scoring.scorer import answer_text
@@ -22,7 +22,7 @@ CPU_S = 10.0
 """CPU seconds of an answer for all tests of its row."""
 JUDGE = "trimode.pipeline.scoring.code.function_tests_judge"
 JUDGE_LIMITS = JudgeLimits(wall_s=300.0, memory_bytes=1 << 30)
-LIMITS = Limits(time_s=CPU_S, memory_bytes=1 << 30)
+LIMITS = Limits(time_s=300.0, cpu_s=int(CPU_S), memory_bytes=1 << 30)
 
 
 def score(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:  # noqa: ARG001 - every scorer's signature
@@ -48,6 +48,8 @@ def _passes_in_one_process(code: str, row: Row) -> bool:
     passed = f"passed {secrets.token_hex(16)}"
     parts = [code, row["test"], f"check({row['entry_point']})", f"print({passed!r})"]
     outcome = run_program("\n".join(parts) + "\n", limits=LIMITS)
+    if outcome.status == "timeout":
+        raise WallClockError(f"the answer and its tests took longer than {LIMITS.time_s:g} s")
     last_line = outcome.stdout.rstrip("\n").rpartition("\n")[2]
     return outcome.status == "completed" and last_line == passed
 

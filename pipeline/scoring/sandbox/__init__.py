@@ -1,1 +1,1 @@
-"""Runs programs that a model wrote, in processes with limits. This is no security sandbox: see `run`."""
+"""Runs programs that a model wrote in processes with few rights, and judges their results in other processes."""

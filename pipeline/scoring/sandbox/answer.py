@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from trimode.pipeline.scoring.sandbox.guest import HEADER_BYTES, Guest, Start, write_frame
 from trimode.pipeline.scoring.sandbox.isolation import Bounds, FolderWatch, isolate
-from trimode.pipeline.scoring.sandbox.values import HeldFunction, HeldIterator, decode
+from trimode.pipeline.scoring.sandbox.values import HeldFunction, HeldIterator, HeldResult, decode, digest, is_large
 
 REPLY_BYTES = 256 << 20
 """Longest reply that is read."""
@@ -87,11 +87,13 @@ class Answer:
         keywords: dict[str, Any] | None = None,
         *,
         watch: bool = False,
+        wanted: object = None,
     ) -> Any:  # noqa: ANN401 - any plain value
         """Returns what the answer's function returns, as plain data. An iterator gives its next item.
 
-        With `watch`, lists, dicts and sets among `arguments` get the content that the call gave them. Raises
-        NoResultError, RaisedError or StarvedError, and whatever pickle raises for arguments that it cannot write.
+        A large result is fetched only if it is not the same as `wanted`. With `watch`, lists, dicts and sets among
+        `arguments` get the content that the call gave them. Raises NoResultError, RaisedError or StarvedError, and
+        whatever pickle raises for arguments that it cannot write.
         """
         name = target.handle if isinstance(target, HeldFunction) else target
         action = "next" if isinstance(target, HeldIterator) else "call"
@@ -101,7 +103,12 @@ class Answer:
         try:
             if watch and "arguments" in reply:
                 _write_back(arguments, reply["arguments"])
-            return decode(reply["value"])
+            value = decode(reply["value"])
+            if not isinstance(value, HeldResult):
+                return value
+            if is_large(wanted) and digest(wanted) == value.digest:
+                return wanted
+            return decode(self._ask(("fetch", value.handle, [], {}, False), cpu_s)["value"])
         except (Exception, MemoryError) as error:
             raise NoResultError(f"unreadable result: {error}") from error
 

@@ -60,8 +60,21 @@ def wait(pid: int, watch: FolderWatch) -> int:
         time.sleep(PAUSE_S)
 
 
+def probe() -> None:
+    """Prints the names of the parts of the protection that are in force."""
+    bounds = Bounds(memory_bytes=1 << 30, cpu_s=60)
+    in_force = enter_namespaces(Path.cwd(), bounds.folder_bytes)
+    if os.fork() == 0:
+        print(json.dumps(in_force + isolate(bounds)), flush=True)
+        os._exit(0)
+    os.wait()
+
+
 def main() -> None:
     """Forks the program, waits for it, kills what it left, and exits with its status (128 + signal if killed)."""
+    if sys.argv[1:] == ["probe"]:
+        probe()
+        return
     bounds, program = Bounds(**json.loads(sys.argv[1])), Path(sys.argv[2])
     end_with_parent()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

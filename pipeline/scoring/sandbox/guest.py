@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from os import _exit, read, write
 from typing import Any, NoReturn
 
-from trimode.pipeline.scoring.sandbox.values import encode
+from trimode.pipeline.scoring.sandbox.values import digest, encode, is_large
 
 HEADER_BYTES = 8
 """Bytes of a frame's length, which stand before the frame."""
@@ -60,10 +60,12 @@ class Guest:
         return len(self._held) - 1
 
     def perform(self, action: str, target: str | int, arguments: list[Any], keywords: dict[str, Any]) -> object:
-        """Starts the answer, calls one of its functions, or takes the next item of an iterator."""
+        """Starts the answer, calls a function, takes an iterator's next item, or returns a result that was kept."""
         if action == "start":
             self._functions = self._start()
             return None
+        if action == "fetch":
+            return self._held[int(target)]
         if action == "next":
             return next(self._held[int(target)])
         if isinstance(target, str) and target not in self._functions:
@@ -83,7 +85,7 @@ class Guest:
                 failure = _failure(error)
             write(replies, DONE)
             try:
-                reply = failure or {"value": encode(value, self.hold)}
+                reply = failure or {"value": self._form(value, whole=action == "fetch")}
                 if watch and (after := self._forms(arguments)) != before:
                     reply["arguments"] = after
                 content = json.dumps(reply).encode()
@@ -91,6 +93,10 @@ class Guest:
                 content = json.dumps(_failure(error)).encode()
             write_frame(replies, content)
         _exit(0)
+
+    def _form(self, value: object, *, whole: bool) -> Any:  # noqa: ANN401 - any form
+        checksum = digest(value) if is_large(value) and not whole else None
+        return encode(value, self.hold) if checksum is None else {"g": [self.hold(value), checksum]}
 
     def _forms(self, arguments: list[Any]) -> list[Any]:
         return [encode(copy.deepcopy(argument), self.hold) for argument in arguments]

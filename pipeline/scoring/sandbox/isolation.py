@@ -65,9 +65,9 @@ def enter_namespaces(folder: Path, folder_bytes: int) -> list[str]:
         return ["processes", "network"] if libc.unshare(user | private) == 0 else []
     if user:
         with contextlib.suppress(OSError):
-            Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-            Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
-            Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
+            Path("/proc/self/setgroups").write_bytes(b"deny")
+            Path("/proc/self/uid_map").write_bytes(f"{uid} {uid} 1".encode())
+            Path("/proc/self/gid_map").write_bytes(f"{gid} {gid} 1".encode())
     libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
     options = f"size={folder_bytes},mode=0777,nr_inodes=4096".encode()
     if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", MS_NOSUID | MS_NODEV, options) != 0:

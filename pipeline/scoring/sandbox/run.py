@@ -1,8 +1,7 @@
 """Runs a program that a model wrote in a process of its own, limited in time, memory, processes, files and network.
 
-NOT a security sandbox: model programs can read what this user can read. Kernel limits, and namespaces where the machine
-permits them, stop accidents such as endless loops, fork bombs and floods of output. If you distrust a model, run
-trimode in a container or set TRIMODE_SANDBOX to NeMo-Skills' sandbox service.
+What keeps it in depends on the machine: `isolation` tries every part, and `protection` says which are in force. Set
+TRIMODE_SANDBOX to run programs in NeMo-Skills' sandbox service instead.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from trimode.pipeline.scoring.sandbox.service import execute_remotely, service_u
 
 BOOT = Path(__file__).with_name("boot.py")
 CHILD = "trimode.pipeline.scoring.sandbox.child"
+PROBE = "probe"
+"""Argument with which the child only says which protection is in force."""
 GRACE_S = 5.0
 """Seconds that `child` gets to kill what a program started. After them it is killed itself."""
 
@@ -33,6 +34,8 @@ class Limits:
 
     time_s: float = 10.0
     """Wall-clock seconds."""
+    cpu_s: int | None = None
+    """CPU seconds of each process. None: those of the wall clock and one more."""
     memory_bytes: int = 2 << 30
     """Address space of each process."""
     num_processes: int = 16
@@ -78,7 +81,7 @@ def _run_in(folder: Path, program: str, stdin: str, limits: Limits) -> Outcome:
     (folder / "stdin").write_text(stdin, encoding="utf-8", errors="surrogatepass")
     (folder / "cwd").mkdir()
     names = ("memory_bytes", "num_processes", "file_bytes", "folder_bytes", "num_files")
-    bounds = {name: getattr(limits, name) for name in names} | {"cpu_s": math.ceil(limits.time_s) + 1}
+    bounds = {name: getattr(limits, name) for name in names} | {"cpu_s": limits.cpu_s or math.ceil(limits.time_s) + 1}
     command = [sys.executable, "-I", str(BOOT), str(PROJECT_DIR), CHILD, json.dumps(bounds), str(folder / "program.py")]
     with (
         (folder / "stdin").open("rb") as source,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import collections
+import hashlib
+import marshal
 import sys
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -20,9 +22,14 @@ ATOMS = {type(None), bool, int, float, str}
 """Types that JSON carries as they are. NaN and infinities too, as Python's JSON writes them."""
 LARGEST_INT = 10**4000
 """Larger integers travel as hexadecimal text, because Python limits the digits of decimal text."""
+MANY_ITEMS = 50_000
+DIGEST_STEP = 4096
+"""Items that are written at a time."""
+MARSHAL_VERSION = 2
+"""The last version of marshal's form that depends on the values alone. It is written here and never read."""
 CONTENT_METHODS = (
     *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__len__", "__iter__", "__getitem__", "__contains__"),
-    *("__bool__", "__int__", "__index__", "__float__", "__str__", "__getattr__", "__getattribute__"),
+    *("__bool__", "__int__", "__index__", "__float__"),
 )
 """A subclass of a plain type that defines one of these is no plain data."""
 MAPPINGS: dict[str, Callable[[dict[Any, Any]], dict[Any, Any]]] = {
@@ -53,6 +60,37 @@ class HeldFunction:
 
 class HeldIterator(HeldFunction):
     """An iterator that stays in the answer's process."""
+
+
+class HeldResult(HeldFunction):
+    """A large result that stays in the answer's process until it is asked for."""
+
+    def __init__(self, handle: int, digest: str) -> None:
+        super().__init__(handle)
+        self.digest = digest
+        """What `digest` returns for it."""
+
+
+def is_large(value: object) -> bool:
+    """True if a list or tuple has so many items that its digest should go before it."""
+    if type(value) not in (list, tuple):
+        return False
+    items: list[Any] = value  # type: ignore[assignment]
+    return len(items) + sum(len(item) for item in items if type(item) in (list, tuple)) > MANY_ITEMS
+
+
+def digest(value: Any) -> str | None:  # noqa: ANN401 - a list or tuple of anything
+    """Returns a checksum of a list or tuple. Two with the same checksum have the same types and values throughout.
+
+    Returns None if something in it is no plain data.
+    """
+    total = hashlib.sha256(type(value).__name__.encode())
+    try:
+        for start in range(0, len(value), DIGEST_STEP):
+            total.update(marshal.dumps(value[start : start + DIGEST_STEP], MARSHAL_VERSION))
+    except ValueError:
+        return None
+    return total.hexdigest()
 
 
 def encode(value: Any, hold: Callable[[object], int]) -> Any:  # noqa: ANN401 - any result
@@ -241,4 +279,5 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "i": lambda handle: HeldIterator(int(handle)),
     "c": lambda handle: HeldFunction(int(handle)),
     "o": lambda name: Opaque(str(name)),
+    "g": lambda content: HeldResult(int(content[0]), str(content[1])),
 }

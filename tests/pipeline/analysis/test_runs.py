@@ -189,3 +189,46 @@ def test_a_run_that_never_said_its_mode_is_skipped_beside_others(tmp_path: Path)
     runs, notes = read_sweep(tmp_path)
     assert [run.label for run in runs] == ["ar"]
     assert any("tells the mode" in note for note in notes)
+
+
+def test_a_damaged_line_does_not_move_the_rows_after_it(tmp_path: Path) -> None:
+    paths = RunPaths(write_run(tmp_path, FakeRun(samples=4)))
+    whole = read_run(paths.run_dir).tasks["demo-math"].rows
+    output = paths.output("demo-math", 0)
+    lines = output.read_bytes().splitlines(keepends=True)
+    output.write_bytes(b"".join([lines[0], b"\xff{garbage\n", *lines[2:]]))
+    run = read_run(paths.run_dir)
+    assert run.tasks["demo-math"].rows == {key: row for key, row in whole.items() if key != (1, 0)}
+    assert any("line 2: torn" in note for note in run.notes)
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], float("nan"), -1, {}])
+@pytest.mark.parametrize("name", ["mode", "nfe", "completion_tokens", "forwards", "acceptance_lengths", "total_s"])
+def test_a_damaged_ledger_line_is_left_out_with_a_note(tmp_path: Path, name: str, value: object) -> None:
+    paths = RunPaths(write_run(tmp_path, FakeRun(samples=3, mode="linear_spec")))
+    log = paths.nfe_log(0)
+    first, *others = log.read_text().splitlines()
+    if (name, value) in (("forwards", {}), ("acceptance_lengths", [1])):
+        return
+    log.write_text("\n".join([json.dumps(json.loads(first) | {name: value}), *others]) + "\n")
+    run = read_run(paths.run_dir)
+    assert len(run.tasks["demo-math"].records) == 2
+    assert any("a line lacks fields" in note or "ledger record" in note for note in run.notes)
+
+
+@pytest.mark.parametrize("verdict", ["yes", float("nan"), [1], None, 10**400])
+def test_a_damaged_verdict_is_no_verdict(tmp_path: Path, verdict: object) -> None:
+    paths = RunPaths(write_run(tmp_path, FakeRun(samples=3)))
+    output = paths.output("demo-math", 0)
+    first, *others = output.read_text().splitlines()
+    output.write_text("\n".join([json.dumps(json.loads(first) | {"symbolic_correct": verdict}), *others]) + "\n")
+    run = read_run(paths.run_dir)
+    assert sorted(run.tasks["demo-math"].rows) == [(1, 0), (2, 0)]
+    assert any("1 rows carry no verdict" in note for note in run.notes)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "plan.json", "results/eval-results/demo-math/metrics.json"])
+def test_a_file_nested_too_deeply_is_a_note(tmp_path: Path, name: str) -> None:
+    folder = write_run(tmp_path, FakeRun(samples=3))
+    (folder / name).write_text("[" * 100_000)
+    assert any(name in note for note in read_run(folder).notes)

@@ -120,3 +120,24 @@ def edit_rows(paths: RunPaths, changes: dict[int, dict[str, object]]) -> None:
 
 def test_json_has_the_agreed_fields_only(tmp_path: Path) -> None:
     assert tuple(summary_of(tmp_path, FakeRun()).to_json()) == JSON_FIELDS
+
+
+@pytest.mark.parametrize(("value", "counted"), [(6.0, 6), ("6", 0), (None, 0), (float("nan"), 0), (-6, 0), ([6], 0)])
+def test_a_damaged_token_count_counts_as_none(tmp_path: Path, value: object, counted: float) -> None:
+    folder = write_run(tmp_path, FakeRun(samples=1))
+    output = RunPaths(folder).output("demo-math", 0)
+    write_row = json.loads(output.read_text()) | {"num_generated_tokens": value}
+    output.write_text(json.dumps(write_row) + "\n")
+    run = read_run(folder)
+    assert summarize_task(run, run.tasks["demo-math"]).avg_tokens == counted
+
+
+@pytest.mark.parametrize("value", [float("nan"), "x", [1]])
+def test_a_damaged_metric_is_a_remark_and_computed_from_the_rows(tmp_path: Path, value: object) -> None:
+    folder = write_run(tmp_path, FakeRun(samples=4))
+    path = RunPaths(folder).metrics("demo-math")
+    metrics = json.loads(path.read_text())
+    metrics["demo-math"]["pass@1"]["symbolic_correct"] = value
+    path.write_text(json.dumps(metrics))
+    task = read_run(folder).tasks["demo-math"]
+    assert "computed from the rows" in disagreement(task)[0]

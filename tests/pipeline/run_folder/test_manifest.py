@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 from trimode.core.errors import ConfigError
+from trimode.core.files import write_json_atomic
+from trimode.pipeline.run_folder import manifest as manifest_module
 from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.provenance import data_sha256
+from trimode.pipeline.run_folder.provenance import data_sha256, git_commit
 from trimode.tests.fakes.specs import job_spec
 from trimode.tests.fakes.worker import worker_info
 
@@ -112,3 +115,54 @@ def test_data_hash_sees_values_and_order_but_no_formatting() -> None:
     assert data_sha256(rows) == data_sha256([{"b": "x", "a": 1}, {"a": 2}])
     assert data_sha256(rows) != data_sha256(rows[::-1])
     assert data_sha256(rows) != data_sha256([{"a": 1, "b": "y"}, {"a": 2}])
+
+
+def code(monkeypatch: pytest.MonkeyPatch, commit: str, torch: str) -> None:
+    monkeypatch.setattr(manifest_module, "git_commit", lambda: commit)
+    monkeypatch.setattr(manifest_module, "versions", lambda: {"torch": torch})
+
+
+def test_a_resume_with_other_code_keeps_the_record_of_the_earlier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for commit, torch in (("a", "1"), ("b", "2")):
+        code(monkeypatch, commit, torch)
+        manifest = manifest_in(tmp_path)
+        manifest.open(PROMPTS, DATA)
+        manifest.add_workers(WORKERS)
+        manifest.close("failed")
+    (job,) = read(tmp_path)["jobs"].values()  # type: ignore[attr-defined]
+    assert [(run["git_commit"], run["versions"]) for run in job["runs"]] == [
+        ("a", {"torch": "1"}),
+        ("b", {"torch": "2"}),
+    ]
+    assert all(run["worker_versions"] == dict(WORKERS[0].versions) for run in job["runs"])
+    assert (job["git_commit"], job["versions"]) == ("b", {"torch": "2"})
+
+
+def test_the_record_of_an_earlier_release_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code(monkeypatch, "b", "2")
+    old = {"git_commit": "a", "versions": {"torch": "1"}, "runs": [{"start": "then", "status": "failed"}]}
+    write_json_atomic(tmp_path / "run" / "manifest.json", {"jobs": {"0": old}})
+    manifest_in(tmp_path).open(PROMPTS, DATA)
+    (job,) = read(tmp_path)["jobs"].values()  # type: ignore[attr-defined]
+    assert [(run["git_commit"], run["versions"]["torch"]) for run in job["runs"]] == [("a", "1"), ("b", "2")]
+
+
+@pytest.mark.process
+def test_two_versions_of_the_code_never_have_one_name(tmp_path: Path) -> None:
+    source = tmp_path / "core" / "a.py"
+    source.parent.mkdir()
+    source.write_text("1")
+    seen = [git_commit(tmp_path)]
+    assert seen[0].endswith("+source")
+    git = ("git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "m"]):
+        subprocess.run([*git, *command], check=True)
+    seen.append(git_commit(tmp_path))
+    assert len(seen[1]) == 40
+    for text in ("2", "3"):
+        source.write_text(text)
+        seen.append(git_commit(tmp_path))
+    assert seen[2].startswith(f"{seen[1]}+changes.")
+    assert len(set(seen)) == 4

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline.run_folder.nfe import NfeRecord, add_record, read_nfe_log, read_run_ledger, summarize
 
 
@@ -114,3 +115,11 @@ def test_a_line_without_token_counts_is_refused() -> None:
     del line["completion_tokens"]
     with pytest.raises(TypeError, match="completion_tokens"):
         NfeRecord.from_json(line)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "null", "{}", "[" * 100_000, "\ufffd"])
+def test_a_damaged_line_of_a_log_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "nfe_log.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(ConfigError, match="line 1 is no record of the ledger"):
+        read_nfe_log(path)

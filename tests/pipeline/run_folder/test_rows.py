@@ -12,13 +12,16 @@ from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import (
     ERROR_KIND,
     INFRASTRUCTURE,
+    LEDGER,
     POSITION,
     add_row,
     finished_positions,
+    num_rows,
     parse_row,
     read_lines,
     read_rows,
 )
+from trimode.tests.fakes.specs import task_spec
 
 ANSWER: Row = {"generation": "7"}
 LATER: Row = {"generation": "8"}
@@ -91,3 +94,23 @@ def test_a_mark_of_the_byte_order_is_no_part_of_a_row(tmp_path: Path) -> None:
     assert parse_row('\ufeff{"a": 1}\n', tmp_path, 1) == {"a": 1}
     with pytest.raises(ConfigError, match="line 3 is no JSON row"):
         parse_row("[" * 100_000, tmp_path, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_manifest_is_one_line_that_names_it(tmp_path: Path, content: bytes) -> None:
+    paths = RunPaths(tmp_path)
+    paths.manifest.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"manifest\.json"):
+        num_rows(paths, task_spec())
+
+
+@pytest.mark.parametrize(
+    "damage", [{POSITION: "x"}, {POSITION: None}, {POSITION: -1}, {POSITION: 1.5}, {LEDGER: {}}, {LEDGER: {"mode": 7}}]
+)
+def test_a_damaged_arrived_row_is_one_line_that_names_it(tmp_path: Path, damage: Row) -> None:
+    paths = RunPaths(tmp_path)
+    path = paths.output_async("demo-math", 0)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(ANSWER | {POSITION: 0}) + "\n" + json.dumps(ANSWER | {POSITION: 1} | damage) + "\n")
+    with pytest.raises(ConfigError, match="line 2 is no arrived row"):
+        finished_positions(paths, "demo-math", 0)

@@ -11,6 +11,7 @@ import pytest
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.scoring import ScoringPool, pool
 from trimode.pipeline.scoring.answers import choice
+from trimode.pipeline.scoring.sandbox import protection
 from trimode.pipeline.scoring.worker import JUDGE_AGAIN
 from trimode.tests.fakes import scoring_worker as fake_worker
 
@@ -143,3 +144,11 @@ def test_a_row_that_no_scorer_can_even_refuse_ends_in_an_error_and_not_in_waitin
         with pytest.raises(KeyError):
             bad.result()
         assert good.result()["symbolic_correct"]
+
+
+def test_a_pool_that_runs_programs_says_how_they_are_kept_in(capsys: pytest.CaptureFixture[str]) -> None:
+    protection.announce.cache_clear()
+    for benchmark in (MCQ, load_benchmark("demo-code"), load_benchmark("demo-code")):
+        with ScoringPool(benchmark, None, 1):
+            pass
+    assert capsys.readouterr().err.count("programs run here, protection: ") == 1

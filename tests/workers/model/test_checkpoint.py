@@ -77,6 +77,90 @@ def test_sizes_are_read_never_defaulted(copy: Path) -> None:
     assert "mask_token_id is missing" in words
 
 
+@pytest.mark.parametrize("value", [128, 10**30, -1, -100, 1.0, "2", True, float("nan"), [2, 128], [], [None]])
+@pytest.mark.parametrize("key", ["mask_token_id", "eos_token_id", "pad_token_id", "bos_token_id"])
+def test_a_token_id_outside_of_the_vocabulary_is_refused_by_name(copy: Path, key: str, value: object) -> None:
+    edit_json(copy / "config.json", **{key: value})
+    assert f"{key}: got " in refused_config(copy)
+
+
+def test_token_ids_inside_of_the_vocabulary_are_read(copy: Path) -> None:
+    edit_json(copy / "config.json", mask_token_id=127, eos_token_id=[0, 2], pad_token_id=0, bos_token_id=None)
+    config = read_config(copy)
+    assert (config.mask_token_id, config.eos_token_ids) == (127, (0, 2))
+
+
+def test_the_mask_is_no_end_token(copy: Path) -> None:
+    edit_json(copy / "config.json", eos_token_id=[2, 100])
+    assert "mask_token_id: got 100; valid: no end token" in refused_config(copy)
+
+
+@pytest.mark.parametrize("value", [0, -4, 4.0, 2.5, "4", True, [4], {}, float("nan"), float("inf"), 10**400])
+@pytest.mark.parametrize(
+    "key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "head_dim", "max_position_embeddings"],
+)  # fmt: skip
+def test_a_size_that_is_no_positive_integer_is_refused_by_name(copy: Path, key: str, value: object) -> None:
+    edit_json(copy / "config.json", **{key: value})
+    assert f"{key}: got " in refused_config(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_key_value_heads": 3}, "num_key_value_heads: got 3; valid: a divisor of num_attention_heads, which is 4"),
+        ({"num_key_value_heads": 8}, "num_key_value_heads: got 8"),
+        ({"head_dim": 33}, "head_dim: got 33; valid: an even number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers: got 1000000000"),
+        ({"rms_norm_eps": -1e-5}, "rms_norm_eps: got -1e-05"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps: got nan"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps: got '1e-5'"),
+        ({"hidden_act": "gelu"}, "hidden_act: got 'gelu'; valid: 'silu'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: got "),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "factor is missing"),
+        ({"rope_parameters": None, "rope_scaling": [1]}, "rope_parameters: got [1]"),
+        ({"model_type": ["x"] * 1000}, "model_type: got ['x'"),
+    ],
+)
+def test_what_the_model_cannot_be_built_from_is_refused_by_name(
+    copy: Path, changes: dict[str, object], words: str
+) -> None:
+    edit_json(copy / "config.json", **changes)
+    assert words in refused_config(copy)
+
+
+@pytest.mark.parametrize("limit", [-1, -4096])
+def test_a_context_limit_is_positive(limit: int) -> None:
+    with pytest.raises(ConfigError, match=f"max_position_embeddings: got {limit}; valid: an integer from 1"):
+        read_config(MICRO, limit)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"a": ' + b"1" * 5000 + b"}", b"\xff", b"", b"[]", b"null"])
+def test_a_config_that_is_no_object_is_refused_with_its_path(copy: Path, text: bytes) -> None:
+    (copy / "config.json").write_bytes(text)
+    assert "config.json" in refused_config(copy)
+
+
+def test_a_config_that_is_a_folder_is_refused_with_its_path(copy: Path) -> None:
+    (copy / "config.json").unlink()
+    (copy / "config.json").mkdir()
+    assert "config.json cannot be read" in refused_config(copy)
+
+
+def refused_config(folder: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_config(folder)
+    return str(caught.value)
+
+
+def test_weights_that_are_no_floats_are_refused_by_name(copy: Path) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["encoder.norm.weight"] = tensors["encoder.norm.weight"].to(torch.int8)
+
+    edit_tensors(copy / "model.safetensors", change)
+    assert "encoder.norm.weight has dtype I8, valid: BF16, F16, F32, F64" in refusal(copy)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -48,6 +48,23 @@ def test_a_worker_loads_the_revision_of_its_settings(cache: Path, revision: str 
     assert runtime.engine.model.config.max_position_embeddings == LIMITS[revision or NEW]
 
 
+@pytest.mark.parametrize("revision", [None, OLD, "v1"])
+def test_a_hub_id_is_served_under_its_own_name(cache: Path, revision: str | None) -> None:
+    assert cache.is_dir()
+    assert Runtime(micro_settings(model="org/tri", revision=revision, lora=None)).name == "org/tri"
+
+
+def test_a_snapshot_in_the_cache_is_served_under_its_hub_id(cache: Path) -> None:
+    for folder in (cache / "snapshots" / OLD, cache / "snapshots" / OLD / ".." / NEW):
+        assert Runtime(micro_settings(model=str(folder), lora=None)).name == "org/tri"
+
+
+def test_a_folder_and_a_given_name_are_served_as_they_are(cache: Path) -> None:
+    assert Runtime(micro_settings(lora=None)).name == MICRO.name
+    assert cache.is_dir()
+    assert Runtime(micro_settings(model="org/tri", lora=None, served_model_name="mine")).name == "mine"
+
+
 def test_a_revision_that_is_not_there_is_refused(cache: Path) -> None:
     assert cache.is_dir()
     with pytest.raises(ConfigError, match=f"model: org/tri at revision {'3' * 40} is no folder, and the hub did not"):

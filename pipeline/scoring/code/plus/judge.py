@@ -63,9 +63,9 @@ def is_close(found: Any, wanted: Any, tolerance: float) -> bool:  # noqa: ANN401
     return bool(np.allclose(found, wanted, rtol=RELATIVE_TOLERANCE, atol=tolerance))
 
 
-def call(answer: Answer, task: dict[str, Any], arguments: list[Any], seconds: float) -> Any:  # noqa: ANN401
+def call(answer: Answer, task: dict[str, Any], arguments: list[Any], wanted: Any, seconds: float) -> Any:  # noqa: ANN401
     """Returns the answer's result. An iterator's items are fetched where results are compared as sets."""
-    found = answer.call(task["entry_point"], arguments, seconds)
+    found = answer.call(task["entry_point"], arguments, seconds, wanted=wanted)
     if not isinstance(found, HeldIterator) or task["entry_point"] not in SET_TASKS:
         return found
     items = []
@@ -83,7 +83,7 @@ def check_all(answer: Answer, task: dict[str, Any], part: Part) -> None:
     answer.start(task["cap_s"])
     tolerance = task["atol"]
     for arguments, wanted, reference_s in zip(*part, strict=True):
-        found = call(answer, task, arguments, max(task["min_time_s"], task["time_factor"] * reference_s))
+        found = call(answer, task, arguments, wanted, max(task["min_time_s"], task["time_factor"] * reference_s))
         exact = matches({**task, "atol": tolerance}, arguments, found, wanted)
         if tolerance == 0 and is_floats(wanted):
             tolerance = FLOAT_TOLERANCE

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import pytest
+from math_verify import grader, parser
+from math_verify.errors import TimeoutException
 from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.scoring.answers import math
 from trimode.pipeline.scoring.answers.extract import extract_answer
 from trimode.pipeline.scoring.answers.math import math_equal, score
 from trimode.tests.goldens import rows
@@ -69,3 +75,10 @@ def test_extraction_agrees_with_nemo_skills() -> None:
 def test_equality_agrees_with_nemo_skills() -> None:
     for row in rows("math_equal.jsonl"):
         assert math_equal(row["expected_answer"], row["predicted_answer"]) == row["math_equal"], row
+
+
+def test_limits_count_cpu_time_and_not_the_wall_clocks() -> None:
+    assert grader.timeout is parser.timeout is math.cpu_timeout
+    math.cpu_timeout(1)(lambda: time.sleep(1.2))()
+    with pytest.raises(TimeoutException):
+        math.cpu_timeout(1)(lambda: all(True for _ in itertools.count()))()

@@ -155,6 +155,14 @@ HUGE = """
 def double(x):
     return "x" * (1 << 29)
 """
+READS_THE_DISK = """
+import glob, io
+def double(x):
+    for path in glob.glob("/tmp/**/HumanEvalPlus*", recursive=True) + glob.glob("/tmp/**/tests.jsonl", recursive=True):
+        with io.open(path, "rb"):
+            return 2 * x
+    return -1
+"""
 EXITS = """
 import os
 def double(x):
@@ -186,6 +194,7 @@ ATTACKS = {
     "kills": KILLS_PARENT,
     "memory": MEMORY,
     "huge": HUGE,
+    "reads the disk": READS_THE_DISK,
     "exits": EXITS,
     "leaves": LEAVES,
     "crashes": STOPS,
