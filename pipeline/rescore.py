@@ -24,7 +24,6 @@ from trimode.core.files import replacing, write_json_atomic
 from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark, benchmark_names, load_benchmark
 from trimode.pipeline.launch.owner import owning, run_folder_of
-from trimode.pipeline.run_folder.nfe import is_count
 from trimode.pipeline.scoring import ScoringPool, check_scorer
 from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.scoring.registry import SCORERS, scorer_of
@@ -152,7 +151,7 @@ def write(file: Rescored) -> None:
 
 def countable(benchmark: Benchmark, row: Row) -> Row:
     """Returns the row as metrics can count it: without damaged counts, and as no answer if its verdict is damaged."""
-    kept = {key: value for key, value in row.items() if key not in COUNTS or is_count(value)}
+    kept = {key: value for key, value in row.items() if key not in COUNTS or _is_count(value)}
     facts = SCORERS[benchmark.scorer]
     try:
         points = [points for measure in facts.measures.values() for points in measure(kept).scored]
@@ -162,6 +161,10 @@ def countable(benchmark: Benchmark, row: Row) -> Row:
     except (LookupError, TypeError, ValueError, OverflowError):
         pass
     return {**kept, **scorer_of(benchmark).no_answer(benchmark, kept)}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < 2**53  # NaN is not
 
 
 def counted_rows(files: Sequence[Rescored]) -> list[list[Row]]:
