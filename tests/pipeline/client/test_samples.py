@@ -142,7 +142,8 @@ def test_every_sample_is_asked_once_and_has_a_row_and_a_ledger_line(spec: JobSpe
 
 def test_every_sample_is_asked_with_a_seed_of_its_own_that_it_keeps(spec: JobSpec, one_seed: JobSpec) -> None:
     ask = FakeAsk()
-    run(one_seed, failing(INFRASTRUCTURE, 1, 1, 3))
+    with pytest.raises(UnansweredError):
+        run(one_seed, failing(INFRASTRUCTURE, 1, 1, 3))
     run(spec, ask)
     assert len(set(ask.seeds.values())) == len(ask.seeds)
     assert ask.seeds["gsm8k-rs0-3"] == sample_seed(0, "gsm8k", 3)

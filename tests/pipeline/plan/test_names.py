@@ -105,6 +105,7 @@ def test_what_follows_the_model_is_recognised() -> None:
     assert settings_of("mine") is None
 
 
+@pytest.mark.process
 def test_a_folder_with_an_earlier_name_is_continued(tmp_path: Path) -> None:
     """Releases before named a folder below the caller's by the path as it was typed."""
     (tmp_path / "m").mkdir()
