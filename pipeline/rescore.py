@@ -35,11 +35,8 @@ CHUNK = "_chunk_"
 """In the name of a part that NeMo-Skills has not merged: its rows are scored, but it does not count as a seed."""
 EXAMPLES_SHOWN = 5
 COUNTS = (
-    "num_generated_tokens",
-    "num_reasoning_tokens",
-    "num_answer_tokens",
-    "generation_start_time",
-    "generation_end_time",
+    *("num_generated_tokens", "num_reasoning_tokens", "num_answer_tokens"),
+    *("generation_start_time", "generation_end_time"),
 )
 """Keys of a row whose values metrics add up."""
 
@@ -155,8 +152,6 @@ def write(file: Rescored) -> None:
 def countable(benchmark: Benchmark, row: Row) -> Row:
     """Returns the row as metrics can count it: without damaged counts, and as no answer if its verdict is damaged."""
     kept = {key: value for key, value in row.items() if key not in COUNTS or _is_count(value)}
-    if not isinstance(kept.get("subset_for_metrics", ""), str):
-        del kept["subset_for_metrics"]
     facts = SCORERS[benchmark.scorer]
     try:
         points = [points for measure in facts.measures.values() for points in measure(kept).scored]
@@ -172,21 +167,39 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int | float) and 0 <= value < 2**53  # NaN is not
 
 
-def new_metrics(benchmark: Benchmark, files: Sequence[Rescored]) -> dict[str, Any]:
-    """Returns the metrics over the rows that all seeds have; empty without rows.
+def counted_rows(files: Sequence[Rescored]) -> list[list[Row]]:
+    """Returns the rows that all seeds have, by seed.
 
     A greedy output.jsonl does not count as a seed if sampled seeds stand beside it.
     """
     whole = [file for file in files if CHUNK not in file.path.name]
     seeds = [file.rows for file in whole if file.path.name != "output.jsonl"] or [file.rows for file in whole]
     count = min((len(rows) for rows in seeds), default=0)
-    if count == 0:
+    return [rows[:count] for rows in seeds]
+
+
+def new_metrics(benchmark: Benchmark, files: Sequence[Rescored]) -> dict[str, Any]:
+    """Returns the metrics over the rows that all seeds have; empty without rows."""
+    seeds = counted_rows(files)
+    if not any(seeds):
         return {}
-    return dict(compute_metrics(benchmark, [[countable(benchmark, row) for row in rows[:count]] for rows in seeds]))
+    return dict(compute_metrics(benchmark, [[countable(benchmark, row) for row in rows] for rows in seeds]))
 
 
-def rewrite_metrics(benchmark: Benchmark, folder: Path, new: dict[str, Any]) -> str:
-    """Writes metrics.json again and keeps keys that other programs wrote. Returns one line on the change."""
+def new_counts(files: Sequence[Rescored]) -> dict[str, int]:
+    """Returns how many rows have no answer, and how many answers could not be scored."""
+    rows = [row for rows in counted_rows(files) for row in rows]
+    return {
+        "failed": sum(bool(row.get("error")) for row in rows),
+        "unscored": sum(SCORING_ERROR in row for row in rows),
+    }
+
+
+def rewrite_metrics(benchmark: Benchmark, folder: Path, new: dict[str, Any], counts: dict[str, int]) -> str:
+    """Writes metrics.json again and keeps keys that other programs wrote. Returns one line on the change.
+
+    `counts` replace those of a run; the metrics of other programs have none.
+    """
     if not new:
         return "metrics.json left as it is: no rows"
     path = folder / "metrics.json"
@@ -196,13 +209,10 @@ def rewrite_metrics(benchmark: Benchmark, folder: Path, new: dict[str, Any]) -> 
         old = {}
     old = old if isinstance(old, dict) else {}
     own = {key: value for key, value in old.items() if key != benchmark.name and not _is_subset(benchmark, key, value)}
+    own |= {key: count for key, count in counts.items() if key in own}
     write_json_atomic(path, new | own)
     before, after = (_headline(benchmark, values) for values in (old, new))
-    return (
-        f"metrics.json: {benchmark.metric} {after}"
-        if before == after
-        else (f"metrics.json: {benchmark.metric} {before} -> {after}")
-    )
+    return f"metrics.json: {benchmark.metric} " + (after if before == after else f"{before} -> {after}")
 
 
 def _is_subset(benchmark: Benchmark, key: str, value: object) -> bool:
@@ -238,7 +248,7 @@ def rescore_folder(folder: Path, paths: Sequence[Path], data_dir: Path | None, n
             print(
                 f"  could not be scored: rows {', '.join(map(str, unscored[:EXAMPLES_SHOWN]))} ({len(unscored)} in all)"
             )
-    print(f"{folder}: {rewrite_metrics(benchmark, folder, metrics)}", flush=True)
+    print(f"{folder}: {rewrite_metrics(benchmark, folder, metrics, new_counts(files))}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode, Row
 from trimode.pipeline.analysis.job_specs import Json, num_expected, read_jobs
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
-from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, nfe_logs
+from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, is_count, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import LEDGER, POSITION, SCORING_ERROR, add_row, placed_lines, read_lines
 from trimode.pipeline.scoring.verdicts import is_scored
@@ -222,7 +222,7 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
     except ConfigError as error:
         notes.append(f"{task_dir}: {error}")
         return None
-    unscored = 0
+    unscored = uncounted = 0
     for path in sorted(task_dir.iterdir()):
         match = _OUTPUT.fullmatch(path.name)
         if match is None:
@@ -237,12 +237,15 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
             if type(index) is not int or not is_scored(task.benchmark, row):
                 unscored += 1
                 continue
+            uncounted += not is_count(row.get("num_generated_tokens", 0))
             # -async sorts behind the finished file and holds the newer rows
             if add_row(task.rows, key, row) and isinstance(carried, dict):
                 with contextlib.suppress(TypeError):  # then it counts as a row whose line is lost
                     task.records[key] = _emitted(NfeRecord.from_json(carried))
     if unscored:
         notes.append(f"{task_dir}: {unscored} rows carry no verdict of {task.benchmark.metric} and are left out")
+    if uncounted:
+        notes.append(f"{task_dir}: {uncounted} rows have a damaged num_generated_tokens, which counts as 0")
     metrics_path = task_dir / "metrics.json"
     if metrics_path.exists():
         metrics = _read_object(metrics_path, notes).get(task.benchmark.name)

@@ -6,12 +6,16 @@ import json
 
 from trimode.core.errors import WorkerError
 from trimode.core.files import write_json_atomic
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.run_folder.nfe import read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import SCORING_ERROR, is_infrastructure_failure, read_output
 from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.spec import TaskSpec
+
+ROW_ERRORS = (LookupError, TypeError, ValueError, ArithmeticError)
+"""What counting a damaged row raises."""
 
 
 class UnansweredError(WorkerError):
@@ -56,13 +60,31 @@ def write_metrics(paths: RunPaths, task: TaskSpec, rows_asked: int, max_failed_s
             f"none of {len(rows)} samples has an answer; the first: {rows[0]['error']}. All were refused, so asking "
             "again would not help: change the settings or the data, or start over with --fresh"
         )
-    metrics: dict[str, object] = dict(compute_metrics(load_benchmark(task.benchmark), [rows[:count] for rows in seeds]))
+    metrics = _metrics(paths, task, [rows[:count] for rows in seeds])
     ledger = read_run_ledger(paths.run_dir)
     records = [ledger.get((task.benchmark, seed, position)) for seed in task.seeds for position in range(count)]
     metrics |= summarize(record for record in records if record is not None)
     metrics["failed"] = sum(bool(row.get("error")) for row in rows)
     metrics["unscored"] = sum(SCORING_ERROR in row for row in rows)
     write_json_atomic(paths.metrics(task.benchmark), metrics)
+
+
+def _metrics(paths: RunPaths, task: TaskSpec, seeds: list[list[Row]]) -> dict[str, object]:
+    """Returns the metrics of the rows. Raises WorkerError naming the row that cannot be counted."""
+    benchmark = load_benchmark(task.benchmark)
+    try:
+        return dict(compute_metrics(benchmark, seeds))
+    except ROW_ERRORS:
+        for seed, rows in zip(task.seeds, seeds, strict=True):
+            for number, row in enumerate(rows, 1):
+                try:
+                    compute_metrics(benchmark, [[row]])
+                except ROW_ERRORS as error:
+                    raise WorkerError(
+                        f"{paths.output(task.benchmark, seed)}: line {number} is damaged and cannot be counted: "
+                        f"{type(error).__name__}: {error}; valid: restore the row, or a new folder (--fresh)"
+                    ) from error
+        raise
 
 
 def check_metrics(paths: RunPaths, task: TaskSpec, rows_asked: int) -> None:

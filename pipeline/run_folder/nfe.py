@@ -6,7 +6,7 @@ import json
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import COST_FIELDS, Cost, Mode
@@ -78,7 +78,7 @@ def _checks(record: NfeRecord) -> Iterator[tuple[str, bool]]:
     )
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[float]:
     """True if a value read from a file can be added up: a number from 0, neither NaN nor infinite."""
     return isinstance(value, int | float) and 0 <= value < 2**53
 
@@ -110,8 +110,8 @@ def _parsed(line: str, path: Path, number: int) -> NfeRecord:
         return NfeRecord.from_json(value)
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{path}: line {number} is no record of the ledger: {error}. Restore the file, or remove the line: then its "
-            "sample has an answer without costs"
+            f"{path}: line {number} is no record of the ledger: {error}. Restore the file, or remove the line: then "
+            "its sample keeps its answer and has no costs"
         ) from error
 
 

@@ -259,3 +259,19 @@ def test_a_line_that_is_no_json_is_named_and_nothing_is_written(
     assert main([str(tmp_path), "--num-processes", "1"]) == 2
     assert path.read_bytes() == before
     assert "line 2 is no JSON row" in capsys.readouterr().err
+
+
+def test_metrics_count_the_answers_that_could_not_be_scored_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "mmlu"
+    write(folder / "output-rs0.jsonl", [choice("Answer: A", scoring_error="crashed"), choice("", error="refused")])
+    (folder / "metrics.json").write_text(json.dumps({"unscored": 1, "failed": 0, "tpf": 2.0}))
+    assert main([str(tmp_path), "--num-processes", "1"]) == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["unscored"], metrics["failed"], metrics["tpf"]) == (0, 1, 2.0)
+
+
+def test_a_subset_with_a_number_as_its_name_stays_in_the_metrics(tmp_path: Path) -> None:
+    folder = tmp_path / "mmlu"
+    write(folder / "output-rs0.jsonl", [choice("Answer: A", subset_for_metrics=7), choice("Answer: A")])
+    assert main([str(tmp_path), "--num-processes", "1"]) == 0
+    assert "mmlu-7" in json.loads((folder / "metrics.json").read_text())

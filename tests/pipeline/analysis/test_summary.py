@@ -130,6 +130,7 @@ def test_a_damaged_token_count_counts_as_none(tmp_path: Path, value: object, cou
     output.write_text(json.dumps(write_row) + "\n")
     run = read_run(folder)
     assert summarize_task(run, run.tasks["demo-math"]).avg_tokens == counted
+    assert any("damaged num_generated_tokens" in note for note in run.notes) is (counted == 0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), "x", [1]])
