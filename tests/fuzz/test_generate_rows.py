@@ -17,6 +17,8 @@ from trimode.workers.params import KNOWN_FIELDS
 from trimode.workers.rows import AnswerFile
 from trimode.workers.runtime import Runtime
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(KNOWN_FIELDS)
 TEXTS = ["", "x", "\ud83d", "\udc00a", "\U0001f600", "\0", "\ufeff", "\u2028", "é", "ar", "dlm", "linear_spec", "user"]
 NUMBERS = [

@@ -23,6 +23,8 @@ from trimode.tests.fakes.app import CHAT, COMPLETIONS, AppBench, StrictWorker, e
 from trimode.tests.workers.micro import MICRO
 from trimode.workers import worker
 
+pytestmark = pytest.mark.slow
+
 Chance = random.Random
 NAMES = sorted(DECODE_FIELDS | OWN_FIELDS | set(NEUTRAL_VALUES) | WITHOUT_EFFECT)
 TEXTS = [

@@ -13,6 +13,8 @@ import pytest
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring.code import function_tests, livecodebench, plus
 
+pytestmark = pytest.mark.process
+
 DEMO, HUMAN_EVAL, LIVE = map(load_benchmark, ("demo-code", "human-eval", "livecodebench"))
 PROMPT = 'def double(x):\n    """Twice x."""\n'
 ALWAYS_EQUAL = """

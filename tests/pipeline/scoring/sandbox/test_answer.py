@@ -14,6 +14,8 @@ from trimode.pipeline.scoring.sandbox.harness import JudgeLimits, NoVerdictError
 from trimode.pipeline.scoring.sandbox.judge import message
 from trimode.pipeline.scoring.sandbox.run import BOOT
 
+pytestmark = pytest.mark.process
+
 JUDGE = "trimode.pipeline.scoring.code.function_tests_judge"
 TESTS = {"prompt": "", "entry_point": "double", "test": "def check(candidate):\n    assert candidate(2) == 4\n"}
 PATIENT = JudgeLimits(wall_s=300.0, memory_bytes=1 << 30)

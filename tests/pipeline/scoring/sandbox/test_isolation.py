@@ -15,6 +15,8 @@ from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.scoring.sandbox import landlock, protection
 from trimode.pipeline.scoring.sandbox.run import Limits, Outcome, run_program
 
+pytestmark = pytest.mark.process
+
 PLENTY = Limits(time_s=60.0)
 NO_NAMESPACES = """
 import sys
