@@ -8,7 +8,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$ROOT"
 kind=full layer=test venv=.venv
 case ${1:-} in
-  "") set -- --durations=10 ;;
+  "") set -- -n auto --dist loadfile --durations=10 ;;
   fast) kind=fast && set -- -n auto -m "not process and not slow and not slurm and not cuda" "${@:2}" ;;
   newest) kind=newest layer=newest venv=.venv-newest && shift ;;
   *) kind=some ;;
@@ -31,7 +31,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # small models: a second thread o
 if [ "$kind" = full ]; then
   "$venv/bin/ruff" check .
   "$venv/bin/ruff" format --check .
-  "$venv/bin/mypy" -p trimode.core -p trimode.pipeline -p trimode.balancer -p trimode.workers -p trimode.kernels -p trimode.recipes
+  "$venv/bin/mypy" -p trimode.core -p trimode.pipeline -p trimode.balancer -p trimode.workers -p trimode.kernels -p trimode.recipes -p trimode.bench -p trimode.scripts
   "$venv/bin/mypy" evaluate.py tests/fakes/worker.py
 fi
 exec "$venv/bin/python" -m pytest "$@"
