@@ -7,7 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,20 +50,25 @@ everywhere = pytest.mark.parametrize("run", [run_here, run_without_namespaces])
 Run = Callable[[str], Outcome]
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder in which every user may read and write; pytest's own lie in one that only its user may enter."""
+    with tempfile.TemporaryDirectory(prefix="trimode-open-") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
 @needs_landlock
 @everywhere
-def test_files_of_the_user_are_out_of_reach(run: Run, tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    (tmp_path / "results").write_text("secret")
-    (tmp_path / "results").chmod(0o666)
-    assert "PermissionError" in run(f"open({str(tmp_path / 'new')!r}, 'w')").stderr
-    assert "PermissionError" in run(f"open({str(tmp_path / 'results')!r})").stderr
+def test_files_of_the_user_are_out_of_reach(run: Run, open_folder: Path) -> None:
+    (open_folder / "results").write_text("secret")
+    (open_folder / "results").chmod(0o666)
+    assert "PermissionError" in run(f"open({str(open_folder / 'new')!r}, 'w')").stderr
+    assert "PermissionError" in run(f"open({str(open_folder / 'results')!r})").stderr
     assert "PermissionError" in run(f"open({str(Path(__file__))!r}, 'a')").stderr
-    assert "PermissionError" in run(f"import os; os.unlink({str(tmp_path / 'results')!r})").stderr
+    assert "PermissionError" in run(f"import os; os.unlink({str(open_folder / 'results')!r})").stderr
     assert "PermissionError" in run("open('/proc/1/environ')").stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    assert [path.name for path in open_folder.iterdir()] == ["results"]
 
 
 @everywhere
@@ -125,21 +131,21 @@ def test_the_protection_is_named() -> None:
 
 
 @needs_setpriv
-def test_an_ordinary_user_is_protected_too(tmp_path: Path) -> None:
+def test_an_ordinary_user_is_protected_too(open_folder: Path) -> None:
     python = shutil.which("python3", path="/usr/bin")
     if python is None or subprocess.run([python, "-c", "import sys; assert sys.version_info >= (3, 11)"]).returncode:
         pytest.skip("no Python of the system that any user can run")
     names = ("__init__.py", *(path.name for path in (PROJECT_DIR / "pipeline/scoring/sandbox").glob("*.py")))
-    folder = tmp_path / "trimode" / "pipeline" / "scoring" / "sandbox"
+    folder = open_folder / "trimode" / "pipeline" / "scoring" / "sandbox"
     folder.mkdir(parents=True)
     for name in names:
         shutil.copy(PROJECT_DIR / "pipeline/scoring/sandbox" / name, folder / name)
-    for path in [*tmp_path.rglob("*"), tmp_path, *tmp_path.parents[:2]]:
+    for path in open_folder.rglob("*"):
         path.chmod(0o755)
-    (tmp_path / "cwd").mkdir(mode=0o777)
-    (tmp_path / "cwd").chmod(0o777)
-    boot = [python, "-I", str(folder / "boot.py"), str(tmp_path / "trimode")]
+    (open_folder / "cwd").mkdir(mode=0o777)
+    (open_folder / "cwd").chmod(0o777)
+    boot = [python, "-I", str(folder / "boot.py"), str(open_folder / "trimode")]
     user = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
     command = [*user, *boot, "trimode.pipeline.scoring.sandbox.child", "probe"]
-    done = subprocess.run(command, cwd=tmp_path / "cwd", capture_output=True, text=True)
+    done = subprocess.run(command, cwd=open_folder / "cwd", capture_output=True, text=True)
     assert ("files" in done.stdout, "calls" in done.stdout) == (landlock.version() > 0, True), done.stderr
