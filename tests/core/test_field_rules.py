@@ -41,6 +41,7 @@ def test_the_defaults_keep_the_rules() -> None:
     assert {name: read_field(name, value) for name, value in DECODE_DEFAULTS.items()} == DECODE_DEFAULTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FIELD_RULES))
 def test_whatever_comes_is_read_or_refused_by_name(name: str) -> None:
     nested: object = []

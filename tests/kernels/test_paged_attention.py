@@ -61,6 +61,7 @@ def by_hand(q: torch.Tensor, cache: torch.Tensor, rows: Sequence[Row], scale: fl
 MIXED = [(1, 1, True), (5, 33, True), (1, 200, True), (40, 97, True), (5, 40, False), (8, 8, False), (1, 45, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 16), (6, 2, 32), (5, 1, 48), (4, 2, 10), (8, 2, 128)])

@@ -22,6 +22,7 @@ def shipped() -> AutoTokenizer:
     return AutoTokenizer.from_pretrained(MODEL_DIR)
 
 
+@pytest.mark.slow
 def test_a_new_tokenizer_has_the_same_specials_and_splits_alike(words: Tokenizer) -> None:
     built = tokenizer.build()
     for name in tokenizer.special_tokens():

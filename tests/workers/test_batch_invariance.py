@@ -120,6 +120,7 @@ def test_on_a_cpu_batch_mates_do_not_change_one_bit(dtype: str) -> None:
     same_bits()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not num_lanes(), reason="bitwise only with our CPU kernels")
 @pytest.mark.parametrize("lora", [False, True])
 def test_linear_spec_is_ar_to_the_bit(lora: bool) -> None:
@@ -137,6 +138,7 @@ def test_linear_spec_is_ar_to_the_bit(lora: bool) -> None:
             assert (ours.token_ids, ours.logprobs) == (theirs.token_ids, theirs.logprobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", [3, 7])
 def test_float64_gives_the_goldens(exact: Float64Decoder, prompt: int) -> None:
     for case in GOLDENS:

@@ -69,6 +69,7 @@ def native(runtime: Runtime, case: Case) -> Generation:
     return runtime.generation(sequence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.name)
 def test_both_engines_give_the_same_answer_and_count(micro: Runtime, reference: HfReference, case: Case) -> None:
     ours, theirs = native(micro, case), reference.generate(case.name, case.fields)

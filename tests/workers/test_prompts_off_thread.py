@@ -79,6 +79,7 @@ def test_decoding_goes_on_while_a_prompt_is_tokenized(worker: Worker, monkeypatc
     assert len(result.token_ids) == 4
 
 
+@pytest.mark.slow
 def test_two_megabytes_do_not_stop_the_engine() -> None:
     """With a context that lets the text through to the tokenizer."""
     worker = Worker(micro_settings(model=str(DEMO), lora=None, max_position_embeddings=1 << 20, kv_cache_gb=0.3))

@@ -98,6 +98,7 @@ def test_paired_interval_mirrors_when_the_sides_are_swapped() -> None:
     assert paired_interval(4, 9, 60) == pytest.approx((-high, -low), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_paired_interval_covers_the_truth() -> None:
     rng = np.random.default_rng(7)
     draws = rng.multinomial(80, [0.10, 0.05, 0.85], size=600)
@@ -217,6 +218,7 @@ def test_a_few_flipped_seeds_never_narrow_a_difference_below_no_flip(answers: in
     assert high - low >= 2 * no_flip
 
 
+@pytest.mark.slow
 def test_a_gate_at_the_margin_passes_wrongly_as_often_as_stated() -> None:
     """Equal models with rare flips, 8 seeds: the percentile bootstrap passes when A alone won the few there are."""
     rng = np.random.default_rng(12)

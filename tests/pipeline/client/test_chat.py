@@ -144,6 +144,7 @@ def test_timeout_is_tried_once_more() -> None:
     assert fake.attempts["say 7"] == 2
 
 
+@pytest.mark.slow
 def test_the_request_timeout_does_not_count_the_queue() -> None:
     slots = threading.Semaphore(2)
 

@@ -59,6 +59,7 @@ def test_no_name_is_hidden(tmp_path: Path, name: str) -> None:
     assert not job_of(tmp_path, f"./{name}").exp_name.startswith(".")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [224, 225, 254, 300, 5000])
 @pytest.mark.parametrize("char", ["m", "ü", "模"])
 def test_a_long_path_makes_a_name_that_fits(tmp_path: Path, size: int, char: str) -> None:

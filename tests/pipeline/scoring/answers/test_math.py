@@ -77,6 +77,7 @@ def test_equality_agrees_with_nemo_skills() -> None:
         assert math_equal(row["expected_answer"], row["predicted_answer"]) == row["math_equal"], row
 
 
+@pytest.mark.slow
 def test_limits_count_cpu_time_and_not_the_wall_clocks() -> None:
     assert grader.timeout is parser.timeout is math.cpu_timeout
     math.cpu_timeout(1)(lambda: time.sleep(1.2))()
