@@ -85,6 +85,6 @@ def test_a_missing_nemo_skills_is_named_before_anything_starts(ready: Path, monk
 
 def test_an_adapter_that_is_not_downloaded_is_named(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trimode.pipeline.plan.survey.PROJECT_DIR", ready)
-    lora = ("mode=linear_spec", "modes.linear_spec.lora=true", "cluster.hub_cache=cache")
+    lora = ("mode=linear_spec", "modes.linear_spec.lora=true", f"cluster.hub_cache={ready / 'cache'}")
     with pytest.raises(ConfigError, match=r"no adapter folder at .*cache/hub/models--org--tri.* or .*`hf download org"):
         look(ready, *READY, *lora, "model.path=org/tri")
