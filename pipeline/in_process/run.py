@@ -12,16 +12,13 @@ from dataclasses import dataclass, field
 from trimode.core.errors import GenerationError
 from trimode.core.worker import Worker
 from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
-from trimode.pipeline.client.failures import name_failures
-from trimode.pipeline.client.metrics_file import UnansweredError
+from trimode.pipeline.client.recorded import recorded_run
 from trimode.pipeline.client.samples import run_tasks
 from trimode.pipeline.client.tasks import LoadedTask
 from trimode.pipeline.console.progress import Points, Progress, add_points, mean_ratio
 from trimode.pipeline.run_folder.folder import RunFolder
-from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger, summarize
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.provenance import data_sha256
 from trimode.pipeline.run_folder.rows import SCORING_ERROR, read_output, read_rows
 from trimode.pipeline.scoring.metrics import compute_metrics
 from trimode.pipeline.scoring.verdicts import row_points
@@ -124,23 +121,12 @@ async def run_task(folder: RunFolder, loaded: LoadedTask, worker: Worker | None,
     spec, paths = folder.spec, folder.paths
     name = loaded.benchmark.name
     (seed,) = loaded.task.seeds
-    manifest = Manifest(spec, paths)
-    facts = {"sha256": data_sha256(loaded.all_rows), "num_rows": len(loaded.all_rows)}
-    manifest.open(prompts={name: loaded.benchmark.prompt_sha256}, data={name: facts})
-    started = time.perf_counter()
-    status = "failed"
-    try:
+    with recorded_run(spec, paths, [loaded]) as manifest:
+        started = time.perf_counter()
         if worker is not None:
             manifest.add_workers([worker.info()])
         progress = TaskProgressLines(loaded, paths, print_every)
         await run_tasks(folder, [loaded], ask_worker(worker, spec.decode), progress)
-        name_failures(spec, paths)
-        status = "completed"
-    except UnansweredError:
-        name_failures(spec, paths)
-        raise
-    finally:
-        manifest.close(status)
     rows = read_output(paths, name, seed)[: loaded.rows_asked]
     ledger = read_run_ledger(paths.run_dir)
     records = [record for position in range(len(rows)) if (record := ledger.get((name, seed, position)))]

@@ -19,9 +19,9 @@ from trimode.core.files import tail, write_text_atomic
 from trimode.core.project import child_environment
 from trimode.pipeline.client.answer import Answer, check_context
 from trimode.pipeline.client.chat import ChatClient, most_at_once
-from trimode.pipeline.client.failures import name_failures
-from trimode.pipeline.client.metrics_file import UnansweredError, check_metrics
+from trimode.pipeline.client.metrics_file import check_metrics
 from trimode.pipeline.client.nemo_skills import run as nemo_skills_client
+from trimode.pipeline.client.recorded import recorded_run
 from trimode.pipeline.client.samples import MakePool, run_tasks
 from trimode.pipeline.client.tasks import LoadedTask, load_tasks
 from trimode.pipeline.console.log import JobLog
@@ -30,9 +30,8 @@ from trimode.pipeline.console.signals import Signals
 from trimode.pipeline.job.balancer import BALANCER, BalancerProcess, Ready
 from trimode.pipeline.job.devices import choose_devices
 from trimode.pipeline.run_folder.folder import RunFolder
-from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.provenance import data_sha256, now
+from trimode.pipeline.run_folder.provenance import now
 from trimode.pipeline.spec import ClientKind, JobSpec
 
 WATCH_EVERY_S = 0.2
@@ -78,13 +77,7 @@ def _run(spec: JobSpec, paths: RunPaths, console: tuple[JobLog, Signals], hooks:
     folder = RunFolder(spec, paths)
     loaded = load_tasks(folder)
     signals.check()
-    manifest = Manifest(spec, paths)
-    manifest.open(
-        prompts={item.benchmark.name: item.benchmark.prompt_sha256 for item in loaded},
-        data={item.benchmark.name: _data_facts(item) for item in loaded},
-    )
-    status = "failed"
-    try:
+    with recorded_run(spec, paths, loaded) as manifest:
         if any(item.num_left for item in loaded):
             devices = choose_devices(spec.resources)
             print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
@@ -105,13 +98,6 @@ def _run(spec: JobSpec, paths: RunPaths, console: tuple[JobLog, Signals], hooks:
                 check_metrics(paths, item.task, item.rows_asked)
             else:
                 _announce_share(item)
-        name_failures(spec, paths)
-        status = "completed"
-    except UnansweredError:
-        name_failures(spec, paths)
-        raise
-    finally:
-        manifest.close(status)
 
 
 def _run_client(
@@ -165,10 +151,6 @@ def _announce_share(loaded: LoadedTask) -> None:
     assert chunk is not None
     share = f"chunk {chunk.index} of {chunk.count}"
     print(f"{loaded.benchmark.name}: {share} is finished; the last one to finish puts all together", flush=True)
-
-
-def _data_facts(loaded: LoadedTask) -> dict[str, object]:
-    return {"sha256": data_sha256(loaded.all_rows), "num_rows": len(loaded.all_rows)}
 
 
 async def _watch(server: BalancerProcess) -> None:
