@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from trimode.core.errors import WorkerError
 from trimode.core.files import tail, write_text_atomic
-from trimode.core.processes import die_with_parent
+from trimode.core.processes import serve_job
 from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -115,7 +115,7 @@ class BalancerProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_job,
+            preexec_fn=serve_job,  # the balancer's reaper then ends the workers
         )
         return self
 
@@ -172,11 +172,6 @@ class BalancerProcess:
     def _end_of_log(self) -> str:
         log = self._paths.balancer_log(self._spec.index)
         return f"its log {log} ends with:\n{tail(log, 20)}"
-
-
-def _end_with_job() -> None:
-    """Runs in the child. If the job is killed, so is the balancer, and the balancer's reaper then ends the workers."""
-    die_with_parent(signal.SIGKILL)
 
 
 def write_server_info(spec: JobSpec, paths: RunPaths, status: str, url: str | None, devices: Devices) -> None:

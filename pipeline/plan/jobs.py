@@ -196,6 +196,7 @@ def resource_spec(config: Config, mounts: tuple[str, ...]) -> ResourceSpec:
         container_image=cluster.container_image or None,
         container_mounts=mounts,
         container_python=cluster.container_python,
+        max_requeues=cluster.max_requeues,
         sbatch=tuple(cluster.sbatch.items()),
         setup=(*_hub_setup(config), *cluster.setup),
     )
