@@ -10,6 +10,7 @@ from trimode.pipeline.client.failures import name_failures
 from trimode.pipeline.client.metrics_file import UnansweredError
 from trimode.pipeline.client.tasks import LoadedTask
 from trimode.pipeline.console.progress import read_snapshot
+from trimode.pipeline.run_folder.lease import LeaseLost
 from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import data_sha256
@@ -32,18 +33,18 @@ def recorded_run(spec: JobSpec, paths: RunPaths, loaded: Sequence[LoadedTask]) -
         },
     )
     before = _num_finished(spec, paths)
-    status, cause = "failed", None
     try:
         yield manifest
         name_failures(spec, paths)
-        status = "completed"
+    except LeaseLost:
+        raise  # the last entry is another run's
     except BaseException as error:
         status, cause = "interrupted" if isinstance(error, Stopped) else "failed", str(error) or type(error).__name__
         if isinstance(error, UnansweredError):
             name_failures(spec, paths)
-        raise
-    finally:
         manifest.close(status, new_samples=max(0, _num_finished(spec, paths) - before), cause=cause)
+        raise
+    manifest.close("completed", new_samples=max(0, _num_finished(spec, paths) - before))
 
 
 def _num_finished(spec: JobSpec, paths: RunPaths) -> int:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import serve_job
 from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
+from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
 from trimode.pipeline.spec import ClientKind, Device, JobSpec
@@ -57,12 +59,15 @@ class Ready:
 class BalancerProcess:
     """One balancer process with its workers, used as a context manager: no process is left afterwards."""
 
-    def __init__(self, spec: JobSpec, paths: RunPaths, devices: Devices, program: tuple[str, ...] = BALANCER) -> None:
+    def __init__(self, folder: RunFolder, devices: Devices, program: tuple[str, ...] = BALANCER) -> None:
+        spec, paths = folder.spec, folder.paths
         self._spec = spec
         self._paths = paths
+        self._lease = folder.lease
         self._devices = devices
         self._program = program
-        self._ready_file = paths.balancer_log(spec.index).with_suffix(".ready.json")
+        attempt = uuid.uuid4().hex if folder.lease is None else folder.lease.attempt
+        self._ready_file = paths.balancer_ready(spec.index, attempt)
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._url: str | None = None
@@ -126,9 +131,9 @@ class BalancerProcess:
             if self._log is not None:
                 self._log.close()
             self._ready_file.unlink(missing_ok=True)
-            write_server_info(
-                self._spec, self._paths, "stopped" if kind is None else "failed", self._url, self._devices
-            )
+            if self._lease is None or self._lease.is_held():
+                status = "stopped" if kind is None else "failed"
+                write_server_info(self._spec, self._paths, status, self._url, self._devices)
 
     def wait_ready(self, interrupt: Callable[[], None]) -> Ready:
         """Blocks until the balancer serves; calls `interrupt` often, which may raise.

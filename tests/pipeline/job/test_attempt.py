@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 from trimode.core.errors import RUN_AGAIN
 from trimode.pipeline.run_folder.manifest import runs_of
+from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import read_output
 from trimode.pipeline.spec import Executor, JobSpec
@@ -110,3 +112,26 @@ def test_the_warning_to_the_whole_step_ends_the_job_alone(spec: JobSpec, tmp_pat
         child.send_signal(signal.SIGUSR2)
     job.communicate(timeout=60)
     assert job.returncode == 0
+
+
+def test_of_two_runs_of_one_job_the_earlier_stops(spec: JobSpec, tmp_path: Path) -> None:
+    """A node that was cut off comes back after Slurm has started the job elsewhere."""
+    paths = RunPaths(Path(spec.run_dir))
+    earlier = start_job(spec, tmp_path, {"delay_s": 0.4}, SLURM_JOB_ID="77")
+    assert earlier.stdout is not None
+    assert any("serving at" in line for line in earlier.stdout)
+    time.sleep(1)
+    later = start_job(spec, tmp_path, {"delay_s": 0.4}, SLURM_JOB_ID="77", SLURM_RESTART_COUNT="1")
+    told, _ = earlier.communicate(timeout=60)
+    assert later.poll() is None, "the earlier run must notice while the later one works"
+    assert earlier.returncode == 1
+    assert "another run of this job has started" in told
+    assert later.communicate(timeout=120) and later.returncode == 0
+    assert paths.completed(0).exists() and not paths.failed(0).exists()
+    rows = read_output(paths, "gsm8k", 0)
+    assert len(rows) == len({row["problem"] for row in rows}) == 20
+    records = read_nfe_log(paths.nfe_log(0))
+    assert len({record.key for record in records}) == len(records) == 20
+    assert [run["status"] for run in runs_of(spec, paths)] == ["lost", "completed"]
+    assert 'SERVER_STATUS="stopped"' in paths.server_info(0).read_text()
+    assert not list(paths.balancer_log(0).parent.glob("*.ready.json"))
