@@ -25,7 +25,22 @@ OWN_OPTIONS = {
         "is the job's own: a job is one task on one node; valid: more GPUs (cluster.gpus) or more jobs (--num-chunks)",
     ),
     **dict.fromkeys(
-        ("array", "a", "output", "o", "error", "e", "open-mode", "signal", "wrap", "chdir", "D", "parsable", "wait", "W"),
+        (
+            "array",
+            "a",
+            "output",
+            "o",
+            "error",
+            "e",
+            "open-mode",
+            "signal",
+            "wrap",
+            "chdir",
+            "D",
+            "parsable",
+            "wait",
+            "W",
+        ),
         "the batch script sets itself; valid: any other option of sbatch",
     ),
 }
