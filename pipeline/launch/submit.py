@@ -16,7 +16,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from trimode.core.errors import SubmissionError, WorkerError
 from trimode.pipeline.launch.call import JobCall, Launcher
 from trimode.pipeline.launch.outcome import failure_message, is_completed
-from trimode.pipeline.launch.owner import Owner, hand_over
+from trimode.pipeline.launch.owner import hand_over
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import has_ended, job_states, outside_of_jobs
 from trimode.pipeline.slurm.script import by_shape, python_command, sbatch_text, slurm_parameters, submission_dir
@@ -50,26 +50,26 @@ def submit_arrays(jobs: Sequence[JobSpec], launcher: Launcher) -> list[Submitted
         try:
             ids = submit_array(group, launcher)
         except SubmissionError as error:
-            hand_folders_over(submitted, launcher.owner)
+            hand_folders_over(submitted, launcher)
             before = f"\nalready submitted: {', '.join(item.job_id for item in submitted)}" if submitted else ""
             raise SubmissionError(f"{error}{before}", error.script) from error
         submitted += [Submitted(job, job_id) for job, job_id in zip(group, ids, strict=True)]
-    hand_folders_over(submitted, launcher.owner)
+    hand_folders_over(submitted, launcher)
     return submitted
 
 
-def hand_folders_over(submitted: Sequence[Submitted], owner: Owner) -> None:
+def hand_folders_over(submitted: Sequence[Submitted], launcher: Launcher) -> None:
     """Makes the Slurm jobs that write into a run folder its owner."""
     for run_dir in {item.spec.run_dir for item in submitted}:
         ids = tuple(item.job_id for item in submitted if item.spec.run_dir == run_dir)
-        hand_over(Path(run_dir), owner.token, ids)
+        hand_over(Path(run_dir), launcher.token(run_dir), ids)
 
 
 def submit_array(jobs: Sequence[JobSpec], launcher: Launcher) -> list[str]:
     """Submits jobs that ask for the same resources. Returns their Slurm ids. Raises SubmissionError."""
     folder = submission_dir(jobs)
     folder.mkdir(parents=True, exist_ok=True)
-    calls = [JobCall(spec=job, token=launcher.owner.token, function=launcher.function) for job in jobs]
+    calls = [JobCall(spec=job, token=launcher.token(job.run_dir), function=launcher.function) for job in jobs]
     with outside_of_jobs():
         executor = SlurmExecutor(folder, python=python_command(jobs[0].resources))
         executor.update_parameters(**slurm_parameters(jobs))

@@ -29,6 +29,7 @@ SRUN_FUNCTION = (
     '  wait "$step"',
     "  status=$?",
     f'  if [ "$status" -eq {RUN_AGAIN} ]; then',
+    "    trap - TERM USR2",
     '    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # Slurm ends this script meanwhile',
     '    echo "Slurm did not requeue the job; the same command goes on where it ended" >&2',
     "  fi",
