@@ -103,8 +103,8 @@ def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launche
         return OK
     for item in submitted:
         print(f"submitted {item.job_id} ({item.spec.name}): {item.spec.run_dir}", flush=True)
-    ids = ",".join(dict.fromkeys(item.job_id.partition("_")[0] for item in submitted))
-    watch = f"next: squeue --jobs={ids}    then: {sys.executable} -m trimode.pipeline.report {out_dir}"
+    python = f"{sys.executable} -m trimode.pipeline"
+    watch = f"next: {python}.status --watch {out_dir}    then: {python}.report {out_dir}"
     if not config.wait:
         print(watch)
         return OK

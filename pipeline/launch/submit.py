@@ -17,8 +17,9 @@ from trimode.core.errors import SubmissionError, WorkerError
 from trimode.pipeline.launch.call import JobCall, Launcher
 from trimode.pipeline.launch.outcome import failure_message, is_completed
 from trimode.pipeline.launch.owner import hand_over
+from trimode.pipeline.launch.view import view
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.slurm.queue import has_ended, job_states, outside_of_jobs
+from trimode.pipeline.slurm.queue import QueueEntry, has_ended, outside_of_jobs, queue_entries
 from trimode.pipeline.slurm.script import by_shape, python_command, sbatch_text, slurm_parameters, submission_dir
 from trimode.pipeline.spec import JobSpec
 
@@ -80,17 +81,32 @@ def submit_array(jobs: Sequence[JobSpec], launcher: Launcher) -> list[str]:
     return [job.job_id for job in started]
 
 
+def _tell(item: Submitted, entry: QueueEntry, last: dict[str, str]) -> None:
+    """Prints how a living job stands if that has changed: its state and reason, and every tenth of its samples."""
+    line = view(item.spec, item.job_id, entry)
+    tenth = 10 * line.done // line.total if line.total else 0
+    what = f"{line.stage} {line.detail} {tenth}"
+    if last.get(item.job_id) != what:
+        last[item.job_id] = what
+        print(f"{item.job_id} ({item.spec.name}): {line.line()}", file=sys.stderr, flush=True)
+
+
 def wait(submitted: Sequence[Submitted], pause: Callable[[float], None] = time.sleep) -> list[Submitted]:
     """Blocks until every job has ended. Returns those without a COMPLETED marker of this submission."""
     waiting = list(submitted)
     failed = []
+    last: dict[str, str] = {}
     while waiting:
         try:
-            states = job_states(item.job_id for item in waiting)
+            entries = queue_entries(item.job_id for item in waiting)
         except WorkerError as error:
             print(f"note: {error}; asking again", file=sys.stderr)
             pause(POLL_S)
             continue
+        states = {job_id: entry.state for job_id, entry in entries.items()}
+        for item in waiting:
+            if (entry := entries.get(item.job_id)) is not None and not has_ended(entry.state):
+                _tell(item, entry, last)
         for item in [item for item in waiting if has_ended(states.get(item.job_id))]:
             waiting.remove(item)
             state = states.get(item.job_id, "gone from squeue")

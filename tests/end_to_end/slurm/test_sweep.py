@@ -120,7 +120,7 @@ def test_an_array_is_submitted_at_once_and_its_jobs_see_their_gpus(
     array = ids[0].partition("_")[0]
     assert ids == [f"{array}_0", f"{array}_1", f"{array}_2"]
     assert set(queue()) - set(before) == set(ids)
-    assert f"next: squeue --jobs={array}" in printed
+    assert "trimode.pipeline.status --watch" in printed
     while not all(has_ended(state) for state in job_states(ids).values()):
         time.sleep(0.2)
     assert set(job_states(ids).values()) == {"COMPLETED"}
