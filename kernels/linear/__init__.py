@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import torch
 from trimode.kernels.cuda import runtime
-from trimode.kernels.linear import cpu, cuda, onednn, reference
+from trimode.kernels.linear import cpu, gpu, onednn, reference
 from trimode.kernels.linear.quantized import QuantizedWeight
 from trimode.kernels.llvm import jit
 
@@ -41,7 +41,7 @@ class Prepared:
     """Of the rows and the results, and of a weight that is not quantised."""
     quantized: QuantizedWeight | None = None
     """The whole quantised weight, whose codes are `weight`; None if it is not quantised, or on a GPU."""
-    on_gpu: cuda.Weight | None = None
+    on_gpu: gpu.Weight | None = None
     """The whole weight for the GPU kernels, whose codes are `weight`; None for other implementations."""
 
     @property
@@ -71,7 +71,7 @@ def prepare(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> Prepar
     layout = _choose(weight_OI, batch_invariant)[0]
     weight, on_gpu = weight_OI, None
     if layout is Layout.CUDA:
-        on_gpu = cuda.pack(weight_OI, batch_invariant=batch_invariant)
+        on_gpu = gpu.pack(weight_OI, batch_invariant=batch_invariant)
     elif layout is not Layout.PLAIN:
         weight = cpu.pack(weight_OI) if layout is Layout.CPU else onednn.pack(weight_OI)
     num_outputs, num_inputs = weight_OI.shape
@@ -93,8 +93,8 @@ def prepare_quantized(weight: QuantizedWeight, *, batch_invariant: bool = False)
         batch_invariant: True for an implementation whose results do not depend on the other rows of a product.
     """
     on_gpu = None
-    if cuda.supports_quantized(weight) is None:
-        on_gpu = cuda.pack_quantized(weight, batch_invariant=batch_invariant)
+    if gpu.supports_quantized(weight) is None:
+        on_gpu = gpu.pack_quantized(weight, batch_invariant=batch_invariant)
     return Prepared(
         layout=Layout.QUANTIZED if on_gpu is None else Layout.CUDA,
         weight=weight.codes if on_gpu is None else on_gpu.codes,
@@ -136,7 +136,7 @@ def apply(x_TI: torch.Tensor, prepared: Prepared, residual_TO: torch.Tensor | No
         if tensor is not None and tensor.device != prepared.weight.device:
             raise ValueError(f"linear.apply: got {name} on {tensor.device}, expected {prepared.weight.device}")
     if prepared.on_gpu is not None:
-        return cuda.product(x_TI, prepared.on_gpu, residual_TO)
+        return gpu.product(x_TI, prepared.on_gpu, residual_TO)
     if prepared.quantized is not None:
         return reference.quantized_product(x_TI, prepared.quantized, residual_TO)
     if prepared.layout is Layout.CPU:
@@ -149,13 +149,13 @@ def describe(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> str:
     """Returns which implementation multiplies with such a weight, and why."""
     layout, reason = _choose(weight_OI, batch_invariant)
     if layout is Layout.CUDA:
-        return f"{runtime.describe(weight_OI, None)}, {cuda.describe(weight_OI.dtype, batch_invariant=batch_invariant)}"
+        return f"{runtime.describe(weight_OI, None)}, {gpu.describe(weight_OI.dtype, batch_invariant=batch_invariant)}"
     return jit.describe(None) if layout is Layout.CPU else f"{layout}: {reason}"
 
 
 def _choose(weight_OI: torch.Tensor, batch_invariant: bool) -> tuple[Layout, str]:
     """The layout for a weight, and why it is none of the own kernels'."""
-    refused = cuda.supports(weight_OI)
+    refused = gpu.supports(weight_OI)
     if refused is None:
         return Layout.CUDA, ""
     if weight_OI.is_cuda:

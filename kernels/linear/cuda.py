@@ -1,274 +1,203 @@
-"""Products with a weight on a GPU: own kernels that stream the weight past a few rows, and cuBLAS for many.
+"""The Triton kernels of products with a weight: a tile of outputs times a tile of rows, summed over inputs in splits.
 
-The own kernels run for up to STREAM_ROWS rows, and for every number of rows where the result of a row must not depend
-on the others (`batch_invariant`) or where the weight has 4-bit codes. Their tiles and splits come from the weight's
-shape and the chip alone. Where the matrix instruction depends on the tile (sm_90, sm_100) a batch-invariant product
-uses one instruction for any number of rows: 64 of them wide, padded with zeros.
+The weight is the left operand, so that 64 or more outputs are the M of a matrix instruction and a few rows its N: only
+so do the chips from sm_90 on use their newest matrix units for a single row.
 
-T = rows, I = inputs, O = outputs, G = groups of inputs.
+The sum over the inputs has one order, whatever the number of rows: every split on its own in float32, from its first
+input to its last, then the splits one after the other. Either a program sums one split and `_reduce` adds them, or a
+program sums all of them; both add the same numbers in the same order.
+
+T = rows, I = inputs, O = outputs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-
-import torch
-import torch.nn.functional as F
-from trimode.kernels.cuda import runtime
-from trimode.kernels.linear.cuda_kernels import _product, _quantize_rows, _reduce
-from trimode.kernels.linear.quantized import MAX_E4M3, SYMMETRIC_ZERO, QuantizedWeight, Scheme, unpack
-
-STREAM_ROWS = 64
-"""Most rows for which the own kernels run where cuBLAS could. Chosen by counted bytes, not measured yet."""
-TALL_ROWS = 16
-"""Up to here the narrow tile runs, which needs a quarter of the matrix instructions of the next one."""
-MULTIPLE = 16
-"""Inputs must be a multiple of this, so that rows of a weight are copied 16 bytes at a time."""
-MAX_QUANTIZED_INPUTS = 32768
-"""Most inputs of a row that one program quantises in its registers."""
-MIN_SPLIT = 512
-"""Fewest inputs of a split."""
-SPLIT_MULTIPLE = 256
-"""Inputs of a split are a multiple of this, of every tile's inputs and of every group."""
-PACK = 128
-"""Outputs whose 4-bit codes lie together, a multiple of every tile's."""
-REDUCE_BLOCK = 512
-"""Outputs of a row that one program adds."""
-PROMOTE = 128
-"""Products of e4m3 codes that sm_90 may sum at its reduced accuracy before they are added in float32."""
+from trimode.kernels.cuda.runtime import jit, tl
 
 
-class Kind(StrEnum):
-    """What the codes of a weight are."""
-
-    float32 = "float32"
-    half = "half"
-    """bfloat16 or float16."""
-    e4m3 = "e4m3"
-    int4 = "int4"
+@jit
+def _to_half(code):
+    """e4m3 codes in bytes as float16, exactly, for chips without 8-bit floats: the exponents differ by 8."""
+    bits = ((code & 0x80).to(tl.uint16) << 8) | ((code & 0x7F).to(tl.uint16) << 7)
+    number = bits.to(tl.float16, bitcast=True) * 256.0
+    return tl.where((code & 0x7F) == 0x7F, float("nan"), number)
 
 
-MIN_PROGRAMS = {Kind.float32: 72, Kind.half: 72, Kind.e4m3: 72, Kind.int4: 256}
-"""Programs that a product of a few rows should have. Each has about 48 KB of loads in flight, with 4-bit codes 12 KB;
-an H200 needs 3.4 MB (4.8 TB/s times 700 ns)."""
+@jit
+def _to_integers(word, zero, dtype: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Code minus zero, exactly, of eight 4-bit codes per word, two at a time without a conversion.
+
+    A code in the lowest bits of the mantissa of 128 (bfloat16) or 1024 (float16) makes that number plus the code.
+    """
+    BASE: tl.constexpr = 128.0 if dtype == tl.bfloat16 else 1024.0
+    BITS: tl.constexpr = 0x43004300 if dtype == tl.bfloat16 else 0x64006400
+    shift = 4 * tl.arange(0, 4)
+    pair = ((word[:, :, None] >> shift[None, None, :]) & 0x000F000F) | BITS
+    pair = pair.reshape(BLOCK_O, BLOCK_I // 2)
+    even = (pair & 0xFFFF).to(tl.uint16).to(dtype, bitcast=True)
+    odd = (pair >> 16).to(tl.uint16).to(dtype, bitcast=True)
+    base = (zero.to(tl.float32) + BASE).to(dtype)[:, None]
+    return tl.join(even - base, odd - base).reshape(BLOCK_O, BLOCK_I)
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """The part of a product that one program computes, and how."""
-
-    outputs: int
-    rows: int
-    inputs: int
-    """Of one step of the sum; with 4-bit codes the group's."""
-    warps: int
-    stages: int
-    """Steps whose loads are under way at once, plus one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weight:
-    """A weight as the GPU kernels read it."""
-
-    kind: Kind
-    codes: torch.Tensor
-    """`[O, I]`; 4 bits: int32 `[O / PACK, G, PACK, inputs of a group / 8]`, outputs padded, eight codes per word: input 2i
-    in bits 4i, input 2i + 1 in bits 16 + 4i."""
-    factors: torch.Tensor | None
-    """e4m3: scales, float32 `[O]`; 4 bits: int32 `[G, O]`, outputs padded, the scale's float32 bits with the zero in
-    the lowest four, which changes a scale of more than 20 bits of mantissa by 2^-20 at most."""
-    num_outputs: int
-    num_inputs: int
-    split: int
-    """Inputs that are summed on their own."""
-    group_size: int = 0
-    """4 bits: inputs that share a scale."""
-    batch_invariant: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes as stored."""
-        return self.codes.nbytes + (0 if self.factors is None else self.factors.nbytes)
+@jit
+def _dot(
+    x_at, weight_at, inside_t, inside_o, first, last, inputs, WHOLE_O: tl.constexpr, WHOLE_I: tl.constexpr,
+    BLOCK_O: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_I: tl.constexpr, PROMOTE: tl.constexpr,
+):  # fmt: skip
+    """The sum of one split for a float or an e4m3 weight."""
+    total = tl.zeros([BLOCK_O, BLOCK_T], tl.float32)
+    i = tl.arange(0, BLOCK_I)
+    for start in range(first, last, BLOCK_I):
+        inside_x, inside_weight = inside_t[None, :], inside_o[:, None]
+        if not WHOLE_I:
+            inside_x = inside_x & (start + i < inputs)[:, None]
+            inside_weight = inside_weight & (start + i < inputs)[None, :]
+        x = tl.load(x_at + start, mask=inside_x, other=0.0)
+        if WHOLE_O and WHOLE_I:
+            weight = tl.load(weight_at + start)
+        else:
+            weight = tl.load(weight_at + start, mask=inside_weight, other=0.0)
+        if weight.dtype == tl.uint8:
+            weight = _to_half(weight)
+        total = tl.dot(weight, x, total, input_precision="ieee", max_num_imprecise_acc=PROMOTE)
+    return total
 
 
-def supports(weight_OI: torch.Tensor) -> str | None:
-    """Returns None if `pack` takes this weight on its device, otherwise the reason."""
-    if refused := runtime.refusal(weight_OI):
-        return refused
-    if weight_OI.dtype not in runtime.DTYPES:
-        return f"no GPU kernel for {weight_OI.dtype}"
-    if not weight_OI.is_contiguous():
-        return "the weight is not contiguous"
-    return _refused_inputs(weight_OI.shape[1])
+@jit
+def _dot_int4(
+    x_at, weight_at, group_at, inside_t, first, last, width, BLOCK_O: tl.constexpr, BLOCK_T: tl.constexpr,
+    GROUP: tl.constexpr, PACK: tl.constexpr,
+):  # fmt: skip
+    """The sum of one split for 4-bit codes: per group a sum of products with integers, times the group's scale."""
+    total = tl.zeros([BLOCK_O, BLOCK_T], tl.float32)
+    for start in range(first, last, GROUP):
+        group = start // GROUP
+        word = tl.load(weight_at + group * (PACK * GROUP // 8))
+        factor = tl.load(group_at + group * width)
+        x = tl.load(x_at + start, mask=inside_t[None, :], other=0.0)
+        weight = _to_integers(word, factor & 15, x.dtype, BLOCK_O, GROUP)
+        scale = (factor & -16).to(tl.float32, bitcast=True)
+        total = tl.fma(tl.dot(weight, x), scale[:, None], total)
+    return total
 
 
-def supports_quantized(weight: QuantizedWeight) -> str | None:
-    """Returns None if `pack_quantized` takes this weight on its device, otherwise the reason."""
-    if refused := runtime.refusal(weight.codes, weight.scales):
-        return refused
-    if weight.scheme is Scheme.w4a16:
-        return "no GPU kernel for 4-bit weights and torch.float32" if weight.dtype == torch.float32 else None
-    if weight.num_inputs > MAX_QUANTIZED_INPUTS:
-        return f"{weight.num_inputs} inputs are above {MAX_QUANTIZED_INPUTS}"
-    return _refused_inputs(weight.num_inputs)
+@jit
+def _finish(total, row_scale, output_scale, residual_at, inside, SCALED: tl.constexpr, ADDED: tl.constexpr):
+    """Scales and the residual. Nothing is left to the compiler to fuse, so it is the same wherever it stands."""
+    if SCALED:
+        total = total * row_scale
+        if ADDED:
+            total = tl.fma(total, output_scale, tl.load(residual_at, mask=inside, other=0.0).to(tl.float32))
+        else:
+            total = total * output_scale
+    elif ADDED:
+        total = total + tl.load(residual_at, mask=inside, other=0.0).to(tl.float32)
+    return total
 
 
-def _refused_inputs(num_inputs: int) -> str | None:
-    whole = num_inputs > 0 and num_inputs % MULTIPLE == 0
-    return None if whole else f"{num_inputs} inputs are no multiple of {MULTIPLE}"
+@jit(do_not_specialize=["num_rows"])
+def _product(
+    x_at, weight_at, group_at, row_scale_at, output_scale_at, residual_at, y_at, num_rows, x_stride, residual_stride,
+    inputs, outputs, split_inputs, PARTIAL: tl.constexpr, SINGLE: tl.constexpr, SCALED: tl.constexpr,
+    ADDED: tl.constexpr, WHOLE_O: tl.constexpr, WHOLE_I: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr,
+    BLOCK_O: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_I: tl.constexpr, PROMOTE: tl.constexpr,
+):  # fmt: skip
+    """Grid: tiles of rows (neighbours share their weights), tiles of outputs, splits (PARTIAL) or 1.
+
+    PARTIAL: a program sums one split, for `_reduce`. SINGLE: there is one split. WHOLE: the tiles fit the weight.
+    """
+    t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    i = tl.arange(0, BLOCK_I)
+    inside_t, inside_o = t < num_rows, o < outputs
+    inside = inside_t[None, :] if WHOLE_O else inside_t[None, :] & inside_o[:, None]
+    t, o = t.to(tl.int64), o.to(tl.int64)
+    x_tile = x_at + t[None, :] * x_stride + i[:, None]
+    if GROUP:
+        width = tl.cdiv(outputs, PACK) * PACK
+        j = tl.arange(0, GROUP // 8)
+        place = o // PACK * (PACK * (inputs // 8)) + o % PACK * (GROUP // 8)
+        weight_tile = weight_at + place[:, None] + j[None, :]
+    else:
+        weight_tile = weight_at + o[:, None] * inputs + i[None, :]
+    split = tl.program_id(2)
+    total = tl.zeros([BLOCK_O, BLOCK_T], tl.float32)
+    if PARTIAL or SINGLE:
+        first = split * split_inputs
+        last = tl.minimum(first + split_inputs, inputs)
+        if GROUP:
+            total = total + _dot_int4(
+                x_tile, weight_tile, group_at + o, inside_t, first, last, width, BLOCK_O, BLOCK_T, GROUP, PACK
+            )
+        else:
+            total = total + _dot(
+                x_tile, weight_tile, inside_t, inside_o, first, last, inputs, WHOLE_O, WHOLE_I, BLOCK_O, BLOCK_T,
+                BLOCK_I, PROMOTE,
+            )  # fmt: skip
+    else:
+        for first in range(0, inputs, split_inputs):
+            last = tl.minimum(first + split_inputs, inputs)
+            if GROUP:
+                total = total + _dot_int4(
+                    x_tile, weight_tile, group_at + o, inside_t, first, last, width, BLOCK_O, BLOCK_T, GROUP, PACK
+                )
+            else:
+                total = total + _dot(
+                    x_tile, weight_tile, inside_t, inside_o, first, last, inputs, WHOLE_O, WHOLE_I, BLOCK_O, BLOCK_T,
+                    BLOCK_I, PROMOTE,
+                )  # fmt: skip
+    if PARTIAL:
+        place = (split.to(tl.int64) * num_rows + t)[None, :] * outputs + o[:, None]
+        tl.store(y_at + place, total, mask=inside)
+    else:
+        row_scale = tl.load(row_scale_at + t, mask=inside_t, other=0.0)[None, :] if SCALED else 1.0
+        output_scale = tl.load(output_scale_at + o, mask=inside_o, other=0.0)[:, None] if SCALED else 1.0
+        residual_tile = residual_at + t[None, :] * residual_stride + o[:, None]
+        y = _finish(total, row_scale, output_scale, residual_tile, inside, SCALED, ADDED)
+        tl.store(y_at + t[None, :] * outputs + o[:, None], y.to(y_at.dtype.element_ty), mask=inside)
 
 
-def describe(dtype: torch.dtype, *, batch_invariant: bool) -> str:
-    """Returns for how many rows which of the two implementations multiplies with a plain weight of a dtype."""
-    if batch_invariant:
-        return "own kernels for any number of rows"
-    return "cuBLAS" if dtype == torch.float32 else f"own kernels for up to {STREAM_ROWS} rows, cuBLAS for more"
+@jit(do_not_specialize=["num_rows"])
+def _reduce(
+    partial_at, row_scale_at, output_scale_at, residual_at, y_at, num_rows, residual_stride, outputs,
+    SPLITS: tl.constexpr, SCALED: tl.constexpr, ADDED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Adds the splits in their order. Grid: rows, blocks of outputs."""
+    t = tl.program_id(0).to(tl.int64)
+    o = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = o < outputs
+    total = tl.zeros([BLOCK], tl.float32)
+    for split in tl.static_range(SPLITS):
+        total = total + tl.load(partial_at + (split * num_rows + t) * outputs + o, mask=inside, other=0.0)
+    row_scale = tl.load(row_scale_at + t) if SCALED else 1.0
+    output_scale = tl.load(output_scale_at + o, mask=inside, other=0.0) if SCALED else 1.0
+    y = _finish(total, row_scale, output_scale, residual_at + t * residual_stride + o, inside, SCALED, ADDED)
+    tl.store(y_at + t * outputs + o, y.to(y_at.dtype.element_ty), mask=inside)
 
 
-def pack(weight_OI: torch.Tensor, *, batch_invariant: bool) -> Weight:
-    """Returns the weight for `product`; it is not copied."""
-    kind = Kind.float32 if weight_OI.dtype == torch.float32 else Kind.half
-    return _weight(kind, weight_OI, None, tuple(weight_OI.shape), batch_invariant)
+@jit
+def _quantize_rows(
+    x_at, codes_at, scale_at, x_stride, INPUTS: tl.constexpr, LARGEST: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """A row per program in e4m3, or in float16 with the same numbers where the chip has no e4m3; and its scale.
 
-
-def pack_quantized(weight: QuantizedWeight, *, batch_invariant: bool) -> Weight:
-    """Returns the weight for `product`. Codes of 4 bits are copied into the kernel's order, others are shared."""
-    shape = weight.num_outputs, weight.num_inputs
-    if weight.scheme is Scheme.fp8:
-        return _weight(Kind.e4m3, weight.codes, weight.scales, shape, batch_invariant)
-    assert weight.group_size is not None
-    codes, factors = _pack_int4(weight, weight.group_size)
-    return _weight(Kind.int4, codes, factors, shape, batch_invariant, weight.group_size)
-
-
-def _weight(
-    kind: Kind, codes: torch.Tensor, factors: torch.Tensor | None, shape: tuple[int, ...], batch_invariant: bool,
-    group_size: int = 0,
-) -> Weight:  # fmt: skip
-    num_outputs, num_inputs = shape
-    programs = -(-num_outputs // tile(kind, 1, runtime.capability(codes.device), batch_invariant).outputs)
-    splits = min(-(-MIN_PROGRAMS[kind] // max(1, programs)), max(1, num_inputs // MIN_SPLIT))
-    split = -(-num_inputs // splits // SPLIT_MULTIPLE) * SPLIT_MULTIPLE
-    return Weight(
-        kind=kind, codes=codes, factors=factors, num_outputs=num_outputs, num_inputs=num_inputs,
-        split=min(split, num_inputs), group_size=group_size, batch_invariant=batch_invariant,
-    )  # fmt: skip
-
-
-def _pack_int4(weight: QuantizedWeight, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns codes and factors in the order that `Weight` describes. Padded outputs have scale 0."""
-    missing = -weight.num_outputs % PACK
-    codes_OI = F.pad(weight.codes, (0, 0, 0, missing))
-    scales_OG = F.pad(weight.scales, (0, 0, 0, missing))
-    zeros_OG = torch.full_like(scales_OG, SYMMETRIC_ZERO, dtype=torch.int32)
-    if weight.zeros is not None:
-        zeros_OG[: weight.num_outputs] = weight.zeros.int()
-    words = []
-    for block in codes_OI.split(max(PACK, (1 << 22) // weight.num_inputs // PACK * PACK)):
-        nibbles_OJ42 = unpack(block).unflatten(1, (-1, 4, 2)).int()
-        shifts_42 = 4 * torch.arange(4, device=block.device)[:, None] + 16 * torch.arange(2, device=block.device)
-        word_OJ = (nibbles_OJ42 << shifts_42.int()).sum(dim=(2, 3)).to(torch.int32)
-        words.append(word_OJ.view(-1, PACK, weight.num_inputs // group_size, group_size // 8).transpose(1, 2))
-    bits_OG = (scales_OG.contiguous().view(torch.int32) + 8) & -16
-    return torch.cat(words).contiguous(), (bits_OG | zeros_OG).T.contiguous()
-
-
-def tile(kind: Kind, num_rows: int, capability: int, batch_invariant: bool, group_size: int = 0) -> Tile:
-    """Returns the tile for a number of rows. The outputs of a tile for up to STREAM_ROWS rows do not depend on them."""
-    newest = 90 <= capability < 120  # wgmma and tcgen05, whose instruction has the width of the tile
-    if kind is Kind.float32:
-        return Tile(64, 16, 32, 4, 4) if num_rows <= TALL_ROWS else Tile(64, 64, 16, 4, 4)
-    narrow = num_rows <= TALL_ROWS and not (newest and batch_invariant)
-    # tcgen05 multiplies 64 or 128 outputs at a time: here always 128, so few and many rows take the same instruction.
-    outputs = 128 if 100 <= capability < 120 else 64
-    step = 256 if outputs == 64 else 128  # bytes of a weight's row in a tile for few rows
-    bytes_per_code = 1 if kind is Kind.e4m3 else 2
-    if num_rows > STREAM_ROWS:
-        if kind is Kind.int4:
-            return Tile(128, 64, group_size, 8, 3)
-        return Tile(256 if newest else 128, 64, 128 // bytes_per_code, 8, 4 if newest and kind is Kind.half else 3)
-    if kind is Kind.int4:
-        return Tile(outputs, 16 if narrow else 64, group_size, outputs // 16, 4)
-    if narrow:
-        return Tile(outputs, 16, step // bytes_per_code, 4, 4 if newest else 3)
-    wide = step if newest and kind is Kind.half else 128
-    return Tile(outputs, 64, wide // bytes_per_code, outputs // 16, 3 if wide == 256 else 4)
-
-
-def product(x_TI: torch.Tensor, weight: Weight, residual_TO: torch.Tensor | None = None) -> torch.Tensor:
-    """`x @ weight.T (+ residual)`, `[T, O]` in the dtype of x, rounded once, but twice by `torch._scaled_mm`."""
-    streamed = weight.batch_invariant or len(x_TI) <= STREAM_ROWS
-    if weight.kind is Kind.e4m3:
-        scaled_mm = not streamed and _has_scaled_mm(x_TI, weight)
-        codes_TI, scales_T = quantize_rows(x_TI)
-        if not scaled_mm:
-            return _stream(codes_TI, scales_T, weight, residual_TO, x_TI.dtype)
-        assert weight.factors is not None
-        y_TO = torch._scaled_mm(
-            codes_TI, weight.codes.t(), scales_T[:, None], weight.factors[None, :], out_dtype=x_TI.dtype
-        )
-        return y_TO if residual_TO is None else y_TO.add_(residual_TO)
-    if weight.kind is Kind.int4 or weight.batch_invariant or (streamed and weight.kind is Kind.half):
-        return _stream(x_TI, None, weight, residual_TO, x_TI.dtype)
-    if residual_TO is None:
-        return F.linear(x_TI, weight.codes)
-    return torch.addmm(residual_TO, x_TI, weight.codes.t())
-
-
-def _has_scaled_mm(x_TI: torch.Tensor, weight: Weight) -> bool:
-    """True if `torch._scaled_mm` takes scales per row and per output here."""
-    capability = runtime.capability(x_TI.device)
-    return 89 <= capability < 120 and x_TI.dtype == torch.bfloat16 and weight.num_outputs % 16 == 0
-
-
-def quantize_rows(x_TI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns rows in e4m3 and their float32 scales `[T]`; below sm_89 float16 holds the same numbers."""
-    num_rows, num_inputs = x_TI.shape
-    x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
-    dtype = torch.float8_e4m3fn if runtime.capability(x_TI.device) >= 89 else torch.float16
-    codes_TI = torch.empty((num_rows, num_inputs), dtype=dtype, device=x_TI.device)
-    scales_T = torch.empty(num_rows, dtype=torch.float32, device=x_TI.device)
-    block = 1 << (num_inputs - 1).bit_length()
-    runtime.launch(
-        _quantize_rows, (num_rows,), x_TI, codes_TI, scales_T, x_TI.stride(0),
-        INPUTS=num_inputs, LARGEST=MAX_E4M3, BLOCK=block, num_warps=min(16, max(1, block // 512)),
-    )  # fmt: skip
-    return codes_TI, scales_T
-
-
-def _stream(
-    x_TI: torch.Tensor, row_scales_T: torch.Tensor | None, weight: Weight, residual_TO: torch.Tensor | None,
-    dtype: torch.dtype,
-) -> torch.Tensor:  # fmt: skip
-    """The product by the own kernels."""
-    num_rows, outputs, inputs = len(x_TI), weight.num_outputs, weight.num_inputs
-    device = x_TI.device
-    x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
-    y_TO = torch.empty((num_rows, outputs), dtype=dtype, device=device)
-    chip = runtime.capability(device)
-    part = tile(weight.kind, num_rows, chip, weight.batch_invariant, weight.group_size)
-    splits = -(-inputs // weight.split)
-    partial = splits > 1 and num_rows <= STREAM_ROWS
-    added = residual_TO if residual_TO is None or residual_TO.stride(1) == 1 else residual_TO.contiguous()
-    target = torch.empty((splits, num_rows, outputs), dtype=torch.float32, device=device) if partial else y_TO
-    # What a kernel does not read is given as x.
-    scales = (x_TI, x_TI) if row_scales_T is None else (row_scales_T, weight.factors)
-    residual, stride = (x_TI, 0) if added is None else (added, added.stride(0))
-    finish = {"SCALED": row_scales_T is not None, "ADDED": added is not None}
-    codes = weight.codes.view(torch.uint8) if weight.kind is Kind.e4m3 and chip < 89 else weight.codes
-    grid = (-(-num_rows // part.rows), -(-outputs // part.outputs), splits if partial else 1)
-    runtime.launch(
-        _product, grid, x_TI, codes, weight.factors if weight.kind is Kind.int4 else x_TI, *scales, residual, target,
-        num_rows, x_TI.stride(0), stride, INPUTS=inputs, OUTPUTS=outputs, SPLIT=weight.split, PARTIAL=partial,
-        **({"SCALED": False, "ADDED": False} if partial else finish), GROUP=weight.group_size, PACK=PACK,
-        BLOCK_O=part.outputs, BLOCK_T=part.rows, BLOCK_I=part.inputs,
-        PROMOTE=PROMOTE if weight.kind is Kind.e4m3 and chip == 90 else None,
-        num_warps=part.warps, num_stages=part.stages,
-    )  # fmt: skip
-    if partial:
-        runtime.launch(
-            _reduce, (num_rows, -(-outputs // REDUCE_BLOCK)), target, *scales, residual, y_TO, num_rows, stride,
-            OUTPUTS=outputs, SPLITS=splits, **finish, BLOCK=REDUCE_BLOCK, num_warps=4,
-        )  # fmt: skip
-    return y_TO
+    Rounding is to nearest even, done by hand: it is then the same on every chip and under the interpreter.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    inside = i < INPUTS
+    x = tl.load(x_at + row * x_stride + i, mask=inside, other=0.0).to(tl.float32)
+    peak = tl.max(tl.abs(tl.where(x == x, x, 0.0)), axis=0)
+    spoiled = tl.max((x != x).to(tl.int32), axis=0) > 0
+    scale = tl.div_rn(peak, LARGEST)
+    scale = tl.where(spoiled, float("nan"), tl.where(scale == 0.0, 1.0, scale))
+    value = tl.div_rn(x, tl.zeros([BLOCK], tl.float32) + scale)
+    bits = value.to(tl.int32, bitcast=True)
+    bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000  # three bits of mantissa
+    normal = bits.to(tl.float32, bitcast=True)
+    subnormal = (value + 24576.0) - 24576.0  # multiples of 2^-9, the unit in the last place of this number
+    rounded = tl.where(tl.abs(value) < 0.015625, subnormal, normal)
+    rounded = tl.where(value == value, rounded, value)
+    tl.store(codes_at + row * INPUTS + i, rounded.to(codes_at.dtype.element_ty), mask=inside)
+    tl.store(scale_at + row, scale)
