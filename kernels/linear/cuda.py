@@ -24,20 +24,37 @@ def _to_half(code):
 
 
 @jit
-def _to_integers(word, zero, dtype: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):
+def _to_integers(word, zero, dtype: tl.constexpr, PACKED: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):
     """Code minus zero, exactly, of eight 4-bit codes per word, two at a time without a conversion.
 
     A code in the lowest bits of the mantissa of 128 (bfloat16) or 1024 (float16) makes that number plus the code.
+    PACKED: instructions for two numbers in a word, which the compiler does not find, and the interpreter does not know.
     """
-    BASE: tl.constexpr = 128.0 if dtype == tl.bfloat16 else 1024.0
     BITS: tl.constexpr = 0x43004300 if dtype == tl.bfloat16 else 0x64006400
     shift = 4 * tl.arange(0, 4)
-    pair = ((word[:, :, None] >> shift[None, None, :]) & 0x000F000F) | BITS
-    pair = pair.reshape(BLOCK_O, BLOCK_I // 2)
-    even = (pair & 0xFFFF).to(tl.uint16).to(dtype, bitcast=True)
-    odd = (pair >> 16).to(tl.uint16).to(dtype, bitcast=True)
-    base = (zero.to(tl.float32) + BASE).to(dtype)[:, None]
-    return tl.join(even - base, odd - base).reshape(BLOCK_O, BLOCK_I)
+    pair = (word[:, :, None] >> shift[None, None, :]).reshape(BLOCK_O, BLOCK_I // 2)
+    base = (zero * 0x10001 + BITS)[:, None]  # zero plus that number, twice
+    if PACKED:
+        pair = tl.inline_asm_elementwise(
+            "lop3.b32 $0, $1, $2, $3, 0xEA;", "=r,r,r,r", [pair, 0x000F000F, BITS], tl.int32, is_pure=True, pack=1
+        )  # ($1 & $2) | $3
+        if dtype == tl.bfloat16:  # sm_80 has no packed difference of these: $1 * 1 + (-$3)
+            pair = tl.inline_asm_elementwise(
+                "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", [pair, 0x3F803F80, base ^ -0x7FFF8000], tl.int32,
+                is_pure=True, pack=1,
+            )  # fmt: skip
+        else:
+            pair = tl.inline_asm_elementwise(
+                "sub.rn.f16x2 $0, $1, $2;", "=r,r,r", [pair, base], tl.int32, is_pure=True, pack=1
+            )
+        even = (pair & 0xFFFF).to(tl.uint16).to(dtype, bitcast=True)
+        odd = (pair >> 16).to(tl.uint16).to(dtype, bitcast=True)
+    else:
+        pair = (pair & 0x000F000F) | BITS
+        number = (base & 0xFFFF).to(tl.uint16).to(dtype, bitcast=True)
+        even = (pair & 0xFFFF).to(tl.uint16).to(dtype, bitcast=True) - number
+        odd = (pair >> 16).to(tl.uint16).to(dtype, bitcast=True) - number
+    return tl.join(even, odd).reshape(BLOCK_O, BLOCK_I)
 
 
 @jit
@@ -67,7 +84,7 @@ def _dot(
 @jit
 def _dot_int4(
     x_at, weight_at, group_at, inside_t, first, last, width, BLOCK_O: tl.constexpr, BLOCK_T: tl.constexpr,
-    GROUP: tl.constexpr, PACK: tl.constexpr,
+    GROUP: tl.constexpr, PACK: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """The sum of one split for 4-bit codes: per group a sum of products with integers, times the group's scale."""
     total = tl.zeros([BLOCK_O, BLOCK_T], tl.float32)
@@ -76,7 +93,7 @@ def _dot_int4(
         word = tl.load(weight_at + group * (PACK * GROUP // 8))
         factor = tl.load(group_at + group * width)
         x = tl.load(x_at + start, mask=inside_t[None, :], other=0.0)
-        weight = _to_integers(word, factor & 15, x.dtype, BLOCK_O, GROUP)
+        weight = _to_integers(word, factor & 15, x.dtype, PACKED, BLOCK_O, GROUP)
         scale = (factor & -16).to(tl.float32, bitcast=True)
         total = tl.fma(tl.dot(weight, x), scale[:, None], total)
     return total
@@ -101,7 +118,7 @@ def _product(
     x_at, weight_at, group_at, row_scale_at, output_scale_at, residual_at, y_at, num_rows, x_stride, residual_stride,
     inputs, outputs, split_inputs, PARTIAL: tl.constexpr, SINGLE: tl.constexpr, SCALED: tl.constexpr,
     ADDED: tl.constexpr, WHOLE_O: tl.constexpr, WHOLE_I: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr,
-    BLOCK_O: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_I: tl.constexpr, PROMOTE: tl.constexpr,
+    PACKED: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_I: tl.constexpr, PROMOTE: tl.constexpr,
 ):  # fmt: skip
     """Grid: tiles of rows (neighbours share their weights), tiles of outputs, splits (PARTIAL) or 1.
 
@@ -128,8 +145,9 @@ def _product(
         last = tl.minimum(first + split_inputs, inputs)
         if GROUP:
             total = total + _dot_int4(
-                x_tile, weight_tile, group_at + o, inside_t, first, last, width, BLOCK_O, BLOCK_T, GROUP, PACK
-            )
+                x_tile, weight_tile, group_at + o, inside_t, first, last, width, BLOCK_O, BLOCK_T, GROUP, PACK,
+                PACKED,
+            )  # fmt: skip
         else:
             total = total + _dot(
                 x_tile, weight_tile, inside_t, inside_o, first, last, inputs, WHOLE_O, WHOLE_I, BLOCK_O, BLOCK_T,
@@ -140,8 +158,9 @@ def _product(
             last = tl.minimum(first + split_inputs, inputs)
             if GROUP:
                 total = total + _dot_int4(
-                    x_tile, weight_tile, group_at + o, inside_t, first, last, width, BLOCK_O, BLOCK_T, GROUP, PACK
-                )
+                    x_tile, weight_tile, group_at + o, inside_t, first, last, width, BLOCK_O, BLOCK_T, GROUP, PACK,
+                    PACKED,
+                )  # fmt: skip
             else:
                 total = total + _dot(
                     x_tile, weight_tile, inside_t, inside_o, first, last, inputs, WHOLE_O, WHOLE_I, BLOCK_O, BLOCK_T,

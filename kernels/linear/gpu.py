@@ -268,8 +268,9 @@ def _stream(
         _product, grid, x_TI, codes, weight.factors if weight.kind is Kind.int4 else x_TI, *scales, residual, target,
         num_rows, x_TI.stride(0), stride, inputs, outputs, weight.split, PARTIAL=partial, SINGLE=splits == 1,
         **({"SCALED": False, "ADDED": False} if partial else finish), WHOLE_O=outputs % part.outputs == 0,
-        WHOLE_I=inputs % part.inputs == 0, GROUP=weight.group_size, PACK=PACK, BLOCK_O=part.outputs,
-        BLOCK_T=part.rows, BLOCK_I=part.inputs, PROMOTE=PROMOTE if weight.kind is Kind.e4m3 and chip == 90 else None,
+        WHOLE_I=inputs % part.inputs == 0, GROUP=weight.group_size, PACK=PACK, PACKED=not runtime.is_interpreter(),
+        BLOCK_O=part.outputs, BLOCK_T=part.rows, BLOCK_I=part.inputs,
+        PROMOTE=PROMOTE if weight.kind is Kind.e4m3 and chip == 90 else None,
         num_warps=part.warps, num_stages=part.stages,
     )  # fmt: skip
     if partial:

@@ -167,16 +167,17 @@ def test_a_row_alone_equals_the_same_row_among_others_on_a_gpu(scheme: Scheme | 
             assert torch.equal(linear.apply(x[:count], prepared, residual[:count]), together[:count]), (shape, count)
 
 
-@pytest.mark.usefixtures("chip")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("zeros", "inputs"), [(True, 256), (False, 256), (True, 192), (True, 96)])
-def test_a_product_with_unit_vectors_is_the_4_bit_weight_itself(zeros: bool, inputs: int, dtype: torch.dtype) -> None:
-    weight = quantize(normal(70, inputs) * 3, Scheme.w4a16, dtype)
+def test_a_product_with_unit_vectors_is_the_4_bit_weight_itself(
+    zeros: bool, inputs: int, dtype: torch.dtype, gpu: torch.device
+) -> None:
+    weight = quantize(normal(70, inputs) * 3, Scheme.w4a16, dtype).to(gpu)
     weight = weight if zeros else dataclasses.replace(weight, zeros=None)
     prepared = linear.prepare_quantized(weight, batch_invariant=True)
     padded = PACK * inputs // 2 + 4 * PACK * weight.scales.shape[1]
     assert prepared.nbytes == padded
-    got = linear.apply(torch.eye(inputs, dtype=dtype), prepared)
+    got = linear.apply(torch.eye(inputs, dtype=dtype, device=gpu), prepared)
     assert torch.equal(got, dequantize(weight).to(dtype).T)
 
 
