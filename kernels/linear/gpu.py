@@ -49,8 +49,8 @@ class Kind(StrEnum):
     int4 = "int4"
 
 
-MIN_PROGRAMS = {Kind.float32: 72, Kind.half: 72, Kind.e4m3: 72, Kind.int4: 256}
-"""Programs that a product of a few rows should have. Each has about 48 KB of loads in flight, with 4-bit codes 12 KB;
+MIN_PROGRAMS = {Kind.float32: 72, Kind.half: 72, Kind.e4m3: 72, Kind.int4: 192}
+"""Programs that a product of a few rows should have. Each has up to 48 KB of loads under way, with 4-bit codes 20 KB;
 an H200 needs 3.4 MB (4.8 TB/s times 700 ns)."""
 
 
@@ -176,29 +176,28 @@ def _pack_int4(weight: QuantizedWeight, group_size: int) -> tuple[torch.Tensor, 
 
 def tile(kind: Kind, num_rows: int, capability: int, batch_invariant: bool, group_size: int = 0) -> Tile:
     """Returns the tile for a number of rows. The outputs of a tile for up to STREAM_ROWS rows do not depend on them."""
+    hopper = 90 <= capability < 100
     newest = 90 <= capability < 120  # wgmma and tcgen05, whose instruction has the width of the tile
     if kind is Kind.float32:
         return Tile(64, 16, 32, 4, 4) if num_rows <= TALL_ROWS else Tile(64, 64, 16, 4, 4)
     narrow = num_rows <= TALL_ROWS and not (newest and batch_invariant)
     # tcgen05 multiplies 64 or 128 outputs at a time: here always 128, so few and many rows take the same instruction.
-    outputs = 128 if 100 <= capability < 120 else 64
+    outputs = 128 if newest and not hopper else 64
     if kind is Kind.int4:
-        many = num_rows > STREAM_ROWS
-        return (
-            Tile(128, 64, group_size, 8, 3)
-            if many
-            else Tile(outputs, 16 if narrow else 64, group_size, outputs // 16, 4)
-        )
+        if num_rows > STREAM_ROWS:
+            return Tile(128, 64, group_size, 8, 3)
+        stages = (6 if narrow else 5) if hopper else 4
+        return Tile(outputs, 16 if narrow else 64, group_size, outputs // 16, stages)
     per_byte = 1 if kind is Kind.e4m3 else 2
     # e4m3 codes that the matrix units do not take are widened in registers, of which there are enough for short steps.
-    widened = kind is Kind.e4m3 and not (90 <= capability <= 120)
+    widened = kind is Kind.e4m3 and not (89 <= capability <= 120)
     if num_rows > STREAM_ROWS:
         step = 64 if widened else 128 // per_byte
         return Tile(256 if newest else 128, 64, step, 8, 4 if newest and kind is Kind.half else 3)
     if narrow:
         return Tile(outputs, 16, 16384 // outputs // per_byte, 4, 4 if newest else 3)
-    if newest and kind is Kind.half:
-        return Tile(128, 64, 64, 8, 4) if outputs == 128 else Tile(64, 64, 128, 4, 3)
+    if hopper:
+        return Tile(64, 64, 128, 4, 3 if kind is Kind.half else 6)
     return Tile(outputs, 64, 64 if widened else 128 // per_byte, outputs // 16, 4)
 
 
