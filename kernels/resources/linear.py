@@ -49,7 +49,7 @@ def _quantized(scheme: Scheme, shape: tuple[int, int], dtype: torch.dtype) -> Qu
     )
 
 
-def _multiply(
+def multiply(
     weight: str, model: ModelSizes, dtype: torch.dtype, scheme: Scheme | None, rows: int, *, invariant: bool
 ) -> None:
     """Prepares a weight and multiplies with it, with a residual where the model adds one."""
@@ -91,6 +91,6 @@ def cases() -> Iterator[Case]:
                 yield Case(
                     op="linear",
                     label=label + " invariant" * invariant,
-                    call=functools.partial(_multiply, weight, model, dtype, scheme, rows, invariant=invariant),
+                    call=functools.partial(multiply, weight, model, dtype, scheme, rows, invariant=invariant),
                     streaming=("_product",) if on_mma else (),
                 )

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -310,3 +314,42 @@ def test_tiles_fit_the_splits_and_each_other(kind: Kind, capability: int) -> Non
             assert {part.rows for part in tiles} == {64}, "one width of the matrix instruction"
         if batch_invariant and 100 <= capability < 120 and kind is not Kind.float32:
             assert {part.outputs % 128 for part in tiles} == {0}, "one height of the matrix instruction"
+
+
+INSTRUCTIONS = """
+import re, torch
+from trimode.kernels.cuda import offline
+from trimode.kernels.linear.quantized import Scheme
+from trimode.kernels.resources.cases import MODELS
+from trimode.kernels.resources.linear import multiply
+for capability in (90, 100):
+    for scheme in (None, *Scheme):
+        with offline.compiling(capability) as kernels:
+            for rows in (1, 33, 200):
+                multiply("o", MODELS["8B"], torch.bfloat16, scheme, rows, invariant=True)
+        found = set()
+        for ptx in (kernel.ptx for kernel in kernels):
+            found.update(re.findall(r"(?:wgmma[.]mma_async|mma)[.]sync[.\\w]+", ptx))
+            for name, shape in re.findall(r"(tcgen05[.]mma[.\\w:]+) [^,]+, [^,]+, [^,]+, ([^,]+),", ptx):
+                found.add(name + " " + " ".join(re.findall(rf"mov[.]b32\\s+{re.escape(shape)}, (-?\\w+);", ptx)))
+        print(capability, scheme, *sorted(found), sep="|")
+"""
+"""Prints the matrix instructions of all products of a chip and a scheme; that of sm_100 has its shape in a number."""
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_one_matrix_instruction_for_any_number_of_rows(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", INSTRUCTIONS], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("|") for line in done.stdout.splitlines()]
+    assert len(lines) == 2 * 3
+    assert {len(line) for line in lines} == {3}, lines
+    shapes = {(line[0], line[1]): line[2] for line in lines}
+    assert "m64n64k16" in shapes["90", "None"]
+    assert "m64n64k32" in shapes["90", "fp8"]
+    assert "m64n64k16" in shapes["90", "w4a16"]
+    assert all("tcgen05.mma" in shapes["100", scheme] for scheme in ("None", "fp8", "w4a16"))
