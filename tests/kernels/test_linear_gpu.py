@@ -149,11 +149,14 @@ def by_instruction(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("by_instruction")
 @pytest.mark.parametrize(("scheme", "dtype"), WAYS)
 def test_a_row_alone_equals_the_same_row_among_others(scheme: Scheme | None, dtype: torch.dtype, chip: int) -> None:
-    weight = normal(24, 1056).bfloat16().to(dtype)  # few bits, so that 16 products are summed exactly
-    prepared, _ = prepared_of(weight, scheme)
+    # Few bits, so that 16 products are summed exactly. The halves cancel, so only what was rounded on the way is left,
+    # and the rounding of the result hides none of it.
+    half = normal(24, 640).bfloat16().to(dtype)
+    prepared, _ = prepared_of(torch.cat([half, half], dim=1), scheme)
     assert prepared.on_gpu is not None
-    assert prepared.on_gpu.split < 1056, "several splits"
-    x, residual = (normal(70, width, seed=1).bfloat16().to(dtype) for width in (1056, 24))
+    assert prepared.on_gpu.split < 1280, "several splits"
+    x = normal(70, 640, seed=1).bfloat16().to(dtype)
+    x, residual = torch.cat([x, -x], dim=1), normal(70, 24, seed=1).to(dtype) * 2.0**-20
     together = linear.apply(x, prepared, residual)
     for rows in (slice(0, 1), slice(67, 70), slice(5, 37)):
         assert torch.equal(linear.apply(x[rows], prepared, residual[rows]), together[rows]), (chip, rows)
