@@ -115,7 +115,10 @@ def _parts(
 def _groups_of(files: WeightFiles, stored: StoredQuantization, name: str, inputs: int, what: str) -> Groups:
     """Returns which of the config's kinds of groups a matrix has. ConfigError if it has none of them."""
     compressed = stored.method is Method.compressed_tensors
-    scales = files.shapes.get(f"{name}.weight_scale" if compressed else f"{name}.scales", ())
+    part = f"{name}.weight_scale" if compressed else f"{name}.scales"
+    if part not in files.shapes:
+        raise ConfigError(f"{what}: missing {part}")
+    scales = files.shapes[part]
     symmetric = compressed and f"{name}.weight_zero_point" not in files.shapes
     count = scales[1 if compressed else 0] if len(scales) == 2 else 0
     for kind in stored.groups:
@@ -169,7 +172,7 @@ def read_packed(files: WeightFiles, stored: StoredQuantization, name: str, dtype
 
 def _nibbles(words: torch.Tensor) -> torch.Tensor:
     """Returns the four-bit codes of int32 words `[..., n]` as uint8 `[..., 8 n]`, the lowest place first."""
-    return unpack(words.contiguous().view(torch.uint8))
+    return unpack(words.clone(memory_format=torch.contiguous_format).view(torch.uint8))
 
 
 def _outputs_of_awq(words: torch.Tensor) -> torch.Tensor:

@@ -56,6 +56,7 @@ class StoredQuantization:
 
 NO_SCHEME: Values = {
     "kv_cache_scheme": (None,),
+    "moe_sparsity_config": (None, {}),
     "sparsity_config": (None, {}),
     "transform_config": (None, {}),
 }
