@@ -35,7 +35,7 @@ from trimode.workers.runtime import checkpoint_folder, resolve_device
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.gguf")
 """Files of the source that are not copied."""
 ADAPTER = "linear_spec_lora"
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ def write_quantized(
         write_config(source, folder, quantization_config(scheme, chosen, plain))
     before = sum(path.stat().st_size for path in files.paths)
     after = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-    print(f"weights: {before / GIB:.3f} GiB before, {after / GIB:.3f} GiB after ({after / before:.1%})")
+    print(f"weights: {before / MIB:,.1f} MiB before, {after / MIB:,.1f} MiB after ({after / before:.1%})")
     print(f"{out}: {scheme.value}, {len(chosen)} matrices; plain: {', '.join(['encoder.embed_tokens', *plain])}, norms")
 
 
@@ -137,6 +137,7 @@ def _complete_folder(out: Path) -> Iterator[Path]:
         yield folder
         for path in folder.rglob("*"):
             if path.is_file():
+                path.chmod(0o644)
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
         folder.replace(out)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from trimode.kernels import linear
 from trimode.kernels.describe import ModelSizes, describe_kernels
-from trimode.kernels.linear import Prepared
+from trimode.kernels.linear import Layout, Prepared
 from trimode.kernels.paged_attention import paged_attention
 from trimode.kernels.rms_norm import rms_norm
 from trimode.kernels.rope import query_scale, rope_cos_sin, rotate_and_store, yarn_inv_freq
@@ -126,7 +126,11 @@ class TriModeModel:
             vocab=config.vocab_size,
             page_size=PAGE_SIZE,
         )
-        return describe_kernels(self.device, self.dtype, sizes)
+        kernels = describe_kernels(self.device, self.dtype, sizes, batch_invariant=self.batch_invariant)
+        if self.scheme is not None:
+            layout = self.layers[0].qkv.layout
+            kernels[f"linear, {self.scheme}"] = "reference" if layout is Layout.QUANTIZED else layout.value
+        return kernels
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
