@@ -122,8 +122,23 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
+class Judge:
+    """Judges answers. The same answer to the same problem is judged once, which saves most of the time."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[tuple[str, int, str], bool] = {}
+
+    def __call__(self, benchmark: Benchmark, number: int, row: Row, text: str) -> bool:
+        """Returns True if `text` is a right answer to problem `number` of the benchmark."""
+        key = (benchmark.name, number, text)
+        if key not in self._verdicts:
+            scored = {**row, benchmark.generation_key: text}
+            self._verdicts[key] = bool(is_right(benchmark, scored | score_row(benchmark, scored)))
+        return self._verdicts[key]
+
+
 def answer_all(
-    runtime: Runtime, benchmark: Benchmark, rows: Sequence[Row], options: dict[str, object]
+    runtime: Runtime, benchmark: Benchmark, rows: Sequence[Row], options: dict[str, object], judge: Judge
 ) -> list[Answered]:
     """Answers all problems of a benchmark in one mode and judges the answers."""
     fixed = {"max_new_tokens": MAX_NEW_TOKENS, "temperature": 0.0, "logprobs": True, **options}
@@ -134,13 +149,11 @@ def answer_all(
     while runtime.engine.busy:
         runtime.engine.step()
     answers = []
-    for row, sequence in zip(rows, sequences, strict=True):
+    for number, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
         if sequence.error is not None:
             raise sequence.error
         generation = runtime.generation(sequence)
-        scored = {**row, benchmark.generation_key: generation.text}
-        scored |= score_row(benchmark, scored)
-        answers.append(Answered(generation, bool(is_right(benchmark, scored))))
+        answers.append(Answered(generation, judge(benchmark, number, row, generation.text or "")))
     return answers
 
 
@@ -186,6 +199,7 @@ def measure(model: Path, limit: int) -> None:
     rows = {name: load_rows(benchmark, None)[:limit] for name, benchmark in benchmarks.items()}
     plain: dict[tuple[str, str], list[Answered]] = {}
     lines: dict[str, list[str]] = {mode: [] for mode in MODES}
+    judge = Judge()
     weights, prompts, exact, plain_bytes = [], list[list[int]](), torch.empty(0), 0
     for scheme in SCHEMES:
         runtime = load(model, scheme)
@@ -199,7 +213,7 @@ def measure(model: Path, limit: int) -> None:
         for mode, options in MODES.items():
             totals = Totals()
             for name, benchmark in benchmarks.items():
-                answers = answer_all(runtime, benchmark, rows[name], options)
+                answers = answer_all(runtime, benchmark, rows[name], options, judge)
                 before = plain.setdefault((mode, name), answers)
                 for answer, reference in zip(answers, before, strict=True):
                     totals.add(name, answer, reference)

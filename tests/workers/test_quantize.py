@@ -95,6 +95,8 @@ def test_what_stands_in_the_folder(
         assert sizes == {"group_0": 128, "group_1": 64}
         assert targets["group_0"] == ["re:.*down_proj$"]
         assert len(targets["group_1"]) == 6
+    dtypes = {name.rpartition(".")[2]: tensor.dtype for name, tensor in load_file(out / "model.safetensors").items()}
+    assert dtypes["weight_scale"] == (torch.float32 if scheme == "fp8" else torch.bfloat16)
     assert {path.stat().st_mode & 0o777 for path in out.iterdir() if path.is_file()} == {0o644}
     shown = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in shown[:4]] == [f"layers.{number}" for number in range(4)]
