@@ -1,7 +1,8 @@
 """Loads the weights of a checkpoint, one matrix at a time: plain, quantised at load, or as packed in the checkpoint.
 
 At any time at most one matrix of the checkpoint is held plain, beside what is loaded already: a model that fits the
-device only when it is quantised can be loaded there.
+device only when it is quantised can be loaded there. What comes on top are a few float32 copies of the 4 million
+weights that are quantised at a time, and of matrices that are joined (q, k, v and gate, up) the codes a second time.
 """
 
 from __future__ import annotations
