@@ -72,6 +72,11 @@ install_torch() { # any build of the locked version will do; a machine without a
   install_locked torch
 }
 
+install_triton() { # comes with torch's CUDA build; beside a CPU build the tests need it alone
+  "$VENV/bin/python" -c 'import importlib.metadata as m; m.version("triton")' 2>/dev/null ||
+    install --no-deps --require-hashes -r <(awk '/^[^ ]/ { wanted = /^triton==/ } wanted' "$LOCKS/torch.txt")
+}
+
 if [ "$1" = newest ]; then
   make_venv
   echo "installing the newest packages into $VENV"
@@ -92,6 +97,7 @@ else
 fi
 echo "installing the ${LAYERS[rank]} packages into $VENV"
 { install_locked build && { [ "$rank" -eq 0 ] || install_torch; } && install_locked "${LAYERS[rank]}" &&
+  { [ "$rank" -lt 2 ] || install_triton; } &&
   install --no-deps --no-build-isolation -e "$ROOT"; } || die "pip could not install the ${LAYERS[rank]} packages; see above"
 {
   echo "path $ROOT"

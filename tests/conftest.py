@@ -1,11 +1,20 @@
-"""Keeps the fast tests honest: a test that starts a process must carry the marker `process` or `slurm`."""
+"""Keeps the fast tests honest: a test that starts a process must carry the marker `process` or `slurm`.
+
+Also decides, before anything imports Triton, whether its kernels run on a GPU or in its interpreter.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 
 import pytest
+from trimode.core.devices import visible_gpus
+
+HAS_GPU = visible_gpus() > 0
+if not HAS_GPU:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
 """Python's audit events of a process being started."""
@@ -19,6 +28,13 @@ def _refuse(event: str, _arguments: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_refuse)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out the tests that need a GPU where there is none."""
+    for item in items:
+        if not HAS_GPU and item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="no GPU"))
 
 
 @pytest.hookimpl(wrapper=True)

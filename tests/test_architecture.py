@@ -16,19 +16,21 @@ from trimode.scripts.rooms import ROOT, SOURCES, floors, graph, imports, mutual,
 PIPELINE = "pipeline/"
 MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
-    # kernels: an operator may use the compiler, never another operator
+    # kernels: an operator may use the compilers, never another operator
     "kernels": {"kernels"},
     "kernels/describe": {"kernels"},
+    "kernels/resources": {"kernels"},
     "kernels/llvm": set(),
-    "kernels/argmax": {"kernels/llvm"},
-    "kernels/confidence_commit": {"kernels/llvm"},
-    "kernels/linear": {"kernels/llvm"},
-    "kernels/paged_attention": {"kernels/llvm"},
-    "kernels/prefix_verify": {"kernels/llvm"},
-    "kernels/rms_norm": {"kernels/llvm"},
-    "kernels/rope": {"kernels/llvm"},
-    "kernels/silu_mul": {"kernels/llvm"},
-    "kernels/softmax_total": {"kernels/llvm"},
+    "kernels/cuda": set(),
+    "kernels/argmax": {"kernels/llvm", "kernels/cuda"},
+    "kernels/confidence_commit": {"kernels/llvm", "kernels/cuda"},
+    "kernels/linear": {"kernels/llvm", "kernels/cuda"},
+    "kernels/paged_attention": {"kernels/llvm", "kernels/cuda"},
+    "kernels/prefix_verify": {"kernels/llvm", "kernels/cuda"},
+    "kernels/rms_norm": {"kernels/llvm", "kernels/cuda"},
+    "kernels/rope": {"kernels/llvm", "kernels/cuda"},
+    "kernels/silu_mul": {"kernels/llvm", "kernels/cuda"},
+    "kernels/softmax_total": {"kernels/llvm", "kernels/cuda"},
     # workers: decoding modes know neither the model nor the engine
     "workers": set(),
     "workers/boundary": {"core"},
@@ -137,7 +139,7 @@ ONLY_IN = {
     "jinja2": ("pipeline/report", "recipes", "workers/text"),
     "pooch": ("pipeline/data",),
     "llvmlite": ("kernels/llvm",),
-    "triton": ("kernels",),
+    "triton": ("kernels/cuda", "kernels/resources"),
 }
 """Third-party packages that belong to some rooms alone."""
 LOGIN_NODE_BANS = {"torch", "ray", "transformers", "peft", "safetensors", "triton", "tokenizers", "llvmlite"}

@@ -6,8 +6,9 @@ T = rows, H = hidden.
 from __future__ import annotations
 
 import torch
+from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm import jit
-from trimode.kernels.rms_norm import cpu, reference
+from trimode.kernels.rms_norm import cpu, cuda, reference
 
 
 def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Tensor:
@@ -29,10 +30,13 @@ def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Te
             f"rms_norm: got x {x_TH.dtype} {list(x_TH.shape)}, weight {weight_H.dtype} {list(weight_H.shape)}; "
             "expected [T, H] and [H] of one dtype"
         )
+    if cuda.supports(x_TH, weight_H) is None:
+        return cuda.rms_norm(x_TH, weight_H, eps)
     run = cpu.rms_norm if cpu.supports(x_TH, weight_H) is None else reference.rms_norm
     return run(x_TH, weight_H, eps)
 
 
 def describe(x_TH: torch.Tensor, weight_H: torch.Tensor) -> str:
     """Returns which implementation runs for such tensors, and why."""
-    return jit.describe(cpu.supports(x_TH, weight_H))
+    refused = cuda.supports(x_TH, weight_H)
+    return runtime.describe(x_TH, refused) or jit.describe(cpu.supports(x_TH, weight_H))

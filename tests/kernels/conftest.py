@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm import jit
+
+if runtime.is_interpreter():
+    from trimode.tests.kernels.interpreter import support_bfloat16
+
+    support_bfloat16()
 
 WIDTHS = [lanes for lanes in (16, 8) if lanes <= jit.num_lanes()]
 
@@ -30,6 +36,18 @@ def vector_lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Where the CPU kernels run only."""
     pretend(monkeypatch, request.param)
     return int(request.param)
+
+
+@pytest.fixture(params=["interpreted", pytest.param("cuda", marks=pytest.mark.cuda)])
+def gpu(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The device of tensors that run through Triton: the CPU with its interpreter, and a GPU where there is one."""
+    if request.param == "cuda":
+        yield torch.device("cuda")
+    elif runtime.is_interpreter():
+        with runtime.interpreted():
+            yield torch.device("cpu")
+    else:
+        pytest.skip("Triton is not there, or compiles for the GPU in this process")
 
 
 @pytest.fixture(params=[1, 2])

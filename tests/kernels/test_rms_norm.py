@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from trimode.kernels.rms_norm import describe, rms_norm
+from trimode.kernels.cuda import runtime
+from trimode.kernels.rms_norm import cuda, describe, reference, rms_norm
 from trimode.tests.kernels.numerics import DTYPES, assert_no_worse, normal
 
 
@@ -25,6 +26,22 @@ def test_rms_norm(rows: int, hidden: int, dtype: torch.dtype, lanes: int) -> Non
 def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
     x, weight = normal(7, 80, dtype=dtype), normal(80, dtype=dtype, seed=1)
     assert torch.equal(rms_norm(x[3:4], weight, 0.5), rms_norm(x, weight, 0.5)[3:4])
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+@pytest.mark.parametrize(("rows", "hidden"), [(7, 80), (1, 16), (3, 17), (0, 32), (2, 1)])
+def test_on_a_gpu(rows: int, hidden: int, dtype: torch.dtype, gpu: torch.device) -> None:
+    x, weight = normal(rows, hidden, dtype=dtype).to(gpu) * 3, normal(hidden, dtype=dtype, seed=1).to(gpu)
+    wide = x.double()
+    exact = wide / (wide.pow(2).mean(-1, keepdim=True) + 0.5).sqrt() * weight.double()
+    assert describe(x, weight) == f"cuda, sm_{runtime.capability(gpu)}"
+    assert_no_worse(rms_norm(x, weight, 0.5), reference.rms_norm(x, weight, 0.5), exact)
+
+
+def test_rows_of_a_wider_tensor_on_a_gpu(gpu: torch.device) -> None:
+    x, weight = normal(5, 64).to(gpu), normal(32, seed=1).to(gpu)
+    assert torch.equal(rms_norm(x[:, :32], weight, 0.5), rms_norm(x[:, :32].contiguous(), weight, 0.5))
+    assert cuda.supports(x[:, ::2], weight) == "columns are not contiguous"
 
 
 @pytest.mark.usefixtures("lanes")
