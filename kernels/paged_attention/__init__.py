@@ -8,7 +8,15 @@ from __future__ import annotations
 import torch
 from trimode.kernels.llvm import jit
 from trimode.kernels.paged_attention import cpu, reference
-from trimode.kernels.paged_attention.ragged import Ragged, Row, describe_rows
+from trimode.kernels.paged_attention.ragged import (
+    Ragged,
+    RaggedSizes,
+    Row,
+    describe_rows,
+    sizes_of,
+    view_rows,
+    write_rows,
+)
 
 
 def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, scale: float) -> torch.Tensor:
@@ -47,4 +55,14 @@ def describe(q_THD: torch.Tensor, kv_PSKD: torch.Tensor) -> str:
     return jit.describe(cpu.supports(q_THD, kv_PSKD, None))
 
 
-__all__ = ["Ragged", "Row", "describe", "describe_rows", "paged_attention"]
+__all__ = [
+    "Ragged",
+    "RaggedSizes",
+    "Row",
+    "describe",
+    "describe_rows",
+    "paged_attention",
+    "sizes_of",
+    "view_rows",
+    "write_rows",
+]
