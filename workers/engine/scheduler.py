@@ -94,6 +94,10 @@ class Scheduler:
         self._admit()
         return self._gather()
 
+    def next_chunk(self, sequence: Sequence) -> Chunk | None:
+        """Returns what a running request runs next. None if its decoder raises, which ends the request."""
+        return self._guarded(sequence, sequence.state.next_chunk)
+
     def advance(self, sequence: Sequence, chunk: Chunk, sampled: Sampled) -> None:
         """Hands the result of its chunk to a running request, which may end by it."""
         state = sequence.state
@@ -198,7 +202,7 @@ class Scheduler:
         scheduled = []
         prefill = 0
         for sequence in list(self.running):
-            chunk = self._guarded(sequence, sequence.state.next_chunk)
+            chunk = self.next_chunk(sequence)
             if chunk is None:
                 continue
             if chunk.kind == "prefill":

@@ -34,8 +34,8 @@ class Batch:
     """int32: 1 for a token with the adapter on, else 0; None = none."""
     lora_all: bool
     """True if every token has the adapter on."""
-    logit_rows_R: torch.Tensor
-    """Flat token indices whose logits are wanted, chunk by chunk in `order`."""
+    logit_rows_R: torch.Tensor | None
+    """Flat token indices whose logits are wanted, chunk by chunk in `order`; None = all tokens."""
     order: tuple[int, ...]
     """Chunk indices in the order in which they stand in the batch; empty in a captured graph."""
 
@@ -98,9 +98,9 @@ class Layout:
         parts.append(Part("logit_rows_R", torch.int64, (logit_rows,)))
         if lora_tokens:
             parts.append(Part("lora_rows", torch.int64, (lora_tokens,)))
-        parts += self.ragged.parts()
         if lora_tokens != 0:
             parts.append(Part("lora_T", torch.int32, (tokens,)))
+        parts += self.ragged.parts()  # ends with the page table
         self.buffer = BufferLayout(parts)
 
     @property

@@ -15,7 +15,17 @@ class KVCache:
     """One tensor per layer, `[pages, PAGE_SIZE, 2 * kv_heads, head_dim]`: K heads, then V heads."""
 
     def __init__(self, config: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (num_pages, PAGE_SIZE, 2 * config.num_kv_heads, config.head_dim)
+        """Allocates the pages.
+
+        Args:
+            config: of the model.
+            num_pages: pages that requests may get. There is one more, see `spare_page`.
+            dtype: of keys and values.
+            device: where they are.
+        """
+        self.spare_page = num_pages
+        """Page of no request, behind all others: padding tokens of a captured graph write there. It may hold anything."""
+        shape = (num_pages + 1, PAGE_SIZE, 2 * config.num_kv_heads, config.head_dim)
         # Zeros, not empty: masked keys still meet a weight of 0, and 0 * NaN is NaN.
         self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
         self._slots = [layer.flatten(0, 1) for layer in self._layers]
@@ -41,5 +51,5 @@ def pages_for(num_tokens: int) -> int:
 
 
 def default_num_pages(config: ModelConfig, dtype: torch.dtype, budget_bytes: int) -> int:
-    """Returns the number of pages that fit the budget."""
-    return budget_bytes // (config.kv_bytes_per_token * dtype.itemsize * PAGE_SIZE)
+    """Returns the number of pages that fit the budget beside the spare one, at least 0."""
+    return max(0, budget_bytes // (config.kv_bytes_per_token * dtype.itemsize * PAGE_SIZE) - 1)

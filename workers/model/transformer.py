@@ -133,7 +133,8 @@ class TriModeModel:
             x_TH = self._adapt(linear.apply(o_TA, layer.o, x_TH), o_TA, number, batch)
             gate_up_TJ = linear.apply(rms_norm(x_TH, layer.post_norm, eps), layer.gate_up)
             x_TH = linear.apply(silu_mul(gate_up_TJ), layer.down, x_TH)
-        return rms_norm(x_TH[batch.logit_rows_R], self.norm, eps)
+        wanted_RH = x_TH if batch.logit_rows_R is None else x_TH[batch.logit_rows_R]
+        return rms_norm(wanted_RH, self.norm, eps)
 
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
@@ -160,10 +161,13 @@ class TriModeModel:
         return q_THD if rotation.query_scale is None else q_THD * rotation.query_scale
 
     def _adapt(self, y_TH: torch.Tensor, o_TA: torch.Tensor, number: int, batch: Batch) -> torch.Tensor:
-        if self.adapter is None or batch.lora_rows is None:
+        if self.adapter is None or batch.lora_T is None:
             return y_TH
         a, b, scale = self.adapter.a[number], self.adapter.b[number], self.adapter.scale
         if batch.lora_all:
             return y_TH + linear.apply(linear.apply(o_TA, a), b) * scale
+        if batch.lora_rows is None:
+            added = linear.apply(linear.apply(o_TA, a), b) * scale
+            return torch.where(batch.lora_T.unsqueeze(1) != 0, y_TH + added, y_TH)
         added = linear.apply(linear.apply(o_TA[batch.lora_rows], a), b) * scale
         return y_TH.index_add(0, batch.lora_rows, added)
