@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 from trimode.workers.engine.capture import Capture
 
 T = torch.Tensor
@@ -66,6 +65,18 @@ def tensors_in(value: object, seen: set[int] | None = None) -> Iterable[torch.Te
             yield from tensors_in(vars(value), seen)
 
 
+def flat(value: object) -> Iterable[object]:
+    """Yields the arguments or results of an operator, without lists and dicts around them."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from flat(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from flat(item)
+    else:
+        yield value
+
+
 class _Run:
     """One run of a recorded function: what it may use, and what it did."""
 
@@ -80,7 +91,7 @@ class _Run:
 
     def note(self, what: str, values: object) -> None:
         """Adds an operation with its arguments. Raises NotCapturable if a replay would do something else."""
-        entry = (what, *(self._argument(what, value) for value in tree_flatten(values)[0]))
+        entry = (what, *(self._argument(what, value) for value in flat(values)))
         if self.expected is not None:
             number = len(self.done)
             before = self.expected[number] if number < len(self.expected) else "nothing more"
@@ -90,9 +101,9 @@ class _Run:
 
     def made(self, values: object) -> None:
         """Counts the tensors that an operation returned as memory of this run, unless they are views."""
-        for value in tree_flatten(values)[0]:
-            if isinstance(value, torch.Tensor) and storage(value) not in self.outside:
-                self._made.setdefault(storage(value), len(self._made))
+        for value in flat(values):
+            if isinstance(value, torch.Tensor) and (key := storage(value)) not in self.outside and key not in self._made:
+                self._made[key] = len(self._made)
                 self.kept.append(value)
 
     def _argument(self, what: str, value: object) -> object:
@@ -136,7 +147,7 @@ class _Operators(TorchDispatchMode):
             raise NotCapturable(f"the host waits for the device in {name}")
         if name in _INDEXED and any(
             isinstance(value, torch.Tensor) and value.dtype in (torch.bool, torch.uint8)
-            for value in tree_flatten(args[1])[0]
+            for value in flat(args[1])
         ):
             raise NotCapturable(f"the host waits for the device in {name} with a mask")
         if not _is_view(func):
@@ -167,22 +178,36 @@ class _Functions(TorchFunctionMode):
 class CheckedCapture(Capture):
     """Repeats what it has recorded on the CPU and refuses what a CUDA graph could not repeat."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, lazy: bool = False) -> None:
+        """Has recorded nothing.
+
+        Args:
+            lazy: True to record a function when it is to be repeated for the first time, which saves the time for those
+                that never are.
+        """
         self.num_recorded = 0
         self.num_replayed = 0
+        self._lazy = lazy
 
     def record(self, body: Callable[[], None], outside: Sequence[object]) -> Callable[[], None]:
         """Runs the function once; the returned function runs it again."""
-        self.num_recorded += 1
         known: dict[int, int] = {}
         for tensor in tensors_in(outside):
             known.setdefault(storage(tensor), len(known))
-        done = self._run(body, known, None)
+        done: list[Sequence[object]] = []
+
+        def capture() -> None:
+            self.num_recorded += 1
+            done.append(self._run(body, known, None))
 
         def replay() -> None:
+            if not done:
+                capture()
             self.num_replayed += 1
-            self._run(body, known, done)
+            self._run(body, known, done[0])
 
+        if not self._lazy:
+            capture()
         return replay
 
     @staticmethod

@@ -8,6 +8,7 @@ request sizes are far apart.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -88,10 +89,8 @@ class Buckets:
         for tokens in ladder(largest):
             few = min(-(-tokens // BLOCK), max_num_seqs)
             many = min(tokens, max_num_seqs)
-            for kind in (Kind.FORWARD, Kind.PASS):
-                found.update(Bucket(tokens, requests, kind, False) for requests in (few, many))
-                if lora:  # a request that drafts has several tokens
-                    found.add(Bucket(tokens, few, kind, True))
+            for kind, requests in itertools.product((Kind.FORWARD, Kind.PASS), (few, many)):
+                found.update(Bucket(tokens, requests, kind, adapter) for adapter in {False, lora})
         for requests in ladder(largest // CYCLE_BLOCK):
             for adapter in {False, lora}:
                 found.add(Bucket(requests * CYCLE_BLOCK, requests, Kind.CYCLE, adapter))

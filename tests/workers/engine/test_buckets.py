@@ -53,10 +53,10 @@ def test_the_chosen_graph_is_large_enough_and_close(lengths: list[int], kind: Ki
     assert max(lengths) <= bucket.max_queries
 
 
-@given(st.lists(st.integers(1, MAX_QUERIES), min_size=1, max_size=128))
-def test_any_greedy_mixture_without_an_adapter_has_a_graph(lengths: list[int]) -> None:
-    if sum(lengths) <= PLAIN.all[0].tokens:
-        assert PLAIN.choose(Kind.PASS, lengths, lora=False) is not None
+@given(st.lists(st.integers(1, MAX_QUERIES), min_size=1, max_size=128), st.booleans(), st.sampled_from(Kind))
+def test_any_mixture_has_a_graph(lengths: list[int], lora: bool, kind: Kind) -> None:
+    if sum(lengths) <= WITH_ADAPTER.all[0].tokens and kind is not Kind.CYCLE:
+        assert WITH_ADAPTER.choose(kind, lengths, lora=lora) is not None
 
 
 def test_what_no_graph_runs() -> None:
