@@ -83,12 +83,14 @@ class RaggedSizes:
     def parts(self) -> list[Part]:
         """Returns the arrays that `write_rows` writes."""
         parts = [
-            Part("page_table_NP", torch.int32, (self.rows, self.pages)),
             Part("query_start_N1", torch.int32, (self.rows + 1,)),
             Part("num_keys_N", torch.int32, (self.rows,)),
             Part("last_key_T", torch.int32, (self.tokens,)),
         ]
-        return [*parts, Part("mask_word_T", torch.int64, (self.tokens,))] if self.masked else parts
+        if self.masked:
+            parts.append(Part("mask_word_T", torch.int64, (self.tokens,)))
+        # The last of its element size: where the others stand does not depend on the number of pages.
+        return [*parts, Part("page_table_NP", torch.int32, (self.rows, self.pages))]
 
 
 def sizes_of(rows: Sequence[Row], page_size: int) -> RaggedSizes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,11 @@ from trimode.core.errors import WorkerError
 from trimode.core.protocol import DecodeParams
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.engine.scheduler import ScheduledChunk
-from trimode.workers.model.batch import pack
+from trimode.workers.model.batch import batch_order, pack
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.sampling.sampler import Sampler, SampleRequest
+from trimode.workers.sampling.plan import SampleRequest, plan_sampling
+from trimode.workers.sampling.sampler import Sampler, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,19 @@ class StepResult:
     samples: Sequence[tuple[ScheduledChunk, Sampled]]
     """Each chunk with its result, in the order in which the chunks stand in the batch."""
     model_s: float
-    """Seconds in forward and sampling, until the samples are on the host. Packing is not included."""
+    """Seconds in forward and sampling, until the samples are on the host. Packing is not included, nor what the
+    host did while it did not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A step that the device has been given and whose samples nobody has read yet."""
+
+    scheduled: Sequence[ScheduledChunk]
+    """In the order in which the chunks stand in the batch."""
+    sampling: Sampling
+    launch_s: float
+    """Seconds that the host took to launch forward and sampling."""
 
 
 class Runner:
@@ -37,26 +51,47 @@ class Runner:
 
     def run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
         """Runs all chunks together. Without chunks it runs nothing. WorkerError if the device is lost."""
-        if not scheduled:
-            return StepResult((), 0.0)
+        return self.collect(self.launch(scheduled)) if scheduled else StepResult((), 0.0)
+
+    def launch(self, scheduled: Sequence[ScheduledChunk]) -> InFlight:
+        """Gives the device all work of a step, at least one chunk, and does not wait for it.
+
+        Raises:
+            WorkerError: the device is lost.
+        """
+        with self._device_errors():
+            order = batch_order([item.chunk for item in scheduled], PAGE_SIZE)
+            ordered = [scheduled[i] for i in order]
+            chunks = [item.chunk for item in ordered]
+            plan = plan_sampling([SampleRequest(item.chunk, item.sequence.state.params) for item in ordered])
+            tables = [item.sequence.pages for item in ordered]
+            batch = pack(chunks, tables, PAGE_SIZE, self.model.device, more=plan.arrays)
+            began = time.perf_counter()
+            hidden = self.model.forward(batch, self.cache)
+            inputs = batch.token_ids_T[batch.logit_rows_R] if plan.reads_inputs else None
+            sampling = self.sampler.launch(hidden, plan, batch.more, inputs)
+            return InFlight(ordered, sampling, time.perf_counter() - began)
+
+    def collect(self, in_flight: InFlight) -> StepResult:
+        """Waits for a step. Returns what it gave.
+
+        Raises:
+            WorkerError: the device is lost.
+        """
+        with self._device_errors():
+            began = time.perf_counter()
+            sampled = in_flight.sampling.collect()
+            model_s = in_flight.launch_s + time.perf_counter() - began
+            return StepResult(list(zip(in_flight.scheduled, sampled, strict=True)), model_s)
+
+    @contextmanager
+    def _device_errors(self) -> Iterator[None]:
         try:
-            return self._run(scheduled)
+            yield
         except RuntimeError as error:
             if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
                 raise WorkerError(f"the device {self.model.device} is lost: {error}") from None
             raise
-
-    def _run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
-        tables = [item.sequence.pages for item in scheduled]
-        batch = pack([item.chunk for item in scheduled], tables, PAGE_SIZE, self.model.device)
-        began = time.perf_counter()
-        hidden = self.model.forward(batch, self.cache)
-        # A GPU is still at work here: the host prepares the sampling meanwhile.
-        ordered = [scheduled[i] for i in batch.order]
-        requests = [SampleRequest(item.chunk, item.sequence.state.params) for item in ordered]
-        sampled = self.sampler(hidden, requests)
-        model_s = time.perf_counter() - began
-        return StepResult(list(zip(ordered, sampled, strict=True)), model_s)
 
     def check_device(self) -> None:
         """Raises WorkerError if the device does not compute any more."""
