@@ -112,6 +112,6 @@ def _decide(chunk: Chunk, tokens: list[int], confidences: list[float]) -> Sample
         best = sorted(range(len(tokens)), key=lambda row: -confidences[row])[: rule.num_best]
         result.committed = [row in best or confidences[row] >= rule.threshold for row in range(len(tokens))]
     elif isinstance(rule, Verify):
-        matches = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(tokens, rule.block[1:], strict=False))
+        matches = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(tokens, chunk.token_ids[1:], strict=False))
         result.accepted = len(list(matches)) + 1
     return result

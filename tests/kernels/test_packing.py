@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 import torch
-from trimode.kernels.packing import ALIGNMENT, BufferLayout, Part, host_buffer, memory_of
+from trimode.kernels.packing import ALIGNMENT, BufferLayout, Download, Part, host_buffer, memory_of, upload
 
 CPU = torch.device("cpu")
 PARTS = [
@@ -71,3 +71,22 @@ def test_what_does_not_fit_is_named(values: array[int], message: str) -> None:
     layout = BufferLayout(PARTS)
     with pytest.raises(ValueError, match=message):
         layout.write(memory_of(host_buffer(layout.num_bytes, CPU)), "small", values)
+
+
+def test_missing_elements_are_filled_only_on_demand() -> None:
+    layout = BufferLayout(PARTS)
+    buffer = host_buffer(layout.num_bytes, CPU)
+    layout.write(memory_of(buffer), "small", array("i", [5]), fill=-1)
+    assert layout.views(buffer)["small"].tolist() == [5, -1, -1]
+    with pytest.raises(ValueError, match="got 4 elements"):
+        layout.write(memory_of(buffer), "small", array("i", range(4)), fill=-1)
+
+
+def test_an_upload_gives_every_array_its_tensor() -> None:
+    tensors = upload({"a": array("q", [1, 2]), "b": array("f", [0.5]), "none": array("d")}, CPU)
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {"a": [1, 2], "b": [0.5], "none": []}
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) == 1
+
+
+def test_a_download_gives_the_tensor() -> None:
+    assert Download(torch.arange(3)).wait().tolist() == [0, 1, 2]

@@ -86,7 +86,7 @@ class LinearSpecState(DecodeState):
                 keep_kv=True,
                 rows=range(len(self._block)),
                 purpose="verify",
-                selection=Verify(list(self._block.tokens), self._proposals if self._by_rejection else None),
+                selection=Verify(self._proposals if self._by_rejection else None),
                 sample_offset=1,
                 history=self._history(),
                 forced_token=self._forced_token(),

@@ -9,17 +9,19 @@ T = tokens, N = requests, H = hidden size.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from trimode.core.errors import WorkerError
+from trimode.kernels.packing import Download
 from trimode.workers.decode.chunk import Commit, Sampled, Verify
 from trimode.workers.engine.buckets import Bucket, Buckets, Kind
 from trimode.workers.engine.capture import Capture
 from trimode.workers.engine.scheduler import ScheduledChunk
-from trimode.workers.engine.static_input import StaticInput
+from trimode.workers.engine.static_input import StaticInput, rules_of
 from trimode.workers.model.batch import Batch
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.transformer import TriModeModel
@@ -53,18 +55,24 @@ class CaptureReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
-    """A graph that the device runs or has run."""
+class GraphRun:
+    """A graph with greedy tokens that the device runs or has run."""
 
     bucket: Bucket
     ordered: Sequence[ScheduledChunk]
     """What runs, in the order of the batch."""
-    began: float
-    """When it was started, in seconds of `time.perf_counter`."""
-    tables: torch.Tensor | None = None
-    """On the host, `[tables, columns, T]`, valid after `ready`. None if the graph runs the forward only."""
-    ready: torch.cuda.Event | None = None
-    """None where the results are there at once."""
+    results: Download
+    """float64 `[tables, columns, T]`."""
+
+    def collect(self) -> list[list[Sampled]]:
+        """Waits for the device. Returns one list of results per forward, in the order of the batch."""
+        tables = self.results.wait().tolist()
+        starts = itertools.accumulate((len(item.chunk.token_ids) for item in self.ordered), initial=0)
+        places = list(zip(starts, self.ordered, strict=False))
+        found = [[_sampled(tables[0], start, item) for start, item in places]]
+        if self.bucket.kind is Kind.CYCLE:
+            found.append([_verified(tables[1], start, item) for start, item in places])
+        return found
 
 
 class Graphs:
@@ -121,39 +129,28 @@ class Graphs:
                 return bucket
         return self._buckets.choose(Kind.PASS, lengths, lora=lora)
 
-    def launch(self, bucket: Bucket, scheduled: Sequence[ScheduledChunk]) -> Launched:
-        """Starts a graph. The host does not wait for the device."""
-        packed = self._input.write(bucket, scheduled)
-        began = time.perf_counter()
+    def launch(self, bucket: Bucket, ordered: Sequence[ScheduledChunk], sources: Sequence[int] = ()) -> GraphRun:
+        """Starts a graph with greedy tokens. The host does not wait for the device.
+
+        Args:
+            bucket: from `choose`.
+            ordered: what runs, in the order of `batch_order`.
+            sources: see `StaticInput.write`.
+        """
+        self._input.write(bucket, ordered, sources)
         self._replays[bucket]()
-        ordered = [scheduled[i] for i in packed.order]
-        if bucket.kind is Kind.FORWARD:
-            return Launched(bucket, ordered, began)
-        tables = self._tables(bucket)
-        on_host = torch.empty(tables.shape, dtype=tables.dtype, pin_memory=tables.is_cuda)
-        on_host.copy_(tables, non_blocking=True)
-        ready = None
-        if tables.is_cuda:
-            ready = torch.cuda.Event()
-            ready.record()
-        return Launched(bucket, ordered, began, on_host, ready)
+        return GraphRun(bucket, ordered, Download(self._tables(bucket)))
 
-    def hidden(self, launched: Launched) -> torch.Tensor:
-        """Returns the hidden states `[R, H]` of the wanted rows, in the order of the batch. Valid until the next step."""
-        count = sum(len(item.chunk.rows) for item in launched.ordered)
-        return self._hidden_TH[self._input.logit_rows(launched.bucket, count)]
+    def forward(self, bucket: Bucket, ordered: Sequence[ScheduledChunk]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Starts a graph without a sampler. The host does not wait for the device.
 
-    @staticmethod
-    def finish(launched: Launched) -> list[list[Sampled]]:
-        """Waits for a graph. Returns one list of results per forward, in the order of `ordered`."""
-        if launched.ready is not None:
-            launched.ready.synchronize()
-        assert launched.tables is not None
-        tables = launched.tables.tolist()
-        if launched.bucket.kind is Kind.PASS:
-            return [[_sampled(tables[0], *place) for place in _places(launched)]]
-        drafts = [_sampled(tables[0], *place) for place in _places(launched)]
-        return [drafts, [_verified(tables[1], start, item) for start, item in _places(launched)]]
+        Returns:
+            The hidden states `[R, H]` and the token ids `[R]` of the wanted rows, in the order of the batch.
+        """
+        self._input.write(bucket, ordered)
+        self._replays[bucket]()
+        rows_R = self._input.logit_rows(bucket, sum(len(item.chunk.rows) for item in ordered))
+        return self._hidden_TH[rows_R], self._input.batch(bucket).token_ids_T[rows_R]
 
     def _record(self, bucket: Bucket) -> None:
         bodies = {Kind.FORWARD: self._forward, Kind.PASS: self._pass, Kind.CYCLE: self._cycle}
@@ -178,10 +175,11 @@ class Graphs:
     def _pass(self, bucket: Bucket) -> None:
         batch = self._input.batch(bucket)
         found = self._greedy(batch)
-        self._write(bucket, 0, found, decide(found, batch.token_ids_T, self._input.rules(bucket)))
+        self._write(bucket, 0, found, decide(found, batch.token_ids_T, rules_of(batch, bucket)))
 
     def _cycle(self, bucket: Bucket) -> None:
-        batch, rules = self._input.batch(bucket), self._input.rules(bucket)
+        batch = self._input.batch(bucket)
+        rules = rules_of(batch, bucket)
         draft = self._greedy(batch)
         wanted_T = rules.wanted_T != 0
         self._write(bucket, 0, draft, wanted_T.float())
@@ -242,15 +240,6 @@ def _is_greedy(item: ScheduledChunk) -> bool:
 
 def _free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-
-
-def _places(launched: Launched) -> list[tuple[int, ScheduledChunk]]:
-    """Each chunk with its first token in the batch."""
-    places, start = [], 0
-    for item in launched.ordered:
-        places.append((start, item))
-        start += len(item.chunk.token_ids)
-    return places
 
 
 def _sampled(table: list[list[float]], start: int, item: ScheduledChunk) -> Sampled:

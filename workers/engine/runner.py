@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from trimode.core.errors import WorkerError
 from trimode.core.protocol import DecodeParams
+from trimode.kernels.packing import upload
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.engine.buckets import MAX_QUERIES, Bucket, Buckets, Kind
 from trimode.workers.engine.capture import Capture
-from trimode.workers.engine.graphs import CaptureReport, Graphs
+from trimode.workers.engine.graphs import CaptureReport, GraphRun, Graphs
 from trimode.workers.engine.scheduler import ScheduledChunk
-from trimode.workers.model.batch import pack
+from trimode.workers.model.batch import batch_order, pack
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.sampling.sampler import Sampler, SampleRequest
+from trimode.workers.sampling.plan import SampleRequest, plan_sampling
+from trimode.workers.sampling.sampler import Sampler, Sampling
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -33,9 +35,21 @@ class StepResult:
     samples: Sequence[tuple[ScheduledChunk, Sampled]]
     """Each chunk with its result, in the order in which the chunks stand in the batch."""
     model_s: float
-    """Seconds in forward and sampling, until the samples are on the host. Packing is not included."""
+    """Seconds in forward and sampling, until the samples are on the host. Packing is not included, nor what the
+    host did while it did not wait."""
     following: Sequence[Sampled] = ()
     """The results of the chunks that follow those of `samples`, one each, if the step ran two forwards; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A step that the device has been given and whose samples nobody has read yet."""
+
+    scheduled: Sequence[ScheduledChunk]
+    """In the order in which the chunks stand in the batch."""
+    run: Sampling | GraphRun
+    launch_s: float
+    """Seconds that the host took to launch forward and sampling."""
 
 
 class Runner:
@@ -63,44 +77,66 @@ class Runner:
 
     def run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
         """Runs all chunks together. Without chunks it runs nothing. WorkerError if the device is lost."""
-        if not scheduled:
-            return StepResult((), 0.0)
+        return self.collect(self.launch(scheduled)) if scheduled else StepResult((), 0.0)
+
+    def launch(self, scheduled: Sequence[ScheduledChunk]) -> InFlight:
+        """Gives the device all work of a step, at least one chunk, and does not wait for it.
+
+        Raises:
+            WorkerError: the device is lost.
+        """
+        with self._device_errors():
+            order = batch_order([item.chunk for item in scheduled], PAGE_SIZE)
+            ordered = [scheduled[i] for i in order]
+            bucket = None if self.graphs is None else self.graphs.choose(ordered)
+            return self._launch(ordered) if bucket is None else self._launch_graph(bucket, ordered)
+
+    def _launch(self, ordered: Sequence[ScheduledChunk]) -> InFlight:
+        chunks = [item.chunk for item in ordered]
+        plan = plan_sampling([SampleRequest(item.chunk, item.sequence.state.params) for item in ordered])
+        tables = [item.sequence.pages for item in ordered]
+        batch = pack(chunks, tables, PAGE_SIZE, self.model.device, more=plan.arrays)
+        began = time.perf_counter()
+        hidden = self.model.forward(batch, self.cache)
+        inputs = batch.wanted_tokens_R if plan.reads_inputs else None
+        sampling = self.sampler.launch(hidden, plan, batch.more, inputs)
+        return InFlight(ordered, sampling, time.perf_counter() - began)
+
+    def _launch_graph(self, bucket: Bucket, ordered: Sequence[ScheduledChunk]) -> InFlight:
+        assert self.graphs is not None
+        began = time.perf_counter()
+        if bucket.kind is not Kind.FORWARD:
+            run: Sampling | GraphRun = self.graphs.launch(bucket, ordered)
+        else:
+            plan = plan_sampling([SampleRequest(item.chunk, item.sequence.state.params) for item in ordered])
+            hidden, inputs = self.graphs.forward(bucket, ordered)
+            run = self.sampler.launch(hidden, plan, upload(plan.arrays, self.model.device), inputs)
+        return InFlight(ordered, run, time.perf_counter() - began)
+
+    def collect(self, in_flight: InFlight) -> StepResult:
+        """Waits for a step. Returns what it gave.
+
+        Raises:
+            WorkerError: the device is lost.
+        """
+        with self._device_errors():
+            began = time.perf_counter()
+            run = in_flight.run
+            found = run.collect() if isinstance(run, GraphRun) else [run.collect()]
+            model_s = in_flight.launch_s + time.perf_counter() - began
+            samples = list(zip(in_flight.scheduled, found[0], strict=True))
+            return StepResult(samples, model_s, found[1] if len(found) > 1 else ())
+
+    @contextmanager
+    def _device_errors(self) -> Iterator[None]:
+        """Turns the loss of the device into a WorkerError. Inside, the model's device is the thread's current one."""
         try:
-            with self._on_device():
-                bucket = None if self.graphs is None else self.graphs.choose(scheduled)
-                return self._run(scheduled) if bucket is None else self._run_graph(bucket, scheduled)
+            with torch.cuda.device(self.model.device) if self.model.device.type == "cuda" else nullcontext():
+                yield
         except RuntimeError as error:
             if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
                 raise WorkerError(f"the device {self.model.device} is lost: {error}") from None
             raise
-
-    def _run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
-        tables = [item.sequence.pages for item in scheduled]
-        batch = pack([item.chunk for item in scheduled], tables, PAGE_SIZE, self.model.device)
-        began = time.perf_counter()
-        hidden = self.model.forward(batch, self.cache)
-        # A GPU is still at work here: the host prepares the sampling meanwhile.
-        ordered = [scheduled[i] for i in batch.order]
-        requests = [SampleRequest(item.chunk, item.sequence.state.params) for item in ordered]
-        sampled = self.sampler(hidden, requests)
-        model_s = time.perf_counter() - began
-        return StepResult(list(zip(ordered, sampled, strict=True)), model_s)
-
-    def _run_graph(self, bucket: Bucket, scheduled: Sequence[ScheduledChunk]) -> StepResult:
-        assert self.graphs is not None
-        launched = self.graphs.launch(bucket, scheduled)
-        if bucket.kind is Kind.FORWARD:
-            requests = [SampleRequest(item.chunk, item.sequence.state.params) for item in launched.ordered]
-            results = [self.sampler(self.graphs.hidden(launched), requests)]
-        else:
-            results = self.graphs.finish(launched)
-        model_s = time.perf_counter() - launched.began
-        samples = list(zip(launched.ordered, results[0], strict=True))
-        return StepResult(samples, model_s, results[1] if len(results) > 1 else ())
-
-    def _on_device(self) -> AbstractContextManager[object]:
-        """Makes the model's device the current one of this thread, where kernels are launched."""
-        return torch.cuda.device(self.model.device) if self.model.device.type == "cuda" else nullcontext()
 
     def recover(self) -> None:
         """Makes room for the next attempt after a step that raised. WorkerError if the device does not compute."""
@@ -132,7 +168,7 @@ class Runner:
         Returns:
             What capturing took; None without graphs.
         """
-        with self._on_device():
+        with self._device_errors():
             self._warm_up()
             return None if self.graphs is None else self.graphs.capture()
 

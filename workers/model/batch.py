@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from types import MappingProxyType
 
 import torch
-from trimode.kernels.packing import BufferLayout, Part, host_buffer, memory_of
+from trimode.kernels.packing import Array, BufferLayout, Part, host_buffer, memory_of, parts_of
 from trimode.kernels.paged_attention import Ragged, RaggedSizes, Row, view_rows, write_rows
-from trimode.workers.decode.chunk import Chunk
+from trimode.workers.decode.chunk import Chunk, deferred_row
+
+NOTHING: Mapping[str, Array] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,25 @@ class Batch:
     """True if every token has the adapter on."""
     logit_rows_R: torch.Tensor | None
     """Flat token indices whose logits are wanted, chunk by chunk in `order`; None = all tokens."""
+    source_T: torch.Tensor | None
+    """int64: where the token id is the sample of a wanted row of the step before, that row; -1 where it is known. None
+    = it is known everywhere."""
+    more: dict[str, torch.Tensor]
+    """What travelled with it."""
     order: tuple[int, ...]
     """Chunk indices in the order in which they stand in the batch; empty in a captured graph."""
+
+    @property
+    def wanted_tokens_R(self) -> torch.Tensor:
+        """The token ids at the wanted rows, int64."""
+        return self.token_ids_T if self.logit_rows_R is None else self.token_ids_T[self.logit_rows_R]
+
+    def filled(self, sampled_R: torch.Tensor) -> Batch:
+        """Returns the batch with the tokens that the step before has sampled, int64, one per wanted row of it."""
+        if self.source_T is None:
+            return self
+        sampled = sampled_R[self.source_T.clamp_min(0)]
+        return dataclasses.replace(self, token_ids_T=torch.where(self.source_T < 0, self.token_ids_T, sampled))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +74,7 @@ class Packed:
     """Tokens with the adapter on."""
 
 
+@dataclass(frozen=True)
 class Layout:
     """A buffer with the tensors of a batch, for chunks of given sizes or for all chunks up to these sizes.
 
@@ -61,47 +82,47 @@ class Layout:
     rows without queries and keys, and logit rows of token 0.
     """
 
-    def __init__(
-        self,
-        tokens: int,
-        rows: int,
-        pages: int,
-        logit_rows: int,
-        *,
-        max_queries: int | None = None,
-        lora_tokens: int | None = None,
-        page_size: int,
-    ) -> None:
-        """Places the tensors.
+    tokens: int
+    """Of all chunks."""
+    rows: int
+    """Number of chunks."""
+    pages: int
+    """Of the longest chunk's keys."""
+    logit_rows: int
+    """Wanted rows of all chunks."""
+    _: KW_ONLY
+    page_size: int
+    """Tokens per page."""
+    max_queries: int | None = None
+    """Tokens of the longest chunk; None = `tokens`."""
+    lora_tokens: int | None = None
+    """Tokens with the adapter on, exactly; None = any number of them, so that `lora_T` alone says which."""
+    deferred: bool = True
+    """True if tokens may be samples of the step before, see `Batch.source_T`."""
+    more: tuple[Part, ...] = ()
+    """Further arrays that travel in the same buffer."""
+    ragged: RaggedSizes = field(init=False)
+    buffer: BufferLayout = field(init=False)
 
-        Args:
-            tokens: of all chunks.
-            rows: number of chunks.
-            pages: of the longest chunk's keys.
-            logit_rows: wanted rows of all chunks.
-            max_queries: tokens of the longest chunk; None = `tokens`.
-            lora_tokens: tokens with the adapter on, exactly; None = any number of them, so that `lora_T` alone says
-                which.
-            page_size: tokens per page.
-        """
-        self.page_size = page_size
-        self.logit_rows = logit_rows
-        self.lora_tokens = lora_tokens
-        self.ragged = RaggedSizes(
-            tokens=tokens,
-            rows=rows,
-            pages=pages,
-            max_queries=tokens if max_queries is None else max_queries,
-            max_keys=pages * page_size,
+    def __post_init__(self) -> None:
+        ragged = RaggedSizes(
+            tokens=self.tokens,
+            rows=self.rows,
+            pages=self.pages,
+            max_queries=self.tokens if self.max_queries is None else self.max_queries,
+            max_keys=self.pages * self.page_size,
         )
-        parts = [Part(name, torch.int64, (tokens,)) for name in ("token_ids_T", "positions_T", "slots_T")]
-        parts.append(Part("logit_rows_R", torch.int64, (logit_rows,)))
-        if lora_tokens:
-            parts.append(Part("lora_rows", torch.int64, (lora_tokens,)))
-        if lora_tokens != 0:
-            parts.append(Part("lora_T", torch.int32, (tokens,)))
-        parts += self.ragged.parts()  # ends with the page table
-        self.buffer = BufferLayout(parts)
+        parts = [Part(name, torch.int64, (self.tokens,)) for name in ("token_ids_T", "positions_T", "slots_T")]
+        parts.append(Part("logit_rows_R", torch.int64, (self.logit_rows,)))
+        if self.deferred:
+            parts.append(Part("source_T", torch.int64, (self.tokens,)))
+        if self.lora_tokens:
+            parts.append(Part("lora_rows", torch.int64, (self.lora_tokens,)))
+        if self.lora_tokens != 0:
+            parts.append(Part("lora_T", torch.int32, (self.tokens,)))
+        parts += [*self.more, *ragged.parts()]  # ends with the page table
+        object.__setattr__(self, "ragged", ragged)
+        object.__setattr__(self, "buffer", BufferLayout(parts))
 
     @property
     def num_bytes(self) -> int:
@@ -128,17 +149,15 @@ class Layout:
             lora_T=views.get("lora_T"),
             lora_all=packed is not None and packed.num_lora == sizes.tokens,
             logit_rows_R=views["logit_rows_R"],
+            source_T=views.get("source_T"),
+            more={part.name: views[part.name] for part in self.more},
             order=() if packed is None else packed.order,
         )
 
 
-def int64(values: Iterable[int]) -> torch.Tensor:
-    """Returns the values as a tensor on the host; `torch.tensor` takes five times as long to walk a list."""
-    data = array("q", values)
-    return torch.frombuffer(data, dtype=torch.int64) if data else torch.empty(0, dtype=torch.int64)
-
-
-def exact_layout(chunks: Sequence[Chunk], page_size: int) -> Layout:
+def exact_layout(
+    chunks: Sequence[Chunk], page_size: int, *, deferred: bool = False, more: Sequence[Part] = ()
+) -> Layout:
     """Returns the layout of these chunks without padding."""
     lengths = [len(chunk.token_ids) for chunk in chunks]
     return Layout(
@@ -146,9 +165,11 @@ def exact_layout(chunks: Sequence[Chunk], page_size: int) -> Layout:
         len(chunks),
         max(_num_pages(chunk, page_size) for chunk in chunks),
         sum(len(chunk.rows) for chunk in chunks),
+        page_size=page_size,
         max_queries=max(lengths),
         lora_tokens=sum(length for chunk, length in zip(chunks, lengths, strict=True) if chunk.lora),
-        page_size=page_size,
+        deferred=deferred,
+        more=tuple(more),
     )
 
 
@@ -157,15 +178,30 @@ def _num_pages(chunk: Chunk, page_size: int) -> int:
     return -(-(chunk.position + len(chunk.token_ids)) // page_size)
 
 
-def _size(chunk: Chunk, page_size: int) -> tuple[int, int]:
-    """Number of queries, and the pages of the keys as a power of two."""
-    return len(chunk.token_ids), (_num_pages(chunk, page_size) - 1).bit_length()
+def batch_order(chunks: Sequence[Chunk], page_size: int) -> list[int]:
+    """Returns the chunk indices in the order in which a batch holds them: chunks of like size stand side by side.
+
+    Like size is the same number of queries, and the same pages of keys as a power of two.
+    """
+
+    def size(index: int) -> tuple[int, int, int]:
+        chunk = chunks[index]
+        return len(chunk.token_ids), (_num_pages(chunk, page_size) - 1).bit_length(), index
+
+    return sorted(range(len(chunks)), key=size)
 
 
 def pack_into(
-    layout: Layout, host: torch.Tensor, chunks: Sequence[Chunk], page_tables: Sequence[Sequence[int]], spare_page: int
+    layout: Layout,
+    host: torch.Tensor,
+    chunks: Sequence[Chunk],
+    page_tables: Sequence[Sequence[int]],
+    spare_page: int,
+    *,
+    sources: Sequence[int] = (),
+    more: Mapping[str, Array] = NOTHING,
 ) -> Packed:
-    """Writes chunks into a buffer on the host. Chunks of like size stand side by side.
+    """Writes chunks into a buffer on the host, in the order of `batch_order`.
 
     Args:
         layout: of the buffer.
@@ -173,13 +209,16 @@ def pack_into(
         chunks: at least one, none empty.
         page_tables: pages cover position + length of each chunk.
         spare_page: page that padding tokens write to.
+        sources: per chunk, the wanted row of the step before that the rows of its request begin with there. Empty if
+            all token ids are known.
+        more: the further arrays of the layout. Zeros stand for what is missing to it.
 
     Raises:
         ValueError: the chunks exceed the layout.
     """
-    page_size, memory = layout.page_size, memory_of(host)
-    order = sorted(range(len(chunks)), key=lambda i: (_size(chunks[i], page_size), i))
-    ids, positions, slots, lora, wanted = (array("q") for _ in range(5))
+    page_size, memory, buffer = layout.page_size, memory_of(host), layout.buffer
+    order = batch_order(chunks, page_size)
+    ids, positions, slots, lora, wanted, source = (array("q") for _ in range(6))
     rows: list[Row] = []
     for i in order:
         chunk, table, start = chunks[i], page_tables[i], len(ids)
@@ -192,30 +231,36 @@ def pack_into(
         wanted.extend([start + row for row in chunk.rows])
         if chunk.lora:
             lora.extend(range(start, len(ids)))
-    num_positions = max(positions) + 1
-    missing = layout.ragged.tokens - len(ids)
-    if missing > 0:
-        ids.extend([0] * missing)
-        positions.extend([0] * missing)
-        slots.extend([spare_page * page_size + i % page_size for i in range(missing)])
-    wanted.extend([0] * (layout.logit_rows - len(wanted)))
-    buffer = layout.buffer
-    buffer.write(memory, "token_ids_T", ids)
-    buffer.write(memory, "positions_T", positions)
-    buffer.write(memory, "slots_T", slots)
-    buffer.write(memory, "logit_rows_R", wanted)
+        if sources:
+            first = sources[i]
+            source.extend([first + deferred_row(token) if token < 0 else -1 for token in chunk.token_ids])
+    packed = Packed(tuple(order), tuple(rows), max(positions) + 1, len(lora))
+    missing = layout.tokens - len(ids)
+    slots.extend([spare_page * page_size + i % page_size for i in range(missing)])
+    columns = {"token_ids_T": ids, "positions_T": positions, "slots_T": slots, "logit_rows_R": wanted, **more}
+    if layout.deferred:
+        columns["source_T"] = source
     if layout.lora_tokens:
-        buffer.write(memory, "lora_rows", lora)
+        columns["lora_rows"] = lora
     if layout.lora_tokens != 0:
-        flags = array("i", bytes(4 * layout.ragged.tokens))
+        columns["lora_T"] = array("i", bytes(4 * layout.tokens))
         for token in lora:
-            flags[token] = 1
-        buffer.write(memory, "lora_T", flags)
+            columns["lora_T"][token] = 1
+    for name, data in columns.items():
+        buffer.write(memory, name, data, fill=-1 if name == "source_T" else 0)
     write_rows(rows, page_size, layout.ragged, buffer, memory)
-    return Packed(tuple(order), tuple(rows), num_positions, len(lora))
+    return packed
 
 
-def pack(chunks: Sequence[Chunk], page_tables: Sequence[Sequence[int]], page_size: int, device: torch.device) -> Batch:
+def pack(
+    chunks: Sequence[Chunk],
+    page_tables: Sequence[Sequence[int]],
+    page_size: int,
+    device: torch.device,
+    *,
+    sources: Sequence[int] = (),
+    more: Mapping[str, Array] = NOTHING,
+) -> Batch:
     """Returns one Batch of all `chunks`, brought to the device in one copy that the host does not wait for.
 
     Args:
@@ -223,8 +268,10 @@ def pack(chunks: Sequence[Chunk], page_tables: Sequence[Sequence[int]], page_siz
         page_tables: pages cover position + length of each chunk.
         page_size: tokens per page.
         device: where the tensors go.
+        sources: see `pack_into`.
+        more: further arrays for the same copy.
     """
-    layout = exact_layout(chunks, page_size)
+    layout = exact_layout(chunks, page_size, deferred=bool(sources), more=parts_of(more))
     host = host_buffer(layout.num_bytes, device)
-    packed = pack_into(layout, host, chunks, page_tables, 0)
+    packed = pack_into(layout, host, chunks, page_tables, 0, sources=sources, more=more)
     return layout.batch(host.to(device, non_blocking=True), packed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from trimode.workers.decode.ar import ArState
 from trimode.workers.decode.registry import MODES
 from trimode.workers.engine import scheduler
 from trimode.workers.runtime import Runtime
-from trimode.workers.sampling.sampler import SampleRequest
+from trimode.workers.sampling.plan import SamplingPlan
 
 Run = scheduler.Sequence
 ERRORS: list[Exception] = [
@@ -64,16 +65,17 @@ def calm() -> list[list[int]]:
 def failing(runtime: Runtime, guilty: list[Run], error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """From its third step on, sampling raises if a guilty request is in the batch."""
     sampler = runtime.engine.runner.sampler
+    launch = sampler.launch
     calls = 0
 
-    def sample(hidden: torch.Tensor, requests: Sequence[SampleRequest]) -> object:
+    def sample(hidden: torch.Tensor, plan: SamplingPlan, *rest: Any) -> object:
         nonlocal calls
         calls += 1
-        if calls > 2 and any(request.params is bad.state.params for request in requests for bad in guilty):
+        if calls > 2 and any(request.params is bad.state.params for request in plan.requests for bad in guilty):
             raise error
-        return sampler(hidden, requests)
+        return launch(hidden, plan, *rest)
 
-    monkeypatch.setattr(runtime.engine.runner, "sampler", sample)
+    monkeypatch.setattr(sampler, "launch", sample)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 import torch
-from trimode.kernels.packing import host_buffer
-from trimode.workers.decode.chunk import Chunk
-from trimode.workers.model.batch import Batch, Layout, exact_layout, int64, pack, pack_into
+from trimode.kernels.packing import Part, host_buffer
+from trimode.workers.decode.chunk import Chunk, deferred
+from trimode.workers.model.batch import Batch, Layout, exact_layout, pack, pack_into
 
 PAGE = 4
 
@@ -141,6 +143,34 @@ def test_an_exact_layout_has_no_padding() -> None:
     assert (layout.logit_rows, layout.lora_tokens, layout.ragged.max_queries) == (1, 1, 3)
 
 
-def test_int64_of_nothing_is_empty() -> None:
-    assert int64([]).shape == (0,)
-    assert int64(range(3)).tolist() == [0, 1, 2]
+def test_further_arrays_travel_in_the_same_buffer() -> None:
+    batch = pack([chunk([1], 0)], [[0]], PAGE, torch.device("cpu"), more={"extra": array("d", [0.25, 8.0])})
+    assert batch.more["extra"].tolist() == [0.25, 8.0]
+    assert batch.more["extra"].untyped_storage().data_ptr() == batch.token_ids_T.untyped_storage().data_ptr()
+
+
+def test_tokens_that_the_step_before_samples_are_filled_in_on_the_device() -> None:
+    known, seed_and_drafts = chunk([7], 3), chunk([deferred(1), deferred(0), 9], 3)
+    batch = pack([seed_and_drafts, known], [[0, 1], [2]], PAGE, torch.device("cpu"), sources=[4, 0])
+    assert batch.source_T is not None
+    assert batch.source_T.tolist() == [-1, 5, 4, -1]
+    filled = batch.filled(torch.tensor([10, 11, 12, 13, 14, 15]))
+    assert filled.token_ids_T.tolist() == [7, 15, 14, 9]
+    assert filled.positions_T.tolist() == [3, 3, 4, 5]
+
+
+def test_without_deferred_tokens_there_is_nothing_to_fill_in() -> None:
+    batch = packed(chunk([1], 0), tables=[[0]])
+    assert batch.source_T is None
+    assert batch.filled(torch.tensor([5])) is batch
+
+
+def test_padding_of_a_bucket_is_known() -> None:
+    layout = Layout(3, 2, 1, 1, page_size=PAGE, more=(Part("extra", torch.int64, (2,)),))
+    host = host_buffer(layout.num_bytes, torch.device("cpu"))
+    more = {"extra": array("q", [6])}
+    pack_into(layout, host, [chunk([deferred(0)], 0)], [[0]], spare_page=9, sources=[2], more=more)
+    batch = layout.batch(host)
+    assert batch.source_T is not None
+    assert batch.source_T.tolist() == [2, -1, -1]
+    assert batch.more["extra"].tolist() == [6, 0]
