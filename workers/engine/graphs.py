@@ -26,9 +26,8 @@ from trimode.workers.model.batch import Batch
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.sampling.greedy import Greedy, decide, greedy, is_greedy
+from trimode.workers.sampling.plan import ROWS_PER_PASS
 
-ROWS_PER_PASS = 256
-"""Most tokens whose logits exist at once."""
 _TABLES = 2
 """Tables of results: of the forward, or of draft and verify."""
 _COLUMNS = 4
@@ -79,7 +78,7 @@ class Graphs:
     """All graphs of an engine, and the memory that they read and write."""
 
     def __init__(
-        self, model: TriModeModel, cache: KVCache, buckets: Buckets, capture: Capture, *, max_model_len: int
+        self, model: TriModeModel, cache: KVCache, buckets: Buckets, capture: Capture, *, max_kv_tokens: int
     ) -> None:
         """Allocates the memory. `capture` must follow before the first step.
 
@@ -88,7 +87,7 @@ class Graphs:
             cache: its KV cache.
             buckets: the sizes.
             capture: where recordings come from.
-            max_model_len: most tokens of a request, scratch included.
+            max_kv_tokens: most tokens of a request, scratch included.
         """
         self._model = model
         self._cache = cache
@@ -96,20 +95,31 @@ class Graphs:
         self._capture = capture
         self._replays: dict[Bucket, Callable[[], None]] = {}
         device, largest = model.device, buckets.all[0]
-        num_pages = -(-max_model_len // PAGE_SIZE)
+        num_pages = -(-max_kv_tokens // PAGE_SIZE)
         self._input = StaticInput(buckets.all, num_pages, cache.spare_page, device)
         self._hidden_TH = torch.zeros((largest.tokens, model.config.hidden_size), dtype=model.dtype, device=device)
+        self.last_tokens_T = torch.zeros(largest.tokens, dtype=torch.long, device=device)
+        """The tokens that the last run sampled, one for each token that ran, wanted or not. A step that is launched
+        before they are read names its unknown tokens by their places here."""
         self._results = torch.zeros(_TABLES * _COLUMNS * largest.tokens, dtype=torch.double, device=device)
 
-    def capture(self) -> CaptureReport:
+    @property
+    def buckets(self) -> Sequence[Bucket]:
+        """All graphs, from the largest to the smallest."""
+        return self._buckets.all
+
+    def capture(self, buckets: Sequence[Bucket] | None = None) -> CaptureReport:
         """Captures all graphs, from the largest to the smallest, so that the smaller ones fit into its memory.
+
+        Args:
+            buckets: capture these only.
 
         Raises:
             WorkerError: the device has no room. Names the graph and what to lower.
         """
         device = self._model.device
         began, free = time.perf_counter(), _free_bytes(device)
-        for bucket in self._buckets.all:
+        for bucket in self._buckets.all if buckets is None else buckets:
             self._record(bucket)
         num_bytes = free - _free_bytes(device)
         return CaptureReport(len(self._replays), self._buckets.all[0], time.perf_counter() - began, num_bytes)
@@ -154,7 +164,9 @@ class Graphs:
 
     def _record(self, bucket: Bucket) -> None:
         bodies = {Kind.FORWARD: self._forward, Kind.PASS: self._pass, Kind.CYCLE: self._cycle}
-        outside = [self._model, self._cache, self._input.tensors, self._hidden_TH, self._results]
+        outside = [
+            self._model, self._cache, self._input.tensors, self._hidden_TH, self.last_tokens_T, self._results
+        ]  # fmt: skip
 
         def body() -> None:
             with torch.inference_mode():
@@ -164,21 +176,21 @@ class Graphs:
             self._replays[bucket] = self._capture.record(body, outside)
         except torch.OutOfMemoryError as error:
             raise WorkerError(
-                f"{self._model.device} has no room for the CUDA graph of a {bucket}; lower max_num_seqs or "
-                f"kv_cache_gb: {error}"
+                f"{self._model.device} is out of memory: no room for the CUDA graph of a {bucket}; lower kv_cache_gb or "
+                f"max_num_seqs: {error}"
             ) from None
 
     def _forward(self, bucket: Bucket) -> None:
-        hidden_TH = self._model.forward(self._input.batch(bucket), self._cache)
+        hidden_TH = self._model.forward(self._batch(bucket), self._cache)
         self._hidden_TH[: bucket.tokens].copy_(hidden_TH)
 
     def _pass(self, bucket: Bucket) -> None:
-        batch = self._input.batch(bucket)
+        batch = self._batch(bucket)
         found = self._greedy(batch)
         self._write(bucket, 0, found, decide(found, batch.token_ids_T, rules_of(batch, bucket)))
 
     def _cycle(self, bucket: Bucket) -> None:
-        batch = self._input.batch(bucket)
+        batch = self._batch(bucket)
         rules = rules_of(batch, bucket)
         draft = self._greedy(batch)
         wanted_T = rules.wanted_T != 0
@@ -189,6 +201,9 @@ class Graphs:
         verified = self._greedy(causal)
         every_row = dataclasses.replace(rules, verify_N=torch.ones_like(rules.verify_N))
         self._write(bucket, 1, verified, decide(verified, block_T, every_row))
+
+    def _batch(self, bucket: Bucket) -> Batch:
+        return self._input.batch(bucket).filled(self.last_tokens_T)
 
     def _greedy(self, batch: Batch) -> Greedy:
         """Runs a forward and returns the greedy tokens of all its tokens."""
@@ -210,6 +225,7 @@ class Graphs:
         return self._results[:size].view(num_tables, _COLUMNS, bucket.tokens)
 
     def _write(self, bucket: Bucket, table: int, found: Greedy, decisions_T: torch.Tensor) -> None:
+        self.last_tokens_T[: bucket.tokens].copy_(found.tokens)
         columns = (found.tokens, found.confidences, found.logprobs, decisions_T)
         for column, values_T in zip(self._tables(bucket)[table], columns, strict=True):
             column.copy_(values_T)

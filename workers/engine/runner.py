@@ -56,7 +56,13 @@ class Runner:
     """Owns the model, its KV cache and the sampler. All modes take the same way through it."""
 
     def __init__(
-        self, model: TriModeModel, num_pages: int, *, capture: Capture | None = None, max_num_seqs: int = 1
+        self,
+        model: TriModeModel,
+        num_pages: int,
+        *,
+        capture: Capture | None = None,
+        max_num_seqs: int = 1,
+        max_kv_tokens: int | None = None,
     ) -> None:
         """Allocates the KV cache.
 
@@ -65,6 +71,7 @@ class Runner:
             num_pages: size of the cache.
             capture: records the graphs of steps; None = every kernel of a step is launched by the host.
             max_num_seqs: most chunks of a step that runs as a graph.
+            max_kv_tokens: most tokens of a request in a graph, scratch included; None = what model and cache allow.
         """
         self.model = model
         self.cache = KVCache(model.config, num_pages, model.dtype, model.device)
@@ -73,7 +80,7 @@ class Runner:
         if capture is not None:
             buckets = Buckets(max_num_seqs, lora=model.adapter is not None)
             longest = min(model.config.max_position_embeddings + 2 * MAX_QUERIES, num_pages * PAGE_SIZE)
-            self.graphs = Graphs(model, self.cache, buckets, capture, max_model_len=longest)
+            self.graphs = Graphs(model, self.cache, buckets, capture, max_kv_tokens=max_kv_tokens or longest)
 
     def run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
         """Runs all chunks together. Without chunks it runs nothing. WorkerError if the device is lost."""
