@@ -100,7 +100,7 @@ class _Run:
         self.done.append(entry)
 
     def made(self, values: object) -> None:
-        """Counts the tensors that an operation returned as memory of this run, unless they are views."""
+        """Counts the tensors that an operation returned as memory of this run."""
         for value in flat(values):
             if isinstance(value, torch.Tensor) and (key := storage(value)) not in self.outside and key not in self._made:
                 self._made[key] = len(self._made)
@@ -128,8 +128,8 @@ class _Run:
                 whole.fill_(0xFF)  # NaN in every float, -1 in integers
 
 
-def _is_view(operator: Any) -> bool:
-    """True if the operator only gives another view of its input, which runs nothing on a device."""
+def _may_be_view(operator: Any) -> bool:
+    """True if the operator may only give another view of its input, which runs nothing on a device."""
     return any(value.alias_info is not None and not value.alias_info.is_write for value in operator._schema.returns)
 
 
@@ -150,9 +150,15 @@ class _Operators(TorchDispatchMode):
             for value in flat(args[1])
         ):
             raise NotCapturable(f"the host waits for the device in {name} with a mask")
-        if not _is_view(func):
-            self._run.note(name, arguments)
-        result = func(*args, **(kwargs or {}))
+        result = None
+        if _may_be_view(func):
+            result = func(*args, **(kwargs or {}))
+            before = {storage(value) for value in flat(arguments) if isinstance(value, torch.Tensor)}
+            if all(storage(value) in before for value in flat(result) if isinstance(value, torch.Tensor)):
+                return result  # nothing runs, and the memory is known or unknown as before
+        self._run.note(name, arguments)
+        if result is None:
+            result = func(*args, **(kwargs or {}))
         self._run.made(result)
         return result
 
