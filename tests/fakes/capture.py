@@ -102,7 +102,11 @@ class _Run:
     def made(self, values: object) -> None:
         """Counts the tensors that an operation returned as memory of this run."""
         for value in flat(values):
-            if isinstance(value, torch.Tensor) and (key := storage(value)) not in self.outside and key not in self._made:
+            if (
+                isinstance(value, torch.Tensor)
+                and (key := storage(value)) not in self.outside
+                and key not in self._made
+            ):
                 self._made[key] = len(self._made)
                 self.kept.append(value)
 
@@ -140,14 +144,13 @@ class _Operators(TorchDispatchMode):
         super().__init__()
         self._run = run
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         arguments = (args, kwargs or {})
         if name in _WAITS:
             raise NotCapturable(f"the host waits for the device in {name}")
         if name in _INDEXED and any(
-            isinstance(value, torch.Tensor) and value.dtype in (torch.bool, torch.uint8)
-            for value in flat(args[1])
+            isinstance(value, torch.Tensor) and value.dtype in (torch.bool, torch.uint8) for value in flat(args[1])
         ):
             raise NotCapturable(f"the host waits for the device in {name} with a mask")
         result = None
@@ -170,11 +173,13 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self._run = run
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", str(func))
         if func in _HOST_READS:
             raise NotCapturable(f"the host waits for the device in {name}")
-        if func is T.to and any(isinstance(value, str | torch.device) for value in (*args[1:], *(kwargs or {}).values())):
+        if func is T.to and any(
+            isinstance(value, str | torch.device) for value in (*args[1:], *(kwargs or {}).values())
+        ):
             raise NotCapturable("a tensor is brought to another device")
         if func is T.data_ptr:
             self._run.note(name, args)

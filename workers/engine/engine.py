@@ -199,7 +199,9 @@ class Engine:
             full = is_out_of_memory(error.__cause__)
             self.runner.recover()
             if len(scheduled) == 1:
-                advice = f": no memory for its {len(scheduled[0].chunk.token_ids)} tokens; {self._lower}" if full else ""
+                advice = (
+                    f": no memory for its {len(scheduled[0].chunk.token_ids)} tokens; {self._lower}" if full else ""
+                )
                 # a new error: the frames of the cause would hold tensors
                 failed.append((scheduled[0], GenerationError(error.message + advice, error.status), full))
                 return []

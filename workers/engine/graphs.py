@@ -137,7 +137,7 @@ class Graphs:
             bucket = self._buckets.choose(Kind.CYCLE, lengths, lora=lora)
             if bucket is not None:
                 return bucket
-        return self._buckets.choose(Kind.PASS, lengths, lora=lora)
+        return self._buckets.choose(Kind.GREEDY, lengths, lora=lora)
 
     def launch(self, bucket: Bucket, ordered: Sequence[ScheduledChunk], sources: Sequence[int] = ()) -> GraphRun:
         """Starts a graph with greedy tokens. The host does not wait for the device.
@@ -163,7 +163,7 @@ class Graphs:
         return self._hidden_TH[rows_R], self._input.batch(bucket).token_ids_T[rows_R]
 
     def _record(self, bucket: Bucket) -> None:
-        bodies = {Kind.FORWARD: self._forward, Kind.PASS: self._pass, Kind.CYCLE: self._cycle}
+        bodies = {Kind.FORWARD: self._forward, Kind.GREEDY: self._pass, Kind.CYCLE: self._cycle}
         outside = [
             self._model, self._cache, self._input.tensors, self._hidden_TH, self.last_tokens_T, self._results
         ]  # fmt: skip
@@ -243,11 +243,13 @@ def align(scheduled: list[ScheduledChunk]) -> list[ScheduledChunk]:
 
 
 def is_cycle(item: ScheduledChunk) -> bool:
-    """Returns True if the chunk is a draft in one greedy pass, so that what is verified next follows from it alone."""
-    chunk, params = item.chunk, item.sequence.state.params
-    forces = params.logprobs and params.max_thinking_tokens is not None
-    one_pass = chunk.selection is None or (isinstance(chunk.selection, Commit) and chunk.selection.threshold <= 0)
-    return chunk.kind == "draft" and one_pass and not forces and _is_greedy(item)
+    """Returns True if what follows a chunk verifies the greedy tokens of this chunk at the same place."""
+    if not _is_greedy(item):
+        return False
+    then = item.sequence.state.following(item.chunk)
+    if then is None or then.position != item.chunk.position:
+        return False
+    return isinstance(then.selection, Verify) and is_greedy(then) and not then.lora
 
 
 def _is_greedy(item: ScheduledChunk) -> bool:

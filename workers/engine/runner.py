@@ -105,7 +105,7 @@ class Runner:
         batch = pack(chunks, tables, PAGE_SIZE, self.model.device, more=plan.arrays)
         began = time.perf_counter()
         hidden = self.model.forward(batch, self.cache)
-        inputs = batch.wanted_tokens_R if plan.reads_inputs else None
+        inputs = batch.wanted_tokens() if plan.reads_inputs else None
         sampling = self.sampler.launch(hidden, plan, batch.more, inputs)
         return InFlight(ordered, sampling, time.perf_counter() - began)
 

@@ -189,9 +189,7 @@ def _largest_step(runner: Runner, max_num_seqs: int) -> None:
         Chunk("verify", [0] * block, 0, causal=True, keep_kv=True, rows=range(block), purpose="size")
         for _ in range(max_num_seqs - prompts)
     ]
-    params = DecodeParams(
-        mode="ar", max_new_tokens=1, block_length=1, threshold=None, temperature=1.0, top_p=0.9
-    )
+    params = DecodeParams(mode="ar", max_new_tokens=1, block_length=1, threshold=None, temperature=1.0, top_p=0.9)
     tables = [list(range(pages_for(length)))] * len(chunks)
     try:
         batch = pack(chunks, tables, PAGE_SIZE, runner.model.device)

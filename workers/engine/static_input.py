@@ -19,7 +19,6 @@ from trimode.workers.model.kv_cache import PAGE_SIZE
 from trimode.workers.sampling.greedy import Rules
 
 
-
 class StaticInput:
     """One buffer for all graphs: they run one at a time. A step fills it by one copy from the host.
 

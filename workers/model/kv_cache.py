@@ -28,7 +28,8 @@ class KVCache:
             WorkerError: the device has no room.
         """
         self.spare_page = num_pages
-        """Page of no request, behind all others: padding tokens of a captured graph write there. It may hold anything."""
+        """Page of no request, behind all others. Padding tokens of a captured graph write there, so it may hold
+        anything."""
         shape = (num_pages + 1, PAGE_SIZE, 2 * config.num_kv_heads, config.head_dim)
         # Zeros, not empty: masked keys still meet a weight of 0, and 0 * NaN is NaN.
         try:

@@ -53,7 +53,12 @@ def test_a_value_that_crosses_to_the_host_or_from_it_is_refused(name: str, given
 
 @pytest.mark.parametrize(
     "touch",
-    [lambda x: x.add_(STRANGE), lambda x: STRANGE.copy_(x), lambda x: x.copy_(STRANGE[:6]), lambda _: argmax(STRANGE[None])],
+    [
+        lambda x: x.add_(STRANGE),
+        lambda x: STRANGE.copy_(x),
+        lambda x: x.copy_(STRANGE[:6]),
+        lambda _: argmax(STRANGE[None]),
+    ],
     ids=["read", "written", "view", "by a compiled kernel"],
 )
 def test_memory_that_was_not_named_is_refused(touch: Callable[[torch.Tensor], object], given: torch.Tensor) -> None:

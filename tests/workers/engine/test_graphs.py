@@ -185,7 +185,9 @@ def test_padding_harms_nobody(runtime: Runtime, micro: Runtime) -> None:
 
 
 def test_a_request_whose_numbers_are_not_finite_fails_alone(runtime: Runtime) -> None:
-    requests: list[dict[str, object]] = [{"mode": mode, "block_length": 4} for mode in ("linear_spec", "dlm", "linear_spec")]
+    requests: list[dict[str, object]] = [
+        {"mode": mode, "block_length": 4} for mode in ("linear_spec", "dlm", "linear_spec")
+    ]
     expected = answers(runtime, requests)
     sequences = [
         runtime.submit(str(n), {"prompt_ids": [5, 6, 7, 8 + n] * 3, "max_new_tokens": 14, "ignore_eos": True} | fields)
@@ -230,7 +232,9 @@ class Full(CheckedCapture):
 
 
 def test_a_graph_without_room_is_named() -> None:
-    with pytest.raises(WorkerError, match=r"no room for the CUDA graph of a \w+ of \d+ tokens and \d+ requests.*; lower ") as error:
+    with pytest.raises(
+        WorkerError, match=r"no room for the CUDA graph of a \w+ of \d+ tokens and \d+ requests.*; lower "
+    ) as error:
         with_graphs(Full(), 2)
     assert "kv_cache_gb" in str(error.value)
     assert "max_num_seqs" in str(error.value)

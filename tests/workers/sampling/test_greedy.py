@@ -33,9 +33,7 @@ def chunks(draw: st.DrawFn) -> list[Chunk]:
         elif kind == "verify":
             selection, rows = Verify(), list(range(length))
         ids = draw(st.lists(st.integers(0, 5), min_size=length, max_size=length))
-        found.append(
-            Chunk("verify", ids, 0, causal=True, keep_kv=True, rows=rows, purpose="test", selection=selection)
-        )
+        found.append(Chunk("verify", ids, 0, causal=True, keep_kv=True, rows=rows, purpose="test", selection=selection))
     return found
 
 
