@@ -27,8 +27,8 @@ _HOST_READS = frozenset({
     T.is_nonzero, T.equal, torch.equal, T.pin_memory, torch.tensor, torch.as_tensor, torch.from_numpy, torch.frombuffer,
 })  # fmt: skip
 _WAITS = frozenset({
-    "_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique", "_unique2", "unique_consecutive", "equal",
-    "is_nonzero", "lift_fresh", "bincount", "repeat_interleave",
+    "_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique", "_unique2", "unique_consecutive",
+    "equal", "is_nonzero", "lift_fresh", "bincount", "repeat_interleave",
 })  # fmt: skip
 """Operators whose result or shape the host must wait for, and `lift_fresh`, which brings values of the host."""
 _INDEXED = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
@@ -167,7 +167,7 @@ class _Operators(TorchDispatchMode):
 
 
 class _Functions(TorchFunctionMode):
-    """Watches the ways from a tensor to the host that are no operators, and the addresses that compiled kernels take."""
+    """Watches the ways to the host that are no operators, and the addresses that compiled kernels take."""
 
     def __init__(self, run: _Run) -> None:
         super().__init__()

@@ -58,15 +58,15 @@ def test_it_equals_the_reference(seed: int, masked: bool) -> None:
     rows = rows_of(seed, masked=masked)
     ragged = describe_rows(rows, PAGE, torch.device("cpu"))
     cache = torch.randn(42, PAGE, 4, 16, generator=generator)
-    q_THD = torch.randn(ragged.num_tokens, 6, 16, generator=generator)
-    expected = reference.paged_attention(q_THD, cache, ragged, 0.25)
+    queries = torch.randn(ragged.num_tokens, 6, 16, generator=generator)
+    expected = reference.paged_attention(queries, cache, ragged, 0.25)
     for row in rows:  # nobody may see the slots behind the last key
         for slot in range(row.num_keys, len(row.pages) * PAGE):
             cache[row.pages[slot // PAGE], slot % PAGE] = torch.nan
     cache[40:] = torch.nan
-    q_padded = torch.cat([q_THD, torch.full((3, 6, 16), torch.nan)])
+    q_padded = torch.cat([queries, torch.full((3, 6, 16), torch.nan)])
     got = paged_attention(q_padded, cache, padded(ragged, 3, 2), 0.25)
     torch.testing.assert_close(got[: ragged.num_tokens], expected, atol=1e-5, rtol=1e-5)
     assert got[ragged.num_tokens :].isnan().all()
-    without_padding = paged_attention(q_THD, cache, padded(ragged, 0, 0), 0.25)
+    without_padding = paged_attention(queries, cache, padded(ragged, 0, 0), 0.25)
     torch.testing.assert_close(without_padding, expected, atol=1e-5, rtol=1e-5)

@@ -176,8 +176,8 @@ class Graphs:
             self._replays[bucket] = self._capture.record(body, outside)
         except torch.OutOfMemoryError as error:
             raise WorkerError(
-                f"{self._model.device} is out of memory: no room for the CUDA graph of a {bucket}; lower kv_cache_gb or "
-                f"max_num_seqs: {error}"
+                f"{self._model.device} is out of memory: no room for the CUDA graph of a {bucket}; lower kv_cache_gb "
+                f"or max_num_seqs: {error}"
             ) from None
 
     def _forward(self, bucket: Bucket) -> None:

@@ -39,9 +39,8 @@ _SPREAD = 4
 class DeviceMemory(Protocol):
     """The memory of the model's device."""
 
-    @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """Returns all of it."""
 
     def free_bytes(self) -> int:
         """Returns what is free, after what torch holds without need is given back."""
@@ -56,9 +55,8 @@ class CudaMemory(DeviceMemory):
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """Returns all of it."""
         return torch.cuda.mem_get_info(self._device)[1]
 
     def free_bytes(self) -> int:
@@ -172,7 +170,7 @@ def measure(
             runner.graphs.capture(few)
             each = max(0, with_largest - memory.free_bytes()) / len(few)
             graphs += math.ceil(each * (len(buckets) - len(largest)))
-    margin = max(MARGIN_BYTES, int(memory.total_bytes * MARGIN_SHARE))
+    margin = max(MARGIN_BYTES, int(memory.total_bytes() * MARGIN_SHARE))
     return Reserve(step=step, graphs=max(0, graphs), margin=margin)
 
 

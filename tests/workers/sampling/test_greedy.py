@@ -101,7 +101,8 @@ def test_a_row_that_is_not_finite_is_not_confident() -> None:
 )
 def test_what_only_the_sampler_does(change: dict[str, object]) -> None:
     fields: dict[str, object] = {
-        "kind": "verify", "token_ids": [1], "position": 0, "causal": True, "keep_kv": True, "rows": [0], "purpose": "test"
+        "kind": "verify", "token_ids": [1], "position": 0, "causal": True, "keep_kv": True, "rows": [0],
+        "purpose": "test",
     }  # fmt: skip
     assert is_greedy(Chunk(**fields))  # type: ignore[arg-type]
     assert not is_greedy(Chunk(**(fields | change)))  # type: ignore[arg-type]
