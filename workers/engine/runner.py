@@ -16,10 +16,10 @@ from trimode.workers.engine.buckets import MAX_QUERIES, Bucket, Buckets, Kind
 from trimode.workers.engine.capture import Capture
 from trimode.workers.engine.graphs import CaptureReport, GraphRun, Graphs
 from trimode.workers.engine.scheduler import ScheduledChunk
-from trimode.workers.model.batch import batch_order, pack
+from trimode.workers.model.batch import Batch, batch_order, pack
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.sampling.plan import SampleRequest, plan_sampling
+from trimode.workers.sampling.plan import SampleRequest, SamplingPlan, plan_sampling
 from trimode.workers.sampling.sampler import Sampler, Sampling
 
 
@@ -51,6 +51,24 @@ class InFlight:
     launch_s: float
     """Seconds that the host took to launch forward and sampling."""
 
+    @property
+    def may_be_followed(self) -> bool:
+        """True if the next step can be launched before this one is collected."""
+        return isinstance(self.run, Sampling)
+
+    def sources(self, items: Sequence[ScheduledChunk]) -> list[int]:
+        """Returns, for each chunk of the next step, where the rows of its request begin in this one.
+
+        Empty if no chunk has a token that this step samples.
+        """
+        if not any(min(item.chunk.token_ids) < 0 for item in items):
+            return []
+        starts, start = {}, 0
+        for item in self.scheduled:
+            starts[item.sequence] = start
+            start += len(item.chunk.rows)
+        return [starts[item.sequence] for item in items]
+
 
 class Runner:
     """Owns the model, its KV cache and the sampler. All modes take the same way through it."""
@@ -79,8 +97,17 @@ class Runner:
         """Runs all chunks together. Without chunks it runs nothing. WorkerError if the device is lost."""
         return self.collect(self.launch(scheduled)) if scheduled else StepResult((), 0.0)
 
-    def launch(self, scheduled: Sequence[ScheduledChunk]) -> InFlight:
+    @property
+    def asynchronous(self) -> bool:
+        """True if the host can go on while the device computes."""
+        return self.model.device.type == "cuda" and self.graphs is None
+
+    def launch(self, scheduled: Sequence[ScheduledChunk], after: InFlight | None = None) -> InFlight:
         """Gives the device all work of a step, at least one chunk, and does not wait for it.
+
+        Args:
+            scheduled: what runs.
+            after: the step before, if it has not been collected yet: the chunks may have tokens that it samples.
 
         Raises:
             WorkerError: the device is lost.
@@ -89,18 +116,26 @@ class Runner:
             order = batch_order([item.chunk for item in scheduled], PAGE_SIZE)
             ordered = [scheduled[i] for i in order]
             bucket = None if self.graphs is None else self.graphs.choose(ordered)
-            return self._launch(ordered) if bucket is None else self._launch_graph(bucket, ordered)
+            return self._launch(ordered, after) if bucket is None else self._launch_graph(bucket, ordered)
 
-    def _launch(self, ordered: Sequence[ScheduledChunk]) -> InFlight:
-        chunks = [item.chunk for item in ordered]
+    def _launch(self, ordered: Sequence[ScheduledChunk], after: InFlight | None) -> InFlight:
         plan = plan_sampling([SampleRequest(item.chunk, item.sequence.state.params) for item in ordered])
-        tables = [item.sequence.pages for item in ordered]
-        batch = pack(chunks, tables, PAGE_SIZE, self.model.device, more=plan.arrays)
+        chunks, tables = [item.chunk for item in ordered], [item.sequence.pages for item in ordered]
+        sources = [] if after is None else after.sources(ordered)
+        batch = pack(chunks, tables, PAGE_SIZE, self.model.device, sources=sources, more=plan.arrays)
         began = time.perf_counter()
+        return InFlight(ordered, self._compute(plan, batch, after), time.perf_counter() - began)
+
+    def _compute(self, plan: SamplingPlan, batch: Batch, after: InFlight | None) -> Sampling:
+        """Launches a step without a graph. Tokens that are not known yet come from the step before."""
+        if batch.source_T is not None:
+            assert after is not None
+            assert isinstance(after.run, Sampling)
+            assert after.run.tokens_R is not None
+            batch = batch.filled(after.run.tokens_R)
         hidden = self.model.forward(batch, self.cache)
         inputs = batch.wanted_tokens_R if plan.reads_inputs else None
-        sampling = self.sampler.launch(hidden, plan, batch.more, inputs)
-        return InFlight(ordered, sampling, time.perf_counter() - began)
+        return self.sampler.launch(hidden, plan, batch.more, inputs)
 
     def _launch_graph(self, bucket: Bucket, ordered: Sequence[ScheduledChunk]) -> InFlight:
         assert self.graphs is not None
