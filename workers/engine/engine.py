@@ -17,6 +17,7 @@ from trimode.workers.boundary import one_request
 from trimode.workers.decode.chunk import Sampled
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeContext, StopFinder
+from trimode.workers.engine.ahead import StepsAhead
 from trimode.workers.engine.capture import Capture
 from trimode.workers.engine.counters import EngineCounters
 from trimode.workers.engine.graphs import CaptureReport, align
@@ -58,6 +59,7 @@ class Engine:
         self.runner = Runner(model, num_pages, capture=capture, max_num_seqs=max_num_seqs)
         self.counters = EngineCounters()
         self._prefill_slice = prefill_slice
+        self._steps = StepsAhead(self.scheduler, self.runner, self.counters)
 
     @property
     def max_model_len(self) -> int:
@@ -87,7 +89,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """True if a step has work."""
-        return bool(self.waiting or self.running)
+        return bool(self.waiting or self.running or self._steps.pending)
 
     def check(self, num_prompt: int, params: DecodeParams) -> None:
         """Refuses a request that the model can never run. GenerationError (400) with the numbers."""
@@ -142,8 +144,7 @@ class Engine:
             WorkerError: the device is lost, or it has no memory for the part of any request.
         """
         began = time.perf_counter()
-        scheduled = self.scheduler.schedule()
-        results = self._run(scheduled if self.runner.graphs is None else align(scheduled))
+        results = self._run_next()
         samples = [sample for result in results for sample in result.samples]
         ended = self._take_back(samples)
         following: list[tuple[ScheduledChunk, Sampled]] = []
@@ -155,6 +156,24 @@ class Engine:
         self.counters.record([item.chunk for item, _ in samples], step_s=step_s, model_s=model_s)
         self.counters.record([item.chunk for item, _ in following], step_s=0.0, model_s=0.0)
         return ended
+
+    def _run_next(self) -> list[StepResult]:
+        """Runs the next step, or waits for it if it was launched before."""
+        if self._steps.pending:
+            self.scheduler.drop_cancelled()
+            return self._run_asynchronously([])
+        scheduled = self.scheduler.schedule()
+        if self.runner.graphs is not None:
+            scheduled = align(scheduled)
+        return self._run_asynchronously(scheduled) if scheduled and self.runner.asynchronous else self._run(scheduled)
+
+    def _run_asynchronously(self, scheduled: list[ScheduledChunk]) -> list[StepResult]:
+        try:
+            with one_request("the forward"):
+                return [self._steps.step(scheduled)]
+        except GenerationError:
+            self._steps.forget()
+            return self._run(scheduled or self.scheduler.gather())
 
     def _following(self, result: StepResult) -> list[tuple[ScheduledChunk, Sampled]]:
         """Returns the second results of a step with the chunks that ran, for the requests that took in the first."""

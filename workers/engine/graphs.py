@@ -62,6 +62,8 @@ class GraphRun:
     """What runs, in the order of the batch."""
     results: Download
     """float64 `[tables, columns, T]`."""
+    tokens_T: torch.Tensor
+    """int64 on the device: what was sampled for each token that ran, wanted or not. Valid until the next graph runs."""
 
     def collect(self) -> list[list[Sampled]]:
         """Waits for the device. Returns one list of results per forward, in the order of the batch."""
@@ -98,9 +100,9 @@ class Graphs:
         num_pages = -(-max_kv_tokens // PAGE_SIZE)
         self._input = StaticInput(buckets.all, num_pages, cache.spare_page, device)
         self._hidden_TH = torch.zeros((largest.tokens, model.config.hidden_size), dtype=model.dtype, device=device)
-        self.last_tokens_T = torch.zeros(largest.tokens, dtype=torch.long, device=device)
-        """The tokens that the last run sampled, one for each token that ran, wanted or not. A step that is launched
-        before they are read names its unknown tokens by their places here."""
+        self._tokens_T = torch.zeros(largest.tokens, dtype=torch.long, device=device)
+        """What the last step sampled. A step that is launched before that is read names its unknown tokens by their
+        places here."""
         self._results = torch.zeros(_TABLES * _COLUMNS * largest.tokens, dtype=torch.double, device=device)
 
     @property
@@ -149,23 +151,30 @@ class Graphs:
         """
         self._input.write(bucket, ordered, sources)
         self._replays[bucket]()
-        return GraphRun(bucket, ordered, Download(self._tables(bucket)))
+        return GraphRun(bucket, ordered, Download(self._tables(bucket)), self._tokens_T)
 
-    def forward(self, bucket: Bucket, ordered: Sequence[ScheduledChunk]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Starts a graph without a sampler. The host does not wait for the device.
+    def take(self, tokens_R: torch.Tensor) -> None:
+        """Takes over what a step without a graph, or with one, has sampled, for `sources` of the next step."""
+        if tokens_R is not self._tokens_T:
+            self._tokens_T[: tokens_R.shape[0]].copy_(tokens_R)
+
+    def forward(
+        self, bucket: Bucket, ordered: Sequence[ScheduledChunk], sources: Sequence[int] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Starts a graph without a sampler, see `launch`. The host does not wait for the device.
 
         Returns:
             The hidden states `[R, H]` and the token ids `[R]` of the wanted rows, in the order of the batch.
         """
-        self._input.write(bucket, ordered)
+        self._input.write(bucket, ordered, sources)
         self._replays[bucket]()
         rows_R = self._input.logit_rows(bucket, sum(len(item.chunk.rows) for item in ordered))
-        return self._hidden_TH[rows_R], self._input.batch(bucket).token_ids_T[rows_R]
+        return self._hidden_TH[rows_R], self._batch(bucket).token_ids_T[rows_R]
 
     def _record(self, bucket: Bucket) -> None:
         bodies = {Kind.FORWARD: self._forward, Kind.GREEDY: self._pass, Kind.CYCLE: self._cycle}
         outside = [
-            self._model, self._cache, self._input.tensors, self._hidden_TH, self.last_tokens_T, self._results
+            self._model, self._cache, self._input.tensors, self._hidden_TH, self._tokens_T, self._results
         ]  # fmt: skip
 
         def body() -> None:
@@ -203,7 +212,7 @@ class Graphs:
         self._write(bucket, 1, verified, decide(verified, block_T, every_row))
 
     def _batch(self, bucket: Bucket) -> Batch:
-        return self._input.batch(bucket).filled(self.last_tokens_T)
+        return self._input.batch(bucket).filled(self._tokens_T)
 
     def _greedy(self, batch: Batch) -> Greedy:
         """Runs a forward and returns the greedy tokens of all its tokens."""
@@ -225,7 +234,7 @@ class Graphs:
         return self._results[:size].view(num_tables, _COLUMNS, bucket.tokens)
 
     def _write(self, bucket: Bucket, table: int, found: Greedy, decisions_T: torch.Tensor) -> None:
-        self.last_tokens_T[: bucket.tokens].copy_(found.tokens)
+        self._tokens_T[: bucket.tokens].copy_(found.tokens)
         columns = (found.tokens, found.confidences, found.logprobs, decisions_T)
         for column, values_T in zip(self._tables(bucket)[table], columns, strict=True):
             column.copy_(values_T)
@@ -244,7 +253,7 @@ def align(scheduled: list[ScheduledChunk]) -> list[ScheduledChunk]:
 
 def is_cycle(item: ScheduledChunk) -> bool:
     """Returns True if what follows a chunk verifies the greedy tokens of this chunk at the same place."""
-    if not _is_greedy(item):
+    if not _is_greedy(item) or min(item.chunk.token_ids) < 0:  # its block is not known to the decoder yet
         return False
     then = item.sequence.state.following(item.chunk)
     if then is None or then.position != item.chunk.position:

@@ -16,10 +16,10 @@ from trimode.workers.engine.buckets import MAX_QUERIES, Bucket, Buckets, Kind
 from trimode.workers.engine.capture import Capture
 from trimode.workers.engine.graphs import CaptureReport, GraphRun, Graphs
 from trimode.workers.engine.scheduler import ScheduledChunk
-from trimode.workers.model.batch import batch_order, pack
+from trimode.workers.model.batch import Batch, batch_order, pack
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.sampling.plan import SampleRequest, plan_sampling
+from trimode.workers.sampling.plan import SampleRequest, SamplingPlan, plan_sampling
 from trimode.workers.sampling.sampler import Sampler, Sampling
 
 
@@ -51,18 +51,40 @@ class InFlight:
     launch_s: float
     """Seconds that the host took to launch forward and sampling."""
 
+    @property
+    def may_be_followed(self) -> bool:
+        """True if the next step can be launched before this one is collected."""
+        return isinstance(self.run, Sampling) or self.run.bucket.kind is Kind.GREEDY
+
+    @property
+    def tokens(self) -> torch.Tensor | None:
+        """The tokens that the step samples, int64 on the device, as `sources` counts them. None if there are none."""
+        return self.run.tokens_R if isinstance(self.run, Sampling) else self.run.tokens_T
+
+    def sources(self, items: Sequence[ScheduledChunk]) -> list[int]:
+        """Returns, for each chunk of the next step, where in `tokens` those of its request begin.
+
+        Empty if no chunk has a token that this step samples.
+        """
+        if not any(min(item.chunk.token_ids) < 0 for item in items):
+            return []
+        starts, start = {}, 0
+        for item in self.scheduled:
+            chunk = item.chunk
+            if isinstance(self.run, Sampling):
+                starts[item.sequence] = start
+                start += len(chunk.rows)
+            else:  # of all tokens; the wanted rows of a chunk that is followed stand side by side
+                starts[item.sequence] = start + (chunk.rows[0] if chunk.rows else 0)
+                start += len(chunk.token_ids)
+        return [starts[item.sequence] for item in items]
+
 
 class Runner:
     """Owns the model, its KV cache and the sampler. All modes take the same way through it."""
 
     def __init__(
-        self,
-        model: TriModeModel,
-        num_pages: int,
-        *,
-        capture: Capture | None = None,
-        max_num_seqs: int = 1,
-        max_kv_tokens: int | None = None,
+        self, model: TriModeModel, num_pages: int, *, capture: Capture | None = None, max_num_seqs: int = 1
     ) -> None:
         """Allocates the KV cache.
 
@@ -71,7 +93,6 @@ class Runner:
             num_pages: size of the cache.
             capture: records the graphs of steps; None = every kernel of a step is launched by the host.
             max_num_seqs: most chunks of a step that runs as a graph.
-            max_kv_tokens: most tokens of a request in a graph, scratch included; None = what model and cache allow.
         """
         self.model = model
         self.cache = KVCache(model.config, num_pages, model.dtype, model.device)
@@ -80,14 +101,23 @@ class Runner:
         if capture is not None:
             buckets = Buckets(max_num_seqs, lora=model.adapter is not None)
             longest = min(model.config.max_position_embeddings + 2 * MAX_QUERIES, num_pages * PAGE_SIZE)
-            self.graphs = Graphs(model, self.cache, buckets, capture, max_kv_tokens=max_kv_tokens or longest)
+            self.graphs = Graphs(model, self.cache, buckets, capture, max_model_len=longest)
 
     def run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
         """Runs all chunks together. Without chunks it runs nothing. WorkerError if the device is lost."""
         return self.collect(self.launch(scheduled)) if scheduled else StepResult((), 0.0)
 
-    def launch(self, scheduled: Sequence[ScheduledChunk]) -> InFlight:
+    @property
+    def asynchronous(self) -> bool:
+        """True if the host can go on while the device computes."""
+        return self.model.device.type == "cuda"
+
+    def launch(self, scheduled: Sequence[ScheduledChunk], after: InFlight | None = None) -> InFlight:
         """Gives the device all work of a step, at least one chunk, and does not wait for it.
+
+        Args:
+            scheduled: what runs.
+            after: the step before, if it has not been collected yet: the chunks may have tokens that it samples.
 
         Raises:
             WorkerError: the device is lost.
@@ -96,27 +126,40 @@ class Runner:
             order = batch_order([item.chunk for item in scheduled], PAGE_SIZE)
             ordered = [scheduled[i] for i in order]
             bucket = None if self.graphs is None else self.graphs.choose(ordered)
-            return self._launch(ordered) if bucket is None else self._launch_graph(bucket, ordered)
+            return self._launch(ordered, after) if bucket is None else self._launch_graph(bucket, ordered, after)
 
-    def _launch(self, ordered: Sequence[ScheduledChunk]) -> InFlight:
-        chunks = [item.chunk for item in ordered]
+    def _launch(self, ordered: Sequence[ScheduledChunk], after: InFlight | None) -> InFlight:
         plan = plan_sampling([SampleRequest(item.chunk, item.sequence.state.params) for item in ordered])
-        tables = [item.sequence.pages for item in ordered]
-        batch = pack(chunks, tables, PAGE_SIZE, self.model.device, more=plan.arrays)
+        chunks, tables = [item.chunk for item in ordered], [item.sequence.pages for item in ordered]
+        sources = [] if after is None else after.sources(ordered)
+        batch = pack(chunks, tables, PAGE_SIZE, self.model.device, sources=sources, more=plan.arrays)
         began = time.perf_counter()
+        return InFlight(ordered, self._compute(plan, batch, after), time.perf_counter() - began)
+
+    def _compute(self, plan: SamplingPlan, batch: Batch, after: InFlight | None) -> Sampling:
+        """Launches a step without a graph. Tokens that are not known yet come from the step before."""
+        if batch.source_T is not None:
+            assert after is not None
+            assert after.tokens is not None
+            batch = batch.filled(after.tokens)
         hidden = self.model.forward(batch, self.cache)
         inputs = batch.wanted_tokens() if plan.reads_inputs else None
-        sampling = self.sampler.launch(hidden, plan, batch.more, inputs)
-        return InFlight(ordered, sampling, time.perf_counter() - began)
+        return self.sampler.launch(hidden, plan, batch.more, inputs)
 
-    def _launch_graph(self, bucket: Bucket, ordered: Sequence[ScheduledChunk]) -> InFlight:
-        assert self.graphs is not None
+    def _launch_graph(self, bucket: Bucket, ordered: Sequence[ScheduledChunk], after: InFlight | None) -> InFlight:
+        graphs = self.graphs
+        assert graphs is not None
         began = time.perf_counter()
+        sources = [] if after is None else after.sources(ordered)
+        if sources:
+            assert after is not None
+            assert after.tokens is not None
+            graphs.take(after.tokens)
         if bucket.kind is not Kind.FORWARD:
-            run: Sampling | GraphRun = self.graphs.launch(bucket, ordered)
+            run: Sampling | GraphRun = graphs.launch(bucket, ordered, sources)
         else:
             plan = plan_sampling([SampleRequest(item.chunk, item.sequence.state.params) for item in ordered])
-            hidden, inputs = self.graphs.forward(bucket, ordered)
+            hidden, inputs = graphs.forward(bucket, ordered, sources)
             run = self.sampler.launch(hidden, plan, upload(plan.arrays, self.model.device), inputs)
         return InFlight(ordered, run, time.perf_counter() - began)
 

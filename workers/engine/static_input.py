@@ -55,7 +55,7 @@ class StaticInput:
         Args:
             bucket: with room for the chunks.
             scheduled: what runs, in the order of `batch_order`.
-            sources: see `pack_into`; a row of the step before is counted there as in `Graphs.last_tokens`.
+            sources: see `pack_into`. They are places in the tokens that `Graphs` keeps of the step before.
         """
         chunks = [item.chunk for item in scheduled]
         used = max(-(-(chunk.position + len(chunk.token_ids)) // PAGE_SIZE) for chunk in chunks)
