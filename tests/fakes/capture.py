@@ -193,8 +193,8 @@ class CheckedCapture(Capture):
         """Has recorded nothing.
 
         Args:
-            lazy: True to record a function when it is to be repeated for the first time, which saves the time for those
-                that never are.
+            lazy: True to record a function when it is to be repeated for the first time, in place of that repetition.
+                It saves the time for functions that never are.
         """
         self.num_recorded = 0
         self.num_replayed = 0
@@ -212,10 +212,11 @@ class CheckedCapture(Capture):
             done.append(self._run(body, known, None))
 
         def replay() -> None:
-            if not done:
-                capture()
             self.num_replayed += 1
-            self._run(body, known, done[0])
+            if done:
+                self._run(body, known, done[0])
+            else:
+                capture()
 
         if not self._lazy:
             capture()

@@ -151,7 +151,14 @@ class Graphs:
         """
         self._input.write(bucket, ordered, sources)
         self._replays[bucket]()
-        return GraphRun(bucket, ordered, Download(self._tables(bucket)), self._tokens_T)
+        tables = self._tables(bucket)
+        # The next graph overwrites them. Only from a GPU a download is a copy.
+        results = Download(tables if tables.is_cuda else tables.clone())
+        return GraphRun(bucket, ordered, results, self._tokens_T)
+
+    def can_take(self, tokens_R: torch.Tensor) -> bool:
+        """Returns True if there is room for these tokens of the step before."""
+        return tokens_R.shape[0] <= self._tokens_T.shape[0]
 
     def take(self, tokens_R: torch.Tensor) -> None:
         """Takes over what a step without a graph, or with one, has sampled, for `sources` of the next step."""

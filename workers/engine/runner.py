@@ -84,7 +84,13 @@ class Runner:
     """Owns the model, its KV cache and the sampler. All modes take the same way through it."""
 
     def __init__(
-        self, model: TriModeModel, num_pages: int, *, capture: Capture | None = None, max_num_seqs: int = 1
+        self,
+        model: TriModeModel,
+        num_pages: int,
+        *,
+        capture: Capture | None = None,
+        max_num_seqs: int = 1,
+        max_kv_tokens: int | None = None,
     ) -> None:
         """Allocates the KV cache.
 
@@ -93,6 +99,7 @@ class Runner:
             num_pages: size of the cache.
             capture: records the graphs of steps; None = every kernel of a step is launched by the host.
             max_num_seqs: most chunks of a step that runs as a graph.
+            max_kv_tokens: most tokens of a request in a graph, scratch included; None = what model and cache allow.
         """
         self.model = model
         self.cache = KVCache(model.config, num_pages, model.dtype, model.device)
@@ -101,7 +108,7 @@ class Runner:
         if capture is not None:
             buckets = Buckets(max_num_seqs, lora=model.adapter is not None)
             longest = min(model.config.max_position_embeddings + 2 * MAX_QUERIES, num_pages * PAGE_SIZE)
-            self.graphs = Graphs(model, self.cache, buckets, capture, max_model_len=longest)
+            self.graphs = Graphs(model, self.cache, buckets, capture, max_kv_tokens=max_kv_tokens or longest)
 
     def run(self, scheduled: Sequence[ScheduledChunk]) -> StepResult:
         """Runs all chunks together. Without chunks it runs nothing. WorkerError if the device is lost."""
@@ -125,8 +132,15 @@ class Runner:
         with self._device_errors():
             order = batch_order([item.chunk for item in scheduled], PAGE_SIZE)
             ordered = [scheduled[i] for i in order]
-            bucket = None if self.graphs is None else self.graphs.choose(ordered)
+            bucket = self._bucket(ordered, after)
             return self._launch(ordered, after) if bucket is None else self._launch_graph(bucket, ordered, after)
+
+    def _bucket(self, ordered: Sequence[ScheduledChunk], after: InFlight | None) -> Bucket | None:
+        """Returns the graph that runs the chunks; None if they run without one."""
+        if self.graphs is None:
+            return None
+        known = after is None or after.tokens is None or self.graphs.can_take(after.tokens)
+        return self.graphs.choose(ordered) if known else None
 
     def _launch(self, ordered: Sequence[ScheduledChunk], after: InFlight | None) -> InFlight:
         plan = plan_sampling([SampleRequest(item.chunk, item.sequence.state.params) for item in ordered])

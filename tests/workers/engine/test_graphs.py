@@ -15,9 +15,12 @@ from trimode.core.errors import WorkerError
 from trimode.tests.fakes.capture import CheckedCapture
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.micro import Case, load_cases
+from trimode.workers.engine.buckets import Bucket
 from trimode.workers.engine.capture import Capture, CudaCapture, graphs_for
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.graphs import Graphs
+from trimode.workers.engine.runner import InFlight, Runner
+from trimode.workers.engine.scheduler import ScheduledChunk
 from trimode.workers.engine.scheduler import Sequence as Running
 from trimode.workers.runtime import Runtime
 
@@ -25,6 +28,8 @@ CONTEXT = 192
 """Holds every golden. Short, because the attention of the CPU's graphs reads whole page tables."""
 CASES = load_cases()
 PAGES = 400
+PROMPT = list(range(3, 72))
+"""Its beginnings are continued in many different ways."""
 
 
 def with_graphs(capture: Capture, max_num_seqs: int, device: str = "cpu") -> Runtime:
@@ -128,7 +133,7 @@ def answers(runtime: Runtime, requests: list[dict[str, object]]) -> list[tuple[l
     """Tokens, log-probabilities and NFE of requests that run together."""
     sequences = []
     for number, fields in enumerate(requests):
-        whole = {"prompt_ids": [5, 6, 7, 8 + number] * 3, "max_new_tokens": 14, "ignore_eos": True} | fields
+        whole = {"prompt_ids": PROMPT[: 20 + 7 * number], "max_new_tokens": 14, "ignore_eos": True} | fields
         sequences.append(runtime.submit(str(number), whole))
     while runtime.engine.busy:
         runtime.engine.step()
@@ -185,14 +190,13 @@ def test_padding_harms_nobody(runtime: Runtime, micro: Runtime) -> None:
 
 
 def test_a_request_whose_numbers_are_not_finite_fails_alone(runtime: Runtime) -> None:
+    modes = ("linear_spec", "dlm", "linear_spec")
     requests: list[dict[str, object]] = [
-        {"mode": mode, "block_length": 4} for mode in ("linear_spec", "dlm", "linear_spec")
+        {"mode": mode, "block_length": 4, "max_new_tokens": 14, "ignore_eos": True, "prompt_ids": PROMPT[n : n + 12]}
+        for n, mode in enumerate(modes)
     ]
     expected = answers(runtime, requests)
-    sequences = [
-        runtime.submit(str(n), {"prompt_ids": [5, 6, 7, 8 + n] * 3, "max_new_tokens": 14, "ignore_eos": True} | fields)
-        for n, fields in enumerate(requests)
-    ]
+    sequences = [runtime.submit(str(n), fields) for n, fields in enumerate(requests)]
     for _ in range(2):
         runtime.engine.step()
     bad = sequences[2]
@@ -246,3 +250,49 @@ def test_without_a_gpu_steps_run_without_graphs(micro: Runtime) -> None:
     assert graphs_for(micro.engine.model) is None
     assert micro.engine.runner.graphs is None
     assert "graphs" not in micro.describe_kernels()
+
+
+class AheadRunner(Runner):
+    """Stands for a device that works beside the host."""
+
+    num_ahead = 0
+    """Graphs that were launched before the results of the step before them were read."""
+
+    @property
+    def asynchronous(self) -> bool:
+        return True
+
+    def _launch_graph(self, bucket: Bucket, ordered: Sequence[ScheduledChunk], after: InFlight | None) -> InFlight:
+        self.num_ahead += after is not None
+        return super()._launch_graph(bucket, ordered, after)
+
+
+@pytest.fixture
+def ahead(runtime: Runtime) -> Iterator[AheadRunner]:
+    """The engine of `runtime` launches steps ahead."""
+    runner = runtime.engine.runner
+    runner.__class__ = AheadRunner
+    assert isinstance(runner, AheadRunner)
+    runner.num_ahead = 0
+    yield runner
+    runner.__class__ = Runner
+
+
+def test_graphs_are_launched_ahead(runtime: Runtime, micro: Runtime, ahead: AheadRunner) -> None:
+    """After steps with and without a graph, greedy and sampled."""
+    requests: list[dict[str, object]] = [{"mode": "ar"}, {"mode": "ar", "temperature": 0.8, "seed": 3}, {"mode": "ar"}]
+    expected = answers(micro, requests)
+    assert [(tokens, nfe) for tokens, _, nfe in answers(runtime, requests)] == [(t, nfe) for t, _, nfe in expected]
+    assert ahead.num_ahead == 13  # every step after that of the prompts
+    ahead.num_ahead = 0
+    greedy = [requests[0], requests[2]]
+    assert [found[0] for found in answers(runtime, greedy)] == [found[0] for found in answers(micro, greedy)]
+    assert ahead.num_ahead == 13
+
+
+def test_goldens_of_all_modes_launched_ahead(runtime: Runtime, ahead: AheadRunner) -> None:
+    for mode in ("ar", "linear_spec"):
+        cases = [case for case in of_prompts(1, 9) if case.fields["mode"] == mode]
+        check(runtime, [case for case in cases if "think" not in case.name])
+    assert ahead.num_ahead > 20
+    check(runtime, of_prompts(2)[:8])
