@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers/sampling": {"core", "kernels", "workers/decode", "workers/model"},
     "workers/engine": {
         "core",
+        "kernels/packing",
         *("workers/" + name for name in ("boundary", "decode", "model", "sampling", "params")),
     },
     "workers/runtime": {

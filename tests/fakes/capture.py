@@ -27,8 +27,8 @@ _HOST_READS = frozenset({
     T.is_nonzero, T.equal, torch.equal, T.pin_memory, torch.tensor, torch.as_tensor, torch.from_numpy, torch.frombuffer,
 })  # fmt: skip
 _WAITS = frozenset({
-    "_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique", "_unique2", "unique_consecutive", "equal",
-    "is_nonzero", "lift_fresh", "bincount", "repeat_interleave",
+    "_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique", "_unique2", "unique_consecutive",
+    "equal", "is_nonzero", "lift_fresh", "bincount", "repeat_interleave",
 })  # fmt: skip
 """Operators whose result or shape the host must wait for, and `lift_fresh`, which brings values of the host."""
 _INDEXED = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
@@ -100,9 +100,13 @@ class _Run:
         self.done.append(entry)
 
     def made(self, values: object) -> None:
-        """Counts the tensors that an operation returned as memory of this run, unless they are views."""
+        """Counts the tensors that an operation returned as memory of this run."""
         for value in flat(values):
-            if isinstance(value, torch.Tensor) and (key := storage(value)) not in self.outside and key not in self._made:
+            if (
+                isinstance(value, torch.Tensor)
+                and (key := storage(value)) not in self.outside
+                and key not in self._made
+            ):
                 self._made[key] = len(self._made)
                 self.kept.append(value)
 
@@ -128,8 +132,8 @@ class _Run:
                 whole.fill_(0xFF)  # NaN in every float, -1 in integers
 
 
-def _is_view(operator: Any) -> bool:
-    """True if the operator only gives another view of its input, which runs nothing on a device."""
+def _may_be_view(operator: Any) -> bool:
+    """True if the operator may only give another view of its input, which runs nothing on a device."""
     return any(value.alias_info is not None and not value.alias_info.is_write for value in operator._schema.returns)
 
 
@@ -140,35 +144,42 @@ class _Operators(TorchDispatchMode):
         super().__init__()
         self._run = run
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         arguments = (args, kwargs or {})
         if name in _WAITS:
             raise NotCapturable(f"the host waits for the device in {name}")
         if name in _INDEXED and any(
-            isinstance(value, torch.Tensor) and value.dtype in (torch.bool, torch.uint8)
-            for value in flat(args[1])
+            isinstance(value, torch.Tensor) and value.dtype in (torch.bool, torch.uint8) for value in flat(args[1])
         ):
             raise NotCapturable(f"the host waits for the device in {name} with a mask")
-        if not _is_view(func):
-            self._run.note(name, arguments)
-        result = func(*args, **(kwargs or {}))
+        result = None
+        if _may_be_view(func):
+            result = func(*args, **(kwargs or {}))
+            before = {storage(value) for value in flat(arguments) if isinstance(value, torch.Tensor)}
+            if all(storage(value) in before for value in flat(result) if isinstance(value, torch.Tensor)):
+                return result  # nothing runs, and the memory is known or unknown as before
+        self._run.note(name, arguments)
+        if result is None:
+            result = func(*args, **(kwargs or {}))
         self._run.made(result)
         return result
 
 
 class _Functions(TorchFunctionMode):
-    """Watches the ways from a tensor to the host that are no operators, and the addresses that compiled kernels take."""
+    """Watches the ways to the host that are no operators, and the addresses that compiled kernels take."""
 
     def __init__(self, run: _Run) -> None:
         super().__init__()
         self._run = run
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", str(func))
         if func in _HOST_READS:
             raise NotCapturable(f"the host waits for the device in {name}")
-        if func is T.to and any(isinstance(value, str | torch.device) for value in (*args[1:], *(kwargs or {}).values())):
+        if func is T.to and any(
+            isinstance(value, str | torch.device) for value in (*args[1:], *(kwargs or {}).values())
+        ):
             raise NotCapturable("a tensor is brought to another device")
         if func is T.data_ptr:
             self._run.note(name, args)

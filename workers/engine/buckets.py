@@ -22,7 +22,7 @@ MAX_TOKENS = 4096
 CYCLE_BLOCK = 32
 """Block length that cycle graphs are laid out for: linear_spec's default."""
 BLOCK = 8
-"""Tokens per request that pass graphs of several tokens per request are laid out for: dlm's default block."""
+"""Tokens per request that graphs of one pass with several tokens per request are laid out for: dlm's default block."""
 _MULTIPLE = 8
 """From 64 tokens on, sizes are multiples of this, the smallest tile of the matrix units."""
 
@@ -32,7 +32,7 @@ class Kind(StrEnum):
 
     FORWARD = "forward"
     """Hidden states, for a sampler that runs without a graph."""
-    PASS = "pass"
+    GREEDY = "greedy pass"
     """One forward with greedy tokens and the decisions that the chunks ask for."""
     CYCLE = "cycle"
     """Draft and verify of linear_spec with greedy tokens."""
@@ -85,11 +85,11 @@ class Buckets:
         """
         self._max_num_seqs = max_num_seqs
         largest = min(max_tokens, CYCLE_BLOCK * max_num_seqs)
-        found = set()
+        found: set[Bucket] = set()
         for tokens in ladder(largest):
             few = min(-(-tokens // BLOCK), max_num_seqs)
             many = min(tokens, max_num_seqs)
-            for kind, requests in itertools.product((Kind.FORWARD, Kind.PASS), (few, many)):
+            for kind, requests in itertools.product((Kind.FORWARD, Kind.GREEDY), (few, many)):
                 found.update(Bucket(tokens, requests, kind, adapter) for adapter in {False, lora})
         for requests in ladder(largest // CYCLE_BLOCK):
             for adapter in {False, lora}:

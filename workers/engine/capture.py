@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
+from trimode.workers.model.transformer import TriModeModel
 
 
 class Capture(Protocol):
@@ -55,3 +56,14 @@ class _Replay:
 
     def __call__(self) -> None:
         self._graph.replay()
+
+
+def graphs_for(model: TriModeModel) -> Callable[[], Capture] | None:
+    """Returns where the graphs of a model come from; None if its steps run without graphs.
+
+    Without a GPU kernel, attention needs the sizes of the rows on the host, which a graph cannot have.
+    """
+    device = model.device
+    if device.type != "cuda" or not model.describe_kernels()["paged_attention"].startswith("cuda"):
+        return None
+    return lambda: CudaCapture(device)

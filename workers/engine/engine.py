@@ -72,6 +72,11 @@ class Engine:
         return self.scheduler.max_num_seqs
 
     @property
+    def _lower(self) -> str:
+        """What an error without memory advises."""
+        return f"lower kv_cache_gb, or max_num_seqs (got {self.max_num_seqs})"
+
+    @property
     def running(self) -> list[Sequence]:
         """Requests that hold pages, in order of admission."""
         return self.scheduler.running
@@ -187,8 +192,7 @@ class Engine:
             item = failed[0][0]
             raise WorkerError(
                 f"{self.model.device} is out of memory: a step of {len(scheduled)} requests does not run, nor does a "
-                f"part of it with 1 request and {len(item.chunk.token_ids)} tokens; lower kv_cache_gb, or "
-                f"max_num_seqs (got {self.max_num_seqs})"
+                f"part of it with 1 request and {len(item.chunk.token_ids)} tokens; {self._lower}"
             )
         for item, error, _ in failed:
             self.scheduler.end(item.sequence, error)
@@ -214,8 +218,11 @@ class Engine:
             full = is_out_of_memory(error.__cause__)
             self.runner.recover()
             if len(scheduled) == 1:
+                advice = (
+                    f": no memory for its {len(scheduled[0].chunk.token_ids)} tokens; {self._lower}" if full else ""
+                )
                 # a new error: the frames of the cause would hold tensors
-                failed.append((scheduled[0], GenerationError(error.message, error.status), full))
+                failed.append((scheduled[0], GenerationError(error.message + advice, error.status), full))
                 return []
         half = len(scheduled) // 2
         return self._run_parts(scheduled[:half], failed) + self._run_parts(scheduled[half:], failed)

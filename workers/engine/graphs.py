@@ -26,9 +26,8 @@ from trimode.workers.model.batch import Batch
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.sampling.greedy import Greedy, decide, greedy, is_greedy
+from trimode.workers.sampling.plan import ROWS_PER_PASS
 
-ROWS_PER_PASS = 256
-"""Most tokens whose logits exist at once."""
 _TABLES = 2
 """Tables of results: of the forward, or of draft and verify."""
 _COLUMNS = 4
@@ -63,6 +62,8 @@ class GraphRun:
     """What runs, in the order of the batch."""
     results: Download
     """float64 `[tables, columns, T]`."""
+    tokens_T: torch.Tensor
+    """int64 on the device: what was sampled for each token that ran, wanted or not. Valid until the next graph runs."""
 
     def collect(self) -> list[list[Sampled]]:
         """Waits for the device. Returns one list of results per forward, in the order of the batch."""
@@ -79,7 +80,7 @@ class Graphs:
     """All graphs of an engine, and the memory that they read and write."""
 
     def __init__(
-        self, model: TriModeModel, cache: KVCache, buckets: Buckets, capture: Capture, *, max_model_len: int
+        self, model: TriModeModel, cache: KVCache, buckets: Buckets, capture: Capture, *, max_kv_tokens: int
     ) -> None:
         """Allocates the memory. `capture` must follow before the first step.
 
@@ -88,7 +89,7 @@ class Graphs:
             cache: its KV cache.
             buckets: the sizes.
             capture: where recordings come from.
-            max_model_len: most tokens of a request, scratch included.
+            max_kv_tokens: most tokens of a request, scratch included.
         """
         self._model = model
         self._cache = cache
@@ -96,20 +97,31 @@ class Graphs:
         self._capture = capture
         self._replays: dict[Bucket, Callable[[], None]] = {}
         device, largest = model.device, buckets.all[0]
-        num_pages = -(-max_model_len // PAGE_SIZE)
+        num_pages = -(-max_kv_tokens // PAGE_SIZE)
         self._input = StaticInput(buckets.all, num_pages, cache.spare_page, device)
         self._hidden_TH = torch.zeros((largest.tokens, model.config.hidden_size), dtype=model.dtype, device=device)
+        self._tokens_T = torch.zeros(largest.tokens, dtype=torch.long, device=device)
+        """What the last step sampled. A step that is launched before that is read names its unknown tokens by their
+        places here."""
         self._results = torch.zeros(_TABLES * _COLUMNS * largest.tokens, dtype=torch.double, device=device)
 
-    def capture(self) -> CaptureReport:
+    @property
+    def buckets(self) -> Sequence[Bucket]:
+        """All graphs, from the largest to the smallest."""
+        return self._buckets.all
+
+    def capture(self, buckets: Sequence[Bucket] | None = None) -> CaptureReport:
         """Captures all graphs, from the largest to the smallest, so that the smaller ones fit into its memory.
+
+        Args:
+            buckets: capture these only.
 
         Raises:
             WorkerError: the device has no room. Names the graph and what to lower.
         """
         device = self._model.device
         began, free = time.perf_counter(), _free_bytes(device)
-        for bucket in self._buckets.all:
+        for bucket in self._buckets.all if buckets is None else buckets:
             self._record(bucket)
         num_bytes = free - _free_bytes(device)
         return CaptureReport(len(self._replays), self._buckets.all[0], time.perf_counter() - began, num_bytes)
@@ -127,7 +139,7 @@ class Graphs:
             bucket = self._buckets.choose(Kind.CYCLE, lengths, lora=lora)
             if bucket is not None:
                 return bucket
-        return self._buckets.choose(Kind.PASS, lengths, lora=lora)
+        return self._buckets.choose(Kind.GREEDY, lengths, lora=lora)
 
     def launch(self, bucket: Bucket, ordered: Sequence[ScheduledChunk], sources: Sequence[int] = ()) -> GraphRun:
         """Starts a graph with greedy tokens. The host does not wait for the device.
@@ -139,22 +151,31 @@ class Graphs:
         """
         self._input.write(bucket, ordered, sources)
         self._replays[bucket]()
-        return GraphRun(bucket, ordered, Download(self._tables(bucket)))
+        return GraphRun(bucket, ordered, Download(self._tables(bucket)), self._tokens_T)
 
-    def forward(self, bucket: Bucket, ordered: Sequence[ScheduledChunk]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Starts a graph without a sampler. The host does not wait for the device.
+    def take(self, tokens_R: torch.Tensor) -> None:
+        """Takes over what a step without a graph, or with one, has sampled, for `sources` of the next step."""
+        if tokens_R is not self._tokens_T:
+            self._tokens_T[: tokens_R.shape[0]].copy_(tokens_R)
+
+    def forward(
+        self, bucket: Bucket, ordered: Sequence[ScheduledChunk], sources: Sequence[int] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Starts a graph without a sampler, see `launch`. The host does not wait for the device.
 
         Returns:
             The hidden states `[R, H]` and the token ids `[R]` of the wanted rows, in the order of the batch.
         """
-        self._input.write(bucket, ordered)
+        self._input.write(bucket, ordered, sources)
         self._replays[bucket]()
         rows_R = self._input.logit_rows(bucket, sum(len(item.chunk.rows) for item in ordered))
-        return self._hidden_TH[rows_R], self._input.batch(bucket).token_ids_T[rows_R]
+        return self._hidden_TH[rows_R], self._batch(bucket).token_ids_T[rows_R]
 
     def _record(self, bucket: Bucket) -> None:
-        bodies = {Kind.FORWARD: self._forward, Kind.PASS: self._pass, Kind.CYCLE: self._cycle}
-        outside = [self._model, self._cache, self._input.tensors, self._hidden_TH, self._results]
+        bodies = {Kind.FORWARD: self._forward, Kind.GREEDY: self._pass, Kind.CYCLE: self._cycle}
+        outside = [
+            self._model, self._cache, self._input.tensors, self._hidden_TH, self._tokens_T, self._results
+        ]  # fmt: skip
 
         def body() -> None:
             with torch.inference_mode():
@@ -164,21 +185,21 @@ class Graphs:
             self._replays[bucket] = self._capture.record(body, outside)
         except torch.OutOfMemoryError as error:
             raise WorkerError(
-                f"{self._model.device} has no room for the CUDA graph of a {bucket}; lower max_num_seqs or "
-                f"kv_cache_gb: {error}"
+                f"{self._model.device} is out of memory: no room for the CUDA graph of a {bucket}; lower kv_cache_gb "
+                f"or max_num_seqs: {error}"
             ) from None
 
     def _forward(self, bucket: Bucket) -> None:
-        hidden_TH = self._model.forward(self._input.batch(bucket), self._cache)
+        hidden_TH = self._model.forward(self._batch(bucket), self._cache)
         self._hidden_TH[: bucket.tokens].copy_(hidden_TH)
 
     def _pass(self, bucket: Bucket) -> None:
-        batch = self._input.batch(bucket)
+        batch = self._batch(bucket)
         found = self._greedy(batch)
         self._write(bucket, 0, found, decide(found, batch.token_ids_T, rules_of(batch, bucket)))
 
     def _cycle(self, bucket: Bucket) -> None:
-        batch = self._input.batch(bucket)
+        batch = self._batch(bucket)
         rules = rules_of(batch, bucket)
         draft = self._greedy(batch)
         wanted_T = rules.wanted_T != 0
@@ -189,6 +210,9 @@ class Graphs:
         verified = self._greedy(causal)
         every_row = dataclasses.replace(rules, verify_N=torch.ones_like(rules.verify_N))
         self._write(bucket, 1, verified, decide(verified, block_T, every_row))
+
+    def _batch(self, bucket: Bucket) -> Batch:
+        return self._input.batch(bucket).filled(self._tokens_T)
 
     def _greedy(self, batch: Batch) -> Greedy:
         """Runs a forward and returns the greedy tokens of all its tokens."""
@@ -210,6 +234,7 @@ class Graphs:
         return self._results[:size].view(num_tables, _COLUMNS, bucket.tokens)
 
     def _write(self, bucket: Bucket, table: int, found: Greedy, decisions_T: torch.Tensor) -> None:
+        self._tokens_T[: bucket.tokens].copy_(found.tokens)
         columns = (found.tokens, found.confidences, found.logprobs, decisions_T)
         for column, values_T in zip(self._tables(bucket)[table], columns, strict=True):
             column.copy_(values_T)
@@ -227,11 +252,13 @@ def align(scheduled: list[ScheduledChunk]) -> list[ScheduledChunk]:
 
 
 def is_cycle(item: ScheduledChunk) -> bool:
-    """Returns True if the chunk is a draft in one greedy pass, so that what is verified next follows from it alone."""
-    chunk, params = item.chunk, item.sequence.state.params
-    forces = params.logprobs and params.max_thinking_tokens is not None
-    one_pass = chunk.selection is None or (isinstance(chunk.selection, Commit) and chunk.selection.threshold <= 0)
-    return chunk.kind == "draft" and one_pass and not forces and _is_greedy(item)
+    """Returns True if what follows a chunk verifies the greedy tokens of this chunk at the same place."""
+    if not _is_greedy(item) or min(item.chunk.token_ids) < 0:  # its block is not known to the decoder yet
+        return False
+    then = item.sequence.state.following(item.chunk)
+    if then is None or then.position != item.chunk.position:
+        return False
+    return isinstance(then.selection, Verify) and is_greedy(then) and not then.lora
 
 
 def _is_greedy(item: ScheduledChunk) -> bool:

@@ -54,10 +54,15 @@ class InFlight:
     @property
     def may_be_followed(self) -> bool:
         """True if the next step can be launched before this one is collected."""
-        return isinstance(self.run, Sampling)
+        return isinstance(self.run, Sampling) or self.run.bucket.kind is Kind.GREEDY
+
+    @property
+    def tokens(self) -> torch.Tensor | None:
+        """The tokens that the step samples, int64 on the device, as `sources` counts them. None if there are none."""
+        return self.run.tokens_R if isinstance(self.run, Sampling) else self.run.tokens_T
 
     def sources(self, items: Sequence[ScheduledChunk]) -> list[int]:
-        """Returns, for each chunk of the next step, where the rows of its request begin in this one.
+        """Returns, for each chunk of the next step, where in `tokens` those of its request begin.
 
         Empty if no chunk has a token that this step samples.
         """
@@ -65,8 +70,13 @@ class InFlight:
             return []
         starts, start = {}, 0
         for item in self.scheduled:
-            starts[item.sequence] = start
-            start += len(item.chunk.rows)
+            chunk = item.chunk
+            if isinstance(self.run, Sampling):
+                starts[item.sequence] = start
+                start += len(chunk.rows)
+            else:  # of all tokens; the wanted rows of a chunk that is followed stand side by side
+                starts[item.sequence] = start + (chunk.rows[0] if chunk.rows else 0)
+                start += len(chunk.token_ids)
         return [starts[item.sequence] for item in items]
 
 
@@ -100,7 +110,7 @@ class Runner:
     @property
     def asynchronous(self) -> bool:
         """True if the host can go on while the device computes."""
-        return self.model.device.type == "cuda" and self.graphs is None
+        return self.model.device.type == "cuda"
 
     def launch(self, scheduled: Sequence[ScheduledChunk], after: InFlight | None = None) -> InFlight:
         """Gives the device all work of a step, at least one chunk, and does not wait for it.
@@ -116,7 +126,7 @@ class Runner:
             order = batch_order([item.chunk for item in scheduled], PAGE_SIZE)
             ordered = [scheduled[i] for i in order]
             bucket = None if self.graphs is None else self.graphs.choose(ordered)
-            return self._launch(ordered, after) if bucket is None else self._launch_graph(bucket, ordered)
+            return self._launch(ordered, after) if bucket is None else self._launch_graph(bucket, ordered, after)
 
     def _launch(self, ordered: Sequence[ScheduledChunk], after: InFlight | None) -> InFlight:
         plan = plan_sampling([SampleRequest(item.chunk, item.sequence.state.params) for item in ordered])
@@ -130,21 +140,26 @@ class Runner:
         """Launches a step without a graph. Tokens that are not known yet come from the step before."""
         if batch.source_T is not None:
             assert after is not None
-            assert isinstance(after.run, Sampling)
-            assert after.run.tokens_R is not None
-            batch = batch.filled(after.run.tokens_R)
+            assert after.tokens is not None
+            batch = batch.filled(after.tokens)
         hidden = self.model.forward(batch, self.cache)
-        inputs = batch.wanted_tokens_R if plan.reads_inputs else None
+        inputs = batch.wanted_tokens() if plan.reads_inputs else None
         return self.sampler.launch(hidden, plan, batch.more, inputs)
 
-    def _launch_graph(self, bucket: Bucket, ordered: Sequence[ScheduledChunk]) -> InFlight:
-        assert self.graphs is not None
+    def _launch_graph(self, bucket: Bucket, ordered: Sequence[ScheduledChunk], after: InFlight | None) -> InFlight:
+        graphs = self.graphs
+        assert graphs is not None
         began = time.perf_counter()
+        sources = [] if after is None else after.sources(ordered)
+        if sources:
+            assert after is not None
+            assert after.tokens is not None
+            graphs.take(after.tokens)
         if bucket.kind is not Kind.FORWARD:
-            run: Sampling | GraphRun = self.graphs.launch(bucket, ordered)
+            run: Sampling | GraphRun = graphs.launch(bucket, ordered, sources)
         else:
             plan = plan_sampling([SampleRequest(item.chunk, item.sequence.state.params) for item in ordered])
-            hidden, inputs = self.graphs.forward(bucket, ordered)
+            hidden, inputs = graphs.forward(bucket, ordered, sources)
             run = self.sampler.launch(hidden, plan, upload(plan.arrays, self.model.device), inputs)
         return InFlight(ordered, run, time.perf_counter() - began)
 

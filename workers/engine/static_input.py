@@ -19,7 +19,6 @@ from trimode.workers.model.kv_cache import PAGE_SIZE
 from trimode.workers.sampling.greedy import Rules
 
 
-
 class StaticInput:
     """One buffer for all graphs: they run one at a time. A step fills it by one copy from the host.
 
@@ -56,7 +55,7 @@ class StaticInput:
         Args:
             bucket: with room for the chunks.
             scheduled: what runs, in the order of `batch_order`.
-            sources: see `pack_into`; a row of the step before is counted there as in `Graphs.last_tokens`.
+            sources: see `pack_into`. They are places in the tokens that `Graphs` keeps of the step before.
         """
         chunks = [item.chunk for item in scheduled]
         used = max(-(-(chunk.position + len(chunk.token_ids)) // PAGE_SIZE) for chunk in chunks)

@@ -47,8 +47,7 @@ class Batch:
     order: tuple[int, ...]
     """Chunk indices in the order in which they stand in the batch; empty in a captured graph."""
 
-    @property
-    def wanted_tokens_R(self) -> torch.Tensor:
+    def wanted_tokens(self) -> torch.Tensor:
         """The token ids at the wanted rows, int64."""
         return self.token_ids_T if self.logit_rows_R is None else self.token_ids_T[self.logit_rows_R]
 

@@ -84,8 +84,8 @@ def greedy(logits_RV: torch.Tensor, mask_token_id: int) -> Greedy:
 def decide(found: Greedy, token_ids_T: torch.Tensor, rules: Rules) -> torch.Tensor:
     """Returns the decisions, float32 `[T]`.
 
-    1 for a token to commit, the number of accepted tokens in every token of a verified chunk, 0 elsewhere. Anything for
-    a token that belongs to no chunk.
+    1 for a token to commit and 0 for the others in chunks with a `Commit`. The number of accepted tokens in every token
+    of chunks with a `Verify`. Anything for tokens of other chunks or of none.
 
     Args:
         found: of all T tokens.

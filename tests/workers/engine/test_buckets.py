@@ -34,7 +34,7 @@ def test_large_sizes_are_multiples_of_a_tile_and_few() -> None:
 @pytest.mark.parametrize("buckets", [PLAIN, WITH_ADAPTER], ids=["plain", "adapter"])
 def test_every_number_of_requests_of_a_mode_has_a_graph(mode: str, block: int, buckets: Buckets) -> None:
     """With the mode's default block. In linear_spec both as a whole cycle and as single passes."""
-    kinds = [Kind.PASS, Kind.FORWARD] + [Kind.CYCLE] * (mode == "linear_spec")
+    kinds = [Kind.GREEDY, Kind.FORWARD] + [Kind.CYCLE] * (mode == "linear_spec")
     for requests in range(1, 129):
         for kind in kinds:
             for lora in {False, buckets is WITH_ADAPTER and mode == "linear_spec"}:
@@ -60,9 +60,9 @@ def test_any_mixture_has_a_graph(lengths: list[int], lora: bool, kind: Kind) -> 
 
 
 def test_what_no_graph_runs() -> None:
-    assert PLAIN.choose(Kind.PASS, [MAX_QUERIES + 1], lora=False) is None
-    assert PLAIN.choose(Kind.PASS, [MAX_QUERIES] * 128, lora=False) is None  # more tokens than the largest
-    assert PLAIN.choose(Kind.PASS, [32], lora=True) is None  # no adapter is loaded
+    assert PLAIN.choose(Kind.GREEDY, [MAX_QUERIES + 1], lora=False) is None
+    assert PLAIN.choose(Kind.GREEDY, [MAX_QUERIES] * 128, lora=False) is None  # more tokens than the largest
+    assert PLAIN.choose(Kind.GREEDY, [32], lora=True) is None  # no adapter is loaded
     assert PLAIN.choose(Kind.CYCLE, [CYCLE_BLOCK // 2] * 4, lora=False) is None  # it would pad to twice the tokens
 
 
@@ -74,5 +74,5 @@ def test_graphs_are_in_the_order_of_capture() -> None:
 
 
 def test_a_bucket_says_what_it_is() -> None:
-    assert str(Bucket(64, 8, Kind.PASS, False)) == "pass of 64 tokens and 8 requests"
+    assert str(Bucket(64, 8, Kind.GREEDY, False)) == "greedy pass of 64 tokens and 8 requests"
     assert str(Bucket(64, 2, Kind.CYCLE, True)) == "cycle of 64 tokens and 2 requests with the adapter"

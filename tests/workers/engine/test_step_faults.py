@@ -116,6 +116,37 @@ def test_a_batch_that_is_too_large_runs_in_parts(calm: list[list[int]], monkeypa
     assert [sequence.state.tokens() for sequence in sequences] == calm
 
 
+def test_a_request_without_room_fails_alone_and_says_what_to_lower(
+    calm: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime(micro_settings())
+    sequences = ask(runtime)
+    failing(runtime, [sequences[3]], torch.OutOfMemoryError("no room"), monkeypatch)
+    finish(runtime)
+    error = sequences[3].error
+    assert error is not None
+    assert "no memory for its" in error.message
+    assert "lower kv_cache_gb, or max_num_seqs (got 8)" in error.message
+    others = [n for n in range(6) if n != 3]
+    assert [sequences[n].error for n in others] == [None] * 5
+    assert [sequences[n].state.tokens() for n in others] == [calm[n] for n in others]
+
+
+def test_a_device_without_memory_for_any_request_is_the_worker_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime(micro_settings())
+    sequences = ask(runtime)
+
+    def forward(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(runtime.engine.model, "forward", forward)
+    with pytest.raises(
+        WorkerError, match=r"6 requests.*1 request and 12 tokens; lower kv_cache_gb, or max_num_seqs \(got 8\)"
+    ):
+        runtime.engine.step()
+    assert [sequence.error for sequence in sequences] == [None] * 6  # they may run elsewhere
+
+
 def test_a_chunk_that_cannot_be_packed_fails_its_request(calm: list[list[int]]) -> None:
     """A token id that no integer of the device holds."""
     runtime = Runtime(micro_settings())
