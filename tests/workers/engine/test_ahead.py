@@ -22,6 +22,7 @@ from trimode.workers.engine.runner import InFlight, StepResult
 from trimode.workers.engine.scheduler import ScheduledChunk, Sequence
 from trimode.workers.params import parse_params
 from trimode.workers.runtime import Runtime
+from trimode.workers.sampling.sampler import Sampling
 
 CASES = load_cases()
 PROMPT = [1, 50, 22, 18, 35, 28, 38, 18, 31, 24, 42, 18, 4, 7, 18, 25]
@@ -329,6 +330,48 @@ def test_a_step_that_raises_runs_again_and_the_guilty_one_fails(
         check_sums(engine, sequences)
         assert guilty.error is not None
     assert ledgers[0] == ledgers[1]
+
+
+def test_what_was_launched_after_a_step_that_raised_is_forgotten(
+    plain: Engine, late: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device lost the tokens of one step; what it went on with was nonsense."""
+    collect, calls = late.runner.collect, 0
+
+    def losing(in_flight: InFlight) -> StepResult:
+        nonlocal calls
+        calls += 1
+        result = collect(in_flight)
+        if calls == 4:
+            assert isinstance(in_flight.run, Sampling)
+            assert in_flight.run.tokens_R is not None
+            in_flight.run.tokens_R.zero_()
+            raise RuntimeError("lost")
+        return result
+
+    monkeypatch.setattr(late.runner, "collect", losing)
+    got = [
+        [ask(engine, mode="ar", max_new_tokens=9, prompt_ids=PROMPT[at:]) for at in (0, 3)] for engine in (plain, late)
+    ]
+    for engine in (plain, late):
+        finish(engine)
+    assert [ledger(s) for s in got[0]] == [ledger(s) for s in got[1]]
+    check_sums(late, got[1])
+
+
+def test_a_request_that_fails_alone_leaves_nothing_behind(late: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next step was launched already when it failed; the fixture looks at its pages."""
+    sequence, launch = ask(late, mode="ar", max_new_tokens=12), late.runner.sampler.launch
+
+    def sample(hidden: Any, plan: Any, *rest: Any) -> object:
+        if plan.requests[0].chunk.position >= 18:
+            raise RuntimeError("shape mismatch")
+        return launch(hidden, plan, *rest)
+
+    monkeypatch.setattr(late.runner.sampler, "launch", sample)
+    finish(late)
+    assert sequence.error is not None
+    assert len(sequence.state.output) == 3
 
 
 def test_a_request_that_starts_again_ignores_what_was_launched_ahead(plain: Engine, late: Engine) -> None:

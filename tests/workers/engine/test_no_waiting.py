@@ -9,6 +9,7 @@ import torch
 from trimode.tests.fakes.device import DEVICE, FakeDevice, waits
 from trimode.tests.workers.micro import MICRO, load_cases
 from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.runner import Runner
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.model.adapter import load_adapter, open_adapter
 from trimode.workers.model.checkpoint import open_weights, read_config
@@ -126,3 +127,30 @@ def test_the_fake_device_lets_work_pass_that_waits_for_nothing(device: FakeDevic
     x = torch.arange(3.0, device=DEVICE)
     index = torch.tensor([0, 2]).to(DEVICE, non_blocking=True)
     assert not waits(device, lambda: torch.where(x > 1, x * 2, 0.0)[index].index_put_((index[:1],), x[:1]))
+
+
+class Asynchronous(Runner):
+    """The fake device, taken for one that works beside the host."""
+
+    @property
+    def asynchronous(self) -> bool:
+        return True
+
+
+def test_a_step_launched_ahead_copies_once_each_way_too(engine: Engine, device: FakeDevice) -> None:
+    """The samples of a step are read only after the next step has been launched."""
+    fields = {"mode": "ar", "max_new_tokens": 8, "ignore_eos": True}
+    plain = ask(engine, fields)
+    run(engine, device)
+    engine.runner.__class__ = Asynchronous
+    try:
+        sequence = ask(engine, fields)
+        device.copies.clear()
+        device.strict = True
+        while engine.busy:
+            engine.step()
+    finally:
+        device.strict = False
+        engine.runner.__class__ = Runner
+    assert device.copies == ["to device", *["to device", "to host"] * 7, "to host"]
+    assert sequence.state.tokens() == plain.state.tokens()
