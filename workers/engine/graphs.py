@@ -188,6 +188,7 @@ class Graphs:
             with torch.inference_mode():
                 bodies[bucket.kind](bucket)
 
+        self._input.blank(bucket)
         try:
             self._replays[bucket] = self._capture.record(body, outside)
         except torch.OutOfMemoryError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,11 @@ from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.sampling.plan import SampleRequest, SamplingPlan, plan_sampling
 from trimode.workers.sampling.sampler import Sampler, Sampling
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a device the current one of this thread, where kernels are launched."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -195,7 +200,7 @@ class Runner:
     def _device_errors(self) -> Iterator[None]:
         """Turns the loss of the device into a WorkerError. Inside, the model's device is the thread's current one."""
         try:
-            with torch.cuda.device(self.model.device) if self.model.device.type == "cuda" else nullcontext():
+            with on_device(self.model.device):
                 yield
         except RuntimeError as error:
             if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):

@@ -19,7 +19,7 @@ from trimode.core.protocol import DecodeParams, WorkerSettings
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.engine.buckets import CYCLE_BLOCK, MAX_QUERIES
 from trimode.workers.engine.capture import Capture
-from trimode.workers.engine.runner import Runner
+from trimode.workers.engine.runner import Runner, on_device
 from trimode.workers.engine.scheduler import MAX_STEP_PREFILL, PREFILL_SLICE
 from trimode.workers.model.batch import pack
 from trimode.workers.model.kv_cache import PAGE_SIZE, default_num_pages, pages_for
@@ -122,7 +122,8 @@ def cache_pages(settings: WorkerSettings, model: TriModeModel, new_capture: Call
         if pages < MIN_PAGES:
             raise ConfigError(f"kv_cache_gb: got None, which is {pages} pages; valid: at least {MIN_PAGES} pages")
         return pages
-    return min(pages_beside(model, settings.max_num_seqs, CudaMemory(model.device), new_capture), useful)
+    with on_device(model.device):
+        return min(pages_beside(model, settings.max_num_seqs, CudaMemory(model.device), new_capture), useful)
 
 
 def pages_beside(

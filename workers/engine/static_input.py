@@ -49,6 +49,14 @@ class StaticInput:
         """All memory that graphs read."""
         return [self._buffer, self._tables]
 
+    def blank(self, bucket: Bucket) -> None:
+        """Fills the buffer for a run of the bucket's graph in which all tokens are padding."""
+        self._buffer.zero_()
+        batch = self.batch(bucket)
+        batch.slots_T.fill_(self._spare_page * PAGE_SIZE)
+        if batch.source_T is not None:
+            batch.source_T.fill_(-1)
+
     def write(self, bucket: Bucket, scheduled: Sequence[ScheduledChunk], sources: Sequence[int] = ()) -> None:
         """Fills the buffer for a replay of the bucket's graph. The host does not wait for the copy.
 

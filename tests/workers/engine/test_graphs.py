@@ -212,18 +212,20 @@ def test_a_request_whose_numbers_are_not_finite_fails_alone(runtime: Runtime) ->
     assert runtime.engine.allocator.num_free == runtime.engine.allocator.num_pages
 
 
-@pytest.mark.slow
 def test_all_graphs_are_captured_before_the_first_step_from_the_largest_on() -> None:
     capture = CheckedCapture()
-    runtime = with_graphs(capture, 2)
+    runtime = with_graphs(capture, 1)
+    cache = runtime.engine.runner.cache
+    for number in range(4):  # capturing leaves no trace
+        assert not cache.layer(number)[: cache.spare_page].any()
     buckets = graphs_of(runtime).buckets
     assert capture.num_recorded == len(buckets)
     assert [bucket.tokens for bucket in buckets] == sorted((bucket.tokens for bucket in buckets), reverse=True)
     assert str(runtime.captured).startswith(
-        f"{len(buckets)} graphs, the largest a greedy pass of 64 tokens and 2 requests"
+        f"{len(buckets)} graphs, the largest a greedy pass of 32 tokens and 1 requests"
     )
     assert runtime.describe_kernels()["graphs"] == str(runtime.captured)
-    check(runtime, of_prompts(1))
+    check(runtime, [case for case in of_prompts(1) if case.name == "1-dlm_0.6"])
     assert capture.num_recorded == len(buckets)
 
 
