@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from trimode.core.errors import ConfigError
 from trimode.kernels import linear
 from trimode.kernels.linear import Prepared
+from trimode.workers.model.batch import Batch
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles, read_json
 from trimode.workers.model.json_values import not_integer, not_number, show
 
@@ -59,6 +60,28 @@ class Adapter:
     """`[r, heads * head_dim]` per layer, r padded."""
     b: list[Prepared]
     """`[hidden, r]` per layer, r padded."""
+
+    def add(self, y_TH: torch.Tensor, x_TA: torch.Tensor, layer: int, batch: Batch) -> torch.Tensor:
+        """Returns `y + scale * B (A x)` for the tokens of the batch that have the adapter on, and y for the others.
+
+        Where the host knows those tokens, they alone are multiplied. In a captured graph the set changes from replay
+        to replay: then all tokens are multiplied, and `lora_T` selects. Tokens without the adapter keep their bits.
+
+        Args:
+            y_TH: what o_proj gave, `[T, H]`.
+            x_TA: what o_proj got, `[T, heads * head_dim]`.
+            layer: number of the layer.
+            batch: `lora_T` is not None.
+        """
+        a, b = self.a[layer], self.b[layer]
+        if batch.lora_all:
+            return y_TH + linear.apply(linear.apply(x_TA, a), b) * self.scale
+        if batch.lora_rows is not None:
+            added = linear.apply(linear.apply(x_TA[batch.lora_rows], a), b) * self.scale
+            return y_TH.index_add(0, batch.lora_rows, added)
+        assert batch.lora_T is not None
+        added = linear.apply(linear.apply(x_TA, a), b) * self.scale
+        return torch.where(batch.lora_T.unsqueeze(1) != 0, y_TH + added, y_TH)
 
 
 def _tensor_name(layer: int, side: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,9 @@ class Batch:
     ragged: Ragged
     """The rows as attention sees them: one per chunk."""
     lora_rows: torch.Tensor | None
-    """Flat token indices with the adapter on; None = none."""
+    """Flat token indices with the adapter on; None = none, or a batch of a captured graph."""
+    lora_T: torch.Tensor | None
+    """int32: 1 for a token with the adapter on, else 0; None = none."""
     lora_all: bool
     """True if every token has the adapter on."""
     logit_rows_R: torch.Tensor
@@ -37,6 +39,14 @@ def int64(values: Iterable[int]) -> torch.Tensor:
     """Returns the values as a tensor on the host; `torch.tensor` takes five times as long to walk a list."""
     data = array("q", values)
     return torch.frombuffer(data, dtype=torch.int64) if data else torch.empty(0, dtype=torch.int64)
+
+
+def _indicator(rows: Sequence[int], length: int) -> torch.Tensor:
+    """Returns int32 `[length]` with 1 at the given rows and 0 elsewhere."""
+    flags = array("i", bytes(4 * length))
+    for row in rows:
+        flags[row] = 1
+    return torch.frombuffer(flags, dtype=torch.int32)
 
 
 def _size(chunk: Chunk, page_size: int) -> tuple[int, int]:
@@ -81,6 +91,7 @@ def pack(chunks: list[Chunk], page_tables: list[list[int]], page_size: int, devi
         num_positions=max(positions) + 1,
         ragged=describe_rows(rows, page_size, device),
         lora_rows=int64(lora).to(device, non_blocking=True) if lora else None,
+        lora_T=_indicator(lora, len(ids)).to(device, non_blocking=True) if lora else None,
         lora_all=len(lora) == len(ids),
         logit_rows_R=int64(wanted).to(device, non_blocking=True),
         order=tuple(order),
