@@ -42,7 +42,7 @@ def best_token(
     runtime.launch(
         _splits, (num_rows, min(splits, programs)),
         logits_RV, parts_3RS, places_RS, logits_RV.stride(0), vocab, -1 if suppressed is None else suppressed,
-        SPLIT=SPLIT, num_warps=4,
+        SPLIT=SPLIT, num_warps=2,
     )  # fmt: skip
     runtime.launch(
         _join, (num_rows,), parts_3RS, places_RS, tokens_R, values_3R, vocab,
