@@ -23,7 +23,9 @@ def test_every_operator_is_named(vector_lanes: int) -> None:
     got = describe_kernels(CPU, torch.float32, SIZES)
     assert list(got) == OPERATORS
     for name, text in got.items():
-        assert text == ("reference: the only implementation" if name in SINGLE else f"cpu, {vector_lanes} lanes")
+        assert text == (
+            "reference: the only implementation for a CPU" if name in SINGLE else f"cpu, {vector_lanes} lanes"
+        )
 
 
 def test_without_llvmlite_the_reason_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
