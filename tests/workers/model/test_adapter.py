@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from trimode.core.errors import ConfigError
 from trimode.kernels import linear
+from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm.jit import num_lanes
 from trimode.tests.workers.micro import MICRO
 from trimode.workers.decode.chunk import Chunk
@@ -70,6 +71,26 @@ def test_the_adapter_acts_on_its_tokens_alone(dtype: torch.dtype, on: tuple[bool
     assert torch.equal(result[~off], (y + applied(adapter, x) * adapter.scale)[~off])
     if num_lanes():
         assert torch.equal(result, adapter.add(y, x, 0, batch))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_gpu_s_kernel_gives_what_the_products_give(dtype: torch.dtype) -> None:
+    if not runtime.is_interpreter():
+        pytest.skip("Triton is not there, or compiles for the GPU in this process")
+    from trimode.tests.kernels.interpreter import support_bfloat16
+
+    support_bfloat16()
+    _, products = loaded(dtype)
+    chunks = [Chunk("draft", [1] * 9, 0, True, False, (), "draft", lora=lora) for lora in (False, True)]
+    batch = pack(chunks, [[0], [1]], 16, torch.device("cpu"))
+    x, y = (torch.randn(18, 128, generator=torch.Generator().manual_seed(seed)).to(dtype) for seed in (0, 1))
+    expected = products.add(y.clone(), x, 0, batch)
+    with runtime.interpreted():
+        _, fused = loaded(dtype)
+        assert fused.fused
+        got = fused.add(y.clone(), x, 0, batch)
+    assert torch.equal(got[:9], y[:9])
+    assert torch.allclose(got, expected, atol=0.1 if dtype == torch.bfloat16 else 1e-5)
 
 
 @pytest.fixture
