@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels/argmax": {"kernels/llvm", "kernels/cuda"},
     "kernels/best_token": {"kernels/llvm", "kernels/cuda"},
     "kernels/confidence_commit": {"kernels/llvm", "kernels/cuda"},
+    "kernels/draw": {"kernels/llvm", "kernels/cuda"},
     "kernels/linear": {"kernels/llvm", "kernels/cuda"},
     "kernels/low_rank": {"kernels/llvm", "kernels/cuda"},
     "kernels/paged_attention": {"kernels/llvm", "kernels/cuda"},
