@@ -110,30 +110,21 @@ def _first_rejected(
 
 
 @jit
-def _weights(p_at, q_at, rows_at, stride, vocab, split, SPLIT: tl.constexpr, BY_ROWS: tl.constexpr):
-    """Returns p and the positive part of p - q in a split of the row that this program is about."""
-    token = split * SPLIT + tl.arange(0, SPLIT)
-    p_row = tl.program_id(0).to(tl.int64)
-    if BY_ROWS:
-        q_row = tl.load(rows_at + tl.num_programs(0) + p_row)
-        p_row = tl.load(rows_at + p_row)
-        q = tl.load(q_at + q_row * vocab + token, mask=(token < vocab) & (q_row >= 0), other=0.0)
-    p = tl.load(p_at + p_row * stride + token, mask=token < vocab, other=0.0)
-    above = p
-    if BY_ROWS:
-        above = tl.maximum(p - q, 0.0)
-    return p, above
-
-
-@jit
 def _sums(p_at, q_at, rows_at, sums_at, stride, vocab, SPLIT: tl.constexpr, BY_ROWS: tl.constexpr):
     num_splits = tl.cdiv(vocab, SPLIT)
     row, num_rows = tl.program_id(0).to(tl.int64), tl.num_programs(0)
+    p_row, q_row = row, row
+    if BY_ROWS:
+        p_row, q_row = tl.load(rows_at + row), tl.load(rows_at + num_rows + row)
     for split in range(tl.program_id(1), num_splits, tl.num_programs(1)):
-        p, above = _weights(p_at, q_at, rows_at, stride, vocab, split, SPLIT, BY_ROWS)
-        tl.store(sums_at + row * num_splits + split, tl.sum(above.to(tl.float64), axis=0))
+        token = split * SPLIT + tl.arange(0, SPLIT)
+        p = tl.load(p_at + p_row * stride + token, mask=token < vocab, other=0.0)
+        above = p
         if BY_ROWS:
+            q = tl.load(q_at + q_row * vocab + token, mask=(token < vocab) & (q_row >= 0), other=0.0)
+            above = tl.maximum(p - q, 0.0)
             tl.store(sums_at + (num_rows + row) * num_splits + split, tl.sum(p.to(tl.float64), axis=0))
+        tl.store(sums_at + row * num_splits + split, tl.sum(above.to(tl.float64), axis=0))
 
 
 @jit
@@ -144,21 +135,25 @@ def _pick(
     row, num_rows = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     index = tl.arange(0, BLOCK)
     sums = tl.load(sums_at + row * NUM_SPLITS + index, mask=index < NUM_SPLITS, other=0.0)
-    number = tl.load(numbers_at + row) if not BY_ROWS else tl.load(numbers_at + tl.load(rows_at + row))
     nothing_above = tl.sum(sums, axis=0) <= 0.0
+    p_row, q_row = row, row
     if BY_ROWS:
+        p_row, q_row = tl.load(rows_at + row), tl.load(rows_at + num_rows + row)
         all_of_p = tl.load(sums_at + (num_rows + row) * NUM_SPLITS + index, mask=index < NUM_SPLITS, other=0.0)
         sums = tl.where(nothing_above, all_of_p, sums)
-    target = number * tl.sum(sums, axis=0)
+    target = tl.load(numbers_at + p_row) * tl.sum(sums, axis=0)
     reached = (sums > 0.0) & (tl.cumsum(sums, axis=0) > target)
     # The target may round up to the total: then the last positive weight is meant.
     last = tl.max(tl.where(sums > 0.0, index, 0), axis=0)
     split = tl.minimum(tl.min(tl.where(reached, index, BLOCK), axis=0), last)
     before = tl.sum(tl.where(index < split, sums, 0.0), axis=0)
-    p, weights = _weights(p_at, q_at, rows_at, stride, vocab, split, SPLIT, BY_ROWS)
-    if BY_ROWS:
-        weights = tl.where(nothing_above, p, weights)
+
     place = tl.arange(0, SPLIT)
+    token = split * SPLIT + place
+    weights = tl.load(p_at + p_row * stride + token, mask=token < vocab, other=0.0)
+    if BY_ROWS:
+        q = tl.load(q_at + q_row * vocab + token, mask=(token < vocab) & (q_row >= 0), other=0.0)
+        weights = tl.where(nothing_above, weights, tl.maximum(weights - q, 0.0))
     exceeded = (weights > 0.0) & (before + tl.cumsum(weights.to(tl.float64), axis=0) > target)
     last_place = tl.max(tl.where(weights > 0.0, place, 0), axis=0)
     found = tl.minimum(tl.min(tl.where(exceeded, place, SPLIT), axis=0), last_place)

