@@ -22,13 +22,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels/resources": {"kernels"},
     "kernels/llvm": set(),
     "kernels/cuda": set(),
+    "kernels/packing": set(),
     "kernels/argmax": {"kernels/llvm", "kernels/cuda"},
     "kernels/best_token": {"kernels/llvm", "kernels/cuda"},
     "kernels/confidence_commit": {"kernels/llvm", "kernels/cuda"},
     "kernels/draw": {"kernels/llvm", "kernels/cuda"},
     "kernels/linear": {"kernels/llvm", "kernels/cuda"},
     "kernels/low_rank": {"kernels/llvm", "kernels/cuda"},
-    "kernels/paged_attention": {"kernels/llvm", "kernels/cuda"},
+    "kernels/paged_attention": {"kernels/llvm", "kernels/cuda", "kernels/packing"},
     "kernels/prefix_verify": {"kernels/llvm", "kernels/cuda"},
     "kernels/rms_norm": {"kernels/llvm", "kernels/cuda"},
     "kernels/rope": {"kernels/llvm", "kernels/cuda"},
@@ -44,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers/sampling": {"core", "kernels", "workers/decode", "workers/model"},
     "workers/engine": {
         "core",
+        "kernels/packing",
         *("workers/" + name for name in ("boundary", "decode", "model", "sampling", "params")),
     },
     "workers/runtime": {

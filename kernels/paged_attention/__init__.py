@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import torch
 from trimode.kernels.llvm import jit
-from trimode.kernels.paged_attention import cpu, reference
-from trimode.kernels.paged_attention.ragged import Ragged, Row, describe_rows
+from trimode.kernels.paged_attention import cpu, device_rows, reference
+from trimode.kernels.paged_attention.ragged import (
+    Ragged,
+    RaggedSizes,
+    Row,
+    describe_rows,
+    sizes_of,
+    view_rows,
+    write_rows,
+)
 
 
 def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, scale: float) -> torch.Tensor:
@@ -38,6 +46,8 @@ def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, 
             f"paged_attention: got q {q_THD.dtype} {list(q_THD.shape)}, cache {kv_PSKD.dtype} {list(kv_PSKD.shape)}; "
             f"expected [{ragged.num_tokens}, H, D] and [P, {ragged.page_size}, 2K, D] of one dtype, H a multiple of K"
         )
+    if ragged.num_tokens and not ragged.rows:
+        return device_rows.paged_attention(q_THD, kv_PSKD, ragged, scale)
     run = cpu.paged_attention if cpu.supports(q_THD, kv_PSKD, ragged) is None else reference.paged_attention
     return run(q_THD, kv_PSKD, ragged, scale)
 
@@ -47,4 +57,14 @@ def describe(q_THD: torch.Tensor, kv_PSKD: torch.Tensor) -> str:
     return jit.describe(cpu.supports(q_THD, kv_PSKD, None))
 
 
-__all__ = ["Ragged", "Row", "describe", "describe_rows", "paged_attention"]
+__all__ = [
+    "Ragged",
+    "RaggedSizes",
+    "Row",
+    "describe",
+    "describe_rows",
+    "paged_attention",
+    "sizes_of",
+    "view_rows",
+    "write_rows",
+]

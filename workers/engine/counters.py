@@ -27,6 +27,8 @@ class EngineCounters:
     """Tokens run through the model, prompt tokens included."""
     kv_tokens: int = 0
     """Sum of the KV lengths that the chunks attended to."""
+    dropped_rows: int = 0
+    """Chunks that were launched ahead for requests that turned out to have ended. Nothing else counts them."""
     model_s: float = 0.0
     """Seconds in forward and sampling."""
     host_s: float = 0.0

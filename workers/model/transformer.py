@@ -135,7 +135,8 @@ class TriModeModel:
                 x_TH = self.adapter.add(x_TH, o_TA, number, batch)
             gate_up_TJ = linear.apply(rms_norm(x_TH, layer.post_norm, eps), layer.gate_up)
             x_TH = linear.apply(silu_mul(gate_up_TJ), layer.down, x_TH)
-        return rms_norm(x_TH[batch.logit_rows_R], self.norm, eps)
+        wanted_RH = x_TH if batch.logit_rows_R is None else x_TH[batch.logit_rows_R]
+        return rms_norm(wanted_RH, self.norm, eps)
 
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
