@@ -23,7 +23,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels/llvm": set(),
     "kernels/cuda": set(),
     "kernels/packing": set(),
-    "kernels/argmax": {"kernels/llvm", "kernels/cuda"},
     "kernels/best_token": {"kernels/llvm", "kernels/cuda"},
     "kernels/confidence_commit": {"kernels/llvm", "kernels/cuda"},
     "kernels/draw": {"kernels/llvm", "kernels/cuda"},
@@ -34,7 +33,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels/rms_norm": {"kernels/llvm", "kernels/cuda"},
     "kernels/rope": {"kernels/llvm", "kernels/cuda"},
     "kernels/silu_mul": {"kernels/llvm", "kernels/cuda"},
-    "kernels/softmax_total": {"kernels/llvm", "kernels/cuda"},
     # workers: decoding modes know neither the model nor the engine
     "workers": set(),
     "workers/boundary": {"core"},

@@ -1,5 +1,7 @@
 """The best token and the softmax of rows of logits on a CPU: one pass for the maxima, one for the sum.
 
+The kernel reads float32; other logits are widened first.
+
 R = rows, V = vocabulary.
 """
 
@@ -22,8 +24,6 @@ def supports(logits_RV: torch.Tensor) -> str | None:
     refused = jit.refusal(logits_RV)
     if refused is not None:
         return refused
-    if logits_RV.dtype != torch.float32:
-        return f"no CPU kernel for {logits_RV.dtype}"
     if logits_RV.stride(1) != 1:
         return "the logits of a row are not contiguous"
     return None if jit.num_lanes() <= logits_RV.shape[1] < 2**31 else f"rows of {logits_RV.shape[1]} logits"
@@ -33,6 +33,7 @@ def best_token(
     logits_RV: torch.Tensor, suppressed: int | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """`(tokens, values, peak, total)`: int64 `[R]` and three times float32 `[R]`."""
+    logits_RV = logits_RV.float()
     tokens_R = torch.empty(logits_RV.shape[0], dtype=torch.int64)
     values_3R = logits_RV.new_empty((3, logits_RV.shape[0]))
     _kernel(jit.num_lanes())(

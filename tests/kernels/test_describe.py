@@ -12,10 +12,10 @@ from trimode.tests.kernels.conftest import pretend
 
 SIZES = ModelSizes(hidden=128, intermediate=256, num_heads=4, num_kv_heads=2, head_dim=32, vocab=400, page_size=16)
 OPERATORS = [
-    "argmax", "confidence_commit", "linear", "paged_attention", "prefix_verify", "rms_norm", "rope", "silu_mul",
-    "softmax_total",
+    "best_token", "confidence_commit", "draw", "linear", "paged_attention", "prefix_verify", "rms_norm", "rope",
+    "silu_mul",
 ]  # fmt: skip
-SINGLE = {"confidence_commit", "prefix_verify"}
+SINGLE = {"confidence_commit", "draw", "prefix_verify"}
 CPU = torch.device("cpu")
 
 

@@ -141,7 +141,12 @@ class TriModeModel:
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """Returns the logits `[R, vocab]` in float32."""
-        return linear.apply(hidden_RH, self._head).float()
+        return self.logits(hidden_RH).float()
+
+    @torch.inference_mode()
+    def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
+        """Returns the same in the dtype of the model, for operators that widen them while they read."""
+        return linear.apply(hidden_RH, self._head)
 
     def _rotation(self, batch: Batch) -> Rotation:
         rope = self.config.rope
