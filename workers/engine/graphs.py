@@ -226,7 +226,7 @@ class Graphs:
         """Runs a forward and returns the greedy tokens of all its tokens."""
         hidden_TH = self._model.forward(batch, self._cache)
         mask_token_id = self._model.config.mask_token_id
-        found = [greedy(self._model.head(part), mask_token_id) for part in hidden_TH.split(ROWS_PER_PASS)]
+        found = [greedy(self._model.logits(part), mask_token_id) for part in hidden_TH.split(ROWS_PER_PASS)]
         if len(found) == 1:
             return found[0]
         return Greedy(

@@ -130,7 +130,9 @@ class TriModeModel:
             qkv_TJ = linear.apply(rms_norm(x_TH, layer.input_norm, eps), layer.qkv)
             q_THD = self._query(qkv_TJ, rotation, cache.slots(number), batch.slots_T)
             o_TA = paged_attention(q_THD, cache.layer(number), batch.ragged, softmax_scale)
-            x_TH = self._adapt(linear.apply(o_TA, layer.o, x_TH), o_TA, number, batch)
+            x_TH = linear.apply(o_TA, layer.o, x_TH)
+            if self.adapter is not None and batch.lora_T is not None:
+                x_TH = self.adapter.add(x_TH, o_TA, number, batch)
             gate_up_TJ = linear.apply(rms_norm(x_TH, layer.post_norm, eps), layer.gate_up)
             x_TH = linear.apply(silu_mul(gate_up_TJ), layer.down, x_TH)
         wanted_RH = x_TH if batch.logit_rows_R is None else x_TH[batch.logit_rows_R]
@@ -139,7 +141,12 @@ class TriModeModel:
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """Returns the logits `[R, vocab]` in float32."""
-        return linear.apply(hidden_RH, self._head).float()
+        return self.logits(hidden_RH).float()
+
+    @torch.inference_mode()
+    def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
+        """Returns the same in the dtype of the model, for operators that widen them while they read."""
+        return linear.apply(hidden_RH, self._head)
 
     def _rotation(self, batch: Batch) -> Rotation:
         rope = self.config.rope
@@ -159,15 +166,3 @@ class TriModeModel:
         rotate_and_store(qkv_TND, rotation.cos, rotation.sin, kv_SKD, slots_T)
         q_THD = qkv_TND[:, :heads]
         return q_THD if rotation.query_scale is None else q_THD * rotation.query_scale
-
-    def _adapt(self, y_TH: torch.Tensor, o_TA: torch.Tensor, number: int, batch: Batch) -> torch.Tensor:
-        if self.adapter is None or batch.lora_T is None:
-            return y_TH
-        a, b, scale = self.adapter.a[number], self.adapter.b[number], self.adapter.scale
-        if batch.lora_all:
-            return y_TH + linear.apply(linear.apply(o_TA, a), b) * scale
-        if batch.lora_rows is None:
-            added = linear.apply(linear.apply(o_TA, a), b) * scale
-            return torch.where(batch.lora_T.unsqueeze(1) != 0, y_TH + added, y_TH)
-        added = linear.apply(linear.apply(o_TA[batch.lora_rows], a), b) * scale
-        return y_TH.index_add(0, batch.lora_rows, added)

@@ -1,4 +1,4 @@
-"""Sampling distributions: repetition penalty, temperature, top-k, top-p, min-p, and drawing by inverse CDF.
+"""Sampling distributions: repetition penalty, temperature, top-k, top-p, min-p.
 
 A row's result does not depend on the other rows, to the last bit. R = rows, V = vocabulary.
 """
@@ -65,32 +65,3 @@ def filtered_probs(
     filtered = torch.zeros_like(probs).scatter(1, order, kept / kept.cumsum(dim=-1)[:, -1:])
     plain = (top_k == vocab) & (top_p >= 1.0) & (min_p <= 0.0)  # rows without filters stay as they are, to the bit
     return torch.where(plain, probs, filtered)
-
-
-def draw(weights_RV: torch.Tensor, numbers_R: torch.Tensor) -> torch.Tensor:
-    """Draws one index per row by inverse CDF. Returns int64 `[R]`; an index of weight 0 is never drawn.
-
-    Args:
-        weights_RV: non-negative, not necessarily normalised; every row has a positive weight.
-        numbers_R: float64 in (0, 1), one per row.
-    """
-    weights = weights_RV.double()
-    cdf = weights.cumsum(dim=-1)
-    if cdf.device.type != "cpu":
-        # A sum in parallel rounds differently from entry to entry, but only a positive weight may raise the CDF.
-        cdf = cdf.masked_fill(weights <= 0, 0.0).cummax(dim=-1).values
-    total = cdf[:, -1:].contiguous()
-    index = torch.searchsorted(cdf, numbers_R.unsqueeze(1) * total, right=True)
-    # The product may round up to the total, which no entry exceeds: the last positive weight is where it is reached.
-    last = torch.searchsorted(cdf, total)
-    return torch.minimum(index, last).squeeze(1).clamp(max=weights_RV.shape[1] - 1)
-
-
-def residual(p_RV: torch.Tensor, q_RV: torch.Tensor) -> torch.Tensor:
-    """Returns the positive part of p - q `[R, V]`, from which a rejected draft is replaced.
-
-    Where rounding leaves no token with p above q, the two distributions are equal as far as floats can tell, and the
-    row is p itself.
-    """
-    above = (p_RV - q_RV).clamp_min(0)
-    return torch.where((above > 0).any(dim=-1, keepdim=True), above, p_RV)

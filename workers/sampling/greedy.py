@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from trimode.kernels.argmax import argmax
+from trimode.kernels.best_token import best_token
 from trimode.kernels.confidence_commit import confidence_commit
 from trimode.kernels.prefix_verify import prefix_verify
-from trimode.kernels.softmax_total import softmax_total
 from trimode.workers.decode.chunk import Chunk, Verify
 
 
@@ -53,21 +52,15 @@ def is_greedy(chunk: Chunk) -> bool:
     return chunk.history is None and chunk.forced_token is None and not chunk.keep_distribution and not proposals
 
 
-def best_tokens(logits_RV: torch.Tensor, mask_token_id: int) -> torch.Tensor:
-    """Returns the token of the largest logit, int64 `[R]`. Overwrites the logits of the mask token with -inf."""
-    logits_RV.select(1, mask_token_id).fill_(float("-inf"))
-    return argmax(logits_RV)
-
-
 def rate(
     logits_RV: torch.Tensor, tokens_R: torch.Tensor, peak_R: torch.Tensor, total_R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the probability of each token and its logarithm, float32 `[R]` each.
 
     Args:
-        logits_RV: raw logits; those of the mask token may be overwritten.
+        logits_RV: raw logits.
         tokens_R: int64, none of them the mask token.
-        peak_R: from `softmax_total` of the raw logits.
+        peak_R: from `best_token` of the raw logits.
         total_R: the same.
     """
     below_peak_R = logits_RV.gather(1, tokens_R.unsqueeze(1)).squeeze(1) - peak_R
@@ -75,10 +68,10 @@ def rate(
 
 
 def greedy(logits_RV: torch.Tensor, mask_token_id: int) -> Greedy:
-    """Returns the greedy tokens of raw float32 logits, which are overwritten."""
-    peak_R, total_R = softmax_total(logits_RV)
-    tokens_R = best_tokens(logits_RV, mask_token_id)
-    return Greedy(tokens_R, *rate(logits_RV, tokens_R, peak_R, total_R))
+    """Returns the greedy tokens of raw logits, in float32 or the dtype of the model."""
+    best = best_token(logits_RV, suppressed=mask_token_id)
+    below_peak_R = best.values_R - best.peak_R
+    return Greedy(best.tokens_R, below_peak_R.exp() / best.total_R, below_peak_R - best.total_R.log())
 
 
 def decide(found: Greedy, token_ids_T: torch.Tensor, rules: Rules) -> torch.Tensor:

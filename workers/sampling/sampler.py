@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from trimode.kernels.best_token import best_token
 from trimode.kernels.confidence_commit import confidence_commit
+from trimode.kernels.draw import draw, replace_rejected
 from trimode.kernels.packing import Download, upload
 from trimode.kernels.prefix_verify import prefix_verify
-from trimode.kernels.softmax_total import softmax_total
 from trimode.workers.decode.chunk import Commit, Sampled, Verify
-from trimode.workers.sampling.distributions import Filters, apply_repetition_penalty, draw, filtered_probs, residual
-from trimode.workers.sampling.greedy import best_tokens, rate
+from trimode.workers.sampling.distributions import Filters, apply_repetition_penalty, filtered_probs
+from trimode.workers.sampling.greedy import rate
 from trimode.workers.sampling.plan import Pass, SampleRequest, SamplingPlan, plan_sampling
 
 Numbers = Mapping[str, torch.Tensor]
@@ -110,17 +111,19 @@ class Sampler:
         kept: dict[int, list[object]],
     ) -> _Drawn:
         logits = self.head(hidden_RH[part.rows])
-        peak, total = softmax_total(logits)
+        tokens, _, peak, total = best_token(logits, suppressed=self._mask_token_id)
         raw = logits
         if _any(part.penalties):
-            raw = logits.clone()
+            logits = raw.clone()
             names = ("penalty_row", "penalty_token", "penalty")
             apply_repetition_penalty(logits, *(numbers[name][part.penalties] for name in names))
-        tokens = best_tokens(logits, self._mask_token_id)
+            tokens = best_token(logits, suppressed=self._mask_token_id).tokens_R
         tempered = None
         if _any(part.sampled):
             index = numbers["sampled_row"][part.sampled]
-            probs = filtered_probs(logits[index], numbers["temperature"][part.sampled], _filters(part, numbers))
+            allowed = logits[index]
+            allowed.select(1, self._mask_token_id).fill_(float("-inf"))
+            probs = filtered_probs(allowed, numbers["temperature"][part.sampled], _filters(part, numbers))
             drawn = _draw_tokens(probs, plan, part, numbers, inputs_R)
             tokens = tokens.index_copy(0, index, drawn)
             tempered = probs.gather(1, drawn.unsqueeze(1)).squeeze(1)
@@ -187,11 +190,7 @@ def _draw_tokens(
     at, chance = numbers["draft_place"][part.drafts], numbers["chance"][part.drafts]
     draft = inputs_R[numbers["draft_at"][part.drafts]]
     q = torch.stack([proposal for proposal in plan.proposals[part.drafts] if isinstance(proposal, torch.Tensor)])
-    p = probs[at]
-    p_draft = p.gather(1, draft.unsqueeze(1)).squeeze(1)
-    q_draft = q.gather(1, draft.unsqueeze(1)).squeeze(1)
-    corrected = draw(residual(p, q), uniform[at])
-    return draw(probs, uniform).index_copy(0, at, torch.where(chance * q_draft < p_draft, draft, corrected))
+    return draw(probs, uniform).index_copy(0, at, replace_rejected(probs[at], q, draft, chance, uniform[at]))
 
 
 def _split(host: list[list[float]], requests: Sequence[SampleRequest], kept: dict[int, list[object]]) -> list[Sampled]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from trimode.kernels.argmax import argmax
+from trimode.kernels.best_token import best_token
 from trimode.tests.fakes.capture import CheckedCapture, NotCapturable
 
 
@@ -57,7 +57,7 @@ def test_a_value_that_crosses_to_the_host_or_from_it_is_refused(name: str, given
         lambda x: x.add_(STRANGE),
         lambda x: STRANGE.copy_(x),
         lambda x: x.copy_(STRANGE[:6]),
-        lambda _: argmax(STRANGE[None]),
+        lambda _: best_token(STRANGE[None]),
     ],
     ids=["read", "written", "view", "by a compiled kernel"],
 )

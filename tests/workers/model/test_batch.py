@@ -59,8 +59,10 @@ def test_the_adapter_is_on_for_none_some_or_all_tokens() -> None:
     none = packed(off, tables=[[0]])
     some = packed(off, on, tables=[[0], [1]])
     whole = packed(on, tables=[[0]])
-    assert (none.lora_rows, none.lora_all) == (None, False)
+    assert (none.lora_rows, none.lora_T, none.lora_all) == (None, None, False)
     assert some.lora_rows is not None
+    assert some.lora_T is not None
+    assert some.lora_T.tolist() == [0, 0, 1, 1]
     assert (some.lora_rows.tolist(), some.lora_all) == ([2, 3], False)
     assert whole.lora_all
     assert none.lora_T is None

@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trimode.workers.sampling.distributions import Filters, apply_repetition_penalty, draw, filtered_probs, residual
+from trimode.kernels.draw import draw
+from trimode.kernels.draw.reference import residual
+from trimode.workers.sampling.distributions import Filters, apply_repetition_penalty, filtered_probs
 
 
 def probabilities(logits: torch.Tensor, rows: list[dict[str, float]]) -> torch.Tensor:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from scipy import stats
 from trimode.core.protocol import DecodeParams
+from trimode.kernels.draw import draw
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.runtime import Runtime
 from trimode.workers.sampling import plan
-from trimode.workers.sampling.distributions import draw, filtered_probs
+from trimode.workers.sampling.distributions import filtered_probs
 from trimode.workers.sampling.plan import ROWS_PER_PASS, SampleRequest
 from trimode.workers.sampling.randomness import uniform
 from trimode.workers.sampling.sampler import Sampler
