@@ -6,8 +6,9 @@ T = tokens (queries) of all rows, H = query heads, K = KV heads, D = head dim, P
 from __future__ import annotations
 
 import torch
+from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm import jit
-from trimode.kernels.paged_attention import cpu, reference
+from trimode.kernels.paged_attention import cpu, cuda, reference
 from trimode.kernels.paged_attention.ragged import Ragged, Row, describe_rows
 
 
@@ -38,13 +39,16 @@ def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, 
             f"paged_attention: got q {q_THD.dtype} {list(q_THD.shape)}, cache {kv_PSKD.dtype} {list(kv_PSKD.shape)}; "
             f"expected [{ragged.num_tokens}, H, D] and [P, {ragged.page_size}, 2K, D] of one dtype, H a multiple of K"
         )
+    if cuda.supports(q_THD, kv_PSKD, ragged) is None:
+        return cuda.paged_attention(q_THD, kv_PSKD, ragged, scale)
     run = cpu.paged_attention if cpu.supports(q_THD, kv_PSKD, ragged) is None else reference.paged_attention
     return run(q_THD, kv_PSKD, ragged, scale)
 
 
 def describe(q_THD: torch.Tensor, kv_PSKD: torch.Tensor) -> str:
     """Returns which implementation runs for such tensors (without mask words), and why."""
-    return jit.describe(cpu.supports(q_THD, kv_PSKD, None))
+    refused = cuda.supports(q_THD, kv_PSKD, None)
+    return runtime.describe(q_THD, refused) or jit.describe(cpu.supports(q_THD, kv_PSKD, None))
 
 
 __all__ = ["Ragged", "Row", "describe", "describe_rows", "paged_attention"]

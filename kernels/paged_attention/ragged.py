@@ -56,6 +56,8 @@ class Ragged:
     """The most keys of a row."""
     rows: tuple[Row, ...]
     """The same on the host, for implementations that group rows."""
+    min_queries: int = 1
+    """Not more than the fewest queries of a row that has any."""
     _derived: dict[object, object] = field(default_factory=dict, repr=False)
 
     def derive(self, make: Callable[..., T], *args: object) -> T:
@@ -107,6 +109,7 @@ def describe_rows(rows: Sequence[Row], page_size: int, device: torch.device) -> 
         max_queries=max((len(row.last_keys) for row in rows), default=0),
         max_keys=max((row.num_keys for row in rows), default=0),
         rows=tuple(rows),
+        min_queries=min((len(row.last_keys) for row in rows if row.last_keys), default=1),
     )
 
 
