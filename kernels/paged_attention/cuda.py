@@ -1,21 +1,16 @@
 """Attention over a paged cache on a GPU: tiles of queries times query heads, and the keys in splits of fixed bounds.
 
-A row belongs to a class by its own number of queries alone. The class decides the tile and where the splits begin, so
-a row's sums do not depend on the other rows of the call. Per split there is a partial result: the numerator of the
-softmax average, the running maximum and the sum. They are merged in the order of the splits, in one of two forms:
+A row's class follows from its own number of queries alone, and the class decides the tile and where the splits begin.
+So a row's sums do not depend on the other rows. A split has a partial result: numerators, running maximum and sum of
+the softmax (arXiv 1805.02867). They are merged in the order of the splits (Flash-Decoding, Dao et al., 2023):
 
 - walk: one program takes all splits of a tile and merges in registers. It needs enough tiles to fill the GPU.
 - spread: each split of a tile has its own program, partial results go through memory, a second kernel merges them.
 
-Both do the same operations in the same order and give the same bits, so the load may decide between them. The running
-maximum is rounded up to an integer, so that every rescaling is by a power of two, and `fma` is written out where a
-compiler might fuse a product and a sum or might not.
+Both give the same bits: the operations and their order are the same, the maximum is rounded up to an integer so that
+every rescaling is by a power of two, and `fma` is written out where a compiler may or may not fuse a product and a sum.
 
-Online softmax: arXiv 1805.02867. Splits over the keys: Flash-Decoding (Dao et al., 2023). That a program finds its row
-by binary search in the starts of the queries is an idea of vLLM's Triton attention.
-
-T = tokens (queries) of all rows, N = rows, H = query heads, K = KV heads, G = H / K, D = head dim, P = pages,
-S = tokens per page, B = splits of the longest row.
+T = tokens (queries), N = rows, H = query heads, K = KV heads, G = H / K, D = head dim, P = pages, S = tokens per page.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ from trimode.kernels.paged_attention.ragged import Ragged
 LOG2_E = 1.4426950408889634
 PER_STEP = [
     "page_table_at", "query_start_at", "num_keys_at", "last_key_at", "mask_word_at", "num_rows", "table_stride",
-    "num_splits",
+    "num_splits", "per_row",
 ]  # fmt: skip
 """Arguments that change from step to step: neither their value nor their alignment may compile a kernel again."""
 
@@ -58,13 +53,13 @@ def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, 
     """
     num_tokens, num_heads, head_dim = q_THD.shape
     out_TJ = q_THD.new_empty((num_tokens, num_heads * head_dim))
-    capability, num_sms = runtime.capability(q_THD.device), runtime.num_sms(q_THD.device)
+    chip, num_sms = runtime.capability(q_THD.device), runtime.num_sms(q_THD.device)
     group = 2 * num_heads // kv_PSKD.shape[2]
     for kind in CLASSES:
         if kind.occurs(group, ragged.min_queries, ragged.max_queries):
-            tile = tile_of(kind, group, q_THD.dtype, capability)
+            tile = tile_of(kind, group, q_THD.dtype, chip)
             programs = kind.num_tiles(tile, ragged) * num_heads // group
-            size = num_tokens * num_heads * (head_dim + 2)
+            size = kind.num_slots(group, ragged) * num_heads * (head_dim + 2)
             spread = kind.spreads(programs, ragged.max_keys, size, num_sms)
             _attend_class(q_THD, kv_PSKD, out_TJ, ragged, scale, (kind, tile, spread))
     return out_TJ
@@ -76,15 +71,17 @@ def _attend_class(
 ) -> None:  # fmt: skip
     """Attends the rows of one class with its tile, spread over several programs or not."""
     kind, tile, spread = how
-    num_tokens, num_heads, head_dim = q_THD.shape
+    _, num_heads, head_dim = q_THD.shape
     num_rows, num_kv_heads = ragged.num_keys_N.shape[0], kv_PSKD.shape[2] // 2
     group = num_heads // num_kv_heads
-    num_splits = kind.num_splits(ragged.max_keys)
+    num_splits, num_slots = kind.num_splits(ragged.max_keys), kind.num_slots(group, ragged)
+    fewest, most = kind.bounds(group)
+    per_row = 0 if num_slots == ragged.num_tokens else min(most, ragged.max_queries)
     part, stats = out_TJ, out_TJ
     if spread:
-        part = q_THD.new_empty((num_tokens, num_heads, num_splits, head_dim), dtype=torch.float32)
-        stats = q_THD.new_empty((num_tokens, num_heads, num_splits, 2), dtype=torch.float32)
-    fewest, most = kind.bounds(group)
+        part, stats = (
+            q_THD.new_empty((num_slots, num_heads, num_splits, width), dtype=torch.float32) for width in (head_dim, 2)
+        )
     shared = {
         "DIM": head_dim, "PADDED_DIM": 1 << (head_dim - 1).bit_length(), "QUERIES": tile.queries, "FEWEST": fewest,
         "MOST": most, "FIRST_SPLIT": kind.first_split, "PER_OCTAVE": kind.per_octave,
@@ -94,23 +91,22 @@ def _attend_class(
         _attend, (kind.num_tiles(tile, ragged), num_kv_heads, num_splits if spread else 1),
         q_THD, kv_PSKD, ragged.page_table_NP, ragged.query_start_N1, ragged.num_keys_N, ragged.last_key_T, words,
         part, stats, scale * LOG2_E, q_THD.stride(0), q_THD.stride(1), num_rows, ragged.page_table_NP.stride(0),
-        num_splits, **shared, SLOT_STRIDE=kv_PSKD.stride(1), HEAD_STRIDE=kv_PSKD.stride(2), NUM_KV=num_kv_heads,
-        GROUP=group, BLOCK_M=tile.rows, BLOCK_N=tile.keys, PAGE=kv_PSKD.shape[1], ONE_TILE=kind.one_tile,
-        SPREAD=spread,
-        PRECISION="ieee" if q_THD.dtype == torch.float32 else "tf32",
-        num_warps=tile.num_warps, num_stages=tile.num_stages,
+        num_splits, per_row, **shared, GROUP=group, NUM_KV=num_kv_heads, SLOT_STRIDE=kv_PSKD.stride(1),
+        HEAD_STRIDE=kv_PSKD.stride(2), PAGE=kv_PSKD.shape[1], BLOCK_M=tile.rows, BLOCK_N=tile.keys,
+        ONE_TILE=kind.one_tile, SPREAD=spread, PRECISION="ieee" if q_THD.dtype == torch.float32 else "tf32",
+        num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers,
     )  # fmt: skip
     if spread:
         runtime.launch(
-            _merge_splits, (num_tokens, num_heads),
+            _merge_splits, (num_slots, num_heads),
             part, stats, ragged.query_start_N1, ragged.num_keys_N, ragged.last_key_T, out_TJ, num_rows, num_splits,
-            **shared, BLOCK_Q=1 << (tile.queries - 1).bit_length(), num_warps=1,
+            per_row, **shared, BLOCK_Q=1 << (tile.queries - 1).bit_length(), num_warps=1,
         )  # fmt: skip
 
 
 @jit
 def _row_of(index, query_start_at, num_rows, QUERIES: tl.constexpr, ROW_BONUS: tl.constexpr):
-    """Returns the last row n with query_start[n] // QUERIES + n * ROW_BONUS <= index, by binary search."""
+    """Returns the last row n with query_start[n] // QUERIES + n * ROW_BONUS <= index (as vLLM's Triton attention)."""
     low = num_rows * 0
     high = num_rows
     while high - low > 1:
@@ -158,11 +154,15 @@ def _merge(peak, total, sums, next_peak, next_total, next_sums):
 
 @jit
 def _split(
-    q, kv_at, table_at, word_at, begin, end, last, own_from, scale,
-    DIM: tl.constexpr, BLOCK_N: tl.constexpr, PAGE: tl.constexpr, SLOT_STRIDE: tl.constexpr,
-    VALUES_FROM: tl.constexpr, PRECISION: tl.constexpr,
+    q, kv_at, table_at, word_at, split, end, last, own_from, scale, DIM: tl.constexpr, BLOCK_N: tl.constexpr,
+    PAGE: tl.constexpr, SLOT_STRIDE: tl.constexpr, VALUES_FROM: tl.constexpr, FIRST_SPLIT: tl.constexpr,
+    PER_OCTAVE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Returns peak, total and numerators of a tile of queries over the keys `begin` to `end - 1`."""
+    """Returns peak, total and numerators of a tile of queries over the keys of a split that lie before `end`."""
+    begin = 0
+    if FIRST_SPLIT > 0:
+        begin = _split_start(split, FIRST_SPLIT, PER_OCTAVE)
+        end = tl.minimum(_split_start(split + 1, FIRST_SPLIT, PER_OCTAVE), end)
     BLOCK_M: tl.constexpr = q.shape[0]
     PADDED_DIM: tl.constexpr = q.shape[1]
     dim = tl.arange(0, PADDED_DIM)
@@ -188,9 +188,8 @@ def _split(
         safe = tl.where(new_peak == -float("inf"), 0.0, new_peak)
         weights = tl.exp2(tl.fma(scores, scale, -safe[:, None]))
         kept = tl.exp2(peak - safe)
-        values = tl.load(
-            at[:, None] + VALUES_FROM + dim[None, :], mask=inside[:, None] & (dim < DIM)[None, :], other=0.0
-        )
+        value_at = at[:, None] + VALUES_FROM + dim[None, :]
+        values = tl.load(value_at, mask=inside[:, None] & (dim < DIM)[None, :], other=0.0)
         sums = tl.dot(weights.to(values.dtype), values, sums * kept[:, None], input_precision=PRECISION)
         total = tl.fma(total, kept, tl.sum(weights, 1))
         peak = new_peak
@@ -200,18 +199,15 @@ def _split(
 @jit(do_not_specialize=PER_STEP, do_not_specialize_on_alignment=PER_STEP)
 def _attend(
     q_at, kv_at, page_table_at, query_start_at, num_keys_at, last_key_at, mask_word_at, out_at, stats_at, scale,
-    q_stride, q_head_stride, num_rows, table_stride, num_splits,
+    q_stride, q_head_stride, num_rows, table_stride, num_splits, per_row,
     GROUP: tl.constexpr, DIM: tl.constexpr, PADDED_DIM: tl.constexpr, QUERIES: tl.constexpr, FEWEST: tl.constexpr,
-    MOST: tl.constexpr, FIRST_SPLIT: tl.constexpr, PER_OCTAVE: tl.constexpr,
-    SLOT_STRIDE: tl.constexpr, HEAD_STRIDE: tl.constexpr, NUM_KV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PAGE: tl.constexpr, ONE_TILE: tl.constexpr, SPREAD: tl.constexpr,
-    PRECISION: tl.constexpr,
+    MOST: tl.constexpr, FIRST_SPLIT: tl.constexpr, PER_OCTAVE: tl.constexpr, SLOT_STRIDE: tl.constexpr,
+    HEAD_STRIDE: tl.constexpr, NUM_KV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PAGE: tl.constexpr, ONE_TILE: tl.constexpr, SPREAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile: up to QUERIES queries of one row, times the GROUP query heads of one KV head."""
     tile, head = tl.program_id(0), tl.program_id(1)
-    row, first = tile, 0
-    if not ONE_TILE:
-        row = _row_of(tile, query_start_at, num_rows, QUERIES, 1)
+    row, first = tile if ONE_TILE else _row_of(tile, query_start_at, num_rows, QUERIES, 1), 0
     begin = tl.load(query_start_at + row)
     queries = tl.load(query_start_at + row + 1) - begin
     if not ONE_TILE:
@@ -230,43 +226,37 @@ def _attend(
     last = tl.load(last_key_at + token, mask=live, other=-1)
     num_keys = tl.load(num_keys_at + row)
     end = tl.minimum(tl.max(last, 0) + 1, num_keys)
-    words = None
-    if mask_word_at is not None:
-        words = tl.load(mask_word_at + token, mask=live, other=-1)
+    words = None if mask_word_at is None else tl.load(mask_word_at + token, mask=live, other=-1)
     own_from = num_keys - queries
-    table_at = page_table_at + row.to(tl.int64) * table_stride
-    head_at = kv_at + head.to(tl.int64) * HEAD_STRIDE
+    table_at, head_at = page_table_at + row.to(tl.int64) * table_stride, kv_at + head.to(tl.int64) * HEAD_STRIDE
     at = token * (NUM_KV * GROUP) + query_head
     if SPREAD:
-        count = _splits_of(end, FIRST_SPLIT, PER_OCTAVE)
-        # The longest first, so that the last programs to end are short.
-        split = count - 1 - tl.program_id(2)
+        # The longest split first, so that the last programs to end are short.
+        split = _splits_of(end, FIRST_SPLIT, PER_OCTAVE) - 1 - tl.program_id(2)
         if split >= 0:
-            stop = tl.minimum(_split_start(split + 1, FIRST_SPLIT, PER_OCTAVE), end)
             peak, total, sums = _split(
-                q, head_at, table_at, words, _split_start(split, FIRST_SPLIT, PER_OCTAVE), stop, last, own_from, scale,
-                DIM, BLOCK_N, PAGE, SLOT_STRIDE, NUM_KV * HEAD_STRIDE, PRECISION,
+                q, head_at, table_at, words, split, end, last, own_from, scale, DIM, BLOCK_N, PAGE, SLOT_STRIDE,
+                NUM_KV * HEAD_STRIDE, FIRST_SPLIT, PER_OCTAVE, PRECISION,
             )  # fmt: skip
-            part = at * num_splits + split
+            slot = tl.where(per_row == 0, token, (row * per_row + query).to(tl.int64))
+            part = (slot * (NUM_KV * GROUP) + query_head) * num_splits + split
             tl.store(out_at + part[:, None] * DIM + dim[None, :], sums, mask=shown)
             tl.store(stats_at + part * 2, peak, mask=live)
             tl.store(stats_at + part * 2 + 1, total, mask=live)
     else:
+        peak = tl.full([BLOCK_M], -float("inf"), tl.float32)
+        total = tl.zeros([BLOCK_M], tl.float32)
+        sums = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
         if FIRST_SPLIT == 0:
             peak, total, sums = _split(
-                q, head_at, table_at, words, 0, end, last, own_from, scale,
-                DIM, BLOCK_N, PAGE, SLOT_STRIDE, NUM_KV * HEAD_STRIDE, PRECISION,
+                q, head_at, table_at, words, 0, end, last, own_from, scale, DIM, BLOCK_N, PAGE, SLOT_STRIDE,
+                NUM_KV * HEAD_STRIDE, FIRST_SPLIT, PER_OCTAVE, PRECISION,
             )  # fmt: skip
         else:
-            peak = tl.full([BLOCK_M], -float("inf"), tl.float32)
-            total = tl.zeros([BLOCK_M], tl.float32)
-            sums = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
             for split in range(_splits_of(end, FIRST_SPLIT, PER_OCTAVE)):
-                stop = tl.minimum(_split_start(split + 1, FIRST_SPLIT, PER_OCTAVE), end)
                 next_peak, next_total, next_sums = _split(
-                    q, head_at, table_at, words, _split_start(split, FIRST_SPLIT, PER_OCTAVE), stop, last, own_from,
-                    scale,
-                DIM, BLOCK_N, PAGE, SLOT_STRIDE, NUM_KV * HEAD_STRIDE, PRECISION,
+                    q, head_at, table_at, words, split, end, last, own_from, scale, DIM, BLOCK_N, PAGE, SLOT_STRIDE,
+                    NUM_KV * HEAD_STRIDE, FIRST_SPLIT, PER_OCTAVE, PRECISION,
                 )  # fmt: skip
                 peak, total, sums = _merge(peak, total, sums, next_peak, next_total, next_sums)
         result = sums * (1.0 / tl.where(total == 0.0, 1.0, total))[:, None]
@@ -275,13 +265,18 @@ def _attend(
 
 @jit(do_not_specialize=PER_STEP, do_not_specialize_on_alignment=PER_STEP)
 def _merge_splits(
-    part_at, stats_at, query_start_at, num_keys_at, last_key_at, out_at, num_rows, num_splits,
+    part_at, stats_at, query_start_at, num_keys_at, last_key_at, out_at, num_rows, num_splits, per_row,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, QUERIES: tl.constexpr, FEWEST: tl.constexpr, MOST: tl.constexpr,
     FIRST_SPLIT: tl.constexpr, PER_OCTAVE: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
     """One query head of one token: merges what `_attend` left, in the order of the splits."""
-    token, head = tl.program_id(0), tl.program_id(1)
-    row = _row_of(token, query_start_at, num_rows, 1, 0)
+    slot, head = tl.program_id(0), tl.program_id(1)
+    if per_row == 0:  # one slot for each token
+        row = _row_of(slot, query_start_at, num_rows, 1, 0)
+        token = slot
+    else:
+        row = slot // per_row
+        token = tl.load(query_start_at + row) + slot % per_row
     begin, behind = tl.load(query_start_at + row), tl.load(query_start_at + row + 1)
     if (behind - begin < FEWEST) | (behind - begin > MOST) | (token >= behind):
         return
@@ -290,8 +285,8 @@ def _merge_splits(
     tile_end = tl.minimum(token - (token - begin) % QUERIES + QUERIES, behind)
     last = tl.load(last_key_at + mate, mask=mate < tile_end, other=-1)
     end = tl.minimum(tl.max(last, 0) + 1, tl.load(num_keys_at + row))
+    at = slot.to(tl.int64) * tl.num_programs(1) + head
     dim = tl.arange(0, PADDED_DIM)
-    at = token.to(tl.int64) * tl.num_programs(1) + head
     peak = tl.full([1], -float("inf"), tl.float32)
     total = tl.zeros([1], tl.float32)
     sums = tl.zeros([1, PADDED_DIM], tl.float32)
@@ -301,4 +296,5 @@ def _merge_splits(
         next_peak, next_total = tl.load(stats_at + part * 2), tl.load(stats_at + part * 2 + 1)
         peak, total, sums = _merge(peak, total, sums, next_peak, next_total, next_sums)
     result = sums * (1.0 / tl.where(total == 0.0, 1.0, total))[:, None]
-    tl.store(out_at + at * DIM + dim[None, :], result.to(out_at.dtype.element_ty), mask=(dim < DIM)[None, :])
+    out = out_at + (token.to(tl.int64) * tl.num_programs(1) + head) * DIM + dim[None, :]
+    tl.store(out, result.to(out_at.dtype.element_ty), mask=(dim < DIM)[None, :])

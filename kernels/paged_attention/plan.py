@@ -34,6 +34,8 @@ class Tile:
     """Keys that are loaded at a time."""
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
+    """Set where the assembler would rather spill registers than run fewer programs at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,11 @@ class Class:
         num_rows = int(ragged.num_keys_N.shape[0])
         return num_rows if self.one_tile else ragged.num_tokens // tile.queries + num_rows
 
+    def num_slots(self, group: int, ragged: Ragged) -> int:
+        """Returns how many queries need room for partial results: all tokens, or so many of each row, if fewer."""
+        per_row = min(self.bounds(group)[1], ragged.max_queries)
+        return min(ragged.num_tokens, int(ragged.num_keys_N.shape[0]) * per_row)
+
     def num_splits(self, num_keys: int) -> int:
         """Returns the number of splits of so many keys."""
         if not self.first_split:
@@ -107,13 +114,13 @@ without spilling."""
 def tile_of(kind: Class, group: int, dtype: torch.dtype, capability: int) -> Tile:
     """Returns the tile of a class of rows on a chip."""
     if dtype == torch.float32:
-        return Tile(rows=16, queries=16 // group, keys=32, num_warps=8, num_stages=1)
-    if kind is DECODE:
+        return Tile(rows=16, queries=16 // group, keys=32, num_warps=8, num_stages=1, max_registers=224)
+    if kind.name == "decode":
         return Tile(rows=16, queries=16 // group, keys=64 if capability != 80 else 32, num_warps=4, num_stages=2)
     if capability // 10 in WARPGROUP_CHIPS:
-        if kind is BLOCK:
+        if kind.name == "block":
             return Tile(rows=64, queries=64 // group, keys=64, num_warps=4 if capability < 100 else 8, num_stages=2)
         return Tile(rows=128, queries=128 // group, keys=64, num_warps=8, num_stages=2)
-    if kind is BLOCK:
+    if kind.name == "block":
         return Tile(rows=64, queries=64 // group, keys=32, num_warps=8, num_stages=2)
     return Tile(rows=128, queries=128 // group, keys=32, num_warps=8, num_stages=2)

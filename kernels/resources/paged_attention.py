@@ -44,14 +44,21 @@ def _case(label: str, model: ModelSizes, dtype: torch.dtype, ragged: Ragged) -> 
     cache = meta(64, model.page_size, 2 * model.num_kv_heads, model.head_dim, dtype=dtype)
     call = functools.partial(paged_attention, q[:, : model.num_heads], cache, ragged, model.head_dim**-0.5)
     # Products of float32 numbers are exact, and there are no matrix instructions for those.
-    return Case(op="paged_attention", label=label, call=call, needs_mma=dtype != torch.float32)
+    needs_mma = dtype != torch.float32
+    return Case(op="paged_attention", label=label, call=call, needs_mma=needs_mma, without_mma=("_merge_splits",))
 
 
 def cases() -> Iterator[Case]:
     """Yields the calls to compile."""
+    alike: dict[tuple[object, ...], tuple[list[str], ModelSizes]] = {}
     for label, model, dtype in sizes():
+        heads = (model.num_heads, model.num_kv_heads, model.head_dim, model.page_size, dtype)
+        alike.setdefault(heads, ([], model))[0].append(label.split()[0])
+    for key, (names, model) in alike.items():
+        dtype = key[-1]
+        assert isinstance(dtype, torch.dtype)
         for workload, queries in WORKLOADS.items():
             for streams in STREAMS:
                 for words in (False, True):
-                    name = f"{label} {workload} x {streams}{' words' if words else ''}"
+                    name = f"{'/'.join(names)} {workload} x {streams}{' words' if words else ''}"
                     yield _case(name, model, dtype, _ragged(streams, queries, model.page_size, words=words))

@@ -9,6 +9,7 @@ import torch
 from trimode.kernels.resources.cases import Case, meta, sizes
 from trimode.kernels.rope import rotate_and_store
 
+
 def cases() -> Iterator[Case]:
     """Yields the calls to compile. The number of tokens decides the number of programs only."""
     for label, model, dtype in sizes():
