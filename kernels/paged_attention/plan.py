@@ -122,5 +122,5 @@ def tile_of(kind: Class, group: int, dtype: torch.dtype, capability: int) -> Til
             return Tile(rows=64, queries=64 // group, keys=64, num_warps=4 if capability < 100 else 8, num_stages=2)
         return Tile(rows=128, queries=128 // group, keys=64, num_warps=8, num_stages=2)
     if kind.name == "block":
-        return Tile(rows=64, queries=64 // group, keys=32, num_warps=8, num_stages=2)
-    return Tile(rows=128, queries=128 // group, keys=32, num_warps=8, num_stages=2)
+        return Tile(rows=64, queries=64 // group, keys=32, num_warps=8, num_stages=2, max_registers=255)
+    return Tile(rows=128, queries=128 // group, keys=32, num_warps=8, num_stages=2, max_registers=255)

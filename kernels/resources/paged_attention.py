@@ -50,15 +50,14 @@ def _case(label: str, model: ModelSizes, dtype: torch.dtype, ragged: Ragged) -> 
 
 def cases() -> Iterator[Case]:
     """Yields the calls to compile."""
-    alike: dict[tuple[object, ...], tuple[list[str], ModelSizes]] = {}
+    alike: dict[tuple[int, int, int, int, torch.dtype], tuple[list[str], ModelSizes]] = {}
     for label, model, dtype in sizes():
-        heads = (model.num_heads, model.num_kv_heads, model.head_dim, model.page_size, dtype)
-        alike.setdefault(heads, ([], model))[0].append(label.split()[0])
-    for key, (names, model) in alike.items():
-        dtype = key[-1]
-        assert isinstance(dtype, torch.dtype)
+        key = (model.num_heads, model.num_kv_heads, model.head_dim, model.page_size, dtype)
+        alike.setdefault(key, ([], model))[0].append(label.split()[0])
+    for (_, _, _, _, dtype), (names, model) in alike.items():
+        models = f"{'/'.join(names)} {str(dtype).removeprefix('torch.')}"
         for workload, queries in WORKLOADS.items():
             for streams in STREAMS:
                 for words in (False, True):
-                    name = f"{'/'.join(names)} {workload} x {streams}{' words' if words else ''}"
+                    name = f"{models} {workload} x {streams}{' words' if words else ''}"
                     yield _case(name, model, dtype, _ragged(streams, queries, model.page_size, words=words))
