@@ -57,6 +57,8 @@ class Ragged:
     """The most keys of a row."""
     rows: tuple[Row, ...]
     """The same on the host, for implementations that group rows; empty in a captured graph."""
+    min_queries: int = 1
+    """Not more than the fewest queries of a row that has any."""
     _derived: dict[object, object] = field(default_factory=dict, repr=False)
 
     def derive(self, make: Callable[..., T], *args: object) -> T:
@@ -77,6 +79,8 @@ class RaggedSizes:
     """Of the longest row."""
     max_queries: int
     max_keys: int
+    min_queries: int = 1
+    """Of the rows that have any."""
     masked: bool = False
     """True if there are mask words."""
 
@@ -101,6 +105,7 @@ def sizes_of(rows: Sequence[Row], page_size: int) -> RaggedSizes:
         pages=max((-(-row.num_keys // page_size) for row in rows), default=0),
         max_queries=max((len(row.last_keys) for row in rows), default=0),
         max_keys=max((row.num_keys for row in rows), default=0),
+        min_queries=min((len(row.last_keys) for row in rows if row.last_keys), default=1),
         masked=any(row.mask_words is not None for row in rows),
     )
 
@@ -163,6 +168,7 @@ def view_rows(
         max_queries=sizes.max_queries,
         max_keys=sizes.max_keys,
         rows=tuple(rows),
+        min_queries=sizes.min_queries,
     )
 
 

@@ -34,6 +34,8 @@ class Case:
     """Calls the operator with tensors on the device `meta`."""
     needs_mma: bool = False
     """True if its products must run on the matrix units."""
+    without_mma: tuple[str, ...] = ()
+    """Names of kernels of the call that multiply no matrices."""
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

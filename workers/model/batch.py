@@ -94,6 +94,8 @@ class Layout:
     """Tokens per page."""
     max_queries: int | None = None
     """Tokens of the longest chunk; None = `tokens`."""
+    min_queries: int = 1
+    """Tokens of the shortest chunk."""
     lora_tokens: int | None = None
     """Tokens with the adapter on, exactly; None = any number of them, so that `lora_T` alone says which."""
     deferred: bool = True
@@ -110,6 +112,7 @@ class Layout:
             pages=self.pages,
             max_queries=self.tokens if self.max_queries is None else self.max_queries,
             max_keys=self.pages * self.page_size,
+            min_queries=self.min_queries,
         )
         parts = [Part(name, torch.int64, (self.tokens,)) for name in ("token_ids_T", "positions_T", "slots_T")]
         parts.append(Part("logit_rows_R", torch.int64, (self.logit_rows,)))
@@ -166,6 +169,7 @@ def exact_layout(
         sum(len(chunk.rows) for chunk in chunks),
         page_size=page_size,
         max_queries=max(lengths),
+        min_queries=min(lengths),
         lora_tokens=sum(length for chunk, length in zip(chunks, lengths, strict=True) if chunk.lora),
         deferred=deferred,
         more=tuple(more),

@@ -44,7 +44,7 @@ class Rotation:
     cos: torch.Tensor
     sin: torch.Tensor
     query_scale: torch.Tensor | None
-    """`[T, 1, 1]`; None if it is 1 everywhere."""
+    """`[T]`; None if it is 1 everywhere."""
 
 
 class TriModeModel:
@@ -155,14 +155,13 @@ class TriModeModel:
         if not rope.query_scale_beta or batch.num_positions <= rope.original_max_positions:
             return Rotation(cos, sin, None)
         scale = query_scale(batch.positions_T, rope.query_scale_beta, rope.original_max_positions)
-        return Rotation(cos, sin, scale.to(self.dtype).view(-1, 1, 1))
+        return Rotation(cos, sin, scale.to(self.dtype))
 
     def _query(
         self, qkv_TJ: torch.Tensor, rotation: Rotation, kv_SKD: torch.Tensor, slots_T: torch.Tensor
     ) -> torch.Tensor:
-        """Returns the rotated queries `[T, heads, D]` of a layer and stores its keys and values in the cache."""
+        """Returns the final queries `[T, heads, D]` of a layer and stores its keys and values in the cache."""
         heads = self.config.num_heads
         qkv_TND = qkv_TJ.view(-1, heads + 2 * self.config.num_kv_heads, self.config.head_dim)
-        rotate_and_store(qkv_TND, rotation.cos, rotation.sin, kv_SKD, slots_T)
-        q_THD = qkv_TND[:, :heads]
-        return q_THD if rotation.query_scale is None else q_THD * rotation.query_scale
+        rotate_and_store(qkv_TND, rotation.cos, rotation.sin, kv_SKD, slots_T, rotation.query_scale)
+        return qkv_TND[:, :heads]
