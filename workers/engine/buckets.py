@@ -22,7 +22,7 @@ MAX_TOKENS = 4096
 CYCLE_BLOCK = 32
 """Block length that cycle graphs are laid out for: linear_spec's default."""
 BLOCK = 8
-"""Tokens per request that graphs of one pass with several tokens per request are laid out for: dlm's default block."""
+"""Tokens of the shortest chunk of graphs for blocks: dlm's default block."""
 _MULTIPLE = 8
 """From 64 tokens on, sizes are multiples of this, the smallest tile of the matrix units."""
 
@@ -45,18 +45,28 @@ class Bucket:
     tokens: int
     requests: int
     kind: Kind
+    min_queries: int
+    """Tokens of the shortest chunk, at least. Attention has kernels for chunks of one token and for blocks: the bounds
+    tell it which of them a graph needs."""
+    max_queries: int
+    """Tokens of the longest chunk, at most."""
     lora: bool
     """True if the adapter may be on for some tokens, in a cycle for those of the draft."""
 
     def __str__(self) -> str:
         """Returns the bucket as messages name it."""
         adapter = " with the adapter" if self.lora else ""
-        return f"{self.kind} of {self.tokens} tokens and {self.requests} requests{adapter}"
+        each = (
+            f"{self.min_queries}" if self.min_queries == self.max_queries else f"{self.min_queries}-{self.max_queries}"
+        )
+        return f"{self.kind} of {self.tokens} tokens and {self.requests} requests of {each}{adapter}"
 
-    @property
-    def max_queries(self) -> int:
-        """Tokens of the longest chunk."""
-        return min(self.tokens, MAX_QUERIES)
+    def fits(self, lengths: Sequence[int]) -> bool:
+        """Returns True if there is room for chunks of these lengths and at most MAX_PADDING is padding."""
+        tokens = sum(lengths)
+        close = tokens <= self.tokens <= (1 + MAX_PADDING) * tokens
+        inside = self.min_queries <= min(lengths) and max(lengths) <= self.max_queries
+        return close and inside and len(lengths) <= self.requests
 
 
 def ladder(largest: int) -> list[int]:
@@ -83,21 +93,24 @@ class Buckets:
             lora: True if an adapter is loaded.
             max_tokens: most tokens of a graph, at least CYCLE_BLOCK.
         """
-        self._max_num_seqs = max_num_seqs
         largest = min(max_tokens, CYCLE_BLOCK * max_num_seqs)
+        passes = (Kind.FORWARD, Kind.GREEDY)
+        adapters = (False, True) if lora else (False,)
         found: set[Bucket] = set()
-        for tokens in ladder(largest):
-            few = min(-(-tokens // BLOCK), max_num_seqs)
-            many = min(tokens, max_num_seqs)
-            for kind, requests in itertools.product((Kind.FORWARD, Kind.GREEDY), (few, many)):
-                found.update(Bucket(tokens, requests, kind, adapter) for adapter in {False, lora})
-        for requests in ladder(largest // CYCLE_BLOCK):
-            for adapter in {False, lora}:
-                found.add(Bucket(requests * CYCLE_BLOCK, requests, Kind.CYCLE, adapter))
+        for kind, requests in itertools.product(passes, ladder(max_num_seqs)):
+            found.add(Bucket(requests, requests, kind, 1, 1, False))  # one token each: nobody drafts
+        for kind, tokens, adapter in itertools.product(passes, ladder(largest), adapters):
+            found.add(Bucket(tokens, min(tokens, max_num_seqs), kind, 1, min(tokens, MAX_QUERIES), adapter))
+            if tokens >= BLOCK and kind is Kind.GREEDY and not adapter:
+                blocks = min(tokens // BLOCK, max_num_seqs)
+                found.add(Bucket(tokens, blocks, kind, BLOCK, min(tokens, MAX_QUERIES), adapter))
+        for requests, adapter in itertools.product(ladder(largest // CYCLE_BLOCK), adapters):
+            tokens = requests * CYCLE_BLOCK
+            found.add(Bucket(tokens, requests, Kind.CYCLE, BLOCK, min(tokens, MAX_QUERIES), adapter))
         self.all: Sequence[Bucket] = tuple(sorted(found, reverse=True))
         """From the largest to the smallest, the order of capture."""
         self._sizes: dict[tuple[Kind, bool], list[Bucket]] = {}
-        for bucket in reversed(self.all):
+        for bucket in sorted(found, key=lambda b: (b.tokens, b.requests, b.max_queries, -b.min_queries)):
             self._sizes.setdefault((bucket.kind, bucket.lora), []).append(bucket)
 
     def choose(self, kind: Kind, lengths: Sequence[int], *, lora: bool) -> Bucket | None:
@@ -108,14 +121,11 @@ class Buckets:
             lengths: tokens of each chunk, at least one chunk.
             lora: True if the adapter is on for a chunk.
         """
-        tokens, requests = sum(lengths), len(lengths)
-        if max(lengths) > MAX_QUERIES:
-            return None
+        tokens = sum(lengths)
         sizes = self._sizes.get((kind, lora), [])
-        start = bisect.bisect_left(sizes, tokens, key=lambda bucket: bucket.tokens)
-        for bucket in sizes[start:]:
-            if bucket.tokens - tokens > MAX_PADDING * tokens:
+        for bucket in sizes[bisect.bisect_left(sizes, tokens, key=lambda bucket: bucket.tokens) :]:
+            if bucket.tokens > (1 + MAX_PADDING) * tokens:
                 return None
-            if bucket.requests >= requests:
+            if bucket.fits(lengths):
                 return bucket
         return None

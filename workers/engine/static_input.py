@@ -110,6 +110,7 @@ def _layout(bucket: Bucket, width: int) -> Layout:
         bucket.tokens,
         page_size=PAGE_SIZE,
         max_queries=bucket.max_queries,
+        min_queries=bucket.min_queries,
         lora_tokens=None if bucket.lora else 0,
         more=(
             Part("num_best_N", torch.int64, (bucket.requests,)),
