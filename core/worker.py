@@ -68,6 +68,8 @@ class EngineTotals:
     """Tokens run through the model, prompt tokens included."""
     kv_tokens: int = 0
     """Sum of the KV lengths attended to."""
+    dropped_rows: int = 0
+    """Forwards launched ahead for requests that had ended. Nothing else counts them."""
     model_s: float = 0.0
     """Seconds in forward and sampling."""
     host_s: float = 0.0

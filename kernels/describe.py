@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import torch
 from trimode.kernels import (
-    argmax,
+    best_token,
     confidence_commit,
+    draw,
     linear,
     paged_attention,
     prefix_verify,
     rms_norm,
     rope,
     silu_mul,
-    softmax_total,
 )
 
 
@@ -50,13 +50,13 @@ def describe_kernels(
     inputs = sorted({sizes.hidden, sizes.intermediate, num_heads * head_dim})
     products = {linear.describe(sample(1, width), batch_invariant=batch_invariant): None for width in inputs}
     return {
-        "argmax": argmax.describe(logits),
-        "confidence_commit": confidence_commit.describe(),
+        "best_token": best_token.describe(logits),
+        "confidence_commit": confidence_commit.describe(sample(1, 32, dtype=torch.float32)),
+        "draw": draw.describe(logits),
         "linear": "; ".join(products),
         "paged_attention": paged_attention.describe(sample(1, num_heads, head_dim), cache),
-        "prefix_verify": prefix_verify.describe(),
+        "prefix_verify": prefix_verify.describe(sample(1, 32, dtype=torch.int64)),
         "rms_norm": rms_norm.describe(sample(1, sizes.hidden), sample(sizes.hidden)),
         "rope": rope.describe(sample(1, num_heads + 2 * num_kv_heads, head_dim), cache.flatten(0, 1)),
         "silu_mul": silu_mul.describe(sample(1, 2 * sizes.intermediate)),
-        "softmax_total": softmax_total.describe(logits),
     }

@@ -22,15 +22,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels/resources": {"kernels"},
     "kernels/llvm": set(),
     "kernels/cuda": set(),
-    "kernels/argmax": {"kernels/llvm", "kernels/cuda"},
+    "kernels/packing": set(),
+    "kernels/best_token": {"kernels/llvm", "kernels/cuda"},
     "kernels/confidence_commit": {"kernels/llvm", "kernels/cuda"},
+    "kernels/draw": {"kernels/llvm", "kernels/cuda"},
     "kernels/linear": {"kernels/llvm", "kernels/cuda"},
-    "kernels/paged_attention": {"kernels/llvm", "kernels/cuda"},
+    "kernels/low_rank": {"kernels/llvm", "kernels/cuda"},
+    "kernels/paged_attention": {"kernels/llvm", "kernels/cuda", "kernels/packing"},
     "kernels/prefix_verify": {"kernels/llvm", "kernels/cuda"},
     "kernels/rms_norm": {"kernels/llvm", "kernels/cuda"},
     "kernels/rope": {"kernels/llvm", "kernels/cuda"},
     "kernels/silu_mul": {"kernels/llvm", "kernels/cuda"},
-    "kernels/softmax_total": {"kernels/llvm", "kernels/cuda"},
     # workers: decoding modes know neither the model nor the engine
     "workers": set(),
     "workers/boundary": {"core"},
@@ -41,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers/sampling": {"core", "kernels", "workers/decode", "workers/model"},
     "workers/engine": {
         "core",
+        "kernels/packing",
         *("workers/" + name for name in ("boundary", "decode", "model", "sampling", "params")),
     },
     "workers/runtime": {

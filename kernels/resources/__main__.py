@@ -71,11 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for case, used in compiled(operator, capability):
                     _, labels = rows.setdefault(used.kernel.cubin, (used, []))
                     labels += [case.label] if case.label not in labels else []
+                    needs_mma = case.needs_mma and used.kernel.name not in case.without_mma
                     problems += [
                         f"{operator} ({case.label}), {used.kernel.name} for sm_{capability}: {problem}"
-                        for problem in used.problems(
-                            needs_mma=case.needs_mma, streams=used.kernel.name in case.streaming
-                        )
+                        for problem in used.problems(needs_mma=needs_mma, streams=used.kernel.name in case.streaming)
                     ]
             except offline.CompileError as error:
                 problems.append(f"{operator}: {error}")

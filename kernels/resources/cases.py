@@ -36,6 +36,8 @@ class Case:
     """True if its products must run on the matrix units."""
     streaming: tuple[str, ...] = ()
     """Names of its kernels that must use the newest matrix instructions of the chip and copies of 16 bytes."""
+    without_mma: tuple[str, ...] = ()
+    """Names of kernels of the call that multiply no matrices."""
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

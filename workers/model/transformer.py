@@ -48,7 +48,7 @@ class Rotation:
     cos: torch.Tensor
     sin: torch.Tensor
     query_scale: torch.Tensor | None
-    """`[T, 1, 1]`; None if it is 1 everywhere."""
+    """`[T]`; None if it is 1 everywhere."""
 
 
 class TriModeModel:
@@ -146,15 +146,23 @@ class TriModeModel:
             qkv_TJ = linear.apply(rms_norm(x_TH, layer.input_norm, eps), layer.qkv)
             q_THD = self._query(qkv_TJ, rotation, cache.slots(number), batch.slots_T)
             o_TA = paged_attention(q_THD, cache.layer(number), batch.ragged, softmax_scale)
-            x_TH = self._adapt(linear.apply(o_TA, layer.o, x_TH), o_TA, number, batch)
+            x_TH = linear.apply(o_TA, layer.o, x_TH)
+            if self.adapter is not None and batch.lora_T is not None:
+                x_TH = self.adapter.add(x_TH, o_TA, number, batch)
             gate_up_TJ = linear.apply(rms_norm(x_TH, layer.post_norm, eps), layer.gate_up)
             x_TH = linear.apply(silu_mul(gate_up_TJ), layer.down, x_TH)
-        return rms_norm(x_TH[batch.logit_rows_R], self.norm, eps)
+        wanted_RH = x_TH if batch.logit_rows_R is None else x_TH[batch.logit_rows_R]
+        return rms_norm(wanted_RH, self.norm, eps)
 
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """Returns the logits `[R, vocab]` in float32."""
-        return linear.apply(hidden_RH, self._head).float()
+        return self.logits(hidden_RH).float()
+
+    @torch.inference_mode()
+    def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
+        """Returns the same in the dtype of the model, for operators that widen them while they read."""
+        return linear.apply(hidden_RH, self._head)
 
     def _rotation(self, batch: Batch) -> Rotation:
         rope = self.config.rope
@@ -163,23 +171,13 @@ class TriModeModel:
         if not rope.query_scale_beta or batch.num_positions <= rope.original_max_positions:
             return Rotation(cos, sin, None)
         scale = query_scale(batch.positions_T, rope.query_scale_beta, rope.original_max_positions)
-        return Rotation(cos, sin, scale.to(self.dtype).view(-1, 1, 1))
+        return Rotation(cos, sin, scale.to(self.dtype))
 
     def _query(
         self, qkv_TJ: torch.Tensor, rotation: Rotation, kv_SKD: torch.Tensor, slots_T: torch.Tensor
     ) -> torch.Tensor:
-        """Returns the rotated queries `[T, heads, D]` of a layer and stores its keys and values in the cache."""
+        """Returns the final queries `[T, heads, D]` of a layer and stores its keys and values in the cache."""
         heads = self.config.num_heads
         qkv_TND = qkv_TJ.view(-1, heads + 2 * self.config.num_kv_heads, self.config.head_dim)
-        rotate_and_store(qkv_TND, rotation.cos, rotation.sin, kv_SKD, slots_T)
-        q_THD = qkv_TND[:, :heads]
-        return q_THD if rotation.query_scale is None else q_THD * rotation.query_scale
-
-    def _adapt(self, y_TH: torch.Tensor, o_TA: torch.Tensor, number: int, batch: Batch) -> torch.Tensor:
-        if self.adapter is None or batch.lora_rows is None:
-            return y_TH
-        a, b, scale = self.adapter.a[number], self.adapter.b[number], self.adapter.scale
-        if batch.lora_all:
-            return y_TH + linear.apply(linear.apply(o_TA, a), b) * scale
-        added = linear.apply(linear.apply(o_TA[batch.lora_rows], a), b) * scale
-        return y_TH.index_add(0, batch.lora_rows, added)
+        rotate_and_store(qkv_TND, rotation.cos, rotation.sin, kv_SKD, slots_T, rotation.query_scale)
+        return qkv_TND[:, :heads]
