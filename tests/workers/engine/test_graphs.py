@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 from trimode.core.errors import WorkerError
+from trimode.kernels.cuda import runtime as cuda_runtime
 from trimode.tests.fakes.capture import CheckedCapture
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.micro import Case, load_cases
@@ -298,3 +299,24 @@ def test_goldens_of_all_modes_launched_ahead(runtime: Runtime, ahead: AheadRunne
         check(runtime, [case for case in cases if "think" not in case.name])
     assert ahead.num_ahead > 20
     check(runtime, of_prompts(2)[:8])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not cuda_runtime.is_interpreter(), reason="Triton's interpreter is off where there is a GPU")
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_the_gpu_s_kernels_in_a_graph(micro: Runtime, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """In Triton's interpreter: they are launched with what a graph knows, and give the same tokens."""
+    fields: dict[str, object] = {"prompt_ids": PROMPT[:9], "mode": mode, "max_new_tokens": 5, "ignore_eos": True}
+    fields |= {} if mode == "ar" else {"block_length": 8}
+    fields |= {"lora": True} if mode == "linear_spec" else {}
+    (expected,) = answers(micro, [fields])
+    capture = CheckedCapture(lazy=True)
+    monkeypatch.setattr(cuda_runtime, "launch", capture.watched(cuda_runtime.launch))
+    with cuda_runtime.interpreted():
+        runtime = Runtime(micro_settings(max_num_seqs=2, max_position_embeddings=64))
+        runtime.engine = Engine(runtime.engine.model, 20, 2, capture=capture)
+        runtime.engine.warm_up()
+        (got,) = answers(runtime, [fields])
+    assert got[0] == expected[0]
+    assert got[2] == expected[2]
+    assert {"_attend", "_rms_norm"} <= capture.launched
