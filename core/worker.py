@@ -60,7 +60,7 @@ class EngineTotals:
     kv_tokens: int = 0
     """Sum of the KV lengths attended to."""
     dropped_rows: int = 0
-    """Forwards of single requests that were launched ahead and turned out not to be needed. Nothing else counts them."""
+    """Forwards of single requests that were launched ahead and turned out not to be needed; not counted elsewhere."""
     model_s: float = 0.0
     """Seconds in forward and sampling."""
     host_s: float = 0.0

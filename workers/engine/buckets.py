@@ -20,9 +20,9 @@ MAX_QUERIES = 64
 MAX_TOKENS = 4096
 """Largest graph. At this size the device works for so long that launching from the host does not delay it."""
 CYCLE_BLOCK = 32
-"""Block length that cycle graphs are laid out for: linear_spec's default."""
+"""Block length that has cycle graphs of its own, without padding: linear_spec's default."""
 BLOCK = 8
-"""Tokens of the shortest chunk of graphs for blocks: dlm's default block."""
+"""Tokens of the shortest chunk of graphs for blocks and for cycles: dlm's default block."""
 _MULTIPLE = 8
 """From 64 tokens on, sizes are multiples of this, the smallest tile of the matrix units."""
 
@@ -104,8 +104,9 @@ class Buckets:
             if tokens >= BLOCK and kind is Kind.GREEDY and not adapter:
                 blocks = min(tokens // BLOCK, max_num_seqs)
                 found.add(Bucket(tokens, blocks, kind, BLOCK, min(tokens, MAX_QUERIES), adapter))
-        for requests, adapter in itertools.product(ladder(largest // CYCLE_BLOCK), adapters):
-            tokens = requests * CYCLE_BLOCK
+        cycles = [(tokens, min(tokens // BLOCK, max_num_seqs)) for tokens in ladder(largest) if tokens >= BLOCK]
+        cycles += [(requests * CYCLE_BLOCK, requests) for requests in ladder(largest // CYCLE_BLOCK)]
+        for (tokens, requests), adapter in itertools.product(cycles, adapters):
             found.add(Bucket(tokens, requests, Kind.CYCLE, BLOCK, min(tokens, MAX_QUERIES), adapter))
         self.all: Sequence[Bucket] = tuple(sorted(found, reverse=True))
         """From the largest to the smallest, the order of capture."""

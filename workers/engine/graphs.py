@@ -19,7 +19,7 @@ from trimode.core.errors import WorkerError
 from trimode.kernels.packing import Download
 from trimode.workers.decode.chunk import Commit, Sampled, Verify
 from trimode.workers.engine.buckets import Bucket, Buckets, Kind
-from trimode.workers.engine.capture import Capture
+from trimode.workers.engine.capture import Capture, is_out_of_memory
 from trimode.workers.engine.scheduler import ScheduledChunk
 from trimode.workers.engine.static_input import StaticInput, rules_of
 from trimode.workers.model.batch import Batch
@@ -191,7 +191,9 @@ class Graphs:
         self._input.blank(bucket)
         try:
             self._replays[bucket] = self._capture.record(body, outside)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise WorkerError(
                 f"{self._model.device} is out of memory: no room for the CUDA graph of a {bucket}; lower kv_cache_gb "
                 f"or max_num_seqs: {error}"
