@@ -34,6 +34,7 @@ class BufferLayout:
     def __init__(self, parts: Sequence[Part]) -> None:
         """Places the parts: those of larger elements first, otherwise in the given order."""
         self._parts: dict[str, tuple[Part, int, int]] = {}
+        """Each part with its first byte and its number of elements."""
         offset = 0
         for part in sorted(parts, key=lambda part: -part.dtype.itemsize):
             numel = math.prod(part.shape)
@@ -76,11 +77,12 @@ class BufferLayout:
         """Returns every part as a tensor that shares the memory of `buffer`, uint8 `[num_bytes]` or longer."""
         typed: dict[torch.dtype, torch.Tensor] = {}
         views = {}
-        for name, (part, offset, numel) in self._parts.items():
-            if part.dtype not in typed:
-                typed[part.dtype] = buffer.view(part.dtype)
-            view = typed[part.dtype].narrow(0, offset // part.dtype.itemsize, numel)
-            views[name] = view if len(part.shape) == 1 else view.view(part.shape)
+        for name, ((_, dtype, shape), offset, numel) in self._parts.items():
+            whole = typed.get(dtype)
+            if whole is None:
+                whole = typed[dtype] = buffer.view(dtype)
+            view = whole.narrow(0, offset // dtype.itemsize, numel)
+            views[name] = view if len(shape) == 1 else view.view(shape)
         return views
 
 

@@ -147,7 +147,7 @@ def write_rows(
 
 
 def view_rows(
-    views: Mapping[str, torch.Tensor], page_size: int, sizes: RaggedSizes, rows: Sequence[Row] = ()
+    views: Mapping[str, torch.Tensor], page_size: int, sizes: RaggedSizes, max_keys: int, rows: Sequence[Row] = ()
 ) -> Ragged:
     """Returns the description that stands in a buffer.
 
@@ -155,6 +155,7 @@ def view_rows(
         views: of the buffer, from its layout.
         page_size: tokens per page.
         sizes: what the buffer was laid out for.
+        max_keys: at least the keys of every row.
         rows: the same on the host; none if the buffer is written anew for every forward.
     """
     return Ragged(
@@ -166,7 +167,7 @@ def view_rows(
         page_size=page_size,
         num_tokens=sizes.tokens,
         max_queries=sizes.max_queries,
-        max_keys=sizes.max_keys,
+        max_keys=max_keys,
         rows=tuple(rows),
         min_queries=sizes.min_queries,
     )
@@ -187,7 +188,7 @@ def describe_rows(rows: Sequence[Row], page_size: int, device: torch.device) -> 
     layout = BufferLayout(sizes.parts())
     host = host_buffer(layout.num_bytes, device)
     write_rows(rows, page_size, sizes, layout, memory_of(host))
-    return view_rows(layout.views(host.to(device, non_blocking=True)), page_size, sizes, rows)
+    return view_rows(layout.views(host.to(device, non_blocking=True)), page_size, sizes, sizes.max_keys, rows)
 
 
 def _check(number: int, row: Row, page_size: int) -> None:

@@ -6,6 +6,7 @@ All of them stand in one buffer: a step copies it to the device once, and a capt
 from __future__ import annotations
 
 import dataclasses
+import functools
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -138,18 +139,18 @@ class Layout:
             buffer: uint8, at least `num_bytes`, on the device.
             packed: what stands in it; None if it is written anew before every forward, and only the sizes are known.
         """
-        views, sizes = self.buffer.views(buffer), self.ragged
-        if packed is not None:
-            sizes = dataclasses.replace(sizes, max_keys=packed.num_positions)
+        views = self.buffer.views(buffer)
+        max_keys = self.ragged.max_keys if packed is None else packed.num_positions
+        rows = () if packed is None else packed.rows
         return Batch(
             token_ids_T=views["token_ids_T"],
             positions_T=views["positions_T"],
             slots_T=views["slots_T"],
-            num_positions=sizes.max_keys,
-            ragged=view_rows(views, self.page_size, sizes, () if packed is None else packed.rows),
+            num_positions=max_keys,
+            ragged=view_rows(views, self.page_size, self.ragged, max_keys, rows),
             lora_rows=views.get("lora_rows"),
             lora_T=views.get("lora_T"),
-            lora_all=packed is not None and packed.num_lora == sizes.tokens,
+            lora_all=packed is not None and packed.num_lora == self.tokens,
             logit_rows_R=views["logit_rows_R"],
             source_T=views.get("source_T"),
             more={part.name: views[part.name] for part in self.more},
@@ -157,20 +158,23 @@ class Layout:
         )
 
 
+_layout = functools.lru_cache(maxsize=64)(Layout)
+"""Steps of the same sizes follow each other."""
+
+
 def exact_layout(
     chunks: Sequence[Chunk], page_size: int, *, deferred: bool = False, more: Sequence[Part] = ()
 ) -> Layout:
     """Returns the layout of these chunks without padding."""
     lengths = [len(chunk.token_ids) for chunk in chunks]
-    return Layout(
+    return _layout(
         sum(lengths),
         len(chunks),
-        max(_num_pages(chunk, page_size) for chunk in chunks),
-        sum(len(chunk.rows) for chunk in chunks),
+        max([_num_pages(chunk, page_size) for chunk in chunks]),
+        sum([len(chunk.rows) for chunk in chunks]),
         page_size=page_size,
         max_queries=max(lengths),
-        min_queries=min(lengths),
-        lora_tokens=sum(length for chunk, length in zip(chunks, lengths, strict=True) if chunk.lora),
+        lora_tokens=sum([length for chunk, length in zip(chunks, lengths, strict=True) if chunk.lora]),
         deferred=deferred,
         more=tuple(more),
     )
@@ -187,11 +191,8 @@ def batch_order(chunks: Sequence[Chunk], page_size: int) -> list[int]:
     Like size is the same number of queries, and the same pages of keys as a power of two.
     """
 
-    def size(index: int) -> tuple[int, int, int]:
-        chunk = chunks[index]
-        return len(chunk.token_ids), (_num_pages(chunk, page_size) - 1).bit_length(), index
-
-    return sorted(range(len(chunks)), key=size)
+    sizes = [(len(chunk.token_ids), (_num_pages(chunk, page_size) - 1).bit_length()) for chunk in chunks]
+    return sorted(range(len(chunks)), key=sizes.__getitem__)
 
 
 def pack_into(

@@ -111,9 +111,8 @@ class _Rows:
             put["forced_token"].extend([chunk.forced_token] * len(rows))
         if chunk.history is not None:
             self._penalise(request, start)
-        if params.temperature > 0:
-            for index, row in enumerate(rows):
-                self._sample(number, request, index, row)
+        if params.temperature > 0 and rows:
+            self._sample(number, request, rows)
 
     def _penalise(self, request: SampleRequest, start: int) -> None:
         """A verified row has the drafts before it as past."""
@@ -129,32 +128,37 @@ class _Rows:
             put["penalty_token"].extend(sorted(past))
             put["penalty"].extend([penalty] * len(past))
 
-    def _sample(self, number: int, request: SampleRequest, index: int, row: int) -> None:
+    def _sample(self, number: int, request: SampleRequest, rows: range) -> None:
         chunk, params, put = request.chunk, request.params, self.arrays
-        position = chunk.position + chunk.rows[index] + chunk.sample_offset
-        place = len(self.sampled) - bisect_left(self.sampled, row - row % ROWS_PER_PASS)
-        put["sampled_row"].append(row % ROWS_PER_PASS)
-        put["temperature"].append(params.temperature)
-        put["top_k"].append(max(params.top_k, 0))
-        put["top_p"].append(params.top_p)
-        put["min_p"].append(params.min_p)
-        put["number"].append(uniform(params.seed, position, chunk.purpose))
+        offset = chunk.position + chunk.sample_offset
+        positions = [offset + row for row in chunk.rows]
+        put["sampled_row"].extend([row % ROWS_PER_PASS for row in rows])
+        put["temperature"].extend([params.temperature] * len(rows))
+        put["top_k"].extend([max(params.top_k, 0)] * len(rows))
+        put["top_p"].extend([params.top_p] * len(rows))
+        put["min_p"].extend([params.min_p] * len(rows))
+        put["number"].extend([uniform(params.seed, position, chunk.purpose) for position in positions])
         if params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0:
-            self.filtered.append(row)
+            self.filtered.extend(rows)
         if chunk.keep_distribution:
-            self.kept.append((len(self.sampled), number))
+            self.kept += [(place, number) for place in range(len(self.sampled), len(self.sampled) + len(rows))]
+        self.sampled.extend(rows)
         if chunk.confidence is Confidence.TEMPERED:
-            self.tempered.append(row)
-            put["tempered_place"].append(place)
-            put["tempered_row"].append(row % ROWS_PER_PASS)
+            self.tempered.extend(rows)
+            put["tempered_place"].extend([self._place(row) for row in rows])
+            put["tempered_row"].extend([row % ROWS_PER_PASS for row in rows])
         rule = chunk.selection
-        if isinstance(rule, Verify) and rule.proposals is not None and index < len(rule.proposals):
-            self.drafted.append(row)
-            put["draft_place"].append(place)
-            put["draft_at"].append(row + 1)
-            put["chance"].append(uniform(params.seed, position, "accept"))
-            self.proposals.append(rule.proposals[index])
-        self.sampled.append(row)
+        if isinstance(rule, Verify) and rule.proposals is not None:
+            drafted = rows[: len(rule.proposals)]
+            self.drafted.extend(drafted)
+            put["draft_place"].extend([self._place(row) for row in drafted])
+            put["draft_at"].extend([row + 1 for row in drafted])
+            put["chance"].extend([uniform(params.seed, position, "accept") for position in positions[: len(drafted)]])
+            self.proposals += rule.proposals[: len(drafted)]
+
+    def _place(self, row: int) -> int:
+        """Returns where a sampled row stands among the sampled rows of its pass."""
+        return bisect_left(self.sampled, row) - bisect_left(self.sampled, row - row % ROWS_PER_PASS)
 
     def passes(self, num_rows: int) -> list[Pass]:
         """Returns the passes over `num_rows` rows."""
@@ -180,6 +184,25 @@ class _Rows:
                 )
             )
         return result
+
+
+_NOTHING = slice(0, 0)
+
+
+def _greedy_passes(num_rows: int) -> list[Pass]:
+    """Returns the passes over rows that have nothing in any array."""
+    starts = range(0, num_rows, ROWS_PER_PASS)
+    ends = [min(start + ROWS_PER_PASS, num_rows) for start in starts]
+    return [
+        Pass(slice(start, end), _NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, filtered=False, kept=())
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _has_numbers(request: SampleRequest) -> bool:
+    """Returns True if the request has anything in the arrays of rows."""
+    chunk = request.chunk
+    return request.params.temperature > 0 or chunk.history is not None or chunk.forced_token is not None
 
 
 def selections(chunks: Sequence[Chunk], width: int) -> dict[str, Array]:
@@ -217,14 +240,17 @@ def selections(chunks: Sequence[Chunk], width: int) -> dict[str, Array]:
 
 def plan_sampling(requests: Sequence[SampleRequest]) -> SamplingPlan:
     """Returns the plan of the given requests, in the order of their rows."""
-    rows = _Rows()
-    plan = SamplingPlan(requests)
-    for number, request in enumerate(requests):
-        rows.add(number, request, plan.num_rows)
-        plan.num_rows += len(request.chunk.rows)
-    plan.passes = rows.passes(plan.num_rows)
-    plan.proposals = rows.proposals
-    plan.arrays = {name: data for name, data in rows.arrays.items() if data}
+    plan = SamplingPlan(requests, sum([len(request.chunk.rows) for request in requests]))
+    if any(_has_numbers(request) for request in requests):
+        rows, start = _Rows(), 0
+        for number, request in enumerate(requests):
+            rows.add(number, request, start)
+            start += len(request.chunk.rows)
+        plan.arrays = {name: data for name, data in rows.arrays.items() if data}
+        plan.proposals = rows.proposals
+        plan.passes = rows.passes(plan.num_rows)
+    else:
+        plan.passes = _greedy_passes(plan.num_rows)
     chosen = [r.chunk for r in requests if r.chunk.selection is not None and r.chunk.rows]
     if chosen:
         plan.width = max(len(chunk.rows) for chunk in chosen)

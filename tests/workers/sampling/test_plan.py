@@ -89,6 +89,7 @@ def test_a_row_that_is_drawn_brings_its_parameters() -> None:
     assert (arrays["sampled_row"], arrays["top_k"]) == ([2], [12])
     assert arrays["temperature"] == pytest.approx([0.9])
     assert made.passes[0].filtered
+    assert not plan_sampling([SampleRequest(chunk(1), dataclasses.replace(GREEDY, temperature=1.0))]).passes[0].filtered
     assert 0 < arrays["number"][0] < 1
 
 
