@@ -16,7 +16,7 @@ from trimode.kernels.cuda import runtime as cuda_runtime
 from trimode.tests.fakes.capture import CheckedCapture
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.micro import Case, load_cases
-from trimode.workers.engine.buckets import Bucket
+from trimode.workers.engine.buckets import Bucket, Kind
 from trimode.workers.engine.capture import Capture, CudaCapture, graphs_for
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.graphs import Graphs
@@ -236,6 +236,20 @@ def test_all_graphs_are_captured_before_the_first_step_from_the_largest_on() -> 
     assert runtime.describe_kernels()["graphs"] == str(runtime.captured)
     check(runtime, [case for case in of_prompts(1) if case.name == "1-dlm_0.6"])
     assert capture.num_recorded == len(buckets)
+
+
+def test_only_what_is_captured_runs_as_a_graph(micro: Runtime) -> None:
+    capture = CheckedCapture(lazy=True)
+    runtime = Runtime(micro_settings(max_num_seqs=2, max_position_embeddings=CONTEXT))
+    runtime.engine = Engine(runtime.engine.model, PAGES, 2, capture=capture)
+    requests: list[dict[str, object]] = [{"mode": "linear_spec", "block_length": 8}, {"mode": "ar"}]
+    expected = [found[0] for found in answers(micro, requests)]
+    assert [found[0] for found in answers(runtime, requests)] == expected
+    assert capture.num_recorded == 0
+    graphs = graphs_of(runtime)
+    graphs.capture([bucket for bucket in graphs.buckets if bucket.kind is Kind.GREEDY and bucket.tokens >= 8])
+    assert [found[0] for found in answers(runtime, requests)] == expected
+    assert 0 < capture.num_recorded <= 4
 
 
 class Full(CheckedCapture):
