@@ -105,9 +105,9 @@ class SteppedEngine:
         return self.now
 
     def _slow(self, original: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        def slow(*arguments: Any) -> Any:
+        def slow(*arguments: Any, **named: Any) -> Any:
             self.now += seconds
-            return original(*arguments)
+            return original(*arguments, **named)
 
         return slow
 
