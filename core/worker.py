@@ -22,6 +22,15 @@ class WorkerInfo:
     device_name: str
     """Name of the GPU, or the CPU's architecture."""
     dtype: str
+    quantization: str = "none"
+    """none | fp8 | w4a16: how the weights of the layers are stored."""
+    quantized: list[str] = field(default_factory=list)
+    """What was quantised at load: names of weights, `*` for the number of a layer. Empty if nothing was, also for a
+    checkpoint that is quantised."""
+    weight_bytes: int | None = None
+    """Of all weights on the device."""
+    batch_invariant: bool = False
+    """True if kernels were asked for whose results do not depend on the other requests of a batch."""
     kernels: Mapping[str, str]
     """Operator -> implementation, with the reason where it is not the fastest one."""
     max_model_len: int
@@ -60,7 +69,7 @@ class EngineTotals:
     kv_tokens: int = 0
     """Sum of the KV lengths attended to."""
     dropped_rows: int = 0
-    """Forwards of single requests that were launched ahead and turned out not to be needed; not counted elsewhere."""
+    """Forwards launched ahead for requests that had ended. Nothing else counts them."""
     model_s: float = 0.0
     """Seconds in forward and sampling."""
     host_s: float = 0.0
@@ -94,30 +103,6 @@ class WorkerStats(EngineTotals):
     pages_free: int = 0
     pages_shared: int = 0
     """Pages kept for later prompts that begin alike."""
-    steps: int = 0
-    """Forwards of the model over whole batches."""
-    rows: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
-    """Forwards of single requests, by kind."""
-    step_tokens: int = 0
-    """Tokens run through the model, prompt tokens included."""
-    kv_tokens: int = 0
-    """Sum of the KV lengths attended to."""
-    dropped_rows: int = 0
-    """Forwards launched ahead for requests that had ended. Nothing else counts them."""
-    model_s: float = 0.0
-    """Seconds in forward and sampling."""
-    host_s: float = 0.0
-    """Seconds of the steps outside of forward and sampling."""
-    requests_finished: int = 0
-    requests_failed: int = 0
-    requests_cancelled: int = 0
-    tokens_generated: int = 0
-    """Of finished requests, as the next three."""
-    nfe: int = 0
-    accepted: int = 0
-    """Tokens accepted by verifies."""
-    cycles: int = 0
-    """Verifies."""
 
     def to_json(self) -> dict[str, object]:
         """A plain dict, ready for json: the fields, then the ratios that follow from them (None where undefined)."""
