@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from trimode.workers.engine.capture import Capture
 
 T = torch.Tensor
@@ -199,6 +199,9 @@ class CheckedCapture(Capture):
         self.num_recorded = 0
         self.num_replayed = 0
         self._lazy = lazy
+        self.launched: set[str] = set()
+        """Names of the kernels that `watched` has seen inside of a run."""
+        self._running: _Run | None = None
 
     def record(self, body: Callable[[], None], outside: Sequence[object]) -> Callable[[], None]:
         """Runs the function once; the returned function runs it again."""
@@ -222,13 +225,32 @@ class CheckedCapture(Capture):
             capture()
         return replay
 
-    @staticmethod
+    def watched(self, launch: Callable[..., None]) -> Callable[..., None]:
+        """Returns `launch` of `kernels.cuda.runtime`, with the arguments of a kernel checked as an operator's are.
+
+        What Triton's interpreter does with them in place of a GPU is not looked at.
+        """
+
+        def launch_watched(kernel: Any, grid: tuple[int, ...], *args: object, **options: object) -> None:
+            if self._running is None:
+                launch(kernel, grid, *args, **options)
+                return
+            self.launched.add(kernel.__name__)
+            self._running.note(f"launch {kernel.__name__}", (grid, args, options))
+            with _disable_current_modes(), torch._C.DisableTorchFunction():
+                launch(kernel, grid, *args, **options)
+
+        return launch_watched
+
     def _run(
-        body: Callable[[], None], outside: Mapping[int, int], expected: Sequence[object] | None
+        self, body: Callable[[], None], outside: Mapping[int, int], expected: Sequence[object] | None
     ) -> Sequence[object]:
-        run = _Run(outside, expected)
-        with _Functions(run), _Operators(run):
-            body()
+        run = self._running = _Run(outside, expected)
+        try:
+            with _Functions(run), _Operators(run):
+                body()
+        finally:
+            self._running = None
         if expected is not None and len(run.done) != len(expected):
             raise NotCapturable(f"a replay does {len(run.done)} operations, the capture did {len(expected)}")
         run.poison()

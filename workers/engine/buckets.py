@@ -20,9 +20,9 @@ MAX_QUERIES = 64
 MAX_TOKENS = 4096
 """Largest graph. At this size the device works for so long that launching from the host does not delay it."""
 CYCLE_BLOCK = 32
-"""Block length that cycle graphs are laid out for: linear_spec's default."""
+"""Block length that has cycle graphs of its own, without padding: linear_spec's default."""
 BLOCK = 8
-"""Tokens of the shortest chunk of graphs for blocks: dlm's default block."""
+"""Tokens of the shortest chunk of graphs for blocks and for cycles: dlm's default block."""
 _MULTIPLE = 8
 """From 64 tokens on, sizes are multiples of this, the smallest tile of the matrix units."""
 
@@ -95,23 +95,22 @@ class Buckets:
         """
         largest = min(max_tokens, CYCLE_BLOCK * max_num_seqs)
         passes = (Kind.FORWARD, Kind.GREEDY)
-        adapters = (False, True) if lora else (False,)
         found: set[Bucket] = set()
         for kind, requests in itertools.product(passes, ladder(max_num_seqs)):
             found.add(Bucket(requests, requests, kind, 1, 1, False))  # one token each: nobody drafts
-        for kind, tokens, adapter in itertools.product(passes, ladder(largest), adapters):
-            found.add(Bucket(tokens, min(tokens, max_num_seqs), kind, 1, min(tokens, MAX_QUERIES), adapter))
-            if tokens >= BLOCK and kind is Kind.GREEDY and not adapter:
+        for kind, tokens in itertools.product(passes, ladder(largest)):
+            found.add(Bucket(tokens, min(tokens, max_num_seqs), kind, 1, min(tokens, MAX_QUERIES), lora))
+            if tokens >= BLOCK and kind is Kind.GREEDY:
                 blocks = min(tokens // BLOCK, max_num_seqs)
-                found.add(Bucket(tokens, blocks, kind, BLOCK, min(tokens, MAX_QUERIES), adapter))
-        for requests, adapter in itertools.product(ladder(largest // CYCLE_BLOCK), adapters):
-            tokens = requests * CYCLE_BLOCK
-            found.add(Bucket(tokens, requests, Kind.CYCLE, BLOCK, min(tokens, MAX_QUERIES), adapter))
+                found.add(Bucket(tokens, blocks, kind, BLOCK, min(tokens, MAX_QUERIES), False))
+        cycles = [(tokens, min(tokens // BLOCK, max_num_seqs)) for tokens in ladder(largest) if tokens >= BLOCK]
+        cycles += [(requests * CYCLE_BLOCK, requests) for requests in ladder(largest // CYCLE_BLOCK)]
+        for tokens, requests in cycles:
+            found.add(Bucket(tokens, requests, Kind.CYCLE, BLOCK, min(tokens, MAX_QUERIES), lora))
         self.all: Sequence[Bucket] = tuple(sorted(found, reverse=True))
         """From the largest to the smallest, the order of capture."""
-        self._sizes: dict[tuple[Kind, bool], list[Bucket]] = {}
-        for bucket in sorted(found, key=lambda b: (b.tokens, b.requests, b.max_queries, -b.min_queries)):
-            self._sizes.setdefault((bucket.kind, bucket.lora), []).append(bucket)
+        ascending = sorted(found, key=lambda b: (b.tokens, b.requests, b.max_queries, -b.min_queries, b.lora))
+        self._sizes = {kind: [bucket for bucket in ascending if bucket.kind is kind] for kind in Kind}
 
     def choose(self, kind: Kind, lengths: Sequence[int], *, lora: bool) -> Bucket | None:
         """Returns the smallest graph for chunks of these lengths. None if there is none or it would pad too much.
@@ -122,10 +121,10 @@ class Buckets:
             lora: True if the adapter is on for a chunk.
         """
         tokens = sum(lengths)
-        sizes = self._sizes.get((kind, lora), [])
+        sizes = self._sizes[kind]
         for bucket in sizes[bisect.bisect_left(sizes, tokens, key=lambda bucket: bucket.tokens) :]:
             if bucket.tokens > (1 + MAX_PADDING) * tokens:
                 return None
-            if bucket.fits(lengths):
+            if bucket.fits(lengths) and (bucket.lora or not lora):
                 return bucket
         return None

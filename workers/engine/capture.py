@@ -58,6 +58,15 @@ class _Replay:
         self._graph.replay()
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Returns True if the device had no memory for what raised this, also if the end of a capture raised after it."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def graphs_for(model: TriModeModel) -> Callable[[], Capture] | None:
     """Returns where the graphs of a model come from; None if its steps run without graphs.
 

@@ -18,11 +18,11 @@ from trimode.workers.decode.chunk import Sampled
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeContext, StopFinder
 from trimode.workers.engine.ahead import StepsAhead
-from trimode.workers.engine.capture import Capture
+from trimode.workers.engine.capture import Capture, is_out_of_memory
 from trimode.workers.engine.counters import EngineCounters
 from trimode.workers.engine.graphs import CaptureReport, align
 from trimode.workers.engine.pages import PageAllocator
-from trimode.workers.engine.runner import Runner, StepResult, is_out_of_memory
+from trimode.workers.engine.runner import Runner, StepResult
 from trimode.workers.engine.scheduler import MAX_STEP_PREFILL, PREFILL_SLICE, ScheduledChunk, Scheduler, Sequence
 from trimode.workers.model.kv_cache import PAGE_SIZE
 from trimode.workers.model.transformer import TriModeModel

@@ -19,7 +19,7 @@ from trimode.core.errors import WorkerError
 from trimode.kernels.packing import Download
 from trimode.workers.decode.chunk import Commit, Sampled, Verify
 from trimode.workers.engine.buckets import Bucket, Buckets, Kind
-from trimode.workers.engine.capture import Capture
+from trimode.workers.engine.capture import Capture, is_out_of_memory
 from trimode.workers.engine.scheduler import ScheduledChunk
 from trimode.workers.engine.static_input import StaticInput, rules_of
 from trimode.workers.model.batch import Batch
@@ -127,19 +127,17 @@ class Graphs:
         return CaptureReport(len(self._replays), self._buckets.all[0], time.perf_counter() - began, num_bytes)
 
     def choose(self, scheduled: Sequence[ScheduledChunk]) -> Bucket | None:
-        """Returns the graph for these chunks, at least one; None if they run without one."""
+        """Returns the captured graph for these chunks, at least one; None if they run without one."""
         chunks = [item.chunk for item in scheduled]
         if any(chunk.kind == "prefill" for chunk in chunks):
             return None
         lengths = [len(chunk.token_ids) for chunk in chunks]
         lora = self._model.adapter is not None and any(chunk.lora for chunk in chunks)
-        if not all(map(_is_greedy, scheduled)):
-            return self._buckets.choose(Kind.FORWARD, lengths, lora=lora)
-        if all(is_cycle(item) for item in scheduled):
-            bucket = self._buckets.choose(Kind.CYCLE, lengths, lora=lora)
-            if bucket is not None:
-                return bucket
-        return self._buckets.choose(Kind.GREEDY, lengths, lora=lora)
+        kinds = [Kind.FORWARD]
+        if all(map(_is_greedy, scheduled)):
+            kinds = [Kind.CYCLE, Kind.GREEDY] if all(map(is_cycle, scheduled)) else [Kind.GREEDY]
+        found = (self._buckets.choose(kind, lengths, lora=lora) for kind in kinds)
+        return next((bucket for bucket in found if bucket in self._replays), None)
 
     def launch(self, bucket: Bucket, ordered: Sequence[ScheduledChunk], sources: Sequence[int] = ()) -> GraphRun:
         """Starts a graph with greedy tokens. The host does not wait for the device.
@@ -191,7 +189,9 @@ class Graphs:
         self._input.blank(bucket)
         try:
             self._replays[bucket] = self._capture.record(body, outside)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise WorkerError(
                 f"{self._model.device} is out of memory: no room for the CUDA graph of a {bucket}; lower kv_cache_gb "
                 f"or max_num_seqs: {error}"

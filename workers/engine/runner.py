@@ -13,7 +13,7 @@ from trimode.core.protocol import DecodeParams
 from trimode.kernels.packing import upload
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.engine.buckets import MAX_QUERIES, Bucket, Buckets, Kind
-from trimode.workers.engine.capture import Capture
+from trimode.workers.engine.capture import Capture, is_out_of_memory
 from trimode.workers.engine.graphs import CaptureReport, GraphRun, Graphs
 from trimode.workers.engine.scheduler import ScheduledChunk
 from trimode.workers.model.batch import Batch, batch_order, pack
@@ -26,11 +26,6 @@ from trimode.workers.sampling.sampler import Sampler, Sampling
 def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Makes a device the current one of this thread, where kernels are launched."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Returns True if the device had no memory for what raised this."""
-    return isinstance(error, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +198,8 @@ class Runner:
             with on_device(self.model.device):
                 yield
         except RuntimeError as error:
-            if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+            lost = isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+            if lost and not is_out_of_memory(error):
                 raise WorkerError(f"the device {self.model.device} is lost: {error}") from None
             raise
 

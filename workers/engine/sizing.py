@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -131,6 +132,8 @@ def pages_beside(
 ) -> int:
     """Returns the pages that fit the device beside the model, its largest step, its graphs and the margin.
 
+    The log gets what is kept free.
+
     Raises:
         WorkerError: the device has no room for these.
     """
@@ -142,6 +145,7 @@ def pages_beside(
             f"{model.device} is out of memory: {free / 2**30:.2f} GiB are free beside the model, of which {reserve} "
             f"stay free, so the KV cache would have {pages} pages; lower max_num_seqs (got {max_num_seqs})"
         )
+    print(f"KV cache: room for {pages} pages of {PAGE_SIZE} tokens; {reserve} stay free", file=sys.stderr, flush=True)
     return pages
 
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 from trimode.core.errors import WorkerError
+from trimode.kernels.cuda import runtime as cuda_runtime
 from trimode.tests.fakes.capture import CheckedCapture
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.micro import Case, load_cases
-from trimode.workers.engine.buckets import Bucket
+from trimode.workers.engine.buckets import Bucket, Kind
 from trimode.workers.engine.capture import Capture, CudaCapture, graphs_for
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.graphs import Graphs
@@ -150,14 +151,22 @@ def test_sampled_requests_get_the_tokens_of_the_eager_path(runtime: Runtime, mic
             assert got[1] is None or got[1] == pytest.approx(expected[1], abs=1e-4)
 
 
-def test_a_cycle_is_one_step(runtime: Runtime, capture: CheckedCapture) -> None:
+def test_a_cycle_is_one_step(runtime: Runtime, micro: Runtime, capture: CheckedCapture) -> None:
+    """Blocks of several lengths, with and without the adapter."""
+    requests: list[dict[str, object]] = [
+        {"mode": "linear_spec", "block_length": 32, "max_new_tokens": 40, "lora": True},
+        {"mode": "linear_spec", "block_length": 16, "max_new_tokens": 40},
+        {"mode": "linear_spec", "block_length": 9, "max_new_tokens": 40, "lora": True, "logprobs": True},
+    ]
     before = dataclasses.replace(runtime.engine.counters, rows=dict(runtime.engine.counters.rows))
     replayed = capture.num_replayed
-    answers(runtime, [{"mode": "linear_spec", "block_length": 32}, {"mode": "linear_spec", "block_length": 32}])
+    got, expected = answers(runtime, requests), answers(micro, requests)
+    assert [(tokens, nfe) for tokens, _, nfe in got] == [(tokens, nfe) for tokens, _, nfe in expected]
+    assert got[2][1] == pytest.approx(expected[2][1], abs=1e-4)
     after = runtime.engine.counters
     drafts, verifies = (after.rows[kind] - before.rows[kind] for kind in ("draft", "verify"))
-    assert drafts == verifies > 2
-    # A prompt and its cycles: each cycle is two forwards and one graph.
+    assert drafts == verifies > 6
+    # The prompts and the cycles: each cycle is two forwards and one graph.
     assert after.steps - before.steps == 1 + 2 * (capture.num_replayed - replayed)
 
 
@@ -229,23 +238,62 @@ def test_all_graphs_are_captured_before_the_first_step_from_the_largest_on() -> 
     assert capture.num_recorded == len(buckets)
 
 
+def test_only_what_is_captured_runs_as_a_graph(micro: Runtime) -> None:
+    capture = CheckedCapture(lazy=True)
+    runtime = Runtime(micro_settings(max_num_seqs=2, max_position_embeddings=CONTEXT))
+    runtime.engine = Engine(runtime.engine.model, PAGES, 2, capture=capture)
+    requests: list[dict[str, object]] = [{"mode": "linear_spec", "block_length": 8}, {"mode": "ar"}]
+    expected = [found[0] for found in answers(micro, requests)]
+    assert [found[0] for found in answers(runtime, requests)] == expected
+    assert capture.num_recorded == 0
+    graphs = graphs_of(runtime)
+    graphs.capture([bucket for bucket in graphs.buckets if bucket.kind is Kind.GREEDY and bucket.tokens >= 8])
+    assert [found[0] for found in answers(runtime, requests)] == expected
+    assert 0 < capture.num_recorded <= 4
+
+
 class Full(CheckedCapture):
     """A device without room for the graphs of a size."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
     def record(self, body: Callable[[], None], outside: Sequence[object]) -> Callable[[], None]:  # noqa: ARG002
         self.num_recorded += 1
         if self.num_recorded == 4:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            try:
+                raise self.error
+            finally:
+                self.end()
         return body
 
+    def end(self) -> None:
+        """Ends the capture."""
 
-def test_a_graph_without_room_is_named() -> None:
-    named = r"no room for the CUDA graph of a [a-z ]+ of \d+ tokens and \d+ requests of [\d-]+.*; lower "
-    with pytest.raises(WorkerError, match=named) as error:
-        with_graphs(Full(), 2)
-    assert "kv_cache_gb" in str(error.value)
-    assert "max_num_seqs" in str(error.value)
-    assert "2.00 GiB" in str(error.value)
+
+class BrokenEnd(Full):
+    """Ending a capture that went wrong raises another error."""
+
+    def end(self) -> None:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+@pytest.mark.parametrize("kind", [Full, BrokenEnd])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("Tried to allocate 2.00 GiB"), torch.AcceleratorError("CUDA error: out of memory")],
+    ids=["torch", "driver"],
+)
+def test_a_graph_without_room_is_named(kind: type[Full], error: Exception) -> None:
+    named = r"no room for the CUDA graph of a [a-z ]+ of \d+ tokens and \d+ requests of [\d-]+.*; lower kv_cache_gb or "
+    with pytest.raises(WorkerError, match=named):
+        with_graphs(kind(error), 2)
+
+
+def test_another_error_in_a_capture_is_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="illegal"):
+        with_graphs(Full(RuntimeError("an illegal instruction")), 2)
 
 
 def test_without_a_gpu_steps_run_without_graphs(micro: Runtime) -> None:
@@ -298,3 +346,24 @@ def test_goldens_of_all_modes_launched_ahead(runtime: Runtime, ahead: AheadRunne
         check(runtime, [case for case in cases if "think" not in case.name])
     assert ahead.num_ahead > 20
     check(runtime, of_prompts(2)[:8])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not cuda_runtime.is_interpreter(), reason="Triton's interpreter is off where there is a GPU")
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_the_gpu_s_kernels_in_a_graph(micro: Runtime, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """In Triton's interpreter: they are launched with what a graph knows, and give the same tokens."""
+    fields: dict[str, object] = {"prompt_ids": PROMPT[:9], "mode": mode, "max_new_tokens": 5, "ignore_eos": True}
+    fields |= {} if mode == "ar" else {"block_length": 8}
+    fields |= {"lora": True} if mode == "linear_spec" else {}
+    (expected,) = answers(micro, [fields])
+    capture = CheckedCapture(lazy=True)
+    monkeypatch.setattr(cuda_runtime, "launch", capture.watched(cuda_runtime.launch))
+    with cuda_runtime.interpreted():
+        runtime = Runtime(micro_settings(max_num_seqs=2, max_position_embeddings=64))
+        runtime.engine = Engine(runtime.engine.model, 20, 2, capture=capture)
+        runtime.engine.warm_up()
+        (got,) = answers(runtime, [fields])
+    assert got[0] == expected[0]
+    assert got[2] == expected[2]
+    assert {"_attend", "_rms_norm"} <= capture.launched

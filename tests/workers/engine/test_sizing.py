@@ -72,11 +72,13 @@ def test_without_graphs_nothing_is_kept_for_them(micro: Runtime) -> None:
     assert reserve == Reserve(step=STEP, graphs=0, margin=MARGIN_BYTES)
 
 
-def test_the_cache_gets_the_rest(micro: Runtime) -> None:
+def test_the_cache_gets_the_rest(micro: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
     model = micro.engine.model
     free, page_bytes = 2 * GIB, model.config.kv_bytes_per_token * 4 * 16
     pages = pages_beside(model, 4, FakeMemory(8 * GIB, free), None)
     assert 0 <= free - STEP - MARGIN_BYTES - (pages + 1) * page_bytes < page_bytes
+    kept = "0.29 GiB for a step, 0.00 GiB for graphs, a margin of 0.50 GiB stay free"
+    assert capsys.readouterr().err == f"KV cache: room for {pages} pages of 16 tokens; {kept}\n"
 
 
 def test_too_little_memory_is_an_error_that_says_what_to_lower(micro: Runtime) -> None:

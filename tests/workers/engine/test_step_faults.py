@@ -132,12 +132,19 @@ def test_a_request_without_room_fails_alone_and_says_what_to_lower(
     assert [sequences[n].state.tokens() for n in others] == [calm[n] for n in others]
 
 
-def test_a_device_without_memory_for_any_request_is_the_worker_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("CUDA error: out of memory")],
+    ids=["torch", "driver"],
+)
+def test_a_device_without_memory_for_any_request_is_the_worker_s_fault(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = Runtime(micro_settings())
     sequences = ask(runtime)
 
     def forward(*_: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(runtime.engine.model, "forward", forward)
     with pytest.raises(
