@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import torch
 from trimode.kernels.linear import cpu, onednn, reference
+from trimode.kernels.linear.quantized import QuantizedWeight
 from trimode.kernels.llvm import jit
 
 
@@ -21,6 +22,8 @@ class Layout(StrEnum):
     ONEDNN = "onednn"
     PLAIN = "reference"
     """As the checkpoint has it."""
+    QUANTIZED = "quantized"
+    """Codes and scales, multiplied by the reference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,25 +35,32 @@ class Prepared:
     num_outputs: int
     num_inputs: int
     dtype: torch.dtype
-    """Of the weight, the rows and the results."""
+    """Of the rows and the results, and of a weight that is not quantised."""
+    quantized: QuantizedWeight | None = None
+    """The whole quantised weight, whose codes are `weight`; None if it is not quantised."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weight as it is stored."""
-        return self.weight.numel() * self.weight.element_size()
+        return self.weight.nbytes if self.quantized is None else self.quantized.nbytes
 
 
-def prepare(weight_OI: torch.Tensor) -> Prepared:
+def prepare(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> Prepared:
     """Returns the weight in the layout of the fastest implementation for it; drop the plain weight afterwards.
 
     On a CPU: the CPU kernel; in bfloat16 oneDNN where the CPU has AMX or the CPU kernel does not run. Elsewhere: torch.
+
+    Args:
+        weight_OI: a float matrix.
+        batch_invariant: True for an implementation whose results do not depend on the other rows of a product, where
+            there is one: on a CPU with AMX the CPU kernel, which is slower there.
 
     Raises:
         ValueError: the weight is not a float matrix.
     """
     if weight_OI.dim() != 2 or not weight_OI.is_floating_point():
         raise ValueError(f"linear.prepare: got {weight_OI.dtype} {list(weight_OI.shape)}, expected float [O, I]")
-    layout = _choose(weight_OI)[0]
+    layout = _choose(weight_OI, batch_invariant)[0]
     weight = weight_OI
     if layout is not Layout.PLAIN:
         weight = cpu.pack(weight_OI) if layout is Layout.CPU else onednn.pack(weight_OI)
@@ -58,12 +68,30 @@ def prepare(weight_OI: torch.Tensor) -> Prepared:
     return Prepared(layout=layout, weight=weight, num_outputs=num_outputs, num_inputs=num_inputs, dtype=weight_OI.dtype)
 
 
+def prepare_quantized(weight: QuantizedWeight, *, batch_invariant: bool = False) -> Prepared:
+    """Returns a quantised weight as `apply` takes it; drop the weight afterwards.
+
+    Args:
+        weight: codes and scales.
+        batch_invariant: True for an implementation whose results do not depend on the other rows of a product.
+    """
+    del batch_invariant  # there is one implementation only
+    return Prepared(
+        layout=Layout.QUANTIZED,
+        weight=weight.codes,
+        num_outputs=weight.num_outputs,
+        num_inputs=weight.num_inputs,
+        dtype=weight.dtype,
+        quantized=weight,
+    )
+
+
 def apply(x_TI: torch.Tensor, prepared: Prepared, residual_TO: torch.Tensor | None = None) -> torch.Tensor:
     """Returns `x @ weight.T (+ residual)`.
 
     Args:
-        x_TI: any number of rows `[T, I]` in the dtype of the weight.
-        prepared: the weight, from `prepare`.
+        x_TI: any number of rows `[T, I]` in the dtype of `prepared`.
+        prepared: the weight, from `prepare` or `prepare_quantized`.
         residual_TO: `[T, O]` in the same dtype, or None to add nothing.
 
     Returns:
@@ -83,21 +111,23 @@ def apply(x_TI: torch.Tensor, prepared: Prepared, residual_TO: torch.Tensor | No
             f"linear.apply: got residual {residual_TO.dtype} {list(residual_TO.shape)}, "
             f"expected {x_TI.dtype} [{x_TI.shape[0]}, {prepared.num_outputs}]"
         )
+    if prepared.quantized is not None:
+        return reference.quantized_product(x_TI, prepared.quantized, residual_TO)
     if prepared.layout is Layout.CPU:
         return cpu.product(x_TI, prepared.weight, prepared.num_outputs, residual_TO)
     product = onednn.product if prepared.layout is Layout.ONEDNN else reference.product
     return product(x_TI, prepared.weight, residual_TO)
 
 
-def describe(weight_OI: torch.Tensor) -> str:
+def describe(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> str:
     """Returns which implementation multiplies with such a weight, and why."""
-    layout, reason = _choose(weight_OI)
+    layout, reason = _choose(weight_OI, batch_invariant)
     return jit.describe(None) if layout is Layout.CPU else f"{layout}: {reason}"
 
 
-def _choose(weight_OI: torch.Tensor) -> tuple[Layout, str]:
+def _choose(weight_OI: torch.Tensor, batch_invariant: bool) -> tuple[Layout, str]:
     """The layout for a weight, and why it is not the CPU kernel's."""
     refused = cpu.supports(weight_OI)
-    if onednn.supports(weight_OI) is None and (refused is not None or onednn.has_amx()):
+    if onednn.supports(weight_OI) is None and (refused is not None or (onednn.has_amx() and not batch_invariant)):
         return Layout.ONEDNN, refused or "this CPU has AMX"
     return (Layout.CPU, "") if refused is None else (Layout.PLAIN, refused)

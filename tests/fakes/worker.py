@@ -83,6 +83,8 @@ class FakeWorker(Worker):
             device=self.settings.device,
             device_name=f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}",
             dtype=self.settings.dtype,
+            quantization=self.settings.quantization,
+            batch_invariant=self.settings.batch_invariant,
             lora=self.settings.lora is not None,
         )
 
