@@ -39,6 +39,7 @@ def compare(bench: Bench, case: Case) -> list[Record]:
         timed[name] = time_calls([calls[name] for calls in inputs], bench.device, bench.plan.spend_s)
     ours = timed.pop("trimode")
     bound, by = bound_of(bench, case)
+    rivals: list[str | None] = list(timed) or [None]
     conditions = dict(case.conditions) | {"timed": ours.how}
     return [
         bench.record(
@@ -55,7 +56,7 @@ def compare(bench: Bench, case: Case) -> list[Record]:
                 conditions=conditions,
             )
         )
-        for rival in (list(timed) or [None])
+        for rival in rivals
     ]
 
 

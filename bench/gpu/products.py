@@ -6,10 +6,13 @@ O = outputs, I = inputs, T = rows.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from trimode.bench.gpu.comparison import Case, compare
+from trimode.bench.gpu.comparison import MAX_INPUTS, Case, compare
 from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.plan import PLAIN
 from trimode.bench.gpu.records import Record
@@ -18,18 +21,18 @@ from trimode.kernels import linear
 from trimode.kernels.linear import quantized
 
 SPREAD = 0.02
+OWN = "batch invariant"
+"""The plain weight with batch invariance on: the own kernel for few rows."""
 
 
 def run(bench: Bench) -> None:
     """Measures every matrix of the first model."""
-    for name, size in matrices(bench).items():
-        bench.guarded(f"crossover {name}", functools.partial(crossover, bench, name, size))
-        for scheme in bench.plan.schemes:
-            if name == "head" and scheme != PLAIN:
+    for scheme in (*bench.plan.schemes, OWN):
+        for name, size in matrices(bench).items():
+            if name == "head" and scheme not in (PLAIN, OWN):
                 continue  # the head stays as it is
-            for rows in bench.plan.product_rows:
-                case = product(bench, name, scheme, rows)
-                bench.guarded(f"linear {name} {scheme} {rows} rows", functools.partial(compare, bench, case))
+            what = f"linear {name} {scheme}"
+            bench.guarded(what, functools.partial(_matrix, bench, name, size, scheme))
 
 
 def matrices(bench: Bench) -> dict[str, tuple[int, int]]:
@@ -46,59 +49,59 @@ def matrices(bench: Bench) -> dict[str, tuple[int, int]]:
     }
 
 
-def product(bench: Bench, name: str, scheme: str, rows: int) -> Case:
-    """Returns the case of one matrix; the rival is `F.linear` with the weight as it was before quantisation."""
-    num_outputs, num_inputs = matrices(bench)[name]
-    size = bench.plan.dtype.itemsize
-    bits = {"fp8": 8, "w4a16": 4}.get(scheme, 8 * size)
-    return Case(
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    plain: torch.Tensor
+    prepared: linear.Prepared
+
+
+def _matrix(bench: Bench, name: str, size: tuple[int, int], scheme: str) -> None:
+    """Measures one matrix in one scheme at every number of rows."""
+    first = _weight(bench, size, scheme)
+    wanted = min(MAX_INPUTS, bench.plan.fill_bytes // first.prepared.nbytes + 1)
+    weights = [first, *(_weight(bench, size, scheme) for _ in range(wanted - 1))]
+    rows = bench.plan.crossover_rows if scheme == OWN else bench.plan.product_rows
+    ratios = [_compare(bench, weights, scheme, {"matrix": name, "scheme": scheme, "rows": each}) for each in rows]
+    if scheme == OWN:
+        wins = itertools.takewhile(lambda pair: pair[1] >= 1, zip(rows, ratios, strict=True))
+        last = max((each for each, _ in wins), default=0)
+        bench.record(Record(name="linear crossover", value=last, unit="rows", conditions={"matrix": name}))
+
+
+def _weight(bench: Bench, size: tuple[int, int], scheme: str) -> _Weight:
+    plain = torch.randn(size, device=bench.device).mul_(SPREAD).to(bench.plan.dtype)
+    if scheme in (PLAIN, OWN):
+        return _Weight(plain, linear.prepare(plain, batch_invariant=scheme == OWN))
+    packed = quantized.quantize(plain, quantized.Scheme(scheme), bench.plan.dtype)
+    return _Weight(plain, linear.prepare_quantized(packed))
+
+
+def _compare(bench: Bench, weights: list[_Weight], scheme: str, conditions: dict[str, str | int]) -> float:
+    """Measures a matrix at one number of rows beside `F.linear` with the plain weight. Returns the ratio."""
+    prepared = weights[0].prepared
+    rows = int(conditions["rows"])
+    make = _maker(bench, rows, itertools.cycle(weights))
+    case = Case(
         name="linear",
-        num_bytes=num_outputs * num_inputs * bits // 8 + rows * (num_inputs + num_outputs) * size,
-        flop=2.0 * rows * num_outputs * num_inputs,
+        num_bytes=prepared.nbytes + rows * (prepared.num_inputs + prepared.num_outputs) * bench.plan.dtype.itemsize,
+        flop=2.0 * rows * prepared.num_outputs * prepared.num_inputs,
         fp8=scheme == "fp8",
-        make=functools.partial(_make, bench, (num_outputs, num_inputs), scheme, rows),
-        conditions={"matrix": name, "scheme": scheme, "rows": rows},
+        make=make,
+        conditions=conditions,
     )
+    (record,) = compare(bench, case)
+    return record.ratio or 0.0
 
 
-def _weight(bench: Bench, size: tuple[int, int]) -> torch.Tensor:
-    return torch.randn(size, device=bench.device).mul_(SPREAD).to(bench.plan.dtype)
+def _maker(bench: Bench, rows: int, weights: Iterable[_Weight]) -> Callable[[], dict[str, Call]]:
+    turns = iter(weights)
 
+    def make() -> dict[str, Call]:
+        weight = next(turns)
+        x_TI = torch.randn((rows, weight.prepared.num_inputs), device=bench.device).to(bench.plan.dtype)
+        return {
+            "trimode": lambda: linear.apply(x_TI, weight.prepared),
+            "F.linear": lambda: F.linear(x_TI, weight.plain),
+        }
 
-def _make(bench: Bench, size: tuple[int, int], scheme: str, rows: int) -> dict[str, Call]:
-    weight = _weight(bench, size)
-    x = torch.randn((rows, size[1]), device=bench.device).to(bench.plan.dtype)
-    if scheme == PLAIN:
-        prepared = linear.prepare(weight.clone())
-    else:
-        packed = quantized.quantize(weight, quantized.Scheme(scheme), bench.plan.dtype)
-        prepared = linear.prepare_quantized(packed)
-    return {"trimode": lambda: linear.apply(x, prepared), "F.linear": lambda: F.linear(x, weight)}
-
-
-def crossover(bench: Bench, name: str, size: tuple[int, int]) -> None:
-    """Records up to how many rows the kernel of batch invariance is as fast as `F.linear`; 0 if it never is."""
-    weight = _weight(bench, size)
-    prepared = linear.prepare(weight.clone(), batch_invariant=True)
-    wins = 0
-    for rows in bench.plan.crossover_rows:
-        x = torch.randn((rows, size[1]), device=bench.device).to(bench.plan.dtype)
-
-        def make(x: torch.Tensor = x) -> dict[str, Call]:
-            return {"trimode": lambda: linear.apply(x, prepared), "F.linear": lambda: F.linear(x, weight)}
-
-        num_bytes = (weight.numel() + rows * sum(size)) * weight.element_size()
-        case = Case(
-            name="linear, batch invariant", num_bytes=num_bytes, flop=2.0 * rows * weight.numel(), make=make,
-            conditions={"matrix": name, "rows": rows},
-        )  # fmt: skip
-        (record,) = compare(bench, case)
-        if record.ratio is not None and record.ratio >= 1 and wins == _before(bench.plan.crossover_rows, rows):
-            wins = rows
-    bench.record(Record(name="linear crossover", value=wins, unit="rows", conditions={"matrix": name}))
-
-
-def _before(rows: tuple[int, ...], this: int) -> int:
-    """The entry before this one, 0 at the first."""
-    index = rows.index(this)
-    return rows[index - 1] if index else 0
+    return make
