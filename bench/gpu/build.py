@@ -80,8 +80,11 @@ def engine_of(bench: Bench, variant: Variant) -> Iterator[Engine]:
     streams = max(bench.plan.streams)
     engine = Engine(model, pages_for(room) * streams, streams)
     engine.warm_up()
-    yield engine
-    del engine, model, files
-    gc.collect()
-    if bench.device.type == "cuda":
-        torch.cuda.empty_cache()
+    del model, files
+    try:
+        yield engine
+    finally:
+        del engine
+        gc.collect()
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -58,7 +58,8 @@ class Bench:
             self.note("failure", f"{what}: {type(error).__name__}: {first}")
             if self.plan.dry:
                 raise
-            torch.cuda.synchronize()  # a device that is lost raises here, which ends the section
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()  # a device that is lost raises here, which ends the section
 
     def rate(self, name: str) -> float | None:
         """Returns a ceiling in units per second, None if it was not measured."""

@@ -17,6 +17,7 @@ from trimode.core.project import PROJECT_DIR
 FOLDERS = ("tests/kernels", "tests/workers")
 """Where tests with the marker `cuda` lie."""
 DRY = ("tests/kernels/test_rms_norm.py",)
+ON_GPU = re.compile(r"mark\.cuda|\bgpu\b")
 OUTCOME = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b")
 PROCESSES = 6
 """Most test processes: their time goes into compiling kernels on the CPU."""
@@ -58,7 +59,13 @@ def command(*, dry: bool) -> list[str]:
         return [*call, *DRY]
     if importlib.util.find_spec("xdist") is not None:
         call += ["-n", str(min(PROCESSES, os.cpu_count() or 1))]
-    return [*call, "-m", "cuda", *FOLDERS]
+    return [*call, "-m", "cuda", *files()]
+
+
+def files() -> list[str]:
+    """Returns the test files that may hold a test for a GPU. The others may need packages that the machine lacks."""
+    paths = (path for folder in FOLDERS for path in sorted((PROJECT_DIR / folder).rglob("test_*.py")))
+    return [str(path.relative_to(PROJECT_DIR)) for path in paths if ON_GPU.search(path.read_text(encoding="utf-8"))]
 
 
 def outcomes(lines: list[str]) -> dict[str, int]:

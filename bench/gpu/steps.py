@@ -42,6 +42,9 @@ def _variant(bench: Bench, variant: Variant, points: list[tuple[int, int]], plai
         bench.record(
             Record(name="engine ready", value=time.perf_counter() - began, unit="s", conditions=variant.conditions())
         )
+        if variant == plain:
+            kernels = engine.model.describe_kernels()
+            bench.note("fact", "kernels: " + "; ".join(f"{name}: {how}" for name, how in kernels.items()))
         for streams, tokens in points:
             if bench.is_out_of_time(f"steps of {variant}, {streams} streams x {tokens} tokens"):
                 return
