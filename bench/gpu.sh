@@ -5,7 +5,8 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 for python in "${PYTHON:-python3}" "$ROOT/.venv/bin/python"; do
-  PYTHONSAFEPATH=1 "$python" -c 'import numpy, safetensors, torch, transformers' 2>/dev/null && found=$python && break
+  "$python" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' \
+    numpy safetensors torch transformers 2>/dev/null && found=$python && break
 done
 [ -n "${found:-}" ] || {
   echo "error: ${PYTHON:-python3} has no torch, transformers, safetensors or numpy; name another one: PYTHON=... bash bench/gpu.sh" >&2

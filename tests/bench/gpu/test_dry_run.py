@@ -1,4 +1,4 @@
-"""The whole measurement runs without a GPU: the same code and the same files as on one, at a size that means nothing."""
+"""The whole measurement runs without a GPU: the same code and the same files as on one, at a tiny size."""
 
 from __future__ import annotations
 
