@@ -8,7 +8,7 @@ import sys
 import pytest
 from trimode.core.project import PROJECT_DIR
 
-MISSING = ("triton", "ray", "hydra", "omegaconf", "llvmlite", "submitit", "psutil")
+MISSING = ("triton", "ray", "hydra", "omegaconf", "llvmlite", "submitit")
 CODE = f"""
 import importlib, pkgutil, sys
 
