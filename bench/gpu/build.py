@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,19 @@ from typing import Any
 import torch
 from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.plan import PLAIN
+from trimode.kernels.linear.quantized import Scheme
+from trimode.workers.engine.buckets import Bucket, Buckets, Kind
+from trimode.workers.engine.capture import graphs_for
 from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.scheduler import ScheduledChunk
 from trimode.workers.model.checkpoint import MODEL_TYPE, ModelConfig, expected_shapes, read_config
 from trimode.workers.model.kv_cache import pages_for
+from trimode.workers.model.quantized import LoadOptions
 from trimode.workers.model.transformer import TriModeModel
 
 SPREAD = 0.02
 ROOM = 384
-DRY_ROOM = 96
+DRY_ROOM = 128
 """Tokens per request after the prompt, on a GPU and in a dry run: more than any measurement decodes."""
 
 
@@ -71,15 +76,26 @@ def config_of(shape: Mapping[str, Any]) -> ModelConfig:
 
 
 @contextmanager
-def engine_of(bench: Bench, variant: Variant) -> Iterator[Engine]:
-    """Builds an engine for all streams of the plan; frees its memory at the end."""
+def engine_of(bench: Bench, variant: Variant, points: Iterable[Point]) -> Iterator[Engine]:
+    """Builds an engine for all streams of the plan; frees its memory at the end.
+
+    Args:
+        bench: the section.
+        variant: which engine.
+        points: steps that run as graphs, if the variant has graphs. All other steps run without: a worker captures
+            graphs for all sizes, which takes too long here.
+    """
     config = config_of(bench.plan.shapes[variant.model])
     files: Any = RandomWeights(config, bench.device)
-    model = TriModeModel(config, files, bench.plan.dtype, bench.device)
+    scheme = None if variant.scheme == PLAIN else Scheme(variant.scheme)
+    options = LoadOptions(scheme=scheme, batch_invariant=variant.batch_invariant)
+    model = TriModeModel(config, files, bench.plan.dtype, bench.device, options)
     room = bench.plan.context + (DRY_ROOM if bench.plan.dry else ROOM)
     streams = max(bench.plan.streams)
-    engine = Engine(model, pages_for(room) * streams, streams)
-    engine.warm_up()
+    new_capture = graphs_for(model) if variant.graphs else None
+    capture = None if new_capture is None else new_capture()
+    engine = Engine(model, pages_for(room) * streams, streams, capture=capture)
+    capture_points(engine, points)
     del model, files
     try:
         yield engine
@@ -88,3 +104,30 @@ def engine_of(bench: Bench, variant: Variant) -> Iterator[Engine]:
         gc.collect()
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A step: the same number of tokens for each of some streams."""
+
+    streams: int
+    tokens: int
+    kind: Kind = Kind.PASS
+
+
+def capture_points(engine: Engine, points: Iterable[Point]) -> None:
+    """Captures the graphs of these steps only, and lets every other step run without a graph."""
+    graphs = engine.runner.graphs
+    if graphs is None:
+        return
+    buckets = Buckets(engine.max_num_seqs, lora=False)
+    chosen = (buckets.choose(point.kind, [point.tokens] * point.streams, lora=False) for point in points)
+    captured = sorted({bucket for bucket in chosen if bucket is not None}, reverse=True)
+    graphs.capture(captured)
+    plain = graphs.choose
+
+    def choose(scheduled: Sequence[ScheduledChunk]) -> Bucket | None:
+        bucket = plain(scheduled)
+        return bucket if bucket in captured else None
+
+    graphs.choose = choose  # type: ignore[method-assign]

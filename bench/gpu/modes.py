@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Iterable
 from statistics import median
 
 from trimode.bench.gpu import loads
-from trimode.bench.gpu.build import DRY_ROOM, ROOM, Variant, engine_of
+from trimode.bench.gpu.build import DRY_ROOM, ROOM, Point, Variant, engine_of
 from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.device_time import device_time
 from trimode.bench.gpu.plan import ACCEPTED, DLM_TPF, PLAIN
 from trimode.bench.gpu.records import Record
 from trimode.bench.gpu.scripted import Script, dlm_passes, scripted
 from trimode.core.protocol import Mode
+from trimode.workers.engine.buckets import Kind
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
 
@@ -33,12 +35,23 @@ def run(bench: Bench) -> None:
 
 def _variant(bench: Bench, variant: Variant) -> None:
     full = variant.scheme == PLAIN and not variant.batch_invariant
-    with engine_of(bench, variant) as engine:
-        for streams in bench.plan.streams if full else bench.plan.streams[:3:2]:
+    all_streams = bench.plan.streams if full else bench.plan.streams[:3:2]
+    with engine_of(bench, variant, points(bench, all_streams)) as engine:
+        for streams in all_streams:
             for mode in Mode:
                 if bench.is_out_of_time(f"{mode} of {variant} at {streams} streams"):
                     return
                 measure(bench, engine, variant, mode, streams)
+
+
+def points(bench: Bench, all_streams: Iterable[int]) -> list[Point]:
+    """Returns the steps that the modes settle into: one token, a block of dlm, a whole cycle of linear_spec."""
+    plan = bench.plan
+    found = []
+    for streams in all_streams:
+        found += [Point(streams, 1), Point(streams, plan.dlm_block), Point(streams, plan.spec_block)]
+        found.append(Point(streams, plan.spec_block, Kind.CYCLE))
+    return found
 
 
 def measure(bench: Bench, engine: Engine, variant: Variant, mode: Mode, streams: int) -> None:
@@ -53,8 +66,8 @@ def measure(bench: Bench, engine: Engine, variant: Variant, mode: Mode, streams:
     with scripted(engine, script):
         sequences = loads.start(engine, params, plan.context, streams)
         _steps(engine, warm)
-        limit = int((room - block) / per_forward - warm - profiled) // SAMPLES
-        rate, got = _rate(engine, sequences, limit, plan.spend_s)
+        most = room - (profiled + 1) * int(2 * per_forward + 1)  # a step may hold two forwards
+        rate, got = _rate(engine, sequences, most, plan.spend_s)
         found = device_time(functools.partial(_steps, engine, profiled), bench.device)
         loads.stop(engine, sequences)
     forward = bench.earlier.value("step", streams=streams, tokens=block, **variant.conditions())
@@ -75,16 +88,20 @@ def measure(bench: Bench, engine: Engine, variant: Variant, mode: Mode, streams:
         bench.record(Record(name="host gap", value=100 * found.idle, unit="%", conditions=where))
 
 
-def _rate(engine: Engine, sequences: list[Sequence], limit: int, spend_s: float) -> tuple[float, float]:
-    """Returns tokens per second of all requests (median of SAMPLES), and tokens per forward."""
+def _rate(engine: Engine, sequences: list[Sequence], most: int, spend_s: float) -> tuple[float, float]:
+    """Returns tokens per second of all requests (median of SAMPLES), and tokens per forward.
+
+    No request gets more than about `most` tokens.
+    """
+    start = _longest(sequences)
     rates, tokens, forwards = [], 0, 0
-    for _ in range(SAMPLES):
+    for sample in range(SAMPLES):
+        limit = start + (most - start) * (sample + 1) // SAMPLES
         before, ran = _tokens(sequences), _forwards(sequences)
         began = time.perf_counter()
-        count = 0
-        while count + 2 <= limit and (count < 2 or time.perf_counter() - began < 2 * spend_s):
+        _steps(engine, 2)
+        while _longest(sequences) < limit and time.perf_counter() - began < 2 * spend_s:
             _steps(engine, 2)
-            count += 2
         seconds = time.perf_counter() - began
         rates.append((_tokens(sequences) - before) / seconds)
         tokens += _tokens(sequences) - before
@@ -95,6 +112,10 @@ def _rate(engine: Engine, sequences: list[Sequence], limit: int, spend_s: float)
 def _steps(engine: Engine, count: int) -> None:
     for _ in range(count):
         engine.step()
+
+
+def _longest(sequences: list[Sequence]) -> int:
+    return max(len(sequence.state.output) for sequence in sequences)
 
 
 def _tokens(sequences: list[Sequence]) -> int:

@@ -13,9 +13,11 @@ from trimode.bench.gpu.attention import attention_cases
 from trimode.bench.gpu.comparison import Case, compare
 from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.timing import Call
-from trimode.kernels.argmax import argmax
+from trimode.kernels.best_token import best_token
 from trimode.kernels.confidence_commit import confidence_commit
 from trimode.kernels.confidence_commit import reference as commit_reference
+from trimode.kernels.low_rank import add_low_rank
+from trimode.kernels.low_rank import reference as low_rank_reference
 from trimode.kernels.prefix_verify import prefix_verify
 from trimode.kernels.prefix_verify import reference as verify_reference
 from trimode.kernels.rms_norm import reference as norm_reference
@@ -24,15 +26,15 @@ from trimode.kernels.rope import reference as rope_reference
 from trimode.kernels.rope import rotate_and_store
 from trimode.kernels.silu_mul import reference as silu_reference
 from trimode.kernels.silu_mul import silu_mul
-from trimode.kernels.softmax_total import reference as softmax_reference
-from trimode.kernels.softmax_total import softmax_total
 
 EPS = 1e-5
+RANK = 128
+"""Of the released drafter's adapter."""
 
 
 def run(bench: Bench) -> None:
     """Measures all cases of the first model."""
-    makers = (attention_cases, norm_cases, rope_cases, silu_cases, logit_cases, decision_cases)
+    makers = (attention_cases, norm_cases, rope_cases, silu_cases, low_rank_cases, logit_cases, decision_cases)
     for make in makers:
         for case in make(bench):
             size = ", ".join(f"{name} {value}" for name, value in case.conditions.items())
@@ -101,21 +103,39 @@ def rope_cases(bench: Bench) -> Iterator[Case]:
         yield Case(name="rope and store", num_bytes=num_bytes, make=make, conditions={"rows": rows})
 
 
+def low_rank_cases(bench: Bench) -> Iterator[Case]:
+    """The drafter's adapter on the output of attention, for all rows."""
+    shape = _first(bench)
+    hidden, width = shape["hidden_size"], shape["num_attention_heads"] * shape["head_dim"]
+    for rows in bench.plan.rows:
+
+        def make(rows: int = rows) -> dict[str, Call]:
+            a, b = _randn(bench, RANK, width), _randn(bench, hidden, RANK)
+            on = torch.ones(rows, dtype=torch.int32, device=bench.device)
+            rivals: dict[str, Callable[..., object]] = {"torch": low_rank_reference.add_low_rank}
+            return calls(add_low_rank, rivals, _randn(bench, rows, hidden), _randn(bench, rows, width), a, b, 0.5, on)
+
+        num_bytes = _size(bench) * (RANK * (hidden + width) + rows * (2 * hidden + width))
+        flop = 2.0 * rows * RANK * (hidden + width)
+        yield Case(name="low_rank", num_bytes=num_bytes, flop=flop, make=make, conditions={"rows": rows})
+
+
 def logit_cases(bench: Bench) -> Iterator[Case]:
     """What the sampler reads all logits for."""
     vocab = _first(bench)["vocab_size"]
     for rows in bench.plan.logit_rows:
-        for name, ours, plain in (
-            ("argmax", argmax, functools.partial(torch.argmax, dim=1)),
-            ("softmax_total", softmax_total, softmax_reference.softmax_total),
-        ):
 
-            def make(
-                rows: int = rows, ours: Callable[..., object] = ours, plain: Callable[..., object] = plain
-            ) -> dict[str, Call]:
-                return calls(ours, {"torch": plain}, torch.randn(rows, vocab, device=bench.device))
+        def make(rows: int = rows) -> dict[str, Call]:
+            rivals: dict[str, Callable[..., object]] = {"torch": torch_best}
+            return calls(functools.partial(best_token, suppressed=0), rivals, _randn(bench, rows, vocab))
 
-            yield Case(name=name, num_bytes=4 * rows * vocab, make=make, conditions={"rows": rows})
+        yield Case(name="best_token", num_bytes=_size(bench) * rows * vocab, make=make, conditions={"rows": rows})
+
+
+def torch_best(logits_RV: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The same numbers with torch's own operators."""
+    peak_R, token_R = logits_RV.max(dim=1)
+    return token_R, peak_R, torch.logsumexp(logits_RV.float(), dim=1)
 
 
 def decision_cases(bench: Bench) -> Iterator[Case]:

@@ -21,7 +21,7 @@ ACCEPTED = 6.82
 DLM_TPF = 2.57
 """Tokens per forward of dlm (the same paper, mean over ten tasks)."""
 PLAIN = "bf16"
-"""Name of the scheme without quantisation; in a dry run the numbers are float32 all the same."""
+"""Name of the scheme without quantisation; in a dry run the numbers are float16 all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ REAL = Plan(
 )
 DRY = Plan(
     dry=True,
-    dtype=torch.float32,
+    dtype=torch.float16,
     shapes={"8B": TINY, "3B": TINY},
     context=20,
     streams=(1, 2),

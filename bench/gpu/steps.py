@@ -10,7 +10,7 @@ import time
 from statistics import median
 
 from trimode.bench.gpu import loads
-from trimode.bench.gpu.build import DRY_ROOM, ROOM, Variant, engine_of
+from trimode.bench.gpu.build import DRY_ROOM, ROOM, Point, Variant, engine_of
 from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.device_time import device_time, profile_lines
 from trimode.bench.gpu.records import Record
@@ -38,7 +38,7 @@ def run(bench: Bench) -> None:
 
 def _variant(bench: Bench, variant: Variant, points: list[tuple[int, int]], plain: Variant) -> None:
     began = time.perf_counter()
-    with engine_of(bench, variant) as engine:
+    with engine_of(bench, variant, (Point(streams, tokens) for streams, tokens in points)) as engine:
         bench.record(
             Record(name="engine ready", value=time.perf_counter() - began, unit="s", conditions=variant.conditions())
         )
