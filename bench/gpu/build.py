@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,9 +74,8 @@ def config_of(shape: Mapping[str, Any]) -> ModelConfig:
         return read_config(Path(folder))
 
 
-@contextmanager
-def engine_of(bench: Bench, variant: Variant, points: Iterable[Point]) -> Iterator[Engine]:
-    """Builds an engine for all streams of the plan; frees its memory at the end.
+def engine_of(bench: Bench, variant: Variant, points: Iterable[Point]) -> Engine:
+    """Returns an engine for all streams of the plan. The one before it must not be referred to any more.
 
     Args:
         bench: the section.
@@ -85,6 +83,9 @@ def engine_of(bench: Bench, variant: Variant, points: Iterable[Point]) -> Iterat
         points: steps that run as graphs, if the variant has graphs. All other steps run without: a worker captures
             graphs for all sizes, which takes too long here.
     """
+    gc.collect()  # of the engine before, whose graphs refer to each other
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
     config = config_of(bench.plan.shapes[variant.model])
     files: Any = RandomWeights(config, bench.device)
     scheme = None if variant.scheme == PLAIN else Scheme(variant.scheme)
@@ -96,14 +97,7 @@ def engine_of(bench: Bench, variant: Variant, points: Iterable[Point]) -> Iterat
     capture = None if new_capture is None else new_capture()
     engine = Engine(model, pages_for(room) * streams, streams, capture=capture)
     capture_points(engine, points)
-    del model, files
-    try:
-        yield engine
-    finally:
-        del engine
-        gc.collect()
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
+    return engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +106,7 @@ class Point:
 
     streams: int
     tokens: int
-    kind: Kind = Kind.PASS
+    kind: Kind = Kind.GREEDY
 
 
 def capture_points(engine: Engine, points: Iterable[Point]) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.records import Condition, Record
-from trimode.bench.gpu.timing import Call, time_calls
+from trimode.bench.gpu.timing import Call, Timing, time_calls
 
 MAX_INPUTS = 32
 """Most sets of inputs that take turns."""
 MICROSECONDS = 1e6
+OURS = "trimode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,28 +37,34 @@ def compare(bench: Bench, case: Case) -> list[Record]:
     inputs = [case.make() for _ in range(min(MAX_INPUTS, wanted))]
     timed = {}
     for name in inputs[0]:
-        timed[name] = time_calls([calls[name] for calls in inputs], bench.device, bench.plan.spend_s)
-    ours = timed.pop("trimode")
-    bound, by = bound_of(bench, case)
-    rivals: list[str | None] = list(timed) or [None]
-    conditions = dict(case.conditions) | {"timed": ours.how}
-    return [
-        bench.record(
-            Record(
-                name=case.name,
-                value=ours.seconds * MICROSECONDS,
-                unit="us",
-                bound=None if bound is None else bound * MICROSECONDS,
-                bound_by=by,
-                share=None if bound is None else bound / ours.seconds,
-                rival=rival,
-                rival_value=timed[rival].seconds * MICROSECONDS if rival else None,
-                ratio=timed[rival].seconds / ours.seconds if rival else None,
-                conditions=conditions,
+        try:
+            timed[name] = time_calls([calls[name] for calls in inputs], bench.device, bench.plan.spend_s)
+        except Exception as error:
+            if name == OURS or bench.plan.dry:
+                raise
+            bench.note(
+                "failure", f"{case.name}, {name}, {dict(case.conditions)}: {type(error).__name__}: {error}"[:300]
             )
-        )
-        for rival in rivals
-    ]
+    ours = timed.pop(OURS)
+    rivals: list[str | None] = list(timed) or [None]
+    return [bench.record(_record(bench, case, ours, rival, timed.get(rival or ""))) for rival in rivals]
+
+
+def _record(bench: Bench, case: Case, ours: Timing, rival: str | None, theirs: Timing | None) -> Record:
+    bound, by = bound_of(bench, case)
+    how = ours.how if theirs is None or theirs.how == ours.how else f"{ours.how}, rival {theirs.how}"
+    return Record(
+        name=case.name,
+        value=ours.seconds * MICROSECONDS,
+        unit="us",
+        bound=None if bound is None else bound * MICROSECONDS,
+        bound_by=by,
+        share=None if bound is None else bound / ours.seconds,
+        rival=rival,
+        rival_value=None if theirs is None else theirs.seconds * MICROSECONDS,
+        ratio=None if theirs is None else theirs.seconds / ours.seconds,
+        conditions=dict(case.conditions) | {"timed": how},
+    )
 
 
 def bound_of(bench: Bench, case: Case) -> tuple[float | None, str | None]:

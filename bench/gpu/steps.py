@@ -38,19 +38,18 @@ def run(bench: Bench) -> None:
 
 def _variant(bench: Bench, variant: Variant, points: list[tuple[int, int]], plain: Variant) -> None:
     began = time.perf_counter()
-    with engine_of(bench, variant, (Point(streams, tokens) for streams, tokens in points)) as engine:
-        bench.record(
-            Record(name="engine ready", value=time.perf_counter() - began, unit="s", conditions=variant.conditions())
-        )
-        if variant == plain:
-            kernels = engine.model.describe_kernels()
-            bench.note("fact", "kernels: " + "; ".join(f"{name}: {how}" for name, how in kernels.items()))
-        for streams, tokens in points:
-            if bench.is_out_of_time(f"steps of {variant}, {streams} streams x {tokens} tokens"):
-                return
-            measure(bench, engine, variant, streams, tokens)
-            if variant == plain and tokens in (1, bench.plan.spec_block) and streams in bench.plan.streams[:3:2]:
-                profile_step(bench, engine, streams, tokens)
+    engine = engine_of(bench, variant, (Point(streams, tokens) for streams, tokens in points))
+    seconds = time.perf_counter() - began
+    bench.record(Record(name="engine ready", value=seconds, unit="s", conditions=variant.conditions()))
+    if variant == plain:
+        kernels = engine.model.describe_kernels()
+        bench.note("fact", "kernels: " + "; ".join(f"{name}: {how}" for name, how in kernels.items()))
+    for streams, tokens in points:
+        if bench.is_out_of_time(f"steps of {variant}, {streams} streams x {tokens} tokens"):
+            return
+        measure(bench, engine, variant, streams, tokens)
+        if variant == plain and tokens in (1, bench.plan.spec_block) and streams in bench.plan.streams[:3:2]:
+            profile_step(bench, engine, streams, tokens)
 
 
 def measure(bench: Bench, engine: Engine, variant: Variant, streams: int, tokens: int) -> float:
