@@ -37,7 +37,7 @@ class FixedStep(DecodeState):
             keep_kv=True,
             rows=range(len(self._block)),
             purpose="verify",
-            selection=Verify(self._block),
+            selection=Verify(),
             sample_offset=1,
         )
 
