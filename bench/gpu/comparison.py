@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.records import Condition, Record
@@ -26,19 +27,27 @@ class Case:
     """Operations of its matrix products."""
     fp8: bool = False
     """True if these run on the 8-bit units."""
+    spend: float = 1.0
+    """Of the plan's time per number."""
     make: Callable[[], Mapping[str, Call]]
     """Makes a set of inputs. Returns the calls on it: `trimode`, and one per rival."""
     conditions: Mapping[str, Condition] = field(default_factory=dict)
 
 
-def compare(bench: Bench, case: Case) -> list[Record]:
-    """Measures a case. Writes one record per rival, or one without a rival if there is none."""
+def compare(bench: Bench, case: Case, known: Mapping[str, Timing] = MappingProxyType({})) -> list[Record]:
+    """Measures a case. Writes one record per rival, or one without a rival if there is none.
+
+    Args:
+        bench: the section.
+        case: what to measure.
+        known: rivals that were measured before.
+    """
     wanted = bench.plan.fill_bytes // max(1, case.num_bytes) + 1
     inputs = [case.make() for _ in range(min(MAX_INPUTS, wanted))]
-    timed = {}
+    timed = dict(known)
     for name in inputs[0]:
         try:
-            timed[name] = time_calls([calls[name] for calls in inputs], bench.device, bench.plan.spend_s)
+            timed[name] = time_calls([calls[name] for calls in inputs], bench.device, case.spend * bench.plan.spend_s)
         except Exception as error:
             if name == OURS or bench.plan.dry:
                 raise

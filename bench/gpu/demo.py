@@ -51,6 +51,9 @@ def answers(bench: Bench, device: torch.device, dtype: str) -> dict[str, list[Ge
         max_num_seqs=len(prompts), kv_cache_gb=0.2,
     )  # fmt: skip
     runtime = Runtime(settings)
+    for name, how in runtime.describe_kernels().items():
+        if name == "graphs":
+            bench.note("fact", f"demo model in {dtype}: {how}")
     found = {}
     for mode, fields in MODES.items():
         sequences = []

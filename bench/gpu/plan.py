@@ -50,6 +50,8 @@ class Plan:
     """Prompt tokens before anything is measured."""
     streams: tuple[int, ...] = (1, 8, 32, 128)
     step_tokens: tuple[int, ...] = (1, 8, 16, 32, 64)
+    most_tokens: int = 1024
+    """Steps of more tokens are measured for the first model without quantisation only: they are bound by operations."""
     variant_points: tuple[tuple[int, int], ...] = ((1, 1), (1, 32), (32, 1), (32, 32))
     """(streams, tokens) at which batch invariance and CUDA graphs are switched."""
     dlm_block: int = 8
@@ -59,15 +61,15 @@ class Plan:
     rows: tuple[int, ...] = (1, 32, 128, 2048)
     """Rows of the pointwise operators."""
     logit_rows: tuple[int, ...] = (1, 32, 256)
-    product_rows: tuple[int, ...] = (1, 8, 16, 32, 64, 256, 2048)
-    crossover_rows: tuple[int, ...] = (1, 2, 4, 8, 16, 24, 32, 48, 64)
+    product_rows: tuple[int, ...] = (1, 8, 32, 64, 512)
+    crossover_rows: tuple[int, ...] = (1, 8, 16, 32, 48, 64)
     """Rows at which the own kernel for few rows is compared with cuBLAS."""
     attention: tuple[Attention, ...]
     fill_bytes: int = 512 << 20
     """Inputs rotate until they exceed this, so that no cache serves them."""
-    spend_s: float = 0.4
+    spend_s: float = 0.25
     """Seconds per number."""
-    demo_requests: int = 24
+    demo_requests: int = 12
     demo_tokens: int = 128
 
 

@@ -22,14 +22,14 @@ class Section:
 
 
 SECTIONS = (
-    Section("machine", 15),
-    Section("cuda_tests", 80, interpreted=True),
-    Section("ceilings", 15),
+    Section("machine", 10),
+    Section("cuda_tests", 75, interpreted=True),
+    Section("ceilings", 10),
     Section("operators", 50, interpreted=True),
     Section("products", 30, interpreted=True),
-    Section("steps", 120, interpreted=True),
-    Section("modes", 85),
-    Section("rivals", 30),
+    Section("steps", 145, interpreted=True),
+    Section("modes", 80),
+    Section("rivals", 25),
     Section("compiled_rival", 65),
     Section("demo", 30),
 )

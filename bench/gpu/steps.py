@@ -27,10 +27,14 @@ def run(bench: Bench) -> None:
     first, *others = bench.plan.shapes
     plain = Variant(model=first)
     grid = [(streams, tokens) for streams in bench.plan.streams for tokens in bench.plan.step_tokens]
-    measured = [(Variant(model=first, scheme=scheme), grid) for scheme in bench.plan.schemes]
+    small = [(streams, tokens) for streams, tokens in grid if streams * tokens <= bench.plan.most_tokens]
+    measured = [(Variant(model=first, scheme=scheme), small) for scheme in bench.plan.schemes]
+    measured[0] = (plain, grid)
     switched = [Variant(model=first, batch_invariant=True), Variant(model=first, graphs=False)]
     measured[1:1] = [(variant, list(bench.plan.variant_points)) for variant in switched]
-    measured += [(Variant(model=name, scheme=scheme), grid) for name in others for scheme in bench.plan.schemes]
+    measured += [(Variant(model=name, scheme=scheme), small) for name in others for scheme in bench.plan.schemes]
+    if len(small) < len(grid):
+        bench.note("cut", f"steps of more than {bench.plan.most_tokens} tokens: measured for {first} in bf16 only")
     for variant, points in measured:
         name = ", ".join(f"{key} {value}" for key, value in variant.conditions().items())
         bench.guarded(f"steps of {name}", functools.partial(_variant, bench, variant, points, plain))
