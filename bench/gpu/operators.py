@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 
 import torch
 from trimode.bench.gpu.attention import attention_cases
-from trimode.bench.gpu.comparison import Case, compare
+from trimode.bench.gpu.comparison import OURS, Case, compare
 from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.timing import Call
 from trimode.kernels.best_token import best_token
 from trimode.kernels.confidence_commit import confidence_commit
 from trimode.kernels.confidence_commit import reference as commit_reference
+from trimode.kernels.draw import draw
+from trimode.kernels.draw import reference as draw_reference
 from trimode.kernels.low_rank import add_low_rank
 from trimode.kernels.low_rank import reference as low_rank_reference
 from trimode.kernels.prefix_verify import prefix_verify
@@ -52,7 +54,7 @@ def compiled(bench: Bench, plain: Callable[..., object], rows: int) -> dict[str,
 
 def calls(ours: Callable[..., object], rivals: dict[str, Callable[..., object]], *args: object) -> dict[str, Call]:
     """Returns all sides of a comparison on the same arguments."""
-    sides = {"trimode": ours} | rivals
+    sides = {OURS: ours} | rivals
     return {name: functools.partial(side, *args) for name, side in sides.items()}
 
 
@@ -129,6 +131,12 @@ def logit_cases(bench: Bench) -> Iterator[Case]:
             rivals: dict[str, Callable[..., object]] = {"torch": torch_best}
             return calls(functools.partial(best_token, suppressed=0), rivals, _randn(bench, rows, vocab))
 
+        def sample(rows: int = rows) -> dict[str, Call]:
+            probs = torch.randn((rows, vocab), device=bench.device).softmax(dim=1)
+            numbers = torch.rand(rows, dtype=torch.double, device=bench.device).clamp(1e-6, 1 - 1e-6)
+            return calls(draw, {"torch": draw_reference.draw}, probs, numbers)
+
+        yield Case(name="draw", num_bytes=4 * rows * vocab, make=sample, conditions={"rows": rows})
         yield Case(name="best_token", num_bytes=_size(bench) * rows * vocab, make=make, conditions={"rows": rows})
 
 
