@@ -19,8 +19,8 @@ from trimode.kernels.cuda import runtime
 SCRIPT = PROJECT_DIR / "bench" / "gpu.sh"
 EXPECTED = {
     "tests passed", "copy rate", "matmul rate", "rms_norm", "silu_mul", "rope and store", "best_token", "draw",
-    "low_rank",    "confidence_commit", "prefix_verify", "paged_attention", "linear", "linear crossover", "step", "tokens/s",
-    "transformers eager step", "transformers torch.compile step", "same answers", "same first tokens",
+    "low_rank", "confidence_commit", "prefix_verify", "paged_attention", "linear", "linear crossover", "step",
+    "tokens/s", "transformers eager step", "transformers torch.compile step", "same answers", "same first tokens",
 }  # fmt: skip
 """Names of records that every run gives."""
 
