@@ -40,6 +40,8 @@ def run(bench: Bench) -> None:
     for make in makers:
         for case in make(bench):
             size = ", ".join(f"{name} {value}" for name, value in case.conditions.items())
+            if bench.is_out_of_time(f"{case.name} ({size}) and all after it"):
+                return
             bench.guarded(f"{case.name} ({size})", functools.partial(compare, bench, case))
 
 

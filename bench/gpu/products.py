@@ -37,6 +37,8 @@ def run(bench: Bench) -> None:
             if name == "head" and scheme not in (PLAIN, OWN):
                 continue  # the head stays as it is
             what = f"linear {name} {scheme}"
+            if bench.is_out_of_time(f"{what} and all after it"):
+                return
             bench.guarded(what, functools.partial(_matrix, bench, name, scheme, rivals))
 
 
