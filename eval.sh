@@ -13,6 +13,10 @@ case ${1:-} in
     fi
     exec bash "$ROOT/scripts/setup_env.sh" "$layer"
     ;;
+  --status)
+    bash "$ROOT/scripts/setup_env.sh" base
+    exec env PYTHONSAFEPATH=1 "$ROOT/.venv/bin/python" -m trimode.pipeline.status "${@:2}"
+    ;;
 esac
 
 layer=base

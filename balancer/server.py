@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from trimode.balancer.actors.pool import WorkerPool
 from trimode.balancer.actors.private_folder import PrivateFolder
 from trimode.balancer.actors.ray_head import start_ray, stop_ray
+from trimode.balancer.actors.ray_watch import wait_until_ray_ends
 from trimode.balancer.api.app import Service, build_app
 from trimode.balancer.placement import Placement, place_workers
 from trimode.balancer.settings import BalancerSettings, parse_settings
@@ -80,7 +80,7 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> int:
         _on_signals(_raise_stop)  # Ray has installed its own
         if signals.stop_asked():
             raise Stopped(signal.SIGTERM)
-        balancer = _Balancer(settings, listener, settings.log_dir or folder.path / "workers")
+        balancer = _Balancer(settings, listener, folder)
         asyncio.run(balancer.serve(placement))
     except (Stopped, SystemExit):
         log.info("stopped before it was ready")
@@ -102,10 +102,11 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> int:
 class _Balancer:
     """The part that lives on the event loop."""
 
-    def __init__(self, settings: BalancerSettings, listener: socket.socket, log_dir: Path) -> None:
+    def __init__(self, settings: BalancerSettings, listener: socket.socket, folder: PrivateFolder) -> None:
         self.settings = settings
         self.listener = listener
-        self.log_dir = log_dir
+        self.folder = folder
+        self.log_dir = settings.log_dir or folder.path / "workers"
         self.stop = asyncio.Event()
         self.fatal: str | None = None
 
@@ -119,6 +120,7 @@ class _Balancer:
         serving = asyncio.ensure_future(server.serve(sockets=[self.listener]))
         starting = asyncio.ensure_future(pool.start())
         stopping = asyncio.ensure_future(self.stop.wait())
+        watching = asyncio.ensure_future(self._watch_ray())
         try:
             await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -128,11 +130,16 @@ class _Balancer:
             if self.fatal is not None:
                 raise WorkerError(self.fatal)
         finally:
-            starting.cancel()
-            stopping.cancel()
+            for task in (starting, stopping, watching):
+                task.cancel()
             pool.router.fail_all(GenerationError("the server is stopping", 503))
             server.should_exit = True
             await asyncio.wait({serving})
+
+    async def _watch_ray(self) -> None:
+        cause = await wait_until_ray_ends(self.folder.path)
+        log.error("%s", cause)  # now: what follows may hang and be cut short
+        self._end(cause)
 
     def _end(self, cause: str) -> None:
         self.fatal = cause

@@ -14,6 +14,8 @@ from pathlib import Path
 
 FAILED, USER_ERROR = 1, 2
 """Exit statuses of a command that failed, and of one whose user must act first."""
+RUN_AGAIN = 75
+"""Exit status of a job that was interrupted and asks to be run again (EX_TEMPFAIL of sysexits.h)."""
 
 STORAGE_FULL = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE})
 """What the system says when a file system cannot be written."""

@@ -50,6 +50,16 @@ def die_with_parent(sig: int = signal.SIGKILL) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
 
 
+def serve_job() -> None:
+    """Makes this process a helper of its parent, a job: it ends when the job does, and leaves Slurm's warning to it.
+
+    The warning before the time limit, SIGUSR2, reaches every process of the step. The children of this process ignore
+    it too. Fit for `Popen(preexec_fn=serve_job)`.
+    """
+    die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
 def live_with(owners: list[ProcessId], grace_s: float) -> None:
     """Starts a thread that ends this process once one of `owners` is gone.
 

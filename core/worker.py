@@ -55,9 +55,42 @@ class WorkerInfo:
         return cls(**raw)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerStats:
-    """What runs in a worker now, and its engine's counters since the start."""
+@dataclass(slots=True, kw_only=True)
+class EngineTotals:
+    """What an engine has done since its start."""
+
+    steps: int = 0
+    """Forwards of the model over whole batches."""
+    rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
+    """Forwards of single requests, by kind: the sum of all requests' forwards, less the prefills that the prefix cache
+    saved."""
+    step_tokens: int = 0
+    """Tokens run through the model, prompt tokens included."""
+    kv_tokens: int = 0
+    """Sum of the KV lengths attended to."""
+    model_s: float = 0.0
+    """Seconds in forward and sampling."""
+    host_s: float = 0.0
+    """Seconds of the steps outside of forward and sampling."""
+    requests_finished: int = 0
+    """Requests that ended without an error."""
+    requests_failed: int = 0
+    """Requests that ended with an error."""
+    requests_cancelled: int = 0
+    """Requests that were ended because nobody waits for them."""
+    tokens_generated: int = 0
+    """Tokens of finished requests; so are the next three."""
+    nfe: int = 0
+    """Function evaluations, as the reference counts them."""
+    accepted: int = 0
+    """Tokens emitted by verifies."""
+    cycles: int = 0
+    """Verifies."""
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerStats(EngineTotals):
+    """What runs in a worker now, and its engine's totals since the start."""
 
     running: int = 0
     """Requests that are being decoded."""
@@ -68,28 +101,6 @@ class WorkerStats:
     pages_free: int = 0
     pages_shared: int = 0
     """Pages kept for later prompts that begin alike."""
-    steps: int = 0
-    """Forwards of the model over whole batches."""
-    rows: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
-    """Forwards of single requests, by kind."""
-    step_tokens: int = 0
-    """Tokens run through the model, prompt tokens included."""
-    kv_tokens: int = 0
-    """Sum of the KV lengths attended to."""
-    model_s: float = 0.0
-    """Seconds in forward and sampling."""
-    host_s: float = 0.0
-    """Seconds of the steps outside of forward and sampling."""
-    requests_finished: int = 0
-    requests_failed: int = 0
-    requests_cancelled: int = 0
-    tokens_generated: int = 0
-    """Of finished requests, as the next three."""
-    nfe: int = 0
-    accepted: int = 0
-    """Tokens accepted by verifies."""
-    cycles: int = 0
-    """Verifies."""
 
     def to_json(self) -> dict[str, object]:
         """A plain dict, ready for json: the fields, then the ratios that follow from them (None where undefined)."""

@@ -170,6 +170,8 @@ class ResourceSpec:
     """Further sbatch options, name and value, in order."""
     setup: tuple[str, ...] = ()
     """Shell lines run in the batch script before the job."""
+    max_requeues: int = 10
+    """How often a job that the time limit has interrupted is run again; 0 = never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,19 +13,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trimode.core.errors import FAILED, Stopped, SubmissionError, guarded
-from trimode.core.files import write_json_atomic
+from trimode.core.files import locked
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.launch import dry_run
 from trimode.pipeline.launch.call import Launcher
+from trimode.pipeline.launch.living import leave_out_living, living_jobs, write_plan
 from trimode.pipeline.launch.local import run_local
-from trimode.pipeline.launch.owner import Owner, claim, release, this_process
+from trimode.pipeline.launch.owner import Owner, claim, read_owner, release, this_process
 from trimode.pipeline.launch.preflight import ensure_worker_packages, preflight
-from trimode.pipeline.launch.submit import submit_arrays, wait
+from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.rounds import JobProgress, JobState, continue_or_start
 from trimode.pipeline.plan.survey import absolute, survey
-from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import Executor, JobSpec
 
 OK = 0
@@ -96,17 +96,15 @@ def run_here(jobs: Sequence[JobSpec], launcher: Launcher, take_over: bool) -> li
 
 
 def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launcher: Launcher) -> int:
-    """Submits the jobs, and waits for them if the config says so. Returns the exit status."""
-    take(jobs, launcher.owner, config.take_over)
-    try:
-        submitted = submit_arrays(jobs, launcher)
-    except SubmissionError:
-        give_back(jobs, launcher.owner)
-        raise
+    """Submits what no living job works on, and waits for it if the config says so. Returns the exit status."""
+    submitted = submit(config, jobs, out_dir, launcher)
+    if not submitted:
+        print("nothing is left to submit: living jobs work on all of it", file=sys.stderr)
+        return OK
     for item in submitted:
         print(f"submitted {item.job_id} ({item.spec.name}): {item.spec.run_dir}", flush=True)
-    ids = ",".join(dict.fromkeys(item.job_id.partition("_")[0] for item in submitted))
-    watch = f"next: squeue --jobs={ids}    then: {sys.executable} -m trimode.pipeline.report {out_dir}"
+    python = f"{sys.executable} -m trimode.pipeline"
+    watch = f"next: {python}.status --watch {out_dir}    then: {python}.report {out_dir}"
     if not config.wait:
         print(watch)
         return OK
@@ -117,6 +115,27 @@ def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launche
         return FAILED
     print_report([item.spec for item in submitted], out_dir)
     return FAILED if failed else OK
+
+
+def submit(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launcher: Launcher) -> list[Submitted]:
+    """Submits what no living job works on, and says what is left out. One command at a time does so in `out_dir`."""
+    with locked(out_dir / ".submit.lock"):
+        living = living_jobs(dict.fromkeys(job.run_dir for job in jobs))
+        jobs, left_out = leave_out_living(jobs, living)
+        for item in left_out:
+            print(item, file=sys.stderr)
+        tokens = {run_dir: owner.token for run_dir in living if (owner := read_owner(Path(run_dir))) is not None}
+        launcher = dataclasses.replace(launcher, tokens=tokens)
+        take([job for job in jobs if job.run_dir not in tokens], launcher.owner, config.take_over)
+        try:
+            submitted = submit_arrays(jobs, launcher)
+        except SubmissionError:
+            give_back(jobs, launcher.owner)
+            raise
+        for run_dir in dict.fromkeys(item.spec.run_dir for item in submitted):
+            here = [(item.spec, item.job_id) for item in submitted if item.spec.run_dir == run_dir]
+            write_plan(Path(run_dir), living.get(run_dir, []), here)
+    return submitted
 
 
 def take(jobs: Sequence[JobSpec], owner: Owner, take_over: bool = False) -> None:
@@ -130,7 +149,7 @@ def take(jobs: Sequence[JobSpec], owner: Owner, take_over: bool = False) -> None
             here = [job for job in jobs if job.run_dir == run_dir]
             claim(Path(run_dir), owner, take_over)
             taken += here
-            write_json_atomic(RunPaths(Path(run_dir)).plan, {"jobs": [dataclasses.asdict(job) for job in here]})
+            write_plan(Path(run_dir), [], [(job, None) for job in here])
     except BaseException:
         give_back(taken, owner)
         raise

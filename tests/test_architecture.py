@@ -94,6 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring", "run_folder")),
     },
+    "pipeline/status": {"core", "pipeline/launch", "pipeline/run_folder"},
     "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "launch"))},
     "pipeline/in_process": {
         "core",

@@ -75,6 +75,14 @@ def check_vocabulary(params: DecodeParams, vocab_size: int) -> None:
                 raise GenerationError(f"{name}: got {token}; valid: token ids below {vocab_size}")
 
 
+def check_end_think(params: DecodeParams, mask_token_id: int) -> None:
+    """Refuses the mask token as the end of thinking. GenerationError (400)."""
+    if params.end_think_token_id == mask_token_id:
+        raise GenerationError(
+            f"end_think_token_id: got {mask_token_id}, the mask token; valid: a token that the model can emit"
+        )
+
+
 def _check_names(raw: Mapping[str, object]) -> None:
     unknown = [name for name in raw if name not in KNOWN_FIELDS]
     if not unknown:

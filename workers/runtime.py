@@ -31,7 +31,7 @@ from trimode.workers.model.checkpoint import (
 from trimode.workers.model.kv_cache import PAGE_SIZE, default_num_pages, pages_for
 from trimode.workers.model.memory import return_free_memory
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.params import check_vocabulary, parse_params, read_request_id
+from trimode.workers.params import check_end_think, check_vocabulary, parse_params, read_request_id
 from trimode.workers.text import PromptLimits, Text, always
 
 CPU_CACHE_SHARE = 0.25
@@ -139,6 +139,7 @@ def read_request(
     read_request_id(fields)
     params = parse_params(fields)
     check_vocabulary(params, config.vocab_size)
+    check_end_think(params, config.mask_token_id)
     prompt_ids = text.prompt_ids(fields, limits)
     if fields.get("max_new_tokens") is None:
         room = limits.max_model_len - len(prompt_ids) - 2 * params.block_length

@@ -78,7 +78,7 @@ def sweep(parent: Path, prefix: str) -> None:
 
 def main() -> None:
     """Blocks until standard input closes, which happens when the balancer ends, then reaps."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # Slurm warns so
         signal.signal(number, signal.SIG_IGN)
     folder = os.path.realpath(sys.argv[1])
     os.chdir("/")

@@ -60,7 +60,7 @@ class Service:
     """Stats of the balancer and of each worker."""
     started: float = field(default_factory=time.time)
     totals: Json = field(default_factory=lambda: {"requests": 0, "completion_tokens": 0, "nfe": 0, "forwards": {}})
-    """Sums over the `usage` of all replies; `told` in /stats."""
+    """Sums over the `usage` of all replies; `replies` in /stats."""
     body_reader: ThreadPoolExecutor = field(default_factory=_body_reader)
     """Reads large bodies."""
 
@@ -86,7 +86,7 @@ def build_app(service: Service) -> Starlette:
     async def stats(request: Request) -> Response:
         _authorize(service, request)
         uptime = round(time.time() - service.started, 3)
-        return JsonResponse(json_safe({"uptime_s": uptime, "told": service.totals, **await service.stats()}))
+        return JsonResponse(json_safe({"uptime_s": uptime, "replies": service.totals, **await service.stats()}))
 
     async def probe(_: Request) -> Response:
         return JsonResponse({"status": "ok"})

@@ -19,6 +19,32 @@ from trimode.pipeline.spec import ClientKind, Device
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 SBATCH_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+OWN_OPTIONS = {
+    **dict.fromkeys(
+        ("nodes", "N", "ntasks", "n", "ntasks-per-node", "ntasks-per-gpu"),
+        "is the job's own: a job is one task on one node; valid: more GPUs (cluster.gpus) or more jobs (--num-chunks)",
+    ),
+    **dict.fromkeys(
+        (
+            "array",
+            "a",
+            "output",
+            "o",
+            "error",
+            "e",
+            "open-mode",
+            "signal",
+            "wrap",
+            "chdir",
+            "D",
+            "parsable",
+            "wait",
+            "W",
+        ),
+        "the batch script sets itself; valid: any other option of sbatch",
+    ),
+}
+"""sbatch options that would break a job, and what is wrong with them."""
 MAX_NAME = 255
 """Most characters of a folder's name."""
 
@@ -50,6 +76,8 @@ def _check_texts(config: Config) -> None:
     for name in config.cluster.sbatch:
         if not SBATCH_OPTION.fullmatch(name):
             raise ConfigError(f"cluster.sbatch: got the option {name!r}; valid: letters, digits, _ -")
+        if name.replace("_", "-") in OWN_OPTIONS:
+            raise ConfigError(f"cluster.sbatch: got the option {name!r}, which {OWN_OPTIONS[name.replace('_', '-')]}")
     for name, text in _texts("", config):
         if name.startswith("cluster."):
             # Lines of the set-up may be indented.

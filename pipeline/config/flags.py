@@ -125,15 +125,11 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--out-dir", "DIR", "$OUT_DIR or eval_suit_results", "results", "out_dir"),
         Flag("--exp-name", "NAME", "derived, one per mode", "subfolder of the results", "exp_name"),
         Flag("--fresh", None, "off", "a new run folder instead of resuming; nothing is deleted"),
-        Flag(
-            "--take-over",
-            None,
-            "off",
-            "take a run folder from an owner that cannot be asked, such as one on a host that is gone",
-        ),
+        Flag("--take-over", None, "off", "take a run folder from an owner that cannot be asked (its host is gone)"),
         Flag("--dry-run", None, "off", "print settings, jobs and scripts; write nothing"),
         Flag("--json", None, "off", "with --dry-run: print JSON only"),
         Flag("--setup", "base|worker", "none", "make or update the environment and exit"),
+        Flag("--status", "[logs|cancel] DIR", "none", "show how the jobs in DIR stand and exit (--watch, --json)"),
     ),
 }
 SLURM_ONLY = ("partition", "account", "image", "wait")
@@ -202,6 +198,8 @@ def _refuse(given: dict[str, object]) -> None:
     """Raises ConfigError for flags that have no effect, or that exclude each other."""
     if "setup" in given:
         raise ConfigError(f"--setup stands alone and takes base or worker: got {given['setup']!r}")
+    if "status" in given:
+        raise ConfigError("--status comes first: eval.sh --status [logs|cancel] DIR [--watch] [--json]")
     if "steps" in given:
         raise ConfigError(
             f"--steps: got {given['steps']}, but no mode has a step count: a dlm block ends when its tokens are "

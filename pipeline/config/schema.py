@@ -78,6 +78,8 @@ class ComposedCluster:
     """GPUs per job; null = all that are visible."""
     cpus_per_task: int | None = None
     mem_gb: int | None = None
+    max_requeues: int = 10
+    """How often a job that the time limit has interrupted is run again; 0 = never."""
     sbatch: dict[str, str] = field(default_factory=dict)
     """Further sbatch options, name and value."""
     setup: list[str] = field(default_factory=list)

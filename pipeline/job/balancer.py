@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ from urllib.parse import urlsplit
 
 from trimode.core.errors import WorkerError
 from trimode.core.files import tail, write_text_atomic
-from trimode.core.processes import die_with_parent
+from trimode.core.processes import serve_job
 from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
+from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
 from trimode.pipeline.spec import ClientKind, Device, JobSpec
@@ -57,12 +59,15 @@ class Ready:
 class BalancerProcess:
     """One balancer process with its workers, used as a context manager: no process is left afterwards."""
 
-    def __init__(self, spec: JobSpec, paths: RunPaths, devices: Devices, program: tuple[str, ...] = BALANCER) -> None:
+    def __init__(self, folder: RunFolder, devices: Devices, program: tuple[str, ...] = BALANCER) -> None:
+        spec, paths = folder.spec, folder.paths
         self._spec = spec
         self._paths = paths
+        self._lease = folder.lease
         self._devices = devices
         self._program = program
-        self._ready_file = paths.balancer_log(spec.index).with_suffix(".ready.json")
+        attempt = uuid.uuid4().hex if folder.lease is None else folder.lease.attempt
+        self._ready_file = paths.balancer_ready(spec.index, attempt)
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._url: str | None = None
@@ -118,7 +123,7 @@ class BalancerProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_job,
+            preexec_fn=serve_job,  # the balancer's reaper then ends the workers
         )
         return self
 
@@ -129,9 +134,9 @@ class BalancerProcess:
             if self._log is not None:
                 self._log.close()
             self._ready_file.unlink(missing_ok=True)
-            write_server_info(
-                self._spec, self._paths, "stopped" if kind is None else "failed", self._url, self._devices
-            )
+            if self._lease is None or self._lease.is_held():
+                status = "stopped" if kind is None else "failed"
+                write_server_info(self._spec, self._paths, status, self._url, self._devices)
 
     def wait_ready(self, interrupt: Callable[[], None]) -> Ready:
         """Blocks until the balancer serves; calls `interrupt` often, which may raise.
@@ -175,11 +180,6 @@ class BalancerProcess:
     def _end_of_log(self) -> str:
         log = self._paths.balancer_log(self._spec.index)
         return f"its log {log} ends with:\n{tail(log, 20)}"
-
-
-def _end_with_job() -> None:
-    """Runs in the child. If the job is killed, so is the balancer, and the balancer's reaper then ends the workers."""
-    die_with_parent(signal.SIGKILL)
 
 
 def write_server_info(spec: JobSpec, paths: RunPaths, status: str, url: str | None, devices: Devices) -> None:

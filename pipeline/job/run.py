@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from trimode.core.errors import JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
+from trimode.core.errors import RUN_AGAIN, JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.project import child_environment
 from trimode.pipeline.client.answer import Answer, check_context
@@ -27,9 +27,11 @@ from trimode.pipeline.client.tasks import LoadedTask, load_tasks
 from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
 from trimode.pipeline.console.signals import Signals
+from trimode.pipeline.job.attempt import another_run
 from trimode.pipeline.job.balancer import BALANCER, BalancerProcess, Ready
 from trimode.pipeline.job.devices import choose_devices
 from trimode.pipeline.run_folder.folder import RunFolder
+from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
 from trimode.pipeline.spec import ClientKind, JobSpec
@@ -50,38 +52,49 @@ class Hooks:
 def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
     """Runs one job to COMPLETED_group<N>; rows that earlier runs finished are kept.
 
-    Raises JobFailed after writing FAILED_group<N>.
+    Raises JobFailed after writing FAILED_group<N>, or SystemExit(RUN_AGAIN) without a marker where the time limit ended
+    the run and Slurm is asked for another.
     """
     hooks = hooks or Hooks()
     paths = RunPaths(Path(spec.run_dir).absolute())
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     _enter(paths.run_dir)
+    lease = Lease(paths, spec.index)
     with JobLog(paths.pipeline_log(spec.index)) as log, Signals() as signals:
         try:
             paths.completed(spec.index).unlink(missing_ok=True)
             paths.failed(spec.index).unlink(missing_ok=True)
             print(f"=== {now()} {spec.name}: job {spec.index} on {socket.gethostname()}, pid {os.getpid()}", flush=True)
-            _run(spec, paths, (log, signals), hooks)
+            _run(RunFolder(spec, paths, lease), (log, signals), hooks)
             signals.check()
             signals.ignore()
+            lease.check_now()
             write_text_atomic(paths.completed(spec.index), now() + "\n")
             print(f"=== {now()} {spec.name}: completed", flush=True)
         except BaseException as error:  # the job's boundary: every end that the process survives leaves a record
             signals.ignore()
-            raise _record_failure(spec, paths, error) from error
+            if not lease.is_held():
+                print(f"=== {now()} {spec.name}: another run of this job has started; this one stops", flush=True)
+                raise JobFailed(f"{spec.name}: another run of this job has started") from error
+            again = another_run(spec, paths, error)
+            if isinstance(again, str):
+                print(f"=== {now()} {spec.name}: {again}", flush=True)
+                raise SystemExit(RUN_AGAIN) from error
+            raise _record_failure(spec, paths, again or error) from error
 
 
-def _run(spec: JobSpec, paths: RunPaths, console: tuple[JobLog, Signals], hooks: Hooks) -> None:
+def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> None:
     """Everything between the two markers."""
     log, signals = console
-    folder = RunFolder(spec, paths)
+    spec, paths, lease = folder.spec, folder.paths, folder.lease
+    assert lease is not None
     loaded = load_tasks(folder)
     signals.check()
     with recorded_run(spec, paths, loaded) as manifest:
         if any(item.num_left for item in loaded):
             devices = choose_devices(spec.resources)
             print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
-            with BalancerProcess(spec, paths, devices, hooks.balancer) as server:
+            with BalancerProcess(folder, devices, hooks.balancer) as server:
                 ready = server.wait_ready(signals.check)
                 manifest.add_workers(ready.workers)
                 check_context(spec.decode, ready.workers[0].max_model_len)
@@ -135,7 +148,7 @@ async def _run_embedded(
     server, ready = served
     async with ChatClient(ready.url, ready.model, spec.decode, spec.client, slots=ready.slots) as client:
         work = asyncio.create_task(run_tasks(folder, loaded, client.ask, progress, hooks.make_pool))
-        watch = asyncio.create_task(_watch(server))
+        watch = asyncio.create_task(_watch(server, folder))
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
             await (watch if watch.done() else work)
@@ -153,9 +166,11 @@ def _announce_share(loaded: LoadedTask) -> None:
     print(f"{loaded.benchmark.name}: {share} is finished; the last one to finish puts all together", flush=True)
 
 
-async def _watch(server: BalancerProcess) -> None:
+async def _watch(server: BalancerProcess, folder: RunFolder) -> None:
     while True:
         server.check()
+        if folder.lease is not None:
+            folder.lease.check()
         await asyncio.sleep(WATCH_EVERY_S)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.core.processes import ProcessId, live_with, process_id
@@ -30,6 +30,12 @@ class Launcher:
     """Claim on the run folders."""
     function: str = RUN_JOB
     """`module:name` of a function that takes the spec."""
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    """Tokens of the claims that other commands hold on run folders in which this one adds jobs to living ones."""
+
+    def token(self, run_dir: str) -> str:
+        """Returns the token of the claim that a job in this folder belongs to."""
+        return self.tokens.get(run_dir, self.owner.token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,12 +29,17 @@ def is_completed(spec: JobSpec) -> bool:
     return RunPaths(Path(spec.run_dir)).completed(spec.index).exists()
 
 
+def cause(record: Path) -> str:
+    """Returns the whole cause in a failure record: all lines up to the first end of a log."""
+    text = record.read_text(encoding="utf-8", errors="replace").partition("\n--- end of ")[0]
+    return text.partition("Cause: ")[2].strip() or "no cause written"
+
+
 def failure_message(spec: JobSpec, executor_log: Path) -> str:
     """Returns why a job failed: the cause in its record, or else the end of the executor's log."""
     record = RunPaths(Path(spec.run_dir)).failed(spec.index)
     if record.exists():
-        causes = [line for line in record.read_text(encoding="utf-8").splitlines() if line.startswith("Cause: ")]
-        return f"{causes[0] if causes else 'no cause written'}\n  record: {record}"
+        return f"Cause: {cause(record)}\n  record: {record}"
     if not has_space(Path(spec.run_dir)):
         return f"no space left for {spec.run_dir}; what was stored before stays, and the same command goes on"
     if executor_log.exists():

@@ -162,11 +162,11 @@ def current_slurm_job() -> str | None:
 
 
 def hand_over(run_dir: Path, token: str, slurm_jobs: tuple[str, ...]) -> None:
-    """Hands a claim over from the submitting process to the Slurm jobs it has started."""
+    """Hands a claim over from the submitting process to the Slurm jobs it has started, beside those that it has."""
     with _locked(run_dir):
         owner = read_owner(run_dir)
         if owner is not None and owner.token == token:
-            _write(run_dir, dataclasses.replace(owner, slurm_jobs=slurm_jobs))
+            _write(run_dir, dataclasses.replace(owner, slurm_jobs=(*owner.slurm_jobs, *slurm_jobs)))
 
 
 def release(run_dir: Path, token: str) -> None:

@@ -18,7 +18,7 @@ from trimode.pipeline.benchmarks import load_benchmark, without_scorer
 from trimode.pipeline.client.nemo_skills.installation import find_installation
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data import load_rows
-from trimode.pipeline.plan.survey import Survey, absolute
+from trimode.pipeline.plan.survey import Survey, image_path
 from trimode.pipeline.spec import ClientKind, Container, Executor, JobSpec
 
 WORKER_PACKAGES = ("torch", "ray", "transformers")
@@ -63,8 +63,9 @@ def _check_cluster(config: Config, survey: Survey) -> None:
                 f"cluster {cluster.name} runs in an image: got none; give --image or set CONTAINER_IMAGE "
                 "(without containers: --cluster bare; without SLURM: --local)"
             )
-        if "://" not in image and "#" not in image and not absolute(image, survey.cwd).is_file():
-            raise ConfigError(f"image: no file {absolute(image, survey.cwd)}; valid: a .sqsh file or a registry's URL")
+        path = image_path(image, survey.cwd)
+        if path.startswith("/") and "#" not in path and not Path(path).is_file():
+            raise ConfigError(f"image: no file {path}; valid: a .sqsh file or a registry's URL")
         if cluster.hub_cache:
             Path(cluster.hub_cache).expanduser().mkdir(parents=True, exist_ok=True)
     if shutil.which("sbatch") is None:

@@ -16,9 +16,10 @@ from submitit.slurm.slurm import SlurmExecutor
 from trimode.core.errors import SubmissionError, WorkerError
 from trimode.pipeline.launch.call import JobCall, Launcher
 from trimode.pipeline.launch.outcome import failure_message, is_completed
-from trimode.pipeline.launch.owner import Owner, hand_over
+from trimode.pipeline.launch.owner import hand_over
+from trimode.pipeline.launch.view import view
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.slurm.queue import has_ended, job_states, outside_of_jobs
+from trimode.pipeline.slurm.queue import QueueEntry, has_ended, outside_of_jobs, queue_entries
 from trimode.pipeline.slurm.script import by_shape, python_command, sbatch_text, slurm_parameters, submission_dir
 from trimode.pipeline.spec import JobSpec
 
@@ -50,26 +51,26 @@ def submit_arrays(jobs: Sequence[JobSpec], launcher: Launcher) -> list[Submitted
         try:
             ids = submit_array(group, launcher)
         except SubmissionError as error:
-            hand_folders_over(submitted, launcher.owner)
+            hand_folders_over(submitted, launcher)
             before = f"\nalready submitted: {', '.join(item.job_id for item in submitted)}" if submitted else ""
             raise SubmissionError(f"{error}{before}", error.script) from error
         submitted += [Submitted(job, job_id) for job, job_id in zip(group, ids, strict=True)]
-    hand_folders_over(submitted, launcher.owner)
+    hand_folders_over(submitted, launcher)
     return submitted
 
 
-def hand_folders_over(submitted: Sequence[Submitted], owner: Owner) -> None:
+def hand_folders_over(submitted: Sequence[Submitted], launcher: Launcher) -> None:
     """Makes the Slurm jobs that write into a run folder its owner."""
     for run_dir in {item.spec.run_dir for item in submitted}:
         ids = tuple(item.job_id for item in submitted if item.spec.run_dir == run_dir)
-        hand_over(Path(run_dir), owner.token, ids)
+        hand_over(Path(run_dir), launcher.token(run_dir), ids)
 
 
 def submit_array(jobs: Sequence[JobSpec], launcher: Launcher) -> list[str]:
     """Submits jobs that ask for the same resources. Returns their Slurm ids. Raises SubmissionError."""
     folder = submission_dir(jobs)
     folder.mkdir(parents=True, exist_ok=True)
-    calls = [JobCall(spec=job, token=launcher.owner.token, function=launcher.function) for job in jobs]
+    calls = [JobCall(spec=job, token=launcher.token(job.run_dir), function=launcher.function) for job in jobs]
     with outside_of_jobs():
         executor = SlurmExecutor(folder, python=python_command(jobs[0].resources))
         executor.update_parameters(**slurm_parameters(jobs))
@@ -80,17 +81,32 @@ def submit_array(jobs: Sequence[JobSpec], launcher: Launcher) -> list[str]:
     return [job.job_id for job in started]
 
 
+def _tell(item: Submitted, entry: QueueEntry, last: dict[str, str]) -> None:
+    """Prints how a living job stands if that has changed: its state and reason, and every tenth of its samples."""
+    line = view(item.spec, item.job_id, entry)
+    tenth = 10 * line.done // line.total if line.total else 0
+    what = f"{line.stage} {line.detail} {tenth}"
+    if last.get(item.job_id) != what:
+        last[item.job_id] = what
+        print(f"{item.job_id} ({item.spec.name}): {line.line()}", file=sys.stderr, flush=True)
+
+
 def wait(submitted: Sequence[Submitted], pause: Callable[[float], None] = time.sleep) -> list[Submitted]:
     """Blocks until every job has ended. Returns those without a COMPLETED marker of this submission."""
     waiting = list(submitted)
     failed = []
+    last: dict[str, str] = {}
     while waiting:
         try:
-            states = job_states(item.job_id for item in waiting)
+            entries = queue_entries(item.job_id for item in waiting)
         except WorkerError as error:
             print(f"note: {error}; asking again", file=sys.stderr)
             pause(POLL_S)
             continue
+        states = {job_id: entry.state for job_id, entry in entries.items()}
+        for item in waiting:
+            if (entry := entries.get(item.job_id)) is not None and not has_ended(entry.state):
+                _tell(item, entry, last)
         for item in [item for item in waiting if has_ended(states.get(item.job_id))]:
             waiting.remove(item)
             state = states.get(item.job_id, "gone from squeue")

@@ -17,7 +17,7 @@ from trimode.pipeline.config.checks import stays_in_its_line
 from trimode.pipeline.config.schema import Config, ModeConfig
 from trimode.pipeline.plan.identity import eval_dir_name, run_identity
 from trimode.pipeline.plan.names import derived_name, label, model_label
-from trimode.pipeline.plan.survey import Survey, absolute
+from trimode.pipeline.plan.survey import Survey, absolute, image_path
 from trimode.pipeline.spec import (
     ClientSpec,
     Container,
@@ -107,7 +107,7 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
         decode=decode,
         model=model,
         tasks=tasks,
-        resources=resource_spec(config, container_mounts(config, survey, out_dir, data_dir)),
+        resources=resource_spec(config, survey, container_mounts(config, survey, out_dir, data_dir)),
         client=client_spec(config),
         data_dir=data_dir,
         identity=identity,
@@ -185,7 +185,7 @@ def task_specs(config: Config) -> tuple[TaskSpec, ...]:
     )
 
 
-def resource_spec(config: Config, mounts: tuple[str, ...]) -> ResourceSpec:
+def resource_spec(config: Config, survey: Survey, mounts: tuple[str, ...]) -> ResourceSpec:
     """Returns what a job asks for. On the CPU no GPUs are asked for, and `cluster.gpus` is the number of workers."""
     cluster = config.cluster
     on_cpu = config.balancer.device is Device.cpu
@@ -201,9 +201,10 @@ def resource_spec(config: Config, mounts: tuple[str, ...]) -> ResourceSpec:
         cpus_per_task=cluster.cpus_per_task,
         mem_gb=cluster.mem_gb,
         container=cluster.container,
-        container_image=cluster.container_image or None,
+        container_image=image_path(cluster.container_image, survey.cwd) if cluster.container_image else None,
         container_mounts=mounts,
         container_python=cluster.container_python,
+        max_requeues=cluster.max_requeues,
         sbatch=tuple(cluster.sbatch.items()),
         setup=(*_hub_setup(config), *cluster.setup),
     )
@@ -223,13 +224,14 @@ def container_mounts(config: Config, survey: Survey, out_dir: Path, data_dir: st
     """
     if config.cluster.executor is Executor.local or config.cluster.container is Container.none:
         return ()
-    weights = [item.path for item in (survey.model, survey.tokenizer, survey.adapter) if item and item.is_folder]
+    weights = [item for item in (survey.model, survey.tokenizer, survey.adapter) if item and item.is_folder]
     folders = [
         str(PROJECT_DIR),
         str(out_dir),
-        *weights,
+        *(item.path for item in weights),
         *(item for item in (data_dir, config.cluster.hub_cache) if item),
     ]
+    folders += [target for item in weights for target in item.link_targets]
     outer: list[Path] = []
     for folder in map(Path, folders):
         if not any(folder.is_relative_to(known) for known in outer):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from trimode.pipeline.plan.identity import folder_fingerprint
 from trimode.pipeline.spec import Container
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+MAX_LINKS = 40
+"""Most links that are followed one after another, as in Linux."""
 LORA_FOLDER = "linear_spec_lora"
 """Name of the adapter's folder where none is given."""
 
@@ -31,6 +34,8 @@ class Weights:
     is_folder: bool = True
     found: bool = True
     """False for what does not exist here (yet)."""
+    link_targets: tuple[str, ...] = ()
+    """Folders that links inside the folder lead to."""
     looked_in: tuple[str, ...] = ()
     """Where an adapter was looked for that was not found."""
 
@@ -76,6 +81,11 @@ def absolute(path: str, cwd: Path) -> Path:
     return Path(os.path.normpath(cwd / Path(path).expanduser()))
 
 
+def image_path(image: str, cwd: Path) -> str:
+    """Returns a container image as Slurm needs it: a registry's URL as it is, a file by its absolute path."""
+    return image if "://" in image or "#" in image else str(absolute(image, cwd))
+
+
 def is_folder(path: Path) -> bool:
     """True if there is a folder at `path`. False also for a path that no folder can have, or that may not be read."""
     try:
@@ -95,10 +105,32 @@ def find_weights(path: str, cwd: Path, revision: str | None) -> Weights:
             raise ConfigError(
                 f"model.revision: got {revision} for the folder {folder}; valid: none, or a hub id as the model"
             )
-        return Weights(path=str(folder), fingerprint=folder_fingerprint(folder))
+        return _folder(folder)
     if HUB_ID.fullmatch(path):
         return Weights(path=path, fingerprint=f"hub:{path}@{revision or 'main'}", is_folder=False)
     return Weights(path=str(folder), fingerprint=f"missing:{folder}", found=False)
+
+
+def link_targets(folder: Path) -> tuple[str, ...]:
+    """Returns the folders of the files that links in a folder of weights lead to, step by step.
+
+    The hub's snapshots are such folders: their links lead into a folder beside.
+    """
+    found: dict[str, None] = {}
+    for entry in sorted(folder.iterdir()) if is_folder(folder) else ():
+        if not entry.is_symlink():
+            continue
+        step, steps = entry, 0
+        while step.is_symlink() and steps < MAX_LINKS:
+            step, steps = absolute(str(step.readlink()), step.parent), steps + 1
+            found[str(step.parent)] = None
+        with suppress(RuntimeError, OSError):  # links in a circle: whoever loads the weights reports them
+            found[str(entry.resolve().parent)] = None
+    return tuple(found)
+
+
+def _folder(folder: Path) -> Weights:
+    return Weights(path=str(folder), fingerprint=folder_fingerprint(folder), link_targets=link_targets(folder))
 
 
 def _find_adapter(config: Config, cwd: Path, model: Weights) -> Weights:
@@ -135,7 +167,7 @@ def _hub_adapter(config: Config, model: Weights, own: Path) -> Weights:
 def _first_adapter(candidates: Sequence[Path]) -> Weights:
     for folder in candidates:
         if is_folder(folder):
-            return Weights(path=str(folder), fingerprint=folder_fingerprint(folder))
+            return _folder(folder)
     raise ConfigError(
         f"lora: no adapter folder at {' or '.join(map(str, candidates))}; valid: a folder with adapter_config.json, "
         "named by --lora-path (model.lora_path)"

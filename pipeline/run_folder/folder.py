@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.resume import is_merged
@@ -13,9 +14,11 @@ from trimode.pipeline.spec import JobSpec, TaskSpec
 class RunFolder:
     """What one job's seeds held when it opened the folder, and the files it writes: a store per seed and the ledger."""
 
-    def __init__(self, spec: JobSpec, paths: RunPaths) -> None:
+    def __init__(self, spec: JobSpec, paths: RunPaths, lease: Lease | None = None) -> None:
+        """Reads the row files. With a lease, nothing is written once another run of the job holds it."""
         self.spec = spec
         self.paths = paths
+        self.lease = lease
         self.ledger = Ledger(spec, paths)
         self._seeds = {
             (task.benchmark, seed): read_seed(paths, task.benchmark, seed) for task in spec.tasks for seed in task.seeds
@@ -32,7 +35,7 @@ class RunFolder:
 
     def store(self, task: TaskSpec, seed: int) -> SeedStore:
         """A store for the rows of one seed."""
-        return SeedStore(self.paths, task.benchmark, seed, task.chunk, self.ledger)
+        return SeedStore(self.paths, task.benchmark, seed, task.chunk, self.ledger, self.lease)
 
     def open_ledger(self) -> None:
         """Makes the ledger agree with the rows and opens it for appending."""

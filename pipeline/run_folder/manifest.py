@@ -38,15 +38,18 @@ class Manifest:
         self.pin({"prompts": dict(prompts), "data": {name: dict(facts) for name, facts in data.items()}})
         run: dict[str, object] = {"start": now(), "end": None, "status": "running", "host": socket.gethostname()}
         run |= {"pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
+        run["restart_count"] = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
         code = {"git_commit": git_commit(), "versions": versions(), "lock_sha256": lock_sha256()}
         with self._edit() as manifest:
             manifest["exp_name"] = self._spec.exp_name
             manifest["identity"] = self._spec.identity
             job = self._job(manifest)
             runs = _list(job, "runs")
-            for earlier in runs:  # of releases that kept this for the last run alone
-                for name in code.keys() & job.keys() - earlier.keys():
+            for earlier in runs:
+                for name in code.keys() & job.keys() - earlier.keys():  # of releases that kept only the last run's
                     earlier[name] = job[name]
+                if earlier.get("status") == "running":  # it was killed: only one run of a job writes at a time
+                    earlier["status"] = "lost"
             runs.append(run | code)
             job.update(
                 config=asdict(self._spec),
@@ -89,12 +92,18 @@ class Manifest:
                 earlier = manifest.get(name)
                 manifest[name] = earlier | value if isinstance(earlier, dict) and isinstance(value, dict) else value
 
-    def close(self, status: str) -> None:
-        """Notes how this run of the job ended: completed | failed."""
+    def close(self, status: str, *, new_samples: int, cause: str | None = None) -> None:
+        """Notes how this run of the job ended: completed | interrupted (by a signal) | failed.
+
+        Args:
+            status: one of these.
+            new_samples: samples that this run finished.
+            cause: why it did not complete.
+        """
         with self._edit() as manifest:
             runs = _list(self._job(manifest), "runs")
             if runs:
-                runs[-1] = {**runs[-1], "end": now(), "status": status}
+                runs[-1] = {**runs[-1], "end": now(), "status": status, "new_samples": new_samples, "cause": cause}
 
     def _job(self, manifest: dict[str, object]) -> dict[str, object]:
         jobs = manifest.setdefault("jobs", {})
@@ -111,6 +120,14 @@ class Manifest:
             manifest = read_manifest(path)
             yield manifest
             write_json_atomic(path, manifest)
+
+
+def runs_of(spec: JobSpec, paths: RunPaths) -> list[dict[str, object]]:
+    """Returns the recorded runs of a job, oldest first; none if the manifest does not name it."""
+    jobs = read_manifest(paths.manifest).get("jobs")
+    job = jobs.get(str(spec.index)) if isinstance(jobs, dict) else None
+    runs = job.get("runs") if isinstance(job, dict) else None
+    return runs if isinstance(runs, list) else []
 
 
 def _differences(name: str, earlier: object, value: object) -> list[str]:

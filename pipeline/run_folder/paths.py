@@ -50,6 +50,10 @@ class RunPaths:
         """The jobs of the last submission into this folder."""
         return self.run_dir / "plan.json"
 
+    def lease(self, group: int) -> Path:
+        """Names the run of job `group` that may write: the one that started last."""
+        return self.run_dir / f"lease_group{group}.json"
+
     @property
     def owner(self) -> Path:
         """Names the process or Slurm job that may write here now."""
@@ -97,6 +101,10 @@ class RunPaths:
     def balancer_log(self, group: int) -> Path:
         """What the balancer printed."""
         return self.results / "worker_logs" / f"group{group}_load_balancer.log"
+
+    def balancer_ready(self, group: int, attempt: str) -> Path:
+        """Where the balancer of one run of a job says that it serves."""
+        return self.results / "worker_logs" / f"group{group}_{attempt}.ready.json"
 
     def submitit_dir(self, group: int) -> Path:
         """submitit's own pickles and logs."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from trimode.core.files import AppendFile, locked, write_text_atomic
 from trimode.core.protocol import Row
+from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.ledger import Ledger
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -37,19 +38,23 @@ class SeedStore:
         seed: int,
         chunk: SampleShare | None = None,
         ledger: Ledger | None = None,
+        lease: Lease | None = None,
     ) -> None:
         self._paths = paths
         self._benchmark = benchmark
         self._seed = seed
         self._chunk = chunk
         self._ledger = ledger
+        self._lease = lease
         self._file: AppendFile | None = None
 
     def append(self, position: int, row: Row, record: NfeRecord | None) -> None:
         """Adds a scored row in order of arrival. The caller adds the ledger line after it.
 
-        `record` may be None for a row that was scored again and whose ledger line is lost.
+        `record` may be None for a row that was scored again and whose ledger line is lost. Raises LeaseLost.
         """
+        if self._lease is not None:
+            self._lease.check()
         if self._file is None:
             chunk = None if self._chunk is None else self._chunk.index
             with chunk_lock(self._paths, self._benchmark, self._chunk):
@@ -64,9 +69,11 @@ class SeedStore:
 
         Every position below `rows_asked` must be there; with a chunk those of the other chunks may be missing: then
         only the chunk's own `.done` is touched. Rows of a larger earlier limit stay: in the finished file when it
-        already held them, else in the -async file.
+        already held them, else in the -async file. Raises LeaseLost.
         """
         self.close()
+        if self._lease is not None:
+            self._lease.check_now()
         with chunk_lock(self._paths, self._benchmark, self._chunk):
             if self._chunk is not None:
                 self._touch_done(self._chunk.index)

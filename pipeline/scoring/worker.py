@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from trimode.core.processes import die_with_parent
+from trimode.core.processes import serve_job
 from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import score_row, scorer_of, unscored
@@ -57,7 +57,7 @@ def main() -> None:
     facts = json.loads(sys.argv[1])
     benchmark = Benchmark(**{**facts, "clients": tuple(facts["clients"])})
     data_dir = Path(sys.argv[2]) if sys.argv[2] else None
-    die_with_parent(signal.SIGKILL)
+    serve_job()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     count_cpu_seconds()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from trimode.core.errors import WorkerError
 
@@ -18,8 +19,25 @@ KEPT = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER"})
 """Variables that name the cluster, not the job: `outside_of_jobs` keeps them."""
 
 
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """What squeue says of a job."""
+
+    state: str
+    reason: str
+    """Why it waits or ended; empty if Slurm gives no reason."""
+
+
 def job_states(job_ids: Iterable[str]) -> dict[str, str]:
     """Returns the state of each job that Slurm still knows, by id (`123` or `123_4`).
+
+    Raises WorkerError if squeue fails.
+    """
+    return {job_id: entry.state for job_id, entry in queue_entries(job_ids).items()}
+
+
+def queue_entries(job_ids: Iterable[str]) -> dict[str, QueueEntry]:
+    """Returns what one call of squeue says of each job that Slurm still knows, by id.
 
     Raises WorkerError if squeue fails.
     """
@@ -33,7 +51,7 @@ def job_states(job_ids: Iterable[str]) -> dict[str, str]:
         "--all",
         "--array",
         "--states=all",
-        "--format=%i|%T",
+        "--format=%i|%T|%r",
         f"--jobs={','.join(roots)}",
     ]
     try:
@@ -44,6 +62,32 @@ def job_states(job_ids: Iterable[str]) -> dict[str, str]:
         if "Invalid job id" in done.stderr:
             return {}
         raise WorkerError(f"squeue failed: {done.stderr.strip() or f'exit status {done.returncode}'}")
+    found = {}
+    for line in done.stdout.splitlines():
+        job_id, _, rest = line.strip().partition("|")
+        state, _, reason = rest.partition("|")
+        if job_id in wanted:
+            found[job_id] = QueueEntry(state, "" if reason in ("None", "(null)") else reason)
+    return found
+
+
+def ended_states(job_ids: Iterable[str]) -> dict[str, str]:
+    """Returns how jobs ended that squeue has forgotten, as far as the accounting knows; nothing without accounting."""
+    wanted = sorted(set(job_ids))
+    if not wanted:
+        return {}
+    command = [
+        "sacct",
+        "--noheader",
+        "--allocations",
+        "--parsable2",
+        "--format=JobID,State",
+        f"--jobs={','.join(wanted)}",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
     rows = (line.strip().partition("|") for line in done.stdout.splitlines())
     return {job_id: state for job_id, _, state in rows if job_id in wanted}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from submitit.slurm.slurm import _make_sbatch_string
 from trimode.core.project import IMPORT_DIR, PROJECT_DIR
+from trimode.pipeline.slurm.requeue import SRUN_FUNCTION, warning_s
 from trimode.pipeline.spec import Container, JobSpec, ResourceSpec
 
 TASK_MODULE = "submitit.core._submit"
@@ -77,7 +78,11 @@ def slurm_parameters(jobs: Sequence[JobSpec]) -> dict[str, object]:
         "stderr_to_stdout": True,
         "setup": setup_lines(resources),
         "srun_args": srun,
-        "additional_parameters": dict(resources.sbatch),
+        "additional_parameters": {
+            "signal": f"B:USR2@{warning_s(resources.time_limit_min)}",
+            "requeue" if resources.max_requeues else "no-requeue": True,
+            **dict(resources.sbatch),
+        },
     }
 
 
@@ -88,6 +93,7 @@ def setup_lines(resources: ResourceSpec) -> list[str]:
         "export PYTHONSAFEPATH=1",
         f"export PYTHONPATH={types}${{PYTHONPATH:+:$PYTHONPATH}}",
         *resources.setup,
+        *SRUN_FUNCTION,
     ]
 
 

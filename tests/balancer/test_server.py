@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from trimode.tests.fakes.balancer_process import (
     RunningBalancer,
@@ -196,3 +197,22 @@ def test_a_taken_port_is_refused_before_anything_starts(balancer: RunningBalance
     )
     assert done.returncode == 2
     assert f"--port: got 127.0.0.1:{port}" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_end_of_ray_is_the_end_of_the_server(name: str, busy: bool, tmp_path: Path) -> None:
+    balancer = start_balancer(tmp_path)
+    folder = private_folder(balancer.process.pid)
+    pids = balancer.tree()
+    with ThreadPoolExecutor(1) as threads:
+        if busy:
+            held = threads.submit(balancer.ask, f"wait:{tmp_path / 'never'}")
+            wait_for(lambda: balancer.stats()["balancer"]["running"] == 1)
+        os.kill(next(pid for pid in pids if psutil.Process(pid).name() == name), signal.SIGKILL)
+        assert balancer.process.wait(180) == 1
+        if busy:
+            assert held.result().status_code == 503
+    assert f"Ray's {name} was killed or has ended" in (tmp_path / "balancer.log").read_text()
+    wait_for(lambda: all_gone(pids, folder))
+    assert not (tmp_path / "ready.json").exists()

@@ -47,8 +47,8 @@ def test_replies_of_three_modes_at_once_add_up_to_the_engines_counters(serving: 
     with ThreadPoolExecutor(6) as threads:
         usages = list(threads.map(lambda mode: ask(serving, mode), [Mode.ar, Mode.dlm, Mode.linear_spec] * 2))
     stats = serving.stats()
-    totals, counts = stats["told"], engines(stats)
-    assert totals["nfe"] == total(counts, "nfe") == idle["told"]["nfe"] + total(usages, "nfe")
+    totals, counts = stats["replies"], engines(stats)
+    assert totals["nfe"] == total(counts, "nfe") == idle["replies"]["nfe"] + total(usages, "nfe")
     for kind, count in totals["forwards"].items():
         assert count == sum(engine["rows"][kind] for engine in counts)
     assert totals["completion_tokens"] == total(counts, "tokens_generated")

@@ -23,6 +23,7 @@ TOP_FOLDERS = (
 COMMANDS = (
     ("-m", "trimode.pipeline.eval"),
     ("-m", "trimode.pipeline.report"),
+    ("-m", "trimode.pipeline.status"),
     ("-m", "trimode.pipeline.compare"),
     ("-m", "trimode.pipeline.rescore"),
     ("-m", "trimode.pipeline.data", "prepare"),

@@ -93,8 +93,10 @@ def job_spec(folder: Path, tasks: tuple[TaskSpec, ...] = (task_spec(),), **chang
     return dataclasses.replace(spec, **changes)
 
 
-def start_job(spec: JobSpec, folder: Path, behaviour: dict[str, object] | None = None) -> subprocess.Popen[str]:
-    """Starts a job in a process of its own, against a fake balancer that behaves as told."""
+def start_job(
+    spec: JobSpec, folder: Path, behaviour: dict[str, object] | None = None, **variables: str
+) -> subprocess.Popen[str]:
+    """Starts a job in a process of its own, against a fake balancer that behaves as told. `variables`: environment."""
     path = folder / "spec.pickle"
     path.write_bytes(pickle.dumps(spec))
     root = Path(__file__).resolve().parents[2]
@@ -105,6 +107,7 @@ def start_job(spec: JobSpec, folder: Path, behaviour: dict[str, object] | None =
         "HOME": str(folder),
         "OMP_NUM_THREADS": "1",
         "FAKE_BALANCER": json.dumps(behaviour or {}),
+        **variables,
     }
     command = [sys.executable, str(Path(__file__).with_name("job_process.py")), str(path)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

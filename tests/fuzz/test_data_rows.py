@@ -118,8 +118,9 @@ def damaged_line(chance: random.Random, good: dict[str, Any]) -> bytes:
     return line[: chance.randrange(len(line))].strip() or b"{" if kind == 3 else line
 
 
-async def ask(name: str, _prompt: str, _seed: int) -> Answer:
-    """Answers every prompt rightly; now and then as a server does that refuses."""
+async def ask(name: str, prompt: str, _seed: int) -> Answer:
+    """Answers every prompt rightly; now and then as a server does that refuses. Sends bytes, as every client must."""
+    prompt.encode()
     await asyncio.sleep(0)
     benchmark = name.rpartition("-rs")[0]
     if name.endswith("9"):

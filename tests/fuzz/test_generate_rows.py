@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 import pytest
+from trimode.tests.fuzz.json_values import ROLES, TEXTS, value
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.test_text import DEMO
 from trimode.workers.generate import OUTPUT_KEYS, answers
@@ -20,27 +21,8 @@ from trimode.workers.runtime import Runtime
 pytestmark = pytest.mark.slow
 
 NAMES = sorted(KNOWN_FIELDS)
-TEXTS = ["", "x", "\ud83d", "\udc00a", "\U0001f600", "\0", "\ufeff", "\u2028", "é", "ar", "dlm", "linear_spec", "user"]
-NUMBERS = [
-    *(0, 1, -1, 2, 3.0, 0.5, -0.0, 1e-40, 5e-324, 1e20, 1e308, 2**31, 2**63, -(2**63) - 1, 10**19, 10**399),
-    *(float("inf"), float("-inf"), float("nan")),
-]
 NUM_ROWS = 1500
 GOOD: dict[str, object] = {"mode": "linear_spec", "prompt": "Tom has 3", "max_new_tokens": 6, "ignore_eos": True}
-
-
-def value(chance: random.Random, depth: int = 0) -> object:
-    """Any JSON value, and some that JSON cannot write by the standard."""
-    kind = chance.randrange(8 if depth < 3 else 5)
-    if kind < 2:
-        return chance.choice(NUMBERS)
-    if kind < 4:
-        return chance.choice(TEXTS) * chance.choice([1, 1, 1, 3, 300])
-    if kind == 4:
-        return chance.choice([None, True, False])
-    if kind < 7:
-        return [value(chance, depth + 1) for _ in range(chance.randrange(4))]
-    return {chance.choice([*TEXTS, *NAMES, "role", "content"]): value(chance, depth + 1) for _ in range(3)}
 
 
 def spoilt(chance: random.Random) -> dict[str, object]:
@@ -50,10 +32,9 @@ def spoilt(chance: random.Random) -> dict[str, object]:
     if chance.random() < 0.3:
         del row[chance.choice(sorted(row))]
     for _ in range(chance.randrange(1, 5)):
-        row[chance.choice(NAMES if chance.random() < 0.9 else TEXTS)] = value(chance)
+        row[chance.choice(NAMES if chance.random() < 0.9 else TEXTS)] = value(chance, NAMES)
     if chance.random() < 0.2:
-        roles = ["user", "system", "tool", 1, "\ud83d"]
-        row["messages"] = [{"role": chance.choice(roles), "content": value(chance, 2)} for _ in range(2)]
+        row["messages"] = [{"role": chance.choice(ROLES), "content": value(chance, NAMES, depth=2)} for _ in range(2)]
     return row
 
 

@@ -20,6 +20,7 @@ from trimode.balancer.api.fields import NEUTRAL_VALUES, OWN_FIELDS, WITHOUT_EFFE
 from trimode.core.protocol import DECODE_FIELDS, WorkerSettings
 from trimode.core.worker import Worker
 from trimode.tests.fakes.app import CHAT, COMPLETIONS, AppBench, StrictWorker, error_of, post
+from trimode.tests.fuzz.json_values import TEXTS, value
 from trimode.tests.workers.micro import MICRO
 from trimode.workers import worker
 
@@ -27,27 +28,6 @@ pytestmark = pytest.mark.slow
 
 Chance = random.Random
 NAMES = sorted(DECODE_FIELDS | OWN_FIELDS | set(NEUTRAL_VALUES) | WITHOUT_EFFECT)
-TEXTS = [
-    "",
-    " ",
-    "x",
-    "\ud83d",
-    "\udc00a",
-    "a\ud83d",
-    "\U0001f600",
-    "\0",
-    "\ufeff",
-    "\u2028",
-    "é",
-    "null",
-    "1",
-    "ar",
-    "dlm",
-]
-NUMBERS: list[float] = [
-    *(0, 1, -1, 2, 3.0, 0.5, -0.0, 1e-40, 5e-324, 1e20, 1e308, -1e308, 2**31, 2**63, -(2**63) - 1, 10**19, 10**399),
-    *(float("inf"), float("nan")),
-]
 HEADERS: list[dict[str, str]] = [
     {},
     {"content-type": "text/plain"},
@@ -58,22 +38,6 @@ HEADERS: list[dict[str, str]] = [
 ]
 HANG_S = 120.0
 """A reply that takes longer counts as a hang. It takes milliseconds on an idle machine."""
-
-
-def value(chance: Chance, depth: int = 0) -> object:
-    """Any JSON value, and some that JSON cannot write by the standard."""
-    kind = chance.randrange(9 if depth < 3 else 5)
-    if kind < 2:
-        return chance.choice(NUMBERS)
-    if kind < 4:
-        return chance.choice(TEXTS) * chance.choice([1, 1, 1, 3, 300])
-    if kind == 4:
-        return chance.choice([None, True, False])
-    if kind < 7:
-        return [value(chance, depth + 1) for _ in range(chance.randrange(4))]
-    if kind == 7:
-        return {chance.choice(TEXTS + NAMES): value(chance, depth + 1) for _ in range(chance.randrange(4))}
-    return {"role": chance.choice(["user", "system", "tool", 1, "\ud83d"]), "content": value(chance, depth + 1)}
 
 
 def strange(chance: Chance) -> dict[str, object]:
@@ -91,10 +55,10 @@ def spoilt(chance: Chance) -> dict[str, object]:
     body: dict[str, object] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     for _ in range(chance.randrange(1, 9)):
         name = chance.choice(NAMES) if chance.random() < 0.85 else chance.choice(TEXTS) + chance.choice(NAMES)
-        body[name] = value(chance)
+        body[name] = value(chance, NAMES)
     if chance.random() < 0.3:
         body.pop("messages", None)
-        body["prompt"] = value(chance) if chance.random() < 0.7 else [chance.randrange(300) for _ in range(9)]
+        body["prompt"] = value(chance, NAMES) if chance.random() < 0.7 else [chance.randrange(300) for _ in range(9)]
     if chance.random() < 0.05:
         body |= {f"{chance.choice(TEXTS)}{index}": index for index in range(chance.choice([10, 200, 20_000]))}
     if chance.random() < 0.03:

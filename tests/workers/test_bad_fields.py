@@ -16,6 +16,8 @@ from trimode.workers.worker import Worker
 
 CASE = load_cases()[0]
 HALF = "a\ud83d"
+MASK = 100
+"""Id of the demo model's mask token."""
 NUMBERS = ("top_k", "temperature", "top_p", "min_p", "threshold", "repetition_penalty", "seed", "max_new_tokens",
            "block_length", "max_thinking_tokens", "end_think_token_id")  # fmt: skip
 FAR = [1e20, -1e20, 10**20, 10**400, -(10**400), 10**5000, float("nan"), float("inf"), -float("inf")]
@@ -77,6 +79,14 @@ def test_numbers_out_of_range_are_refused(worker: Worker, name: str, value: floa
 )
 def test_texts_ids_and_names_that_no_decoder_takes_are_refused(worker: Worker, changes: dict[str, object]) -> None:
     refusal(worker, ASK | changes)
+
+
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_the_mask_token_does_not_end_thinking(worker: Worker, mode: str) -> None:
+    fields = {"mode": mode, "max_new_tokens": 6, "max_thinking_tokens": 2, "ignore_eos": True}
+    message = refusal(worker, ASK | fields | {"end_think_token_id": MASK})
+    assert message.startswith(f"end_think_token_id: got {MASK}, the mask token; valid: ")
+    assert MASK not in asyncio.run(worker.generate(ASK | fields | {"end_think_token_id": MASK - 1})).token_ids
 
 
 @pytest.mark.parametrize("name", sorted(DECODE_FIELDS))

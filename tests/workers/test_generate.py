@@ -189,6 +189,16 @@ def test_more_rows_than_slots_are_all_answered(monkeypatch: pytest.MonkeyPatch, 
     assert [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == names
 
 
+def test_rows_that_share_an_id_are_answered_in_their_places(
+    monkeypatch: pytest.MonkeyPatch, demo: Runtime, tmp_path: Path
+) -> None:
+    lines = [good("a", 7), good("a", 2), json.dumps({"id": "a"}), good("a", 4)]
+    assert with_runtime(monkeypatch, demo, tmp_path, "\n".join(lines).encode()) == 1
+    results = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [result["id"] for result in results] == ["a"] * 4
+    assert [len(result.get("token_ids", [])) for result in results] == [7, 2, 0, 4]
+
+
 def test_the_input_is_never_the_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(good("a"))

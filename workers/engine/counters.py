@@ -8,43 +8,16 @@ and not in its reply.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from trimode.core.protocol import FORWARD_KINDS
+from trimode.core.worker import EngineTotals
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.decode.state import DecodeState
 
 
-@dataclass(slots=True)
-class EngineCounters:
-    """Totals since the start of the engine."""
+class EngineCounters(EngineTotals):
+    """The totals of one engine, and how they grow."""
 
-    steps: int = 0
-    """Forwards of the model over whole batches."""
-    rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FORWARD_KINDS, 0))
-    """Chunks run, by kind: the sum of all requests' forwards, less the prefills that the prefix cache saved."""
-    step_tokens: int = 0
-    """Tokens run through the model, prompt tokens included."""
-    kv_tokens: int = 0
-    """Sum of the KV lengths that the chunks attended to."""
-    model_s: float = 0.0
-    """Seconds in forward and sampling."""
-    host_s: float = 0.0
-    """Seconds of the steps outside of forward and sampling."""
-    requests_finished: int = 0
-    """Requests that ended without an error."""
-    requests_failed: int = 0
-    """Requests that ended with an error."""
-    requests_cancelled: int = 0
-    """Requests that were ended because nobody waits for them."""
-    tokens_generated: int = 0
-    """Tokens of finished requests."""
-    nfe: int = 0
-    """Function evaluations of finished requests, as the reference counts them."""
-    accepted: int = 0
-    """Tokens emitted by verifies of finished requests."""
-    cycles: int = 0
-    """Verifies of finished requests."""
+    __slots__ = ()
 
     def record(self, chunks: Sequence[Chunk], *, step_s: float, model_s: float) -> None:
         """Counts one step. A step without chunks is not counted.

@@ -16,6 +16,8 @@ KEYS = frozenset({
 })  # fmt: skip
 ONLY = {"partial_rotary_factor": (None, 1), "truncate": (None, True)}
 """Keys of transformers that this model does not vary, with their only values."""
+YARN_KEYS = ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor")
+"""Keys that plain RoPE does not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ def rope_problems(raw: Mapping[str, object]) -> list[str]:
     kind = _kind(rope)
     if kind not in ("yarn", "default"):
         problems.append(f"rope_type: got {show(kind)}; valid: 'yarn', 'default'")
+    elif not rope.keys() & {"rope_type", "type"} and (given := [key for key in YARN_KEYS if key in rope]):
+        problems.append(f"rope_type is missing; valid with {', '.join(given)}: 'yarn', or 'default' to ignore them")
     if "rope_theta" not in rope:
         problems.append("rope_theta is missing")
     elif bad := not_number(rope, "rope_theta", above=1.0):

@@ -18,7 +18,7 @@ import httpx
 import psutil
 from trimode.core.errors import WorkerError
 from trimode.core.files import tail
-from trimode.core.processes import die_with_parent
+from trimode.core.processes import serve_job
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.client.answer import mode_fields
 from trimode.pipeline.client.nemo_skills.files import (
@@ -153,7 +153,7 @@ class _Run:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=serve_job,
             )
             try:
                 self._wait(process)

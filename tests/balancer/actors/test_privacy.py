@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -31,6 +32,15 @@ def listening(balancer: RunningBalancer) -> list[tuple[str, int, str]]:
         except psutil.NoSuchProcess:
             continue
         found += [(c.laddr.ip, c.laddr.port, name) for c in connections if c.status == psutil.CONN_LISTEN]
+    return found
+
+
+def mapped(balancer: RunningBalancer) -> list[str]:
+    """The files that are part of the memory of the balancer and its children, as /proc lists them."""
+    found = []
+    for pid in [balancer.process.pid, *balancer.tree()]:
+        with contextlib.suppress(OSError):
+            found += Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     return found
 
 
@@ -135,12 +145,16 @@ def test_long_prompts_and_replies_are_never_written_to_disk(tmp_path: Path) -> N
     text = f"wait:{gate} secret" + "x" * 12_000_000  # ten of them are more than Ray's object store holds
     with ThreadPoolExecutor(10) as threads:
         held = [threads.submit(balancer.ask, text) for _ in range(10)]
-        wait_for(lambda: len(balancer.begun()) == 10)
-        files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-        assert not any(b"secretxxx" in path.read_bytes() for path in files)
-        assert sum(path.stat().st_size for path in files) < 10_000_000
-        gate.touch()
+        try:
+            wait_for(lambda: len(balancer.begun()) == 10)
+            assert [line for line in mapped(balancer) if str(folder) in line] == []  # a deleted file is on disk too
+            files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+            assert not any(b"secretxxx" in path.read_bytes() for path in files)
+            assert sum(path.stat().st_size for path in files) < 10_000_000
+        finally:
+            gate.touch()
         assert [len(future.result().content) > 12_000_000 for future in held] == [True] * 10
+    assert list(folder.rglob("*spill*")) == []  # Ray keeps the log of a process that has written objects to disk
     assert balancer.terminate() == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,3 +69,15 @@ def test_sweep_removes_only_old_folders_that_nobody_looks_after(tmp_path: Path) 
         reaper.sweep(tmp_path, "trimode-")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "trimode-held", "trimode-new"]
         process.communicate()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_to_the_whole_job_does_not_end_it(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    process = start_reaper(folder)
+    wait_for(lambda: is_locked(folder))
+    process.send_signal(signal.Signals[name])
+    process.communicate()
+    assert process.returncode == 0
+    assert not folder.exists()

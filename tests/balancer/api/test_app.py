@@ -205,9 +205,9 @@ def test_request_log_joins_by_hash(balancer: RunningBalancer) -> None:
 
 
 def test_totals_are_the_sums_of_usage(balancer: RunningBalancer) -> None:
-    before = balancer.stats()["told"]
+    before = balancer.stats()["replies"]
     usages = [balancer.ask(f"word {index}").json()["usage"] for index in range(3)]
-    totals = balancer.stats()["told"]
+    totals = balancer.stats()["replies"]
     assert totals["requests"] - before["requests"] == 3
     assert totals["nfe"] - before["nfe"] == sum(usage["nfe"] for usage in usages)
     assert totals["forwards"]["decode"] - before["forwards"].get("decode", 0) == 6

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR, child_environment
+from trimode.pipeline.console.progress import read_snapshot
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.owner import this_process
+from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.rows import read_output, read_rows
 from trimode.pipeline.slurm.queue import has_ended, job_states
 from trimode.pipeline.sweep import run
 from trimode.tests.fakes.sweeps import HERE, config_of
@@ -69,6 +73,43 @@ def test_two_workers_evaluate_and_a_second_submission_changes_nothing(tmp_path: 
     assert (queue(), files_below(run_dir)) == (jobs, files)
 
 
+@pytest.mark.skipif(not (MODEL / "model.safetensors").exists(), reason="the demo model is not here")
+def test_a_job_warned_of_its_time_limit_is_requeued_and_goes_on(tmp_path: Path) -> None:
+    flags = (
+        *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "150", "--tokens", "64"),
+        *("--cluster", "bare", "--device", "cpu", "--gpus", "1", "--out-dir", "out"),
+    )
+    submitted = evaluate(tmp_path, *flags)
+    assert submitted.returncode == 0, submitted.stderr
+    [job_id] = [line.split()[1] for line in submitted.stdout.splitlines() if line.startswith("submitted ")]
+    [run_dir] = (tmp_path / "out").glob("*/hf_base/eval_*")
+    paths = RunPaths(run_dir)
+    wait_until(lambda: sum(task.done for task in read_snapshot(paths.progress(0)).values()) >= 2)
+    subprocess.run(["scancel", "--batch", "--signal=USR2", job_id], check=True)  # as Slurm does near the limit
+    wait_until(lambda: job_states([job_id]).get(job_id) == "PENDING")
+    assert not paths.failed(0).exists() and not paths.completed(0).exists()
+    assert "requeued 1/10" in paths.pipeline_log(0).read_text()
+    before = len(read_rows(paths, "demo-math", 0))
+    assert 0 < before < 150
+    time.sleep(7)  # until the first run is gone: Slurm 22.05 mixes up two runs that follow at once
+    wait_until(lambda: subprocess.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"]).returncode == 0)
+    wait_until(lambda: has_ended(job_states([job_id]).get(job_id)))
+    assert paths.completed(0).exists(), paths.pipeline_log(0).read_text()
+    rows = read_output(paths, "demo-math", 0)
+    assert len(rows) == len({row["problem"] for row in rows}) == 150
+    ledger = [record.key for record in read_nfe_log(paths.nfe_log(0))]
+    assert len(ledger) == len(set(ledger)) == 150
+    runs = json.loads(paths.manifest.read_text())["jobs"]["0"]["runs"]
+    assert [(run["status"], run["restart_count"]) for run in runs] == [("interrupted", 0), ("completed", 1)]
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 300.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)
+
+
 def test_an_array_is_submitted_at_once_and_its_jobs_see_their_gpus(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,7 +120,7 @@ def test_an_array_is_submitted_at_once_and_its_jobs_see_their_gpus(
     array = ids[0].partition("_")[0]
     assert ids == [f"{array}_0", f"{array}_1", f"{array}_2"]
     assert set(queue()) - set(before) == set(ids)
-    assert f"next: squeue --jobs={array}" in printed
+    assert "trimode.pipeline.status --watch" in printed
     while not all(has_ended(state) for state in job_states(ids).values()):
         time.sleep(0.2)
     assert set(job_states(ids).values()) == {"COMPLETED"}
@@ -124,11 +165,13 @@ def test_gpus_that_are_not_there_fail_the_job(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("eval_suit_results/*/hf_base/eval_*/FAILED_group0"))) == 1
 
 
-def test_a_folder_belongs_to_its_slurm_job_until_that_ends(tmp_path: Path) -> None:
+def test_a_living_job_keeps_its_benchmarks_until_it_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep(tmp_path, "hang", "mode=ar") == 0
     [job_id] = {line for line in queue() if not has_ended(job_states([line]).get(line))}
-    with pytest.raises(ConfigError, match=f"belongs to Slurm job {job_id}"):
-        sweep(tmp_path, "run_to_the_end", "mode=ar")
+    before = queue()
+    assert sweep(tmp_path, "run_to_the_end", "mode=ar") == 0
+    assert f"is left out: Slurm job {job_id} (" in capsys.readouterr().err
+    assert queue() == before
     while not list(tmp_path.glob("out/*/hf_base/eval_*/hanging")):
         time.sleep(0.1)
     subprocess.run(["scancel", "--signal=KILL", job_id], check=True)

@@ -103,3 +103,11 @@ def test_a_path_no_file_can_have_is_refused() -> None:
             with pytest.raises(ConfigError, match=rf"{name} is text in UTF-8"):
                 check(config)
         setattr(holder, field, before)
+
+
+@pytest.mark.parametrize("name", ["nodes", "ntasks", "ntasks_per_node", "array", "output", "signal", "wrap"])
+def test_options_that_would_break_a_job_are_refused(name: str) -> None:
+    config = compose(["cluster=bare"])
+    config.cluster.sbatch = {name: "2"}
+    with pytest.raises(ConfigError, match=rf"cluster\.sbatch: got the option '{name}', which .*; valid: "):
+        check(config)

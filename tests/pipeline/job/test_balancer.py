@@ -10,6 +10,7 @@ from trimode.balancer.settings import BalancerSettings, parse_settings
 from trimode.core.protocol import Quantization
 from trimode.pipeline.job.balancer import BALANCER, BalancerProcess
 from trimode.pipeline.job.devices import Devices
+from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.fakes.specs import job_spec
 
@@ -17,7 +18,7 @@ from trimode.tests.fakes.specs import job_spec
 def balancer_settings(folder: Path, **model: object) -> BalancerSettings:
     spec = job_spec(folder)
     spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, **model))  # type: ignore[arg-type]
-    _, *command = BalancerProcess(spec, RunPaths(folder / "run"), Devices("cpu", 1)).command()
+    _, *command = BalancerProcess(RunFolder(spec, RunPaths(folder / "run")), Devices("cpu", 1)).command()
     return parse_settings(command[len(BALANCER) :])
 
 

@@ -214,6 +214,7 @@ def test_a_signal_while_a_job_starts_ends_that_job(
 
 def test_ctrl_c_while_the_process_is_made_is_heard_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def submit(_executor: object, _command: str) -> str:
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # the job's process inherits this
         os.kill(os.getpid(), signal.SIGINT)
         return "made"
 

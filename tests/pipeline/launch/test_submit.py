@@ -13,6 +13,7 @@ from trimode.pipeline.launch import submit
 from trimode.pipeline.launch.call import JobCall, Launcher
 from trimode.pipeline.launch.owner import claim, read_owner, this_process
 from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
+from trimode.pipeline.slurm.queue import QueueEntry
 from trimode.pipeline.slurm.script import sbatch_text, submission_dir
 from trimode.tests.fakes.sweeps import finish, jobs_of
 
@@ -112,17 +113,19 @@ def test_waiting_ends_with_squeue_and_trusts_markers(
         ]
     )
 
-    def states(_ids: object) -> dict[str, str]:
+    def entries(_ids: object) -> dict[str, QueueEntry]:
         answer = next(answers)
         if isinstance(answer, WorkerError):
             raise answer
-        return answer
+        return {job_id: QueueEntry(state, "") for job_id, state in answer.items()}
 
-    monkeypatch.setattr(submit, "job_states", states)
+    monkeypatch.setattr(submit, "queue_entries", entries)
     submitted = [Submitted(job, f"1_{number}") for number, job in enumerate((ar, dlm, spec))]
     assert wait(submitted, pause=lambda _seconds: None) == [submitted[1]]
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == "1_2 (linear_spec): COMPLETED"
-    assert told[1] == "note: squeue cannot be asked; asking again"
-    assert told[2].startswith("1_1 (dlm): failed (TIMEOUT): it left no record")
+    assert told[0].startswith("1_0 (ar): running")
+    assert told[1].startswith("1_1 (dlm): running")
+    assert told[2] == "1_2 (linear_spec): COMPLETED"
+    assert told[3] == "note: squeue cannot be asked; asking again"
+    assert told[4].startswith("1_1 (dlm): failed (TIMEOUT): it left no record")
     assert told[-1] == "1_0 (ar): COMPLETED"

@@ -178,3 +178,33 @@ def test_answers_that_fill_the_checkpoints_context_are_refused_in_every_mode(tmp
         jobs_of(tmp_path, *model, "max_new_tokens=4096")
     assert jobs_of(tmp_path, *model, "max_new_tokens=4095")
     assert jobs_of(tmp_path, *model, f"modes.{mode}.max_position_embeddings=70000")
+
+
+def test_what_links_in_a_folder_of_weights_lead_to_is_mounted(tmp_path: Path) -> None:
+    """The hub's cache holds snapshots of links into blobs; others link through folders that are links themselves."""
+    for folder in ("hub/snapshots/1", "hub/blobs", "disk/v1", "model"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "hub/blobs/abc").write_text("{}")
+    (tmp_path / "disk/v1/weights").write_text("w")
+    (tmp_path / "current").symlink_to("disk/v1")
+    (tmp_path / "hub/snapshots/1/config.json").symlink_to("../../blobs/abc")
+    (tmp_path / "hub/snapshots/1/model.safetensors").symlink_to(tmp_path / "current/weights")
+    (tmp_path / "hub/snapshots/1/circle").symlink_to("circle")
+    mounts = jobs_of(tmp_path, "model.path=hub/snapshots/1", "out_dir=out")[0].resources.container_mounts
+    folders = {mount.partition(":")[0] for mount in mounts}
+    assert {f"{tmp_path}/{name}" for name in ("hub/snapshots/1", "hub/blobs", "current", "disk/v1")} <= folders
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("img.sqsh", "{cwd}/img.sqsh"),
+        ("./a/img.sqsh", "{cwd}/a/img.sqsh"),
+        ("/x/img.sqsh", "/x/img.sqsh"),
+        ("docker://org/image:1", "docker://org/image:1"),
+        ("nvcr.io#nvidia/pytorch:25.10-py3", "nvcr.io#nvidia/pytorch:25.10-py3"),
+    ],
+)
+def test_an_image_file_reaches_slurm_by_its_absolute_path(tmp_path: Path, image: str, expected: str) -> None:
+    job = jobs_of(tmp_path, f"cluster.container_image='{image}'", "out_dir=out")[0]
+    assert job.resources.container_image == expected.format(cwd=tmp_path)

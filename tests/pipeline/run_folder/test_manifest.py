@@ -46,7 +46,7 @@ def test_it_records_config_versions_and_hashes(tmp_path: Path) -> None:
     manifest = manifest_in(tmp_path)
     manifest.open(PROMPTS, DATA)
     manifest.add_workers(WORKERS)
-    manifest.close("completed")
+    manifest.close("completed", new_samples=3)
     written = read(tmp_path)
     assert (written["weights_sha256"], written["prompts"], written["data"]) == ("w0", PROMPTS, DATA)
     assert written["identity"] == {"model": "fake"}
@@ -65,7 +65,7 @@ def test_every_start_is_one_run(tmp_path: Path) -> None:
     for status in ("failed", "completed"):
         manifest = manifest_in(tmp_path)
         manifest.open(PROMPTS, DATA)
-        manifest.close(status)
+        manifest.close(status, new_samples=0)
     jobs = read(tmp_path)["jobs"]
     assert isinstance(jobs, dict)
     assert [run["status"] for run in jobs["0"]["runs"]] == ["failed", "completed"]
@@ -138,7 +138,7 @@ def test_a_resume_with_other_code_keeps_the_record_of_the_earlier(
         manifest = manifest_in(tmp_path)
         manifest.open(PROMPTS, DATA)
         manifest.add_workers(WORKERS)
-        manifest.close("failed")
+        manifest.close("failed", new_samples=0)
     (job,) = read(tmp_path)["jobs"].values()  # type: ignore[attr-defined]
     assert [(run["git_commit"], run["versions"]) for run in job["runs"]] == [
         ("a", {"torch": "1"}),

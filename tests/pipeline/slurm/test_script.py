@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.launch.dry_run import job_scripts
+from trimode.pipeline.slurm.requeue import SRUN_FUNCTION, warning_s
 from trimode.pipeline.slurm.script import by_shape, container_arguments, sbatch_text, submission_dir
 from trimode.tests.fakes.sweeps import jobs_of, local_jobs
 
@@ -27,12 +28,14 @@ def test_a_single_bare_job(tmp_path: Path) -> None:
         "#SBATCH --ntasks-per-node=1",
         "#SBATCH --open-mode=append",
         f"#SBATCH --output={folder}/%j_0_log.out",
-        "#SBATCH --signal=USR2@90",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=B:USR2@120",
         "#SBATCH --time=90",
         "",
         "# setup",
         "export PYTHONSAFEPATH=1",
         f"export PYTHONPATH={TYPES}${{PYTHONPATH:+:$PYTHONPATH}}",
+        *SRUN_FUNCTION,
         "",
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
@@ -71,7 +74,8 @@ def test_an_array_in_containers(tmp_path: Path) -> None:
         f"#SBATCH --output={folder}/%A_%a_0_log.out",
         "#SBATCH --partition=batch,backfill",
         "#SBATCH --qos=high",
-        "#SBATCH --signal=USR2@90",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=B:USR2@120",
         "#SBATCH --time=240",
         "",
         "# setup",
@@ -79,6 +83,7 @@ def test_an_array_in_containers(tmp_path: Path) -> None:
         f"export PYTHONPATH={TYPES}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export HF_HOME=/hub",
         "module load cuda",
+        *SRUN_FUNCTION,
         "",
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
@@ -107,3 +112,7 @@ def test_one_script_per_shape(tmp_path: Path) -> None:
     assert [len(group) for group in by_shape([*few, *many])] == [3, 3]
     assert [len(jobs) for jobs, _ in job_scripts([*few, *many])] == [3, 3]
     assert [len(jobs) for jobs, _ in job_scripts(local_jobs(tmp_path))] == [1, 1, 1]
+
+
+def test_a_short_job_is_warned_early_enough() -> None:
+    assert [warning_s(minutes) for minutes in (1, 3, 4, 6, 240)] == [60, 60, 80, 120, 120]

@@ -23,6 +23,15 @@ def test_a_key_without_which_yarn_means_nothing_is_missed_by_name(key: str) -> N
         assert problem.startswith(f"{key} is missing")
 
 
+@pytest.mark.parametrize("key", ["factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor"])
+@pytest.mark.parametrize("name", ["rope_parameters", "rope_scaling"])
+def test_scaling_without_a_rope_type_is_not_taken_for_plain_rope(name: str, key: str) -> None:
+    (problem,) = rope_problems({name: {"rope_theta": 1e6, key: 2.0}})
+    assert problem.startswith(f"rope_type is missing; valid with {key}: 'yarn'")
+    assert rope_problems({name: {"rope_theta": 1e6, "rope_type": "default", key: 2.0}}) == []
+    assert rope_problems({name: {"rope_theta": 1e6, key: None}}) == []
+
+
 @pytest.mark.parametrize("value", [NAN, INF, -INF, -1.0, True, False, "16", [16.0], {}, 10**400])
 @pytest.mark.parametrize(
     "key", ["rope_theta", "factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim",

@@ -130,6 +130,13 @@ def test_the_protection_is_named() -> None:
     assert line.startswith("programs run here, protection: ")
 
 
+def test_a_part_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protection, "in_force", lambda: frozenset({"calls", "processes"}))
+    given, _, missing = protection.describe().partition("NOT in force")
+    assert ("seccomp" in given, "Landlock" in given, "file system" in given) == (True, False, False)
+    assert ("seccomp" in missing, "Landlock" in missing, "file system" in missing) == (False, True, True)
+
+
 @needs_setpriv
 def test_an_ordinary_user_is_protected_too(open_folder: Path) -> None:
     python = shutil.which("python3", path="/usr/bin")

@@ -1,0 +1,168 @@
+"""How the jobs of some run folders stand: markers, manifest and progress in the folder, and one call of squeue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from trimode.core.errors import WorkerError
+from trimode.pipeline.console.progress import TaskProgress, duration, read_snapshot
+from trimode.pipeline.launch.living import JOB_ID
+from trimode.pipeline.launch.outcome import cause
+from trimode.pipeline.launch.owner import Life, read_owner
+from trimode.pipeline.run_folder.manifest import runs_of
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.slurm.queue import QueueEntry, ended_states, has_ended, queue_entries
+from trimode.pipeline.spec import JobSpec, job_from_json
+
+ENDS = {
+    "TIMEOUT": "time limit", "NODE_FAIL": "node failed", "CANCELLED": "cancelled", "OUT_OF_MEMORY": "out of memory",
+    "PREEMPTED": "preempted", "BOOT_FAIL": "node failed", "DEADLINE": "deadline passed",
+}  # fmt: skip
+"""What Slurm's final states mean."""
+HELD = ("launch failed", "JobHeld", "held")
+"""What Slurm's reasons of held jobs contain."""
+
+
+class Stage(StrEnum):
+    """How far a job is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ENDED = "ended"
+    """It is over without a marker: killed, cancelled or out of time. The same command goes on."""
+    PLANNED = "planned"
+    """Nothing is known but its plan."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """One job as a user wants to see it."""
+
+    spec: JobSpec
+    job_id: str | None
+    """Slurm id, None for a local job."""
+    stage: Stage
+    detail: str
+    """Why it waits, failed or ended, and its runs so far; empty if there is nothing to say. The cause is whole."""
+    progress: dict[str, TaskProgress]
+    log: Path
+
+    @property
+    def done(self) -> int:
+        """Samples that are finished."""
+        return sum(task.done for task in self.progress.values())
+
+    @property
+    def total(self) -> int:
+        """Samples asked for."""
+        return sum(task.total for task in self.progress.values()) or sum(task.num_requests for task in self.spec.tasks)
+
+    def line(self) -> str:
+        """Returns the job in one line: state, samples, speed and time left."""
+        parts = [f"{self.stage}: {first_line(self.detail)}" if self.detail else str(self.stage)]
+        parts.append(f"{self.done}/{self.total}")
+        if self.stage is Stage.RUNNING:
+            parts += _speed(self.progress)
+        return "  ".join(parts)
+
+
+def first_line(text: str) -> str:
+    """Returns the first line of a text, with a mark if there are more."""
+    head, _, rest = text.partition("\n")
+    return f"{head} [...]" if rest.strip() else head
+
+
+def _speed(progress: dict[str, TaskProgress]) -> list[str]:
+    scored = sum(task.scored for task in progress.values())
+    seconds = max((task.seconds for task in progress.values()), default=0.0)
+    tokens, nfe = (sum(getattr(task, name) for task in progress.values()) for name in ("tokens", "nfe"))
+    left = sum(task.total - task.done for task in progress.values())
+    parts = []
+    if scored and seconds:
+        parts.append(f"{scored / seconds * 60:.0f}/min")
+    if nfe:
+        parts.append(f"TPF {tokens / nfe:.2f}")
+    if scored and left:
+        parts.append(f"ETA {duration(seconds / scored * left)}")
+    return parts
+
+
+def run_dirs_below(folder: Path) -> list[Path]:
+    """Returns the run folders in a folder, which may be one itself."""
+    found = {path.parent for name in ("plan.json", "manifest.json") for path in folder.rglob(name)}
+    return sorted(path for path in found if ".submitit" not in path.parts)
+
+
+def views(run_dirs: Iterable[Path]) -> list[JobView]:
+    """Returns the jobs of the run folders as they stand, with one call of squeue for all of them.
+
+    Without squeue the markers and the manifest alone are shown.
+    """
+    jobs = [entry for run_dir in run_dirs for entry in planned_jobs(run_dir)]
+    ids = [job_id for _, job_id in jobs if job_id is not None]
+    try:
+        entries = queue_entries(ids)
+    except WorkerError:
+        entries = {}
+    forgotten = ended_states(job_id for job_id in ids if job_id not in entries) if len(entries) < len(ids) else {}
+    entries |= {job_id: QueueEntry(state.split()[0], "") for job_id, state in forgotten.items() if state}
+    return [view(spec, job_id, entries.get(job_id) if job_id else None) for spec, job_id in jobs]
+
+
+def planned_jobs(run_dir: Path) -> Iterator[tuple[JobSpec, str | None]]:
+    """Yields the jobs in a folder's plan.json with their Slurm ids. Damaged entries are left out."""
+    try:
+        rows = json.loads(RunPaths(run_dir).plan.read_text(encoding="utf-8"))["jobs"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    for row in rows if isinstance(rows, list) else []:
+        spec = job_from_json(row)
+        if spec is not None:
+            yield spec, row.get(JOB_ID) if isinstance(row.get(JOB_ID), str) else None
+
+
+def view(spec: JobSpec, job_id: str | None, entry: QueueEntry | None) -> JobView:
+    """Returns how one job stands. `entry`: what Slurm says of it, None if nothing."""
+    paths = RunPaths(Path(spec.run_dir))
+    stage, detail = _stage(spec, paths, job_id, entry)
+    try:
+        progress = read_snapshot(paths.progress(spec.index))
+    except (OSError, ValueError, TypeError):  # just being replaced, or of another release
+        progress = {}
+    log = paths.pipeline_log(spec.index)
+    return JobView(spec=spec, job_id=job_id, stage=stage, detail=detail, progress=progress, log=log)
+
+
+def _stage(spec: JobSpec, paths: RunPaths, job_id: str | None, entry: QueueEntry | None) -> tuple[Stage, str]:
+    """The stage of a job, and what is to be said of it."""
+    runs = runs_of(spec, paths)
+    number = f"run {len(runs)}" if len(runs) > 1 else ""
+    if job_id is not None and entry is not None and not has_ended(entry.state):
+        if entry.state != "PENDING":
+            return Stage.RUNNING, number
+        again = f"requeued {len(runs)}/{spec.resources.max_requeues}, " if runs else ""
+        why = f"held: {entry.reason}" if any(word in entry.reason for word in HELD) else entry.reason
+        return Stage.PENDING, again + why
+    if paths.completed(spec.index).exists():
+        return Stage.COMPLETED, ""
+    if paths.failed(spec.index).exists():
+        return Stage.FAILED, cause(paths.failed(spec.index))
+    if job_id is None and _lives_here(paths):
+        return Stage.RUNNING, number
+    if entry is not None:
+        how = ENDS.get(entry.state, entry.state.lower())
+        return Stage.ENDED, f"{how}; the same command goes on" if entry.state != "COMPLETED" else "it left no marker"
+    if runs:
+        return Stage.ENDED, f"{runs[-1].get('cause') or runs[-1].get('status')}; the same command goes on"
+    return Stage.PLANNED, ""
+
+
+def _lives_here(paths: RunPaths) -> bool:
+    owner = read_owner(paths.run_dir)
+    return owner is not None and not owner.slurm_jobs and owner.life() is Life.RUNS

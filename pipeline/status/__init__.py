@@ -1,0 +1,1 @@
+"""Shows how the jobs of a sweep stand, follows their logs, and cancels them."""

@@ -1,0 +1,137 @@
+"""A job that the time limit interrupts under Slurm asks to be run again, unless that would lead nowhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from trimode.core.errors import RUN_AGAIN
+from trimode.pipeline.run_folder.manifest import runs_of
+from trimode.pipeline.run_folder.nfe import read_nfe_log
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.rows import read_output
+from trimode.pipeline.spec import Executor, JobSpec
+from trimode.tests.fakes.specs import job_spec, start_job, task_spec, write_data
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> JobSpec:
+    write_data(tmp_path / "data", 20)
+    made = job_spec(tmp_path, (task_spec(),))
+    return dataclasses.replace(made, resources=dataclasses.replace(made.resources, executor=Executor.slurm))
+
+
+def interrupted(spec: JobSpec, folder: Path, restart: int, *, delay_s: float = 0.05, after: str) -> tuple[int, str]:
+    """Starts run number `restart` of a Slurm job and warns it once its log holds `after`."""
+    behaviour = {"delay_s": delay_s}
+    job = start_job(spec, folder, behaviour, SLURM_JOB_ID="77", SLURM_RESTART_COUNT=str(restart))
+    assert job.stdout is not None
+    output = ""
+    for line in job.stdout:
+        output += line
+        if after in line:
+            break
+    else:
+        raise AssertionError(output)
+    job.send_signal(signal.SIGUSR2)
+    rest, _ = job.communicate(timeout=60)
+    return job.returncode, output + rest
+
+
+def test_the_time_limit_asks_for_another_run_that_goes_on(spec: JobSpec, tmp_path: Path) -> None:
+    paths = RunPaths(Path(spec.run_dir))
+    status, output = interrupted(spec, tmp_path, 0, after="serving at")
+    assert status == RUN_AGAIN, output
+    assert "time limit: the time limit of 10 min ended run 1; requeued 1/10" in output
+    assert not paths.failed(0).exists() and not paths.completed(0).exists()
+    [run] = runs_of(spec, paths)
+    assert (run["status"], run["cause"], run["restart_count"]) == ("interrupted", "the job was ended by SIGUSR2", 0)
+    last = start_job(spec, tmp_path, SLURM_JOB_ID="77", SLURM_RESTART_COUNT="1")
+    assert last.communicate(timeout=60) and last.returncode == 0
+    assert len(read_output(paths, "gsm8k", 0)) == 20
+    assert [run["status"] for run in runs_of(spec, paths)] == ["interrupted", "completed"]
+    assert runs_of(spec, paths)[1]["restart_count"] == 1
+
+
+def test_runs_that_finish_nothing_are_not_repeated_for_ever(spec: JobSpec, tmp_path: Path) -> None:
+    assert interrupted(spec, tmp_path, 0, delay_s=600.0, after="serving at")[0] == RUN_AGAIN
+    status, output = interrupted(spec, tmp_path, 1, delay_s=600.0, after="serving at")
+    assert status == 1, output
+    record = RunPaths(Path(spec.run_dir)).failed(0).read_text()
+    assert "the time limit of 10 min ended run 2" in record
+    assert "neither this run nor the one before finished a single sample" in record
+    assert "--time" in record
+
+
+def test_the_number_of_requeues_is_bounded(spec: JobSpec, tmp_path: Path) -> None:
+    spec = dataclasses.replace(spec, resources=dataclasses.replace(spec.resources, max_requeues=3))
+    assert interrupted(spec, tmp_path, 2, after="serving at")[0] == RUN_AGAIN
+    assert interrupted(spec, tmp_path, 3, after="serving at")[0] == 1
+    assert (
+        "a job is requeued at most 3 times (cluster.max_requeues)" in RunPaths(Path(spec.run_dir)).failed(0).read_text()
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_other_signals_leave_a_record(spec: JobSpec, tmp_path: Path, number: signal.Signals) -> None:
+    job = start_job(spec, tmp_path, {"delay_s": 600.0}, SLURM_JOB_ID="77")
+    assert job.stdout is not None
+    assert any("serving at" in line for line in job.stdout)
+    job.send_signal(number)
+    job.communicate(timeout=60)
+    assert job.returncode == 1
+    assert number.name in RunPaths(Path(spec.run_dir)).failed(0).read_text()
+
+
+def test_a_run_that_was_killed_does_not_stay_running(spec: JobSpec, tmp_path: Path) -> None:
+    job = start_job(spec, tmp_path, {"delay_s": 600.0}, SLURM_JOB_ID="77")
+    assert job.stdout is not None
+    assert any("serving at" in line for line in job.stdout)
+    job.kill()
+    job.communicate(timeout=60)
+    paths = RunPaths(Path(spec.run_dir))
+    assert [run["status"] for run in runs_of(spec, paths)] == ["running"]
+    start_job(spec, tmp_path, SLURM_JOB_ID="77").communicate(timeout=60)
+    assert [run["status"] for run in runs_of(spec, paths)] == ["lost", "completed"]
+
+
+def test_the_warning_to_the_whole_step_ends_the_job_alone(spec: JobSpec, tmp_path: Path) -> None:
+    """srun hands a signal to every process of the step, so the balancer gets it too."""
+    job = start_job(spec, tmp_path, {"delay_s": 0.2}, SLURM_JOB_ID="77")
+    assert job.stdout is not None
+    assert any("serving at" in line for line in job.stdout)
+    children = psutil.Process(job.pid).children(recursive=True)
+    assert children
+    for child in children:
+        child.send_signal(signal.SIGUSR2)
+    job.communicate(timeout=60)
+    assert job.returncode == 0
+
+
+def test_of_two_runs_of_one_job_the_earlier_stops(spec: JobSpec, tmp_path: Path) -> None:
+    """A node that was cut off comes back after Slurm has started the job elsewhere."""
+    paths = RunPaths(Path(spec.run_dir))
+    earlier = start_job(spec, tmp_path, {"delay_s": 0.4}, SLURM_JOB_ID="77")
+    assert earlier.stdout is not None
+    assert any("serving at" in line for line in earlier.stdout)
+    time.sleep(1)
+    later = start_job(spec, tmp_path, {"delay_s": 0.4}, SLURM_JOB_ID="77", SLURM_RESTART_COUNT="1")
+    told, _ = earlier.communicate(timeout=60)
+    assert later.poll() is None, "the earlier run must notice while the later one works"
+    assert earlier.returncode == 1
+    assert "another run of this job has started" in told
+    assert later.communicate(timeout=120) and later.returncode == 0
+    assert paths.completed(0).exists() and not paths.failed(0).exists()
+    rows = read_output(paths, "gsm8k", 0)
+    assert len(rows) == len({row["problem"] for row in rows}) == 20
+    records = read_nfe_log(paths.nfe_log(0))
+    assert len({record.key for record in records}) == len(records) == 20
+    assert [run["status"] for run in runs_of(spec, paths)] == ["lost", "completed"]
+    assert 'SERVER_STATUS="stopped"' in paths.server_info(0).read_text()
+    assert not list(paths.balancer_log(0).parent.glob("*.ready.json"))

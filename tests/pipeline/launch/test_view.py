@@ -1,0 +1,97 @@
+"""How a job stands, from its folder and from what Slurm says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from trimode.core.files import write_json_atomic, write_text_atomic
+from trimode.pipeline.launch.living import write_plan
+from trimode.pipeline.launch.view import Stage, run_dirs_below, view, views
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.slurm.queue import QueueEntry
+from trimode.pipeline.spec import JobSpec
+from trimode.tests.fakes.sweeps import finish, jobs_of
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> JobSpec:
+    (tmp_path / "model").mkdir()
+    [made] = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar", "model.path=./model", "benchmarks=gsm8k")
+    Path(made.run_dir).mkdir(parents=True)
+    return made
+
+
+def ran(job: JobSpec, *runs: dict[str, object]) -> None:
+    write_json_atomic(RunPaths(Path(job.run_dir)).manifest, {"jobs": {"0": {"runs": list(runs)}}})
+
+
+@pytest.mark.parametrize(
+    ("entry", "stage", "detail"),
+    [
+        (QueueEntry("PENDING", "Priority"), Stage.PENDING, "Priority"),
+        (QueueEntry("PENDING", "launch failed requeued held"), Stage.PENDING, "held: launch failed requeued held"),
+        (QueueEntry("RUNNING", ""), Stage.RUNNING, ""),
+        (QueueEntry("COMPLETING", ""), Stage.RUNNING, ""),
+        (QueueEntry("TIMEOUT", "TimeLimit"), Stage.ENDED, "time limit; the same command goes on"),
+        (QueueEntry("NODE_FAIL", "NodeDown"), Stage.ENDED, "node failed; the same command goes on"),
+        (QueueEntry("CANCELLED", ""), Stage.ENDED, "cancelled; the same command goes on"),
+        (QueueEntry("COMPLETED", ""), Stage.ENDED, "it left no marker"),
+        (None, Stage.PLANNED, ""),
+    ],
+)
+def test_states_of_slurm_in_words(job: JobSpec, entry: QueueEntry | None, stage: Stage, detail: str) -> None:
+    seen = view(job, "7", entry)
+    assert (seen.stage, seen.detail) == (stage, detail)
+
+
+def test_a_requeued_job_says_how_often(job: JobSpec) -> None:
+    ran(job, {"status": "interrupted", "cause": "the job was ended by SIGUSR2"})
+    assert view(job, "7", QueueEntry("PENDING", "BeginTime")).detail == "requeued 1/10, BeginTime"
+    assert view(job, "7", None).detail == "the job was ended by SIGUSR2; the same command goes on"
+
+
+def test_markers_count_once_the_job_is_over(job: JobSpec) -> None:
+    paths = RunPaths(Path(job.run_dir))
+    finish(job)
+    assert view(job, "7", QueueEntry("COMPLETED", "")).stage is Stage.COMPLETED
+    assert view(job, "7", QueueEntry("RUNNING", "")).stage is Stage.RUNNING
+    paths.completed(0).unlink()
+    write_text_atomic(paths.failed(0), "now\nCause: WorkerError: line one\nline two\n\n--- end of x.log\nnoise\n")
+    seen = view(job, "7", QueueEntry("FAILED", ""))
+    assert (seen.stage, seen.detail) == (Stage.FAILED, "WorkerError: line one\nline two")
+    assert "line one [...]" in seen.line()
+
+
+def test_samples_speed_and_time_left(job: JobSpec) -> None:
+    task = {"total": 100, "done": 40, "scored": 20, "seconds": 60.0, "tokens": 300, "nfe": 100}
+    path = RunPaths(Path(job.run_dir)).progress(0)
+    path.parent.mkdir()
+    path.write_text(json.dumps({"gsm8k": task}))
+    line = view(job, "7", QueueEntry("RUNNING", "")).line()
+    assert line == "running  40/100  20/min  TPF 3.00  ETA 3m 0s"
+    path.write_text("{")
+    assert view(job, "7", QueueEntry("RUNNING", "")).line() == "running  0/1319"
+
+
+def test_all_jobs_below_a_folder_with_one_question(
+    tmp_path: Path, job: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def entries(ids: object) -> dict[str, QueueEntry]:
+        asked.append(list(ids))  # type: ignore[call-overload]
+        return {"7": QueueEntry("PENDING", "Resources")}
+
+    monkeypatch.setattr("trimode.pipeline.launch.view.queue_entries", entries)
+    monkeypatch.setattr(
+        "trimode.pipeline.launch.view.ended_states", lambda ids: {"8": "CANCELLED by 0"} if [*ids] else {}
+    )
+    write_plan(Path(job.run_dir), [], [(job, "7"), (job, "8"), (job, None)])
+    seen = views(run_dirs_below(tmp_path / "out"))
+    assert [(item.job_id, item.stage) for item in seen] == [
+        ("7", Stage.PENDING), ("8", Stage.ENDED), (None, Stage.PLANNED)
+    ]  # fmt: skip
+    assert seen[1].detail.startswith("cancelled")
+    assert asked == [["7", "8"]]
