@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from trimode.core.protocol import DecodeParams
@@ -68,15 +69,35 @@ def start(engine: Engine, params: DecodeParams, context: int, streams: int) -> l
     return sequences
 
 
+@contextmanager
+def running(engine: Engine, params: DecodeParams, context: int, streams: int) -> Iterator[list[scheduler.Sequence]]:
+    """Inside the block these requests run, see `start`. At its end they are ended, also after an error.
+
+    Raises:
+        RuntimeError: a request has ended inside the block, so that less was measured.
+    """
+    sequences = start(engine, params, context, streams)
+    try:
+        yield sequences
+    except Exception:
+        _clear(engine)
+        raise
+    stop(engine, sequences)
+
+
 def stop(engine: Engine, sequences: Sequence[scheduler.Sequence]) -> None:
     """Ends the requests and frees their pages. RuntimeError if one has ended before, so that less was measured."""
     ended = [sequence.error or "its limit" for sequence in sequences if sequence not in engine.running]
-    for sequence in sequences:
+    _clear(engine)
+    if ended:
+        raise RuntimeError(f"{len(ended)} of {len(sequences)} requests ended while they were measured: {ended[0]}")
+
+
+def _clear(engine: Engine) -> None:
+    for sequence in (*engine.running, *engine.waiting):
         engine.cancel(sequence)
     while engine.busy:
         engine.step()
-    if ended:
-        raise RuntimeError(f"{len(ended)} of {len(sequences)} requests ended while they were measured: {ended[0]}")
 
 
 def params_for(mode: str, block: int, threshold: float | None, room: int = NEVER) -> DecodeParams:

@@ -41,7 +41,8 @@ def _variant(bench: Bench, variant: Variant) -> None:
         for mode in Mode:
             if bench.is_out_of_time(f"{mode} of {variant} at {streams} streams"):
                 return
-            measure(bench, engine, variant, mode, streams)
+            where = f"{mode} at {streams} streams"
+            bench.guarded(where, functools.partial(measure, bench, engine, variant, mode, streams))
 
 
 def points(bench: Bench, all_streams: Iterable[int]) -> list[Point]:
@@ -63,13 +64,11 @@ def measure(bench: Bench, engine: Engine, variant: Variant, mode: Mode, streams:
     params = loads.params_for(mode, block, {Mode.dlm: 0.9, Mode.linear_spec: 0.0}.get(mode), room)
     script = Script(ACCEPTED, dlm_passes(plan.dlm_block, DLM_TPF))
     per_forward = {Mode.ar: 1.0, Mode.dlm: DLM_TPF, Mode.linear_spec: min(ACCEPTED, block) / 2}[mode]
-    with scripted(engine, script):
-        sequences = loads.start(engine, params, plan.context, streams)
+    with scripted(engine, script), loads.running(engine, params, plan.context, streams) as sequences:
         _steps(engine, warm)
         most = room - (profiled + 1) * int(2 * per_forward + 1)  # a step may hold two forwards
         rate, got = _rate(engine, sequences, most, plan.spend_s)
         found = device_time(functools.partial(_steps, engine, profiled), bench.device)
-        loads.stop(engine, sequences)
     forward = bench.earlier.value("step", streams=streams, tokens=block, **variant.conditions())
     bound = None if forward is None else streams * got / (forward / 1e3)
     where = variant.conditions() | {"mode": str(mode), "streams": streams, "block": block, "context": plan.context}

@@ -51,16 +51,16 @@ def _variant(bench: Bench, variant: Variant, points: list[tuple[int, int]], plai
     for streams, tokens in points:
         if bench.is_out_of_time(f"steps of {variant}, {streams} streams x {tokens} tokens"):
             return
-        measure(bench, engine, variant, streams, tokens)
+        where = f"step of {streams} streams x {tokens} tokens"
+        bench.guarded(where, functools.partial(measure, bench, engine, variant, streams, tokens))
         if variant == plain and tokens in (1, bench.plan.spec_block) and streams in bench.plan.streams[:3:2]:
-            profile_step(bench, engine, streams, tokens)
+            bench.guarded(f"profile of a {where}", functools.partial(profile_step, bench, engine, streams, tokens))
 
 
 def measure(bench: Bench, engine: Engine, variant: Variant, streams: int, tokens: int) -> float:
     """Records one step. Returns its seconds."""
-    sequences = loads.start(engine, step_params(bench, tokens), bench.plan.context, streams)
-    seconds = timed_steps(engine, bench.plan.spend_s)
-    loads.stop(engine, sequences)
+    with loads.running(engine, step_params(bench, tokens), bench.plan.context, streams):
+        seconds = timed_steps(engine, bench.plan.spend_s)
     bound, by = bound_of(bench, engine.model, variant, streams, tokens)
     bench.record(
         Record(
@@ -99,11 +99,10 @@ def timed_steps(engine: Engine, spend_s: float) -> float:
 
 def profile_step(bench: Bench, engine: Engine, streams: int, tokens: int) -> None:
     """Records how much of such a step the device waits, and notes its longest kernels."""
-    sequences = loads.start(engine, step_params(bench, tokens), bench.plan.context, streams)
     count = PROFILED_STEPS if not bench.plan.dry else 1
-    before = engine.counters.model_s, engine.counters.host_s
-    found = device_time(lambda: [engine.step() for _ in range(count)], bench.device)
-    loads.stop(engine, sequences)
+    with loads.running(engine, step_params(bench, tokens), bench.plan.context, streams):
+        before = engine.counters.model_s, engine.counters.host_s
+        found = device_time(lambda: [engine.step() for _ in range(count)], bench.device)
     where = {"streams": streams, "tokens": tokens}
     host_s, model_s = engine.counters.host_s - before[1], engine.counters.model_s - before[0]
     share = host_s / (host_s + model_s)
