@@ -15,8 +15,10 @@ from trimode.kernels.resources.cubin import Usage
 
 BEGIN, END = "<!-- resources: begin -->", "<!-- resources: end -->"
 KERNELS = Path(__file__).parents[1]
-KINDS = ("bfloat16", "float16", "float32", "plain", "fp8", "w4a16")
-"""Words of a case's label that set rows of the table apart."""
+KINDS = {
+    "bfloat16": "16 bits", "float16": "16 bits", "float32": "float32", "plain": "plain", "fp8": "fp8", "w4a16": "w4a16",
+}  # fmt: skip
+"""Words of a case's label that set rows of the table apart, and what the table says."""
 LAUNCHES = re.compile(r"^@jit|\blaunch\(", re.MULTILINE)
 """What files with kernels or their launches hold."""
 BLANK = (tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT)
@@ -43,7 +45,7 @@ class Table:
 
     def add(self, operator: str, label: str, used: Usage) -> None:
         """Adds one kernel of one case."""
-        kind = " ".join(word for word in KINDS if word in label.split())
+        kind = ", ".join(shown for word, shown in KINDS.items() if word in label.split())
         row = self._rows.setdefault((operator, used.kernel.name.strip("_"), kind), Row())
         row.labels.add(label)
         row.chips.setdefault(used.kernel.capability, []).append(used)
@@ -65,9 +67,10 @@ class Table:
 def summary(used: Sequence[Usage]) -> str:
     """Returns one cell: registers, shared memory and occupancy from the least to the most, and the matrix units."""
     kinds = {SHORT.get(name, name) for usage in used for name in usage.mma}
+    shared = _range(round(usage.kernel.shared_bytes / 1024) for usage in used)
     parts = [
         f"{_range(usage.registers for usage in used)} regs",
-        f"{_range(round(usage.kernel.shared_bytes / 1024) for usage in used)} KiB",
+        *([] if shared == "0" else [f"{shared} KiB"]),
         f"{_range(round(100 * usage.occupancy) for usage in used)} %",
         *sorted(kinds),
     ]

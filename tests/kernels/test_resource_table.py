@@ -39,7 +39,7 @@ def test_cases_of_one_kind_share_a_row() -> None:
     lines = table.markdown().splitlines()
     assert (lines[0], lines[-1]) == (BEGIN, END)
     assert lines[5:-2] == [
-        "| `rms_norm` | `rms_norm` | bfloat16 | 2 | 40 to 48 regs, 2 KiB, 50 % | 48 regs, 2 KiB, 50 %, wgmma |",
+        "| `rms_norm` | `rms_norm` | 16 bits | 2 | 40 to 48 regs, 2 KiB, 50 % | 48 regs, 2 KiB, 50 %, wgmma |",
         "| `rms_norm` | `rms_norm` | float32 | 1 | 64 regs, 2 KiB, 50 % |  |",
     ]
     assert written_digests(table.markdown()) == {"rms_norm": digest("rms_norm")}
