@@ -32,10 +32,13 @@ class ModelSizes:
     """Tokens per page of the KV cache."""
 
 
-def describe_kernels(device: torch.device, dtype: torch.dtype, sizes: ModelSizes) -> dict[str, str]:
+def describe_kernels(
+    device: torch.device, dtype: torch.dtype, sizes: ModelSizes, *, batch_invariant: bool = False
+) -> dict[str, str]:
     """Returns per operator what runs and why, for example `{"rope": "cpu, 16 lanes", "linear": "reference: ..."}`.
 
-    An operator that the model uses with several shapes has one answer per shape if they differ.
+    An operator that the model uses with several shapes has one answer per shape if they differ. `batch_invariant`: as
+    in `linear.prepare`.
     """
 
     def sample(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
@@ -45,7 +48,7 @@ def describe_kernels(device: torch.device, dtype: torch.dtype, sizes: ModelSizes
     logits = sample(1, sizes.vocab, dtype=torch.float32)
     cache = sample(1, sizes.page_size, 2 * num_kv_heads, head_dim)
     inputs = sorted({sizes.hidden, sizes.intermediate, num_heads * head_dim})
-    products = {linear.describe(sample(1, width)): None for width in inputs}
+    products = {linear.describe(sample(1, width), batch_invariant=batch_invariant): None for width in inputs}
     return {
         "argmax": argmax.describe(logits),
         "confidence_commit": confidence_commit.describe(),

@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "workers/worker": {"core", *("workers/" + name for name in ("boundary", "engine", "params", "runtime"))},
     "workers/rows": {"core"},
+    "workers/quantize": {"core", "kernels", "workers/model", "workers/runtime"},
     "workers/generate": {"core", *("workers/" + name for name in ("boundary", "engine", "hf", "rows", "runtime"))},
     # balancer: the worker class is handed in by name
     "balancer": set(),
@@ -110,7 +111,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {
         "core",
         "kernels",
-        "pipeline/analysis",
+        *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring")),
         *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
     },
     "scripts": set(),

@@ -23,13 +23,14 @@ from trimode.workers.model.adapter import load_adapter, open_adapter
 from trimode.workers.model.checkpoint import (
     DTYPES,
     ModelConfig,
-    expected_shapes,
     files_sha256,
     open_weights,
     read_config,
 )
 from trimode.workers.model.kv_cache import PAGE_SIZE, default_num_pages, pages_for
 from trimode.workers.model.memory import return_free_memory
+from trimode.workers.model.packed import check_weights
+from trimode.workers.model.quantized import load_options
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.params import check_end_think, check_vocabulary, parse_params, read_request_id
 from trimode.workers.text import PromptLimits, Text, always
@@ -180,15 +181,17 @@ class Runtime:
         self.settings = settings
         folder = checkpoint_folder(settings.model, settings.revision)
         config = read_config(folder, settings.max_position_embeddings)
+        options = load_options(settings, config)
         files = open_weights(folder)
-        files.check(expected_shapes(config), f"checkpoint: {folder}")
+        check_weights(files, config, f"checkpoint: {folder}")
         adapter = open_adapter(Path(settings.lora), config) if settings.lora else None
         self.text = Text(Path(settings.tokenizer) if settings.tokenizer else folder)
         device, dtype = resolve_device(settings.device), DTYPES[settings.dtype]
         try:
-            model = TriModeModel(config, files, dtype, device)
+            model = TriModeModel(config, files, dtype, device, options)
             if adapter is not None:
-                model.adapter = load_adapter(*adapter, config.num_layers, model.embedding)
+                like, invariant = model.embedding, model.batch_invariant
+                model.adapter = load_adapter(*adapter, config.num_layers, like, batch_invariant=invariant)
             self.engine = Engine(model, _num_pages(settings, config, dtype, device), settings.max_num_seqs)
             self.engine.warm_up()
         except torch.OutOfMemoryError as error:
@@ -276,6 +279,10 @@ class Runtime:
             device=str(model.device),
             device_name=gpu or platform.machine(),
             dtype=self.settings.dtype,
+            quantization=model.scheme or "none",
+            quantized=model.quantized,
+            weight_bytes=model.num_weight_bytes,
+            batch_invariant=model.batch_invariant,
             kernels=model.describe_kernels(),
             max_model_len=self.engine.max_model_len,
             max_num_seqs=self.engine.max_num_seqs,

@@ -114,7 +114,7 @@ def capture_points(engine: Engine, points: Iterable[Point]) -> None:
     graphs = engine.runner.graphs
     if graphs is None:
         return
-    buckets = Buckets(engine.max_num_seqs, lora=False)
+    buckets = Buckets(engine.max_num_seqs, lora=engine.model.adapter is not None)
     chosen = (buckets.choose(point.kind, [point.tokens] * point.streams, lora=False) for point in points)
     captured = sorted({bucket for bucket in chosen if bucket is not None}, reverse=True)
     graphs.capture(captured)

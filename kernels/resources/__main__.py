@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     labels += [case.label] if case.label not in labels else []
                     problems += [
                         f"{operator} ({case.label}), {used.kernel.name} for sm_{capability}: {problem}"
-                        for problem in used.problems(needs_mma=case.needs_mma)
+                        for problem in used.problems(
+                            needs_mma=case.needs_mma, streams=used.kernel.name in case.streaming
+                        )
                     ]
             except offline.CompileError as error:
                 problems.append(f"{operator}: {error}")

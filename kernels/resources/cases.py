@@ -34,6 +34,8 @@ class Case:
     """Calls the operator with tensors on the device `meta`."""
     needs_mma: bool = False
     """True if its products must run on the matrix units."""
+    streaming: tuple[str, ...] = ()
+    """Names of its kernels that must use the newest matrix instructions of the chip and copies of 16 bytes."""
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

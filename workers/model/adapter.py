@@ -103,8 +103,12 @@ def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]
     return files, alpha / rank
 
 
-def load_adapter(files: WeightFiles, scale: float, num_layers: int, like: torch.Tensor) -> Adapter:
+def load_adapter(
+    files: WeightFiles, scale: float, num_layers: int, like: torch.Tensor, *, batch_invariant: bool = False
+) -> Adapter:
     """Returns the factors on the device and in the dtype of `like`, the rank padded with zeros.
+
+    They are never quantised, also where the matrix is that they add to. `batch_invariant`: as in `linear.prepare`.
 
     Raises:
         ConfigError: a factor is not finite in that dtype.
@@ -116,7 +120,8 @@ def load_adapter(files: WeightFiles, scale: float, num_layers: int, like: torch.
         if not factor.isfinite().all():
             raise ConfigError(f"adapter: {files.paths[0]} {name}: got NaN or infinity in {like.dtype}; valid: finite")
         missing = -factor.shape[0 if side == "A" else 1] % RANK_MULTIPLE
-        return linear.prepare(F.pad(factor, (0, 0, 0, missing) if side == "A" else (0, missing)))
+        padded = F.pad(factor, (0, 0, 0, missing) if side == "A" else (0, missing))
+        return linear.prepare(padded, batch_invariant=batch_invariant)
 
     a, b = ([load(layer, side) for layer in range(num_layers)] for side in "AB")
     return Adapter(scale=scale, a=a, b=b)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from trimode.kernels import linear
 from trimode.kernels.describe import ModelSizes, describe_kernels
-from trimode.kernels.linear import Prepared
+from trimode.kernels.linear import Layout, Prepared
 from trimode.kernels.paged_attention import paged_attention
 from trimode.kernels.rms_norm import rms_norm
 from trimode.kernels.rope import query_scale, rope_cos_sin, rotate_and_store, yarn_inv_freq
@@ -21,6 +21,10 @@ from trimode.workers.model.batch import Batch
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.memory import tune_allocator
+from trimode.workers.model.quantized import HEAD, LoadOptions, WeightLoader, without_numbers
+
+PLAIN = LoadOptions()
+"""Weights as the checkpoint has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,40 +54,48 @@ class Rotation:
 class TriModeModel:
     """Holds the weights of one checkpoint on one device."""
 
-    def __init__(self, config: ModelConfig, files: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
-        """Loads every tensor. `files` must have been checked against the config."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        files: WeightFiles,
+        dtype: torch.dtype,
+        device: torch.device,
+        options: LoadOptions = PLAIN,
+    ) -> None:
+        """Loads every tensor. `files` must have been checked against the config.
+
+        Raises:
+            ConfigError: a matrix cannot be quantised, or is packed in a way that cannot be read.
+        """
         if device.type == "cpu":
             tune_allocator()
         self.config = config
         self.dtype = dtype
         self.device = device
         self.adapter: Adapter | None = None
-
-        def load(*names: str) -> torch.Tensor:
-            rows = [files.shapes[name][0] for name in names]
-            shape = (sum(rows), *files.shapes[names[0]][1:])
-            target = torch.empty(shape, dtype=dtype, device=device)
-            for part, name in zip(target.split(rows), names, strict=True):
-                part.copy_(files.tensor(name))
-            return target
-
-        self.embedding = load("encoder.embed_tokens.weight")
-        self.norm = load("encoder.norm.weight")
-        self._head = linear.prepare(load("diffusion_head.weight"))
+        self.batch_invariant = options.batch_invariant
+        load = WeightLoader(config, files, dtype, device, options)
+        self.embedding = load.plain("encoder.embed_tokens.weight")
+        self.norm = load.plain("encoder.norm.weight")
+        self._head = load.matrix(HEAD)
         self.layers = []
         for number in range(config.num_layers):
             at = f"encoder.layers.{number}."
             attn, mlp = f"{at}self_attn.", f"{at}mlp."
             self.layers.append(
                 Layer(
-                    input_norm=load(f"{at}input_layernorm.weight"),
-                    qkv=linear.prepare(load(f"{attn}q_proj.weight", f"{attn}k_proj.weight", f"{attn}v_proj.weight")),
-                    o=linear.prepare(load(f"{attn}o_proj.weight")),
-                    post_norm=load(f"{at}post_attention_layernorm.weight"),
-                    gate_up=linear.prepare(load(f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight")),
-                    down=linear.prepare(load(f"{mlp}down_proj.weight")),
+                    input_norm=load.plain(f"{at}input_layernorm.weight"),
+                    qkv=load.matrix(f"{attn}q_proj", f"{attn}k_proj", f"{attn}v_proj"),
+                    o=load.matrix(f"{attn}o_proj"),
+                    post_norm=load.plain(f"{at}post_attention_layernorm.weight"),
+                    gate_up=load.matrix(f"{mlp}gate_proj", f"{mlp}up_proj"),
+                    down=load.matrix(f"{mlp}down_proj"),
                 )
             )
+        self.scheme = config.stored.scheme if config.stored else options.scheme
+        """How the matrices of the layers are quantised; None if they are plain."""
+        self.quantized = without_numbers(load.quantized)
+        """Names of the matrices that were quantised at load, `*` for the number of a layer."""
         rope = config.rope
         self._inv_freq = yarn_inv_freq(
             config.head_dim,
@@ -114,7 +126,11 @@ class TriModeModel:
             vocab=config.vocab_size,
             page_size=PAGE_SIZE,
         )
-        return describe_kernels(self.device, self.dtype, sizes)
+        kernels = describe_kernels(self.device, self.dtype, sizes, batch_invariant=self.batch_invariant)
+        if self.scheme is not None:
+            layout = self.layers[0].qkv.layout
+            kernels[f"linear, {self.scheme}"] = "reference" if layout is Layout.QUANTIZED else layout.value
+        return kernels
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
