@@ -33,6 +33,8 @@ COMMANDS = (
     ("-m", "trimode.bench.balancer"),
     ("-m", "trimode.bench.engine"),
     ("-m", "trimode.bench.coverage"),
+    ("-m", "trimode.bench.gpu"),
+    ("-m", "trimode.kernels.resources"),
     ("-m", "trimode.bench.quantization"),
     ("-m", "trimode.recipes.demo.train"),
     ("-m", "trimode.recipes.demo.figures"),
