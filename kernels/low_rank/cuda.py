@@ -25,6 +25,8 @@ MAX_INNER = 64
 """Ranks that a program of the second kernel multiplies at once."""
 OUTPUTS = 64
 """Outputs of a program of the second kernel."""
+FLOAT32_REGISTERS = 128
+"""Registers of a thread of the second kernel in float32. Left alone the assembler spills some to run more programs."""
 
 
 def supports(
@@ -55,6 +57,7 @@ def add_low_rank(
         _up, (tiles, -(-width // OUTPUTS)), sums_STR, b_HR, y_TH, on_T, y_TH.stride(0), num_tokens, scale,
         WIDTH=width, RANK=rank, NUM_SPLITS=splits, TOKENS=TOKENS, OUTPUTS=OUTPUTS,
         RANKS=min(MAX_INNER, max(16, 1 << (rank - 1).bit_length())), num_warps=4, num_stages=1,
+        maxnreg=FLOAT32_REGISTERS if y_TH.dtype == torch.float32 else None,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The configurations that are compiled: operators called with the shapes of the released models."""
+"""The configurations that are compiled: operators called with the shapes of real models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ MODELS = {
     "14B": ModelSizes(
         hidden=5120, intermediate=16384, num_heads=32, num_kv_heads=8, head_dim=128, vocab=131072, page_size=16
     ),
+    "demo": ModelSizes(hidden=192, intermediate=512, num_heads=6, num_kv_heads=2, head_dim=32, vocab=944, page_size=16),
 }
-"""Sizes of the released checkpoints, from their config.json."""
+"""Sizes of the released checkpoints and of the bundled demo model, from their config.json."""
 DTYPES = (torch.bfloat16, torch.float32)
 
 
