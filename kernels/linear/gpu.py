@@ -33,6 +33,9 @@ SPLIT_MULTIPLE = 256
 """Inputs of a split are a multiple of this, of every tile's inputs and of every group."""
 PACK = 128
 """Outputs whose 4-bit codes lie together, a multiple of every tile's."""
+LARGE_TILE_REGISTERS = 224
+"""Registers of a thread for many rows on sm_100, where shared memory allows one program per multiprocessor. Left alone
+the assembler spills some to run two."""
 REDUCE_BLOCK = 256
 """Outputs of a row that one program adds."""
 PROMOTE = 128
@@ -271,6 +274,7 @@ def _stream(
         BLOCK_O=part.outputs, BLOCK_T=part.rows, BLOCK_I=part.inputs,
         PROMOTE=PROMOTE if weight.kind is Kind.e4m3 and chip == 90 else None,
         num_warps=part.warps, num_stages=part.stages,
+        maxnreg=LARGE_TILE_REGISTERS if num_rows > STREAM_ROWS and 100 <= chip < 120 else None,
     )  # fmt: skip
     if partial:
         runtime.launch(

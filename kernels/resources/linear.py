@@ -10,7 +10,7 @@ import torch
 from trimode.kernels import linear
 from trimode.kernels.describe import ModelSizes
 from trimode.kernels.linear import gpu
-from trimode.kernels.linear.quantized import QuantizedWeight, Scheme
+from trimode.kernels.linear.quantized import QuantizedWeight, Scheme, group_size_for
 from trimode.kernels.resources.cases import MODELS, Case, meta
 
 RANK = 128
@@ -35,7 +35,7 @@ def shapes(model: ModelSizes) -> dict[str, tuple[int, int]]:
 
 def _quantized(scheme: Scheme, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedWeight:
     outputs, inputs = shape
-    group = 128 if scheme is Scheme.w4a16 else None
+    group = group_size_for(inputs) if scheme is Scheme.w4a16 else None
     groups = () if group is None else (inputs // group,)
     return QuantizedWeight(
         scheme=scheme,
