@@ -94,6 +94,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring", "run_folder")),
     },
+    "pipeline/doctor": {
+        "core",
+        *(PIPELINE + name for name in ("spec", "config", "plan", "launch", "slurm")),
+    },
     "pipeline/status": {"core", "pipeline/launch", "pipeline/run_folder"},
     "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "launch"))},
     "pipeline/in_process": {

@@ -132,6 +132,13 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--take-over", None, "off", "take a run folder from an owner that cannot be asked (its host is gone)"),
         Flag("--dry-run", None, "off", "print settings, jobs and scripts; write nothing"),
         Flag("--json", None, "off", "with --dry-run: print JSON only"),
+        Flag(
+            "--calibrate",
+            None,
+            "off",
+            "run 16 samples per benchmark and mode; then --dry-run knows times and GPU-hours",
+        ),
+        Flag("--doctor", None, "off", "comes first: check everything before the first run and exit (--probe, --json)"),
         Flag("--setup", "base|worker", "none", "make or update the environment and exit"),
         Flag("--status", "[logs|cancel] DIR", "none", "show how the jobs in DIR stand and exit (--watch, --json)"),
     ),
@@ -186,7 +193,9 @@ def to_overrides(argv: Sequence[str]) -> list[str]:
             if flag.key is not None and flag.dest in given:
                 text = str(given[flag.dest])
                 overrides.append(f"{flag.key}={boolean(flag.name, text) if flag.boolean else quote(text)}")
-    overrides += [f"{name}=true" for name in ("fresh", "take_over", "wait", "dry_run", "json") if name in given]
+    overrides += [
+        f"{name}=true" for name in ("fresh", "take_over", "wait", "dry_run", "json", "calibrate") if name in given
+    ]
     if "no_eos_early_stop" in given:
         overrides.append("eos_early_stop=false")
     return overrides + _mode_overrides(given, modes) + extra
@@ -204,6 +213,8 @@ def _refuse(given: dict[str, object]) -> None:
         raise ConfigError(f"--setup stands alone and takes base or worker: got {given['setup']!r}")
     if "status" in given:
         raise ConfigError("--status comes first: eval.sh --status [logs|cancel] DIR [--watch] [--json]")
+    if "doctor" in given:
+        raise ConfigError("--doctor comes first: eval.sh --doctor [--probe] [--json] [the flags of a sweep]")
     if "steps" in given:
         raise ConfigError(
             f"--steps: got {given['steps']}, but no mode has a step count: a dlm block ends when its tokens are "

@@ -164,6 +164,8 @@ class ComposedConfig:
     wait: bool = False
     """Return when all jobs have ended; local jobs are always waited for."""
     dry_run: bool = False
+    calibrate: bool = False
+    """Run a few samples of each benchmark and mode, so that a dry run can say what the sweep costs."""
     json: bool = False
     """Dry run as JSON."""
 
