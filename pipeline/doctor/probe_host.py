@@ -5,6 +5,7 @@ It answers what no command of Slurm can: whether nodes see the folder, and wheth
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
@@ -72,25 +73,30 @@ def check_probe(subject: Subject) -> Iterator[Finding]:
 
 
 def _probe(subject: Subject, talk: Talk) -> Iterator[Finding]:
-    script = probe_text(subject.jobs[0], talk.folder, Path(probe_node.__file__).resolve())
     say(talk.folder, "host-0", {"paths": _paths(subject)})
-    lock = Lock(talk.folder)
-    held = lock.take()
-    if held != "taken":
-        yield fail("flock", f"{talk.folder.parent}: {held} on this host", "give --out-dir on a file system with flock")
-        return
+    with contextlib.closing(Lock(talk.folder)) as lock:
+        held = lock.take()
+        if held != "taken":
+            text = f"{talk.folder.parent}: {held} on this host"
+            yield fail("flock", text, "give --out-dir on a file system with flock")
+            return
+        problem = _start(subject, talk)
+        if problem is None:
+            _exchange(talk, lock)
+            yield from results(talk, subject.config.cluster.container is Container.none)
+        else:
+            yield problem
+
+
+def _start(subject: Subject, talk: Talk) -> Finding | None:
+    """Submits the job and waits until it speaks. Returns what is wrong if it does not."""
+    script = probe_text(subject.jobs[0], talk.folder, Path(probe_node.__file__).resolve())
     began = time.monotonic()
     reply = ask(["sbatch", "--parsable"], limit_s=30.0, text=script)
     if reply.problem is not None:
-        yield fail("probe", reply.problem, "see the line of sbatch --test-only")
-        return
+        return fail("probe", reply.problem, "see the line of sbatch --test-only")
     talk.job_id = reply.out.strip().split(";")[0]
-    problem = _wait_for_node(talk, began)
-    if problem is not None:
-        yield problem
-        return
-    _exchange(talk, lock)
-    yield from results(talk, subject.config.cluster.container is Container.none)
+    return _wait_for_node(talk, began)
 
 
 def _paths(subject: Subject) -> list[str]:
@@ -156,7 +162,6 @@ def _exchange(talk: Talk, lock: Lock) -> None:
     talk.replaced_here = replace_and_read(talk.folder, "host", "node", talk.folder / "node-3", REPLACE_S)
     say(talk.folder, "host-2", {})
     talk.replaced_there = hear(talk.folder, "node-3")
-    lock.close()
 
 
 def results(talk: Talk, own_packages: bool) -> Iterator[Finding]:

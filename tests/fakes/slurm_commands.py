@@ -1,4 +1,4 @@
-"""Slurm's commands as shell scripts on PATH: each test says what they print. They answer like a cluster of two nodes."""
+"""Slurm's commands as shell scripts on PATH. They answer like a cluster of two nodes unless a test says otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AccountingStorageType   = accounting_storage/slurmdbd
 MaxArraySize            = 1001
 MaxJobCount             = 10000
 """
-PARTITIONS = """PartitionName=main AllowAccounts=ALL Default=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00 Nodes=n[1-2] State=UP
+PARTITIONS = """PartitionName=main Default=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00 Nodes=n[1-2] State=UP
 PartitionName=short AllowAccounts=ALL Default=NO MaxNodes=1 MaxTime=00:30:00 Nodes=n1 State=UP
 PartitionName=closed AllowAccounts=ALL Default=NO MaxNodes=1 MaxTime=UNLIMITED Nodes=n1 State=DOWN
 """
