@@ -25,7 +25,9 @@ from trimode.pipeline.launch.preflight import ensure_worker_packages, preflight
 from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.rounds import JobProgress, JobState, continue_or_start
-from trimode.pipeline.plan.survey import absolute, survey
+from trimode.pipeline.plan.survey import Survey, absolute, survey
+from trimode.pipeline.price.calibrate import calibration
+from trimode.pipeline.price.sweep_price import sweep_price
 from trimode.pipeline.spec import Executor, JobSpec
 
 OK = 0
@@ -51,12 +53,13 @@ def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
     Without `launcher` this process owns the run folders and the jobs run `run_job`.
     """
     check(config)
+    if config.calibrate:
+        config = calibration(config)
     found = survey(config, cwd)
     states = continue_or_start(plan(config, found), config.fresh)
     say_notes(states)
     if config.dry_run:
-        as_what = dry_run.as_json if config.json else dry_run.as_text
-        print(as_what(config, found, states))
+        print_dry_run(config, found, states)
         return OK
     jobs = [state.spec for state in states if state.progress is not JobProgress.SKIPPED]
     say_skipped(states)
@@ -70,6 +73,15 @@ def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
         print_report([state.spec for state in states], out_dir)
         return FAILED if failed else OK
     return run_on_slurm(config, jobs, out_dir, launcher)
+
+
+def print_dry_run(config: Config, found: Survey, states: Sequence[JobState]) -> None:
+    """Prints what a run would do and, as far as it is measured, what it costs."""
+    price = sweep_price(states, absolute(config.out_dir, found.cwd))
+    if config.json:
+        print(dry_run.as_json(config, found, states, price.to_json() if price else None))
+    else:
+        print(dry_run.as_text(config, found, states, price.lines() if price else ()))
 
 
 def say_notes(states: Sequence[JobState]) -> None:

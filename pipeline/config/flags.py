@@ -82,12 +82,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("--draft-lora-only", "BOOL", "false", "adds _draft_only to the folder's name", listed=False),
         Flag("--max-model-len", "N", "ar 65536, dlm and linear_spec 20480", "prompt and answer of one request at most"),
-        Flag(
-            "--max-pos-emb",
-            "N",
-            "config.json's",
-            "overrides the context limit of config.json",
-        ),
+        Flag("--max-pos-emb", "N", "config.json's", "overrides the context limit of config.json"),
     ),
     "where it runs": (
         Flag(
@@ -132,13 +127,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--take-over", None, "off", "take a run folder from an owner that cannot be asked (its host is gone)"),
         Flag("--dry-run", None, "off", "print settings, jobs and scripts; write nothing"),
         Flag("--json", None, "off", "with --dry-run: print JSON only"),
-        Flag(
-            "--calibrate",
-            None,
-            "off",
-            "run 16 samples per benchmark and mode; then --dry-run knows times and GPU-hours",
-        ),
-        Flag("--doctor", None, "off", "comes first: check everything before the first run and exit (--probe, --json)"),
+        Flag("--calibrate", None, "off", "run 16 samples per benchmark and mode: --dry-run then says what it costs"),
+        Flag("--doctor", None, "off", "first of all flags: check all before a run and exit (--probe, --json)"),
         Flag("--setup", "base|worker", "none", "make or update the environment and exit"),
         Flag("--status", "[logs|cancel] DIR", "none", "show how the jobs in DIR stand and exit (--watch, --json)"),
     ),

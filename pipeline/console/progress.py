@@ -48,6 +48,12 @@ class TaskProgress:
     nfe: int = 0
     seconds: float = 0.0
     """Seconds from this run's first sample to its latest."""
+    asked_at: float = 0.0
+    """Unix time when the first of this run's samples was sent; 0 = none yet."""
+    answered_at: float = 0.0
+    """Unix time of this run's latest answer. The verdict comes later."""
+    worked_s: float = 0.0
+    """Seconds that workers spent on this run's samples, added up: without their time in the queue."""
     started_at: float = field(default=0.0)
     """Unix time of this run's first sample; 0 = none yet."""
 
@@ -145,12 +151,19 @@ class Progress:
         add_points(task.possible, points[1])
         task.failed += record is not None and record.error is not None
         task.unscored += unscored
+        task.worked_s += worked_s
         task.tokens += cost.completion_tokens
         task.nfe += cost.nfe
         if now - self._lines_at.get(benchmark, 0.0) >= LINE_EVERY_S and task.done < task.total:
             self._line(benchmark)
         if now - self._snapshot_at >= SNAPSHOT_EVERY_S:
             self._write_snapshot()
+
+    def answered(self, benchmark: str, asked_at: float, answered_at: float) -> None:
+        """Notes when a sample was sent and when its answer came, which the speed of the workers follows from."""
+        task = self._tasks[benchmark]
+        task.asked_at = min(asked_at, task.asked_at or asked_at)
+        task.answered_at = max(answered_at, task.answered_at)
 
     def finish(self, benchmark: str) -> None:
         """Shows the final counts of a benchmark whose metrics are written."""

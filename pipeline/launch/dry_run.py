@@ -9,7 +9,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trimode.pipeline.benchmarks import without_scorer
 from trimode.pipeline.config.schema import Config
@@ -22,18 +22,22 @@ from trimode.pipeline.spec import Container, Executor, JobSpec
 END = "[dry-run] No jobs submitted."
 
 
-def as_text(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
-    """Returns the whole dry run as text."""
+def as_text(config: Config, survey: Survey, states: Sequence[JobState], price: Sequence[str] = ()) -> str:
+    """Returns the whole dry run as text, with the lines of the sweep's price before the scripts."""
     lines = ["Settings"]
     lines += [f"  {label + ':':<22}{value}" for label, value in settings(config, survey)]
     lines += ["", "Jobs", *("  " + line for line in job_table(states))]
+    if price:
+        lines += ["", *price]
     for jobs, script in job_scripts(started(states)):
         lines += ["", f"Script of {', '.join(job.name for job in jobs)}", script.rstrip("\n")]
     return "\n".join([*lines, "", END])
 
 
-def as_json(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
-    """Returns the dry run as a JSON object: {settings, jobs: [{..., state, num_left, script}]}.
+def as_json(
+    config: Config, survey: Survey, states: Sequence[JobState], price: Mapping[str, object] | None = None
+) -> str:
+    """Returns the dry run as a JSON object: {settings, jobs: [{..., state, num_left, script}], price}.
 
     The script of a skipped job is null.
     """
@@ -52,7 +56,7 @@ def as_json(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
         for state in states
     ]
     plain = {label: str(value) for label, value in settings(config, survey)}
-    return json.dumps({"settings": plain, "jobs": jobs}, indent=2, ensure_ascii=False)
+    return json.dumps({"settings": plain, "jobs": jobs, "price": price}, indent=2, ensure_ascii=False)
 
 
 def started(states: Sequence[JobState]) -> list[JobSpec]:
