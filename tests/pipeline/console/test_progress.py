@@ -102,3 +102,12 @@ def test_the_file_of_another_release_is_read_as_far_as_it_is_known(tmp_path: Pat
     path = tmp_path / "progress.json"
     path.write_text('{"gsm8k": {"total": 3, "correct": 2}}')
     assert read_snapshot(path) == {"gsm8k": TaskProgress(total=3)}
+
+
+def test_the_time_of_the_workers_follows_from_requests_and_not_from_verdicts() -> None:
+    progress = Progress("job", lambda _line: None)
+    progress.begin("demo-math", total=3, done=0)
+    for asked, answered in ((10.0, 12.0), (9.0, 11.0), (11.0, 14.0)):
+        progress.answered("demo-math", asked, answered)
+    task = progress._tasks["demo-math"]
+    assert (task.asked_at, task.answered_at) == (9.0, 14.0)
