@@ -26,7 +26,8 @@ from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.rounds import JobProgress, JobState, continue_or_start
 from trimode.pipeline.plan.survey import Survey, absolute, survey
-from trimode.pipeline.price.calibrate import calibration
+from trimode.pipeline.price.calibrate import calibration, longer
+from trimode.pipeline.price.measured import measured_runs
 from trimode.pipeline.price.sweep_price import sweep_price
 from trimode.pipeline.spec import Executor, JobSpec
 
@@ -47,14 +48,16 @@ def guarded_sweep(command: Callable[[], int]) -> int:
         return FAILED
 
 
-def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
+def run(config: Config, cwd: Path, launcher: Launcher | None = None, again: bool = False) -> int:
     """Runs a sweep and returns its exit status. Relative paths start at `cwd`. Raises TrimodeError.
 
-    Without `launcher` this process owns the run folders and the jobs run `run_job`.
+    Without `launcher` this process owns the run folders and the jobs run `run_job`. A local calibration that was over
+    too soon runs a second time, longer (`again`).
     """
     check(config)
+    asked = config
     if config.calibrate:
-        config = calibration(config)
+        config = calibrating(config, cwd)
     found = survey(config, cwd)
     states = continue_or_start(plan(config, found), config.fresh)
     say_notes(states)
@@ -70,9 +73,18 @@ def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
     launcher = launcher or Launcher(this_process())
     if config.cluster.executor is Executor.local or not jobs:
         failed = run_here(jobs, launcher, config.take_over)
+        if config.calibrate and jobs and not failed and not again:
+            return run(dataclasses.replace(asked, fresh=False), cwd, launcher, again=True)
         print_report([state.spec for state in states], out_dir)
         return FAILED if failed else OK
     return run_on_slurm(config, jobs, out_dir, launcher)
+
+
+def calibrating(config: Config, cwd: Path) -> Config:
+    """Returns the calibration of a sweep: more samples than at first where an earlier one was over too soon."""
+    small = calibration(config)
+    runs = measured_runs(absolute(config.out_dir, cwd))
+    return longer(small, config.limit, plan(small, survey(small, cwd)), runs) if runs else small
 
 
 def print_dry_run(config: Config, found: Survey, states: Sequence[JobState]) -> None:

@@ -24,6 +24,8 @@ class JobPrice:
     finish_s: float
     num_measured: int
     """Samples that the rates come from."""
+    measured_s: float
+    """Seconds in which they were measured."""
     guessed: tuple[str, ...]
     """Benchmarks that nothing measured: they have the mean of the others."""
 
@@ -89,6 +91,7 @@ def price(job: JobSpec, left: Mapping[str, int], runs: Sequence[MeasuredRun]) ->
         serving_s=worked_s / (busy * num_workers),
         finish_s=statistics.median(run.finish_s for run in base),
         num_measured=num_measured,
+        measured_s=sum(run.serving_s for run in base),
         guessed=tuple(guessed),
     )
 

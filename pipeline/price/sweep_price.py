@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trimode.pipeline.console.progress import duration
 from trimode.pipeline.plan.rounds import JobProgress, JobState
+from trimode.pipeline.price.calibrate import ENOUGH_S
 from trimode.pipeline.price.estimate import JobPrice, price
 from trimode.pipeline.price.measured import measured_runs
 from trimode.pipeline.price.precision import ASSUMED, half_width
@@ -52,6 +53,9 @@ class SweepPrice:
         for cost in self.known:
             if cost.guessed:
                 lines.append(f"  {cost.job.name}: not measured, taken as the mean: {', '.join(cost.guessed)}")
+            if cost.measured_s < ENOUGH_S:
+                text = f"measured in {cost.measured_s:.1f} s only, so its time is a guess"
+                lines.append(f"  {cost.job.name}: {text}; --calibrate again measures longer")
             if cost.num_runs > 1:
                 limit = duration(60 * cost.job.resources.time_limit_min)
                 lines.append(f"  {cost.job.name}: its time limit is {limit}: about {cost.num_runs} runs")
@@ -84,7 +88,16 @@ class SweepPrice:
         jobs = []
         for job, cost in self.jobs:
             row: dict[str, object] = {"name": job.name, "run_dir": job.run_dir, "index": job.index}
-            names = ("num_left", "startup_s", "serving_s", "finish_s", "wall_s", "gpu_hours", "num_measured")
+            names = (
+                "num_left",
+                "startup_s",
+                "serving_s",
+                "finish_s",
+                "wall_s",
+                "gpu_hours",
+                "num_measured",
+                "measured_s",
+            )
             for name in names:
                 row[name] = None if isinstance(cost, str) else getattr(cost, name)
             jobs.append(row | {"why_unknown": cost if isinstance(cost, str) else None})
@@ -129,5 +142,5 @@ def _cells(job: JobSpec, cost: JobPrice | str) -> tuple[str, ...]:
         duration(cost.serving_s),
         duration(cost.wall_s),
         f"{cost.gpu_hours:.2f}" if cost.job.resources.num_gpus else "-",
-        f"{cost.num_measured} samples",
+        f"{cost.num_measured} samples, {duration(cost.measured_s)}",
     )

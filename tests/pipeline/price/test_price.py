@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 from trimode.core.files import write_json_atomic
+from trimode.pipeline.launch.call import Launcher
+from trimode.pipeline.launch.owner import this_process
 from trimode.pipeline.plan.rounds import continue_or_start
-from trimode.pipeline.price.calibrate import calibration
+from trimode.pipeline.price.calibrate import calibration, longer
 from trimode.pipeline.price.estimate import JobPrice, price
 from trimode.pipeline.price.measured import measured_runs, model_shape
 from trimode.pipeline.price.precision import half_width
 from trimode.pipeline.price.sweep_price import SweepPrice, sweep_price
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import Device, JobSpec
-from trimode.tests.fakes.sweeps import config_of, jobs_of, local_jobs
+from trimode.pipeline.sweep import run
+from trimode.tests.fakes.sweeps import HERE, config_of, jobs_of, local_jobs
 
 TASKS = {"demo-math": {"samples": 16, "worked_s": 32.0}, "demo-mcq": {"samples": 16, "worked_s": 16.0}}
 TIMES = {"startup_s": 20.0, "serving_s": 60.0, "finish_s": 2.0, "tasks": TASKS}
@@ -142,7 +145,20 @@ def test_the_lines_of_a_sweep_that_is_measured_in_part(tmp_path: Path) -> None:
     text = "\n".join(found.lines())
     # 400 samples of 2 s and 200 of 1 s at 0.8
     assert found.lines()[2].split("  ")[1] == "ar"
-    assert found.lines()[2].split() == ["ar", "600", "20s", "20m", "50s", "21m", "12s", "-", "32", "samples"]
+    assert found.lines()[2].split() == [
+        "ar",
+        "600",
+        "20s",
+        "20m",
+        "50s",
+        "21m",
+        "12s",
+        "-",
+        "32",
+        "samples,",
+        "1m",
+        "0s",
+    ]
     assert "in all (1 of 2 jobs): 21m 12s one after another; no GPUs" in text
     assert "  dlm: nothing is measured" in text
     assert "ar: its time limit is 10m 0s: about 3 runs" in text
@@ -175,6 +191,32 @@ def test_a_calibration_is_the_first_samples_of_the_same_runs(tmp_path: Path) -> 
     assert calibration(config_of(*flags, "balancer.max_num_seqs=16", "cluster.gpus=4")).limit == 128
     whole, part = jobs_of(tmp_path, *flags)[0], jobs_of(tmp_path, *flags, "limit=16", "num_chunks=1")[0]
     assert whole.run_dir == part.run_dir
+
+
+def test_a_short_calibration_has_more_samples_the_next_time(tmp_path: Path) -> None:
+    [job] = local_jobs(tmp_path, *CPU)
+    config = calibration(config_of("model.path=./model", "cluster=local", "out_dir=out", *CPU))
+    assert longer(config, None, [job], measured_runs(tmp_path / "out")).limit == 16
+    record(job, times=TIMES | {"serving_s": 2.0})
+    assert longer(config, None, [job], measured_runs(tmp_path / "out")).limit == 160
+    assert longer(config, 100, [job], measured_runs(tmp_path / "out")).limit == 100
+    assert "measured in 2.0 s only, so its time is a guess; --calibrate again" in "\n".join(swept(tmp_path).lines())
+    record(job)
+    assert longer(config, None, [job], measured_runs(tmp_path / "out")).limit == 16
+
+
+@pytest.mark.process
+def test_a_local_calibration_that_is_over_too_soon_runs_again_and_longer(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    config = config_of(
+        "model.path=./model", "cluster=local", "out_dir=out", "benchmarks=demo-math:3", "mode=ar", CPU[2]
+    )
+    launcher = Launcher(this_process(), f"{HERE}:measure_briefly")
+    assert run(dataclasses.replace(config, calibrate=True), tmp_path, launcher) == 0
+    [plan] = (tmp_path / "out").glob("*/hf_base/eval_*/plan.json")
+    [task] = json.loads(plan.read_text())["jobs"][0]["tasks"]
+    assert (task["limit"], task["repeats"]) == (160, 1)  # 16 samples took 2 of 20 seconds
+    assert sum(len(made.tasks) for made in measured_runs(tmp_path / "out")) == 1
 
 
 def test_a_cpu_job_takes_no_speed_of_a_gpu(tmp_path: Path) -> None:
