@@ -69,8 +69,8 @@ class Check:
     name: str
     look: Callable[[Subject], Iterable[Finding]]
     """Returns what it finds: nothing if the question does not arise. May raise ConfigError, which is a failure."""
-    limit_s: float = 60.0
-    """Seconds the doctor waits for it."""
+    limit_s: float | None = 60.0
+    """Seconds the doctor waits for it; None for a check that limits itself and has something to tidy up."""
 
 
 def ok(name: str, text: str) -> Finding:
@@ -106,7 +106,7 @@ def demand(checks: Iterable[Check], subject: Subject) -> None:
 def findings(check: Check, subject: Subject) -> list[Finding]:
     """Returns what a check finds. Its errors are findings too, and so is that it does not come back in time.
 
-    It runs in a thread of its own: a look at a dead file server may last for ever.
+    One with a limit runs in a thread of its own: a look at a dead file server may last for ever.
     """
     found: list[Finding] = []
 
@@ -116,6 +116,9 @@ def findings(check: Check, subject: Subject) -> list[Finding]:
         except (TrimodeError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             found.append(failure(check.name, error))
 
+    if check.limit_s is None:
+        look()
+        return found
     thread = threading.Thread(target=look, name=check.name, daemon=True)
     thread.start()
     thread.join(check.limit_s)

@@ -9,7 +9,7 @@ import pytest
 from trimode.pipeline.doctor import probe_host
 from trimode.pipeline.doctor.probe_host import Talk, check_probe, results
 from trimode.pipeline.doctor.probe_node import Lock, hear, replace_and_read, say
-from trimode.pipeline.launch.finding import Finding, State, Subject
+from trimode.pipeline.launch.finding import Finding, State, Subject, findings
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.survey import survey
 from trimode.tests.fakes.slurm_commands import put_on_path
@@ -82,6 +82,21 @@ folder=$(sed -n 's/.*probe_node.py \(.*\)/\1/p' $0.script)
 echo "srun: error: no such interpreter" > $folder/7_0_log.out; echo 7"""
     [found] = probe(tmp_path, monkeypatch, sbatch=log, squeue="echo '7|FAILED|None'")
     assert found.text == "job 7 ended before it spoke: srun: error: no such interpreter"
+
+
+@pytest.mark.process
+def test_ctrl_c_cancels_the_job_and_removes_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe_host, "hear", interrupted)
+    (tmp_path / "model").mkdir()
+    put_on_path(tmp_path / "bin", monkeypatch, {"scancel": CANCELS, "sbatch": ACCEPTS, "squeue": "echo '7|PENDING|x'"})
+    config = config_of(*BARE)
+    found = survey(config, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        findings(probe_host.PROBE, Subject(config=config, survey=found, jobs=plan(config, found)))
+    assert cancelled(tmp_path) == "7" and list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.process
