@@ -58,7 +58,7 @@ def price(job: JobSpec, left: Mapping[str, int], runs: Sequence[MeasuredRun]) ->
         runs: what was measured.
     """
     key = speed_key(job.identity, job.model.path)
-    alike = [run for run in runs if speed_key(run.identity, run.model) == key and run.on_gpu in _devices(job)]
+    alike = [run for run in runs if run.key == key and run.on_gpu in _devices(job)]
     near = [run for run in alike if run.slots == job.client.max_num_seqs]
     near = [run for run in near if run.worked_s > 0 and run.serving_s > 0]
     if not near:
@@ -66,14 +66,14 @@ def price(job: JobSpec, left: Mapping[str, int], runs: Sequence[MeasuredRun]) ->
             others = sorted({run.slots for run in alike})
             return f"measured with batch size {', '.join(map(str, others))} only"
         return "nothing is measured of this mode and model"
-    own = [run for run in near if run.identity == plain(job.identity)]
+    identity = plain(job.identity)
+    own = [run for run in near if run.identity == identity]
     all_samples = sum(work.samples for run in near for work in run.tasks.values())
     mean_s = sum(run.worked_s for run in near) / all_samples
     worked_s, num_measured, guessed = 0.0, 0, []
     for name, count in left.items():
-        works = [run.tasks[name] for group in (own, near) for run in group if name in run.tasks]
-        if any(name in run.tasks for run in own):
-            works = [run.tasks[name] for run in own if name in run.tasks]
+        works = [run.tasks[name] for run in own if name in run.tasks]
+        works = works or [run.tasks[name] for run in near if name in run.tasks]
         samples = sum(work.samples for work in works)
         num_measured += samples
         if samples == 0:

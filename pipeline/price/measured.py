@@ -37,8 +37,8 @@ class MeasuredRun:
 
     identity: Mapping[str, object]
     """Of its run folder."""
-    model: str
-    """Folder or hub id."""
+    key: tuple[object, ...]
+    """What runs of the same speed share (`speed_key`)."""
     num_workers: int
     slots: int
     """Requests that a worker decodes together."""
@@ -94,7 +94,7 @@ def _run(
     }
     return MeasuredRun(
         identity=identity,
-        model=model,
+        key=speed_key(identity, model),
         num_workers=len(devices),
         slots=slots,
         on_gpu=str(devices[0]).startswith("cuda"),
