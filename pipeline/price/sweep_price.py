@@ -55,7 +55,7 @@ class SweepPrice:
                 lines.append(f"  {cost.job.name}: not measured, taken as the mean: {', '.join(cost.guessed)}")
             if cost.measured_s < ENOUGH_S:
                 text = f"measured in {cost.measured_s:.1f} s only, so its time is a guess"
-                lines.append(f"  {cost.job.name}: {text}; --calibrate again measures longer")
+                lines.append(f"  {cost.job.name}: {text}; --calibrate again measures more samples, if there are more")
             if cost.num_runs > 1:
                 limit = duration(60 * cost.job.resources.time_limit_min)
                 lines.append(f"  {cost.job.name}: its time limit is {limit}: about {cost.num_runs} runs")
