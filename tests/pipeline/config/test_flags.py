@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from trimode.core.errors import ConfigError
 from trimode.pipeline.config.compose import compose
-from trimode.pipeline.config.flags import FLAGS, parser, quote, to_overrides
+from trimode.pipeline.config.flag_table import FLAGS
+from trimode.pipeline.config.flags import parser, quote, to_overrides
 from trimode.pipeline.config.schema import BenchmarkChoice, Config
 
 
