@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NOTE = 'echo "$@" >>{folder}/{name}.calls\n'
-SBATCH = """[ ! -e {folder}/refuse ] || {{ cat {folder}/refuse >&2; exit 1; }}
+SBATCH = """
+if [ "$(ls {folder} | grep -c '^script')" -ge "$(cat {folder}/most 2>/dev/null || echo 1000000)" ]; then
+  cat {folder}/refuse >&2; exit 1
+fi
 n=$((101 + $(ls {folder} | grep -c '^script'))); cp "$1" {folder}/script$n; echo "Submitted batch job $n"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
-if [ -n "$last" ]; then for i in $(seq 0 $last); do echo "${{n}}_$i|PENDING|Priority"; done; else echo "$n|PENDING|Priority"; fi >>{folder}/states
+for i in $(seq 0 ${{last:-0}}); do
+  echo "$n${{last:+_$i}}|PENDING|Priority" >>{folder}/states
+done
 """
 ANSWERS = "cat {folder}/{name}.answer 2>/dev/null; true\n"
 
@@ -34,10 +39,10 @@ class FakeSlurm:
         """Makes a command print a text."""
         (self.folder / f"{name}.answer").write_text(text)
 
-    def refuse(self, message: str) -> None:
-        """Makes sbatch refuse with a message; accept again with an empty one."""
-        path = self.folder / "refuse"
-        path.write_text(message) if message else path.unlink()
+    def refuse_after(self, number: int | None, message: str = "") -> None:
+        """Makes sbatch refuse with a message once it has accepted a number of scripts; None: it accepts again."""
+        (self.folder / "refuse").write_text(message)
+        (self.folder / "most").write_text("1000000" if number is None else str(number))
 
     def states(self, text: str) -> None:
         """Sets what squeue knows: lines `id|STATE|reason`."""

@@ -121,3 +121,49 @@ def test_one_script_per_shape(tmp_path: Path) -> None:
 
 def test_a_short_job_is_warned_early_enough() -> None:
     assert [warning_s(minutes) for minutes in (1, 3, 4, 6, 240)] == [60, 60, 80, 120, 120]
+
+
+def test_every_setting_reaches_the_script(tmp_path: Path) -> None:
+    jobs = jobs_of(
+        tmp_path,
+        "cluster=bare",
+        "mode=[ar,dlm]",
+        "out_dir=out",
+        "cluster.qos=high",
+        "cluster.exclusive=true",
+        "cluster.gres='gpu:h100:8'",
+        "cluster.mail_type=END",
+        "cluster.dependency='afterok:12'",
+        "cluster.array_throttle=1",
+        "cluster.nice=100",
+        "cluster.max_requeues=0",
+        "+cluster.sbatch={spread-job: true}",
+        "cluster.srun=['--cpu-bind=none']",
+        "cluster.modules=[gcc,cuda/13]",
+        "cluster.setup=['ulimit -n 65536']",
+    )
+    lines = sbatch_text(jobs).splitlines()
+    for line in (
+        *("qos=high", "exclusive", "gres=gpu:h100:8", "mail-type=END", "dependency=afterok:12", "array=0-1%1"),
+        *("nice=100", "no-requeue", "spread-job"),
+    ):
+        assert f"#SBATCH --{line}" in lines
+    assert not any("gpus-per-node" in line for line in lines)
+    assert lines.index("module load gcc") < lines.index("module load cuda/13") < lines.index("ulimit -n 65536")
+    assert " --cpu-bind=none " in lines[-2] or " --cpu-bind=none " in lines[-1]
+
+
+def test_an_array_is_named_by_what_it_holds_and_has_the_mounts_of_all(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    common = ("out_dir=out", "cluster.container_image=i.sqsh", "mode=all")
+    jobs = [job for name in ("one", "two") for job in jobs_of(tmp_path, *common, f"model.path=./{name}")]
+    [group] = by_shape(jobs)
+    text = sbatch_text(group)
+    assert "#SBATCH --job-name=trimode-one+two-ar+dlm+linear_spec" in text
+    assert f"{tmp_path}/one:{tmp_path}/one" in text and f"{tmp_path}/two:{tmp_path}/two" in text
+
+
+def test_arrays_are_cut_where_the_cluster_takes_no_longer_ones(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, "cluster=bare", "num_chunks=5", "benchmarks=gsm8k", "mode=ar")
+    assert [len(group) for group in by_shape(jobs, 2)] == [2, 2, 1]
