@@ -13,7 +13,7 @@ from trimode.pipeline.config.schema import Config
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.rounds import JobProgress, JobState, continue_or_start
 from trimode.pipeline.plan.survey import Survey, survey
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.spec import Executor, JobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ def plan_sweeps(configs: Sequence[Config], cwd: Path) -> list[PlannedSweep]:
         if key not in seen:
             seen[key] = survey(config, cwd)
         surveys.append(seen[key])
-    plans = kept_apart([plan(config, found) for config, found in zip(configs, surveys, strict=True)])
+    plans = [plan(config, found) for config, found in zip(configs, surveys, strict=True)]
+    if not any(config.cluster.executor is Executor.local for config in configs):  # those run one after another
+        plans = kept_apart(plans)
     return [
         PlannedSweep(config, found, continue_or_start(jobs, config.fresh))
         for config, found, jobs in zip(configs, surveys, plans, strict=True)
@@ -54,8 +56,6 @@ def kept_apart(plans: Sequence[tuple[JobSpec, ...]]) -> list[tuple[JobSpec, ...]
 
     Raises ConfigError if jobs of two plans would write the same files.
     """
-    if len(plans) == 1:
-        return list(plans)
     there: dict[str, list[JobSpec]] = {}
     made = []
     for jobs in plans:

@@ -63,3 +63,46 @@ def test_a_hundred_checkpoints_are_one_small_submission(tmp_path: Path) -> None:
     again = multirun(tmp_path, fake.folder, *flags)  # the fake squeue knows all jobs as pending
     assert len(fake.calls("squeue")) == 1 and len(fake.calls("sbatch")) == 1
     assert again.returncode == 0 and "nothing is left to submit" in again.stderr, again.stderr
+
+
+def test_a_dry_run_of_a_multirun_is_one_summary(tmp_path: Path) -> None:
+    fake = fake_slurm(tmp_path / "bin")
+    done = multirun(tmp_path, fake.folder, f"model.path={models(tmp_path, 5)}", "mode=ar,dlm", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("Settings")] == ["Settings"]
+    model = next(line for line in lines if line.startswith("  model:"))
+    assert model.endswith("... (5 values)") and model.count(" | ") == 3
+    assert "Script of ar (5 jobs), dlm (5 jobs)" in lines
+    assert lines.count("#!/bin/bash") == 1
+    assert "10 sweeps, 10 jobs to start in 1 scripts" in lines
+    assert not (tmp_path / "out").exists() and fake.calls("sbatch") == []
+
+
+def test_combinations_that_answer_the_same_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    fake = fake_slurm(tmp_path / "bin")
+    common = (f"model.path={models(tmp_path, 1)}", "mode=ar")
+    done = multirun(tmp_path, fake.folder, *common, "cluster.time_limit=60,120", "suite=demo")
+    assert done.returncode == 2
+    assert "combinations of a multirun differ in what they answer" in done.stderr
+    assert fake.calls("sbatch") == []
+
+
+def test_combinations_in_one_run_folder_get_jobs_of_their_own(tmp_path: Path) -> None:
+    fake = fake_slurm(tmp_path / "bin")
+    common = (f"model.path={models(tmp_path, 1)}", "mode=ar")
+    done = multirun(tmp_path, fake.folder, *common, "benchmarks=demo-math,demo-mcq")
+    assert done.returncode == 0, done.stderr
+    ids = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("submitted ")]
+    assert ids == ["101_0", "101_1"]
+    [owner] = (tmp_path / "out").glob("*/hf_base/*/owner.json")
+    assert json.loads(owner.read_text())["slurm_jobs"] == ids
+
+
+def test_groups_and_values_of_a_multirun_are_hydras(tmp_path: Path) -> None:
+    fake = fake_slurm(tmp_path / "bin")
+    done = multirun(tmp_path, fake.folder, "mode=ar,dlm", "temperature=0.5,1", "json=true", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    sweeps = json.loads(done.stdout)["sweeps"]
+    found = [(sweep["jobs"][0]["mode"], sweep["jobs"][0]["decode"]["temperature"]) for sweep in sweeps]
+    assert found == [("ar", 0.5), ("ar", 1.0), ("dlm", 0.5), ("dlm", 1.0)]

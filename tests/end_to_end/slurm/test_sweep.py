@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from trimode.core.files import whole_lines
 from trimode.core.project import PROJECT_DIR, child_environment
-from trimode.pipeline.console.progress import read_snapshot
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.owner import this_process
 from trimode.pipeline.run_folder.nfe import read_nfe_log
@@ -84,7 +84,7 @@ def test_a_job_warned_of_its_time_limit_is_requeued_and_goes_on(tmp_path: Path) 
     [job_id] = [line.split()[1] for line in submitted.stdout.splitlines() if line.startswith("submitted ")]
     [run_dir] = (tmp_path / "out").glob("*/hf_base/eval_*")
     paths = RunPaths(run_dir)
-    wait_until(lambda: sum(task.done for task in read_snapshot(paths.progress(0)).values()) >= 2)
+    wait_until(lambda: len(list(whole_lines(paths.nfe_log(0)))) >= 2)
     subprocess.run(["scancel", "--batch", "--signal=USR2", job_id], check=True)  # as Slurm does near the limit
     wait_until(lambda: job_states([job_id]).get(job_id) == "PENDING")
     assert not paths.failed(0).exists() and not paths.completed(0).exists()
