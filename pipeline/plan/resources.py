@@ -26,6 +26,9 @@ GB_PER_SCORER = 2
 GB_OF_THE_JOB = 8
 GB_STEP = 8
 """Memory is rounded up to a multiple of this, so that checkpoints of nearly one size share an array."""
+CPU_OPTIONS = {"cpus-per-task", "cpus-per-gpu", "mincpus"}
+MEMORY_OPTIONS = {"mem", "mem-per-cpu", "mem-per-gpu"}
+"""Options of `cluster.sbatch` that say themselves how many CPUs and how much memory a job gets."""
 OPTIONS = (
     *("qos", "constraint", "exclusive", "reservation", "gres", "mail_type", "mail_user", "comment"),
     *("dependency", "begin", "nice"),
@@ -37,7 +40,11 @@ def resource_spec(config: Config, survey: Survey, mounts: tuple[str, ...]) -> Re
     """Returns what a job asks for. On the CPU no GPUs are asked for, and `cluster.gpus` is the number of workers."""
     cluster = config.cluster
     on_cpu = config.balancer.device is Device.cpu
-    sized = cluster.sized and not cluster.exclusive and cluster.executor is Executor.slurm
+    free = {
+        name.replace("_", "-") for name, value in cluster.sbatch.items() if value is not None and value is not False
+    }
+    sized = cluster.sized and not cluster.exclusive and "exclusive" not in free
+    sized &= cluster.executor is Executor.slurm
     return ResourceSpec(
         cluster=cluster.name,
         executor=cluster.executor,
@@ -47,8 +54,8 @@ def resource_spec(config: Config, survey: Survey, mounts: tuple[str, ...]) -> Re
         time_limit_min=cluster.time_limit_min,
         partition=cluster.partition or None,
         account=cluster.account or None,
-        cpus_per_task=cluster.cpus_per_task or (needed_cpus(config) if sized else None),
-        mem_gb=cluster.mem_gb or (needed_gb(config, survey) if sized else None),
+        cpus_per_task=cluster.cpus_per_task or (needed_cpus(config) if sized and not free & CPU_OPTIONS else None),
+        mem_gb=cluster.mem_gb or (needed_gb(config, survey) if sized and not free & MEMORY_OPTIONS else None),
         container=cluster.container,
         container_image=image_path(cluster.container_image, survey.cwd) if cluster.container_image else None,
         container_mounts=mounts,

@@ -46,6 +46,9 @@ def test_what_is_set_wins_over_the_rule(tmp_path: Path) -> None:
     assert (resources.cpus_per_task, resources.mem_gb) == (3, 5)
     assert asked(tmp_path, "cluster.exclusive=true").cpus_per_task is None
     assert asked(tmp_path, "cluster.sized=false").cpus_per_task is None
+    assert asked(tmp_path, "+cluster.sbatch.exclusive=true").cpus_per_task is None
+    resources = asked(tmp_path, "+cluster.sbatch.mem-per-cpu=4G")
+    assert (resources.cpus_per_task, resources.mem_gb) == (36, None)
 
 
 def test_options_keep_their_order_and_switches_have_no_value(tmp_path: Path) -> None:
