@@ -56,11 +56,11 @@ def _chosen(known: Sequence[Partition], names: str | None) -> list[Partition]:
 
 
 def _array_size(subject: Subject, text: str) -> Finding:
-    largest = max(len(jobs) for jobs, _ in job_scripts(subject.jobs))
+    largest = max((len(jobs) for jobs, _ in job_scripts(subject.jobs)), default=0)
     if not text.isdigit():
         return ok("MaxArraySize", f"not known; the largest array has {largest} jobs")
     limit = int(text)
-    if largest >= limit:  # the highest index is below MaxArraySize
+    if largest > limit:
         return fail(
             "MaxArraySize",
             f"{limit}; the largest array has {largest} jobs",

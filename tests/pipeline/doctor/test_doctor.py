@@ -110,7 +110,6 @@ assert NO_ACCOUNTS != SCONTROL and CONFIG in SCONTROL
         ({}, ("--gpus", "9"), "GPUs", "a job asks for 9; the largest node has 8", "give --gpus 8"),
         ({}, ("cluster.cpus_per_task=65",), "CPUs", "asks for 65; the largest node has 64", "cluster.cpus_per_task 64"),
         ({}, ("cluster.mem_gb=600",), "GB of memory", "asks for 600; the largest node has 512", "cluster.mem_gb 512"),
-        ({"scontrol": SCONTROL.replace("= 1001", "= 2")}, (), "MaxArraySize", "2; the largest", "--jobs-per mode"),
         ({"sacctmgr": "echo 'them|normal|50|'"}, (), "MaxSubmit", "no association with account us", "--account them"),
         ({}, ("--image", "other.sqsh"), "image", "image: no file", "a .sqsh file"),
         ({}, ("--model", "./other"), "model", "model: no folder", "a checkpoint folder"),
@@ -162,6 +161,15 @@ def test_what_is_only_a_warning(
     status, rows = screen(capsys, *SWEEP, *flags)
     assert status == 0, of_state(rows, "fail")
     assert [row for row in of_state(rows, "warn") if row[0] == name and text in row[1]], rows
+
+
+def test_arrays_are_split_where_the_cluster_takes_short_ones_only(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_on_path(place / "bin", monkeypatch, {"scontrol": SCONTROL.replace("= 1001", "= 1")})
+    status, rows = screen(capsys, *SWEEP)
+    said = {row["name"]: row["text"] for row in rows}
+    assert (status, said["MaxArraySize"]) == (0, "1; the largest array has 1 jobs"), rows
 
 
 def test_a_cluster_without_accounts(
