@@ -129,13 +129,13 @@ def _machines(
         ("GPUs", "--gpus", max(item.num_gpus for item in resources), max(node.gpus for node in usable)),
         (
             "CPUs",
-            "cluster.cpus_per_task",
+            "--cpus",
             max(item.cpus_per_task or 1 for item in resources),
             max(node.cpus for node in usable),
         ),
         (
             "GB of memory",
-            "cluster.mem_gb",
+            "--mem",
             max(item.mem_gb or 0 for item in resources),
             max(node.memory_mb for node in usable) // 1000,
         ),

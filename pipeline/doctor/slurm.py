@@ -84,11 +84,11 @@ def remedy_of(problem: str, status: int) -> str:
     if "account" in said or "association" in said:
         return "give --account; yours: `sacctmgr show assoc user=$USER format=account,partition,qos`"
     if "qos" in said:
-        return "give another QOS (cluster.sbatch.qos=NAME); yours: `sacctmgr show assoc user=$USER format=qos`"
+        return "give another --qos; yours: `sacctmgr show assoc user=$USER format=qos`"
     if "time limit" in said:
         return "give a shorter --time; the partition's limit: `scontrol show partition`"
     if "configuration is not available" in said or "generic resource" in said or "gres" in said:
-        return "no node has that many GPUs, CPUs or that much memory: --gpus, cluster.cpus_per_task, cluster.mem_gb"
+        return "no node has that many GPUs, CPUs or that much memory: --gpus, --cpus, --mem"
     if "array" in said:
         return "fewer jobs in a sweep: --jobs-per mode, fewer --num-chunks"
     return "change the option that sbatch names (`--dry-run` prints the script), or ask the cluster's support"
