@@ -24,14 +24,8 @@ from trimode.pipeline.spec import ClientKind, Container, Executor, JobSpec
 WORKER_PACKAGES = ("torch", "ray", "transformers")
 
 
-def preflight(
-    config: Config, survey: Survey, jobs: Sequence[JobSpec], loaded: set[tuple[str, Path | None]] | None = None
-) -> None:
-    """Checks what only a real run needs. Raises ConfigError for what is missing.
-
-    `loaded`: benchmarks and data folders that were checked before, for other sweeps of the command; it is added to.
-    """
-    loaded = set() if loaded is None else loaded
+def preflight(config: Config, survey: Survey, jobs: Sequence[JobSpec]) -> None:
+    """Checks what only a real run needs. Raises ConfigError for what is missing."""
     _check_cluster(config, survey)
     for weights, name in ((survey.model, "model"), (survey.tokenizer, "tokenizer")):
         if weights is not None and not weights.found:
@@ -50,9 +44,7 @@ def preflight(
         )
     data_dir = Path(jobs[0].data_dir) if jobs and jobs[0].data_dir else None
     for name in names:
-        if (name, data_dir) not in loaded:
-            load_rows(load_benchmark(name), data_dir)
-            loaded.add((name, data_dir))
+        load_rows(load_benchmark(name), data_dir)
     # In an image it is the image's own NeMo-Skills that counts, and the job looks for it.
     if config.client.kind is ClientKind.nemo_skills and config.cluster.container is Container.none:
         find_installation()
