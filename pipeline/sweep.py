@@ -102,12 +102,19 @@ def run_all(configs: Sequence[Config], cwd: Path, launcher: Launcher | None = No
 
 
 def look_before(sweeps: Sequence[PlannedSweep]) -> None:
-    """Checks what only a real run needs, for all sweeps that have something left to run."""
-    loaded: set[tuple[str, Path | None]] = set()
-    for sweep in sweeps:
-        if sweep.jobs:
-            preflight(sweep.config, sweep.survey, sweep.jobs, loaded)
-    if starting := [sweep for sweep in sweeps if sweep.jobs]:
+    """Checks what only a real run needs, for all sweeps that have something left to run; each data file once."""
+    seen: set[tuple[str, str | None]] = set()
+    starting = [sweep for sweep in sweeps if sweep.jobs]
+    for sweep in starting:
+        unseen = [
+            dataclasses.replace(
+                job, tasks=tuple(task for task in job.tasks if (task.benchmark, job.data_dir) not in seen)
+            )
+            for job in sweep.jobs
+        ]
+        preflight(sweep.config, sweep.survey, unseen)
+        seen |= {(task.benchmark, job.data_dir) for job in unseen for task in job.tasks}
+    if starting:
         ensure_worker_packages(starting[0].config)
 
 

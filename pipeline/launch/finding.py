@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from trimode.core.errors import ConfigError, TrimodeError
 from trimode.pipeline.config.schema import Config
@@ -51,8 +50,6 @@ class Subject:
     survey: Survey
     jobs: Sequence[JobSpec]
     """Jobs that would be started; empty if there is no plan."""
-    loaded: set[tuple[str, Path | None]] = field(default_factory=set)
-    """Benchmarks and data folders whose rows were read before, for other sweeps of the command; it is added to."""
 
     @property
     def on_slurm(self) -> bool:

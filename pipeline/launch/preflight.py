@@ -26,14 +26,9 @@ from trimode.pipeline.spec import ClientKind, Container, Executor, JobSpec
 WORKER_PACKAGES = ("torch", "ray", "transformers")
 
 
-def preflight(
-    config: Config, survey: Survey, jobs: Sequence[JobSpec], loaded: set[tuple[str, Path | None]] | None = None
-) -> None:
-    """Checks what only a real run needs. Raises ConfigError for what is missing.
-
-    `loaded`: benchmarks and data folders that were checked before, for other sweeps of the command; it is added to.
-    """
-    demand(CHECKS, Subject(config=config, survey=survey, jobs=jobs, loaded=set() if loaded is None else loaded))
+def preflight(config: Config, survey: Survey, jobs: Sequence[JobSpec]) -> None:
+    """Checks what only a real run needs. Raises ConfigError for what is missing."""
+    demand(CHECKS, Subject(config=config, survey=survey, jobs=jobs))
     cluster = config.cluster
     if cluster.executor is Executor.slurm and cluster.container is not Container.none and cluster.hub_cache:
         Path(cluster.hub_cache).expanduser().mkdir(parents=True, exist_ok=True)
@@ -134,13 +129,10 @@ def check_data(subject: Subject) -> Iterator[Finding]:
     data_dir = Path(jobs[0].data_dir) if jobs and jobs[0].data_dir else None
     found = []
     for name in subject.benchmarks:
-        if (name, data_dir) in subject.loaded:
-            continue
         try:
             found.append(f"{name} {len(load_rows(load_benchmark(name), data_dir))}")
         except ConfigError as error:
             yield failure("data", error)
-        subject.loaded.add((name, data_dir))
     if found:
         yield ok("data", f"rows: {', '.join(found)}")
 
