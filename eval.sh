@@ -17,6 +17,10 @@ case ${1:-} in
     bash "$ROOT/scripts/setup_env.sh" base
     exec env PYTHONSAFEPATH=1 "$ROOT/.venv/bin/python" -m trimode.pipeline.status "${@:2}"
     ;;
+  --doctor)
+    bash "$ROOT/scripts/setup_env.sh" base
+    exec env PYTHONSAFEPATH=1 "$ROOT/.venv/bin/python" -m trimode.pipeline.doctor "${@:2}"
+    ;;
 esac
 
 layer=base

@@ -112,12 +112,31 @@ def whole_lines(path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on the file `path`, which is created if missing; waits while another process holds it."""
+def locked(path: Path, keep: bool = True) -> Iterator[None]:
+    """Holds an exclusive lock on the file `path`, which is created if missing; waits while another process holds it.
+
+    Without `keep` the file is removed at the end, so that many locks leave no files. All users of a path say the same.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not keep and not _is_file_at(file.fileno(), path):
+                continue  # its last holder has removed it: the file that is locked now is another one
+            try:
+                yield
+            finally:
+                if not keep:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _is_file_at(handle: int, path: Path) -> bool:
+    """True if the open file is the one that `path` names."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def tail(path: Path, num_lines: int) -> str:

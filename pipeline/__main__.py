@@ -1,4 +1,7 @@
-"""`python -m trimode.pipeline KEY=VALUE ...`: a sweep from Hydra overrides; `-m` runs one sweep per combination."""
+"""`python -m trimode.pipeline KEY=VALUE ...`: a sweep from Hydra overrides; `-m` runs one sweep per combination.
+
+The sweeps of `-m` are planned together, and under Slurm submitted together.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from trimode.core.errors import USER_ERROR
 from trimode.core.project import CONF_DIR
 from trimode.pipeline.config.compose import describe_error, register, to_config
-from trimode.pipeline.sweep import guarded_sweep, run
+from trimode.pipeline.config.multirun import compose_all
+from trimode.pipeline.sweep import guarded_sweep, run, run_all
 
 SWEEP_DIR = "TRIMODE_SWEEP_DIR"
 """Variable with the folder of the file that Hydra writes per multirun. It is temporary."""
@@ -33,7 +37,9 @@ def main() -> int:
 
 
 def compose_and_run() -> int:
-    """Lets Hydra compose the sweeps and run each. Returns the exit status."""
+    """Composes the sweeps with Hydra and runs them. Returns the exit status."""
+    if (combinations := multirun_overrides(sys.argv[1:])) is not None:
+        return run_all(compose_all(combinations), Path.cwd())
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a trace and leaving with 1
     with tempfile.TemporaryDirectory(prefix="trimode-") as folder:
@@ -44,6 +50,17 @@ def compose_and_run() -> int:
             print(f"error: {describe_error(error)}", file=sys.stderr)
             return USER_ERROR
     return 0
+
+
+def multirun_overrides(argv: list[str]) -> list[str] | None:
+    """Returns the overrides of `-m OVERRIDE ...`; None if no multirun is asked for, or more than overrides are given.
+
+    Hydra itself answers everything else: its help, its information, another config.
+    """
+    words = [word for word in argv if word not in ("-m", "--multirun")]
+    if len(words) == len(argv) or any(word.startswith("-") for word in words):
+        return None
+    return words
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The contract of a sweep: frozen descriptions of models, tasks, resources and jobs, made by `plan` and read below it.
 
-A JobSpec is plain data: submitit pickles it, and plan.json, manifest.json and the dry run hold it as JSON.
+A JobSpec is plain data: plan.json, manifest.json, the calls of a submission and the dry run hold it as JSON.
 """
 
 from __future__ import annotations
@@ -131,6 +131,14 @@ class TaskSpec:
         """Returns the positions, among the first `num_rows` rows, that this job answers."""
         return range(num_rows) if self.chunk is None else self.chunk.positions(num_rows)
 
+    def shares_files_with(self, other: TaskSpec) -> bool:
+        """True if both write the same files: the same benchmark, unless they are two shares of one division."""
+        if self.benchmark != other.benchmark:
+            return False
+        one, two = self.chunk, other.chunk
+        divided = one is not None and two is not None and one.count == two.count and self.seeds == other.seeds
+        return not divided or one == two
+
     @property
     def num_rows(self) -> int:
         """Rows of the benchmark that are asked per seed, by all jobs that share them together."""
@@ -166,12 +174,30 @@ class ResourceSpec:
     """SRC:DST[:FLAGS] each."""
     container_python: str = "python3"
     """Interpreter inside the image."""
-    sbatch: tuple[tuple[str, str], ...] = ()
-    """Further sbatch options, name and value, in order."""
+    sbatch: tuple[tuple[str, str | None], ...] = ()
+    """Further sbatch options, name and value, in order; without a value: a switch."""
+    srun: tuple[str, ...] = ()
+    """Further arguments of the srun that starts the job."""
+    modules: tuple[str, ...] = ()
+    """Environment modules that the batch script loads."""
     setup: tuple[str, ...] = ()
     """Shell lines run in the batch script before the job."""
     max_requeues: int = 10
     """How often a job that the time limit has interrupted is run again; 0 = never."""
+    array_throttle: int | None = None
+    """Most jobs of an array that run at the same time; None = all."""
+
+    @property
+    def asks_gpus_by_gres(self) -> bool:
+        """True if the GPUs are asked for with --gres, so that --gpus-per-node is left out."""
+        return any(name == "gres" and gpus_in_gres(value or "") is not None for name, value in self.sbatch)
+
+
+def gpus_in_gres(gres: str) -> int | None:
+    """Returns the GPUs that a text such as `gpu:h100:4,tmp:1` asks for; None if it asks for none."""
+    parts = [item.strip().removeprefix("gres/").replace("=", ":").split(":") for item in gres.split(",")]
+    counts = [int(part[-1]) if part[-1].isdigit() else 1 for part in parts if part[0] == "gpu"]
+    return sum(counts) if counts else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
-"""One sweep from its typed config to an exit status: check, survey, plan, then dry run, local run or submission.
+"""The sweeps of one command from their typed configs to an exit status.
 
-Only the dry run, the report and what to type next go to stdout.
+Check, survey, plan, then dry run, local run or submission. Only the dry run, the report and what to type next go to
+stdout.
 """
 
 from __future__ import annotations
@@ -9,23 +10,38 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trimode.core.errors import FAILED, Stopped, SubmissionError, guarded
+from trimode.core.errors import FAILED, Stopped, guarded
 from trimode.core.files import locked
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.launch import dry_run
 from trimode.pipeline.launch.call import Launcher
-from trimode.pipeline.launch.living import leave_out_living, living_jobs, write_plan
+from trimode.pipeline.launch.living import (
+    SUBMIT_LOCK,
+    LivingJob,
+    forget_ended,
+    leave_out_living,
+    living_jobs,
+    owners_of,
+    slurm_states,
+    write_plan,
+)
 from trimode.pipeline.launch.local import run_local
-from trimode.pipeline.launch.owner import Owner, claim, read_owner, release, this_process
+from trimode.pipeline.launch.owner import Owner, claim, release, this_process
 from trimode.pipeline.launch.preflight import ensure_worker_packages, preflight
 from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
 from trimode.pipeline.plan.jobs import plan
-from trimode.pipeline.plan.rounds import JobProgress, JobState, continue_or_start
+from trimode.pipeline.plan.rounds import JobProgress, JobState
 from trimode.pipeline.plan.survey import absolute, survey
+from trimode.pipeline.plan.sweeps import PlannedSweep, plan_sweeps
+from trimode.pipeline.price.calibrate import calibration, longer
+from trimode.pipeline.price.measured import measured_runs
+from trimode.pipeline.price.sweep_price import sweep_price
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.submission import submissions
 from trimode.pipeline.spec import Executor, JobSpec
 
 OK = 0
@@ -45,31 +61,89 @@ def guarded_sweep(command: Callable[[], int]) -> int:
         return FAILED
 
 
-def run(config: Config, cwd: Path, launcher: Launcher | None = None) -> int:
+def run(config: Config, cwd: Path, launcher: Launcher | None = None, again: bool = False) -> int:
     """Runs a sweep and returns its exit status. Relative paths start at `cwd`. Raises TrimodeError.
 
-    Without `launcher` this process owns the run folders and the jobs run `run_job`.
+    Without `launcher` this process owns the run folders and the jobs run `run_job`. A local calibration that was over
+    too soon runs a second time, longer (`again`).
     """
-    check(config)
-    found = survey(config, cwd)
-    states = continue_or_start(plan(config, found), config.fresh)
-    say_notes(states)
-    if config.dry_run:
-        as_what = dry_run.as_json if config.json else dry_run.as_text
-        print(as_what(config, found, states))
+    return run_all([config], cwd, launcher, again)
+
+
+def run_all(configs: Sequence[Config], cwd: Path, launcher: Launcher | None = None, again: bool = False) -> int:
+    """Runs the sweeps of one command as `run` does. Under Slurm they are planned, checked and submitted together.
+
+    On this machine they run one after another, up to the first that fails.
+    """
+    for config in configs:
+        check(config)
+    asked, configs = configs, [calibrating(config, cwd) if config.calibrate else config for config in configs]
+    shown = any(config.dry_run for config in configs)
+    if len(configs) > 1 and not shown and any(config.cluster.executor is Executor.local for config in configs):
+        return next((status for config in asked if (status := run(config, cwd, launcher))), OK)
+    sweeps = plan_sweeps(configs, cwd)
+    for sweep in sweeps:
+        say_notes(sweep.states)
+    if shown:
+        print_dry_run(sweeps, cwd)
         return OK
-    jobs = [state.spec for state in states if state.progress is not JobProgress.SKIPPED]
-    say_skipped(states)
-    if jobs:
-        preflight(config, found, jobs)
-        ensure_worker_packages(config)
-    out_dir = absolute(config.out_dir, cwd)
+    for sweep in sweeps:
+        say_skipped(sweep.states)
+    look_before(sweeps)
     launcher = launcher or Launcher(this_process())
+    status = OK
+    for out_dir in dict.fromkeys(absolute(config.out_dir, cwd) for config in configs):
+        here = [sweep for sweep in sweeps if absolute(sweep.config.out_dir, cwd) == out_dir]
+        status = run_in(out_dir, here, launcher) or status
+    short = asked[0].calibrate and configs[0].cluster.executor is Executor.local and any(sweep.jobs for sweep in sweeps)
+    if short and status == OK and not again:
+        return run(dataclasses.replace(asked[0], fresh=False), cwd, launcher, again=True)
+    return status
+
+
+def look_before(sweeps: Sequence[PlannedSweep]) -> None:
+    """Checks what only a real run needs, for all sweeps that have something left to run; each data file once."""
+    seen: set[tuple[str, str | None]] = set()
+    starting = [sweep for sweep in sweeps if sweep.jobs]
+    for sweep in starting:
+        unseen = [
+            dataclasses.replace(
+                job, tasks=tuple(task for task in job.tasks if (task.benchmark, job.data_dir) not in seen)
+            )
+            for job in sweep.jobs
+        ]
+        preflight(sweep.config, sweep.survey, unseen)
+        seen |= {(task.benchmark, job.data_dir) for job in unseen for task in job.tasks}
+    if starting:
+        ensure_worker_packages(starting[0].config)
+
+
+def run_in(out_dir: Path, sweeps: Sequence[PlannedSweep], launcher: Launcher) -> int:
+    """Runs or submits the sweeps of one output folder. Returns the exit status."""
+    config = sweeps[0].config
+    jobs = [job for sweep in sweeps for job in sweep.jobs]
     if config.cluster.executor is Executor.local or not jobs:
         failed = run_here(jobs, launcher, config.take_over)
-        print_report([state.spec for state in states], out_dir)
+        print_report([state.spec for sweep in sweeps for state in sweep.states], out_dir)
         return FAILED if failed else OK
     return run_on_slurm(config, jobs, out_dir, launcher)
+
+
+def calibrating(config: Config, cwd: Path) -> Config:
+    """Returns the calibration of a sweep: more samples than at first where an earlier one was over too soon."""
+    small = calibration(config)
+    runs = measured_runs(absolute(config.out_dir, cwd))
+    return longer(small, config.limit, plan(small, survey(small, cwd)), runs) if runs else small
+
+
+def print_dry_run(sweeps: Sequence[PlannedSweep], cwd: Path) -> None:
+    """Prints what a run would do and, as far as it is measured, what it costs."""
+    states = [state for sweep in sweeps for state in sweep.states]
+    price = sweep_price(states, absolute(sweeps[0].config.out_dir, cwd))
+    if sweeps[0].config.json:
+        print(dry_run.as_json(sweeps, price.to_json() if price else None))
+    else:
+        print(dry_run.as_text(sweeps, price.lines() if price else ()))
 
 
 def say_notes(states: Sequence[JobState]) -> None:
@@ -97,45 +171,79 @@ def run_here(jobs: Sequence[JobSpec], launcher: Launcher, take_over: bool) -> li
 
 def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launcher: Launcher) -> int:
     """Submits what no living job works on, and waits for it if the config says so. Returns the exit status."""
-    submitted = submit(config, jobs, out_dir, launcher)
-    if not submitted:
+    submitted, left = submit(config, jobs, out_dir, launcher)
+    if not submitted and not left:
         print("nothing is left to submit: living jobs work on all of it", file=sys.stderr)
         return OK
-    for item in submitted:
-        print(f"submitted {item.job_id} ({item.spec.name}): {item.spec.run_dir}", flush=True)
+    say_submitted(submitted, left)
     python = f"{sys.executable} -m trimode.pipeline"
     watch = f"next: {python}.status --watch {out_dir}    then: {python}.report {out_dir}"
     if not config.wait:
         print(watch)
-        return OK
+        return FAILED if left else OK
+    done, failed = list(submitted), False
     try:
-        failed = wait(submitted)
+        failed = bool(wait(submitted))
+        while left and submitted:
+            submitted, left = submit(config, left, out_dir, launcher)
+            say_submitted(submitted, left)
+            failed = bool(wait(submitted)) or failed
+            done += submitted
     except KeyboardInterrupt:
         print(f"no longer waiting; the jobs go on. {watch}", file=sys.stderr)
         return FAILED
-    print_report([item.spec for item in submitted], out_dir)
-    return FAILED if failed else OK
+    print_report([item.spec for item in done], out_dir)
+    return FAILED if failed or left else OK
 
 
-def submit(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launcher: Launcher) -> list[Submitted]:
-    """Submits what no living job works on, and says what is left out. One command at a time does so in `out_dir`."""
-    with locked(out_dir / ".submit.lock"):
-        living = living_jobs(dict.fromkeys(job.run_dir for job in jobs))
+def say_submitted(submitted: Sequence[Submitted], left: Sequence[JobSpec]) -> None:
+    """Prints the jobs that Slurm has accepted, and how many it does not take now."""
+    for item in submitted:
+        print(f"submitted {item.job_id} ({item.spec.name}): {item.spec.run_dir}", flush=True)
+    if left:
+        print(
+            f"{len(left)} jobs are not submitted: Slurm takes no more of this user now (MaxSubmitJobs); the same "
+            "command submits them when others have ended",
+            file=sys.stderr,
+        )
+
+
+def submit(
+    config: Config, jobs: Sequence[JobSpec], out_dir: Path, launcher: Launcher
+) -> tuple[list[Submitted], list[JobSpec]]:
+    """Submits what no living job works on, and says what is left out. One command at a time does so in `out_dir`.
+
+    Returns the submitted jobs, and those beyond the number that the user may have in Slurm.
+    """
+    with locked(out_dir / SUBMIT_LOCK):
+        owners = owners_of(dict.fromkeys(job.run_dir for job in jobs))
+        states = slurm_states(owners.values(), submissions(out_dir))
+        living = living_jobs(owners, states)
         jobs, left_out = leave_out_living(jobs, living)
         for item in left_out:
             print(item, file=sys.stderr)
-        tokens = {run_dir: owner.token for run_dir in living if (owner := read_owner(Path(run_dir))) is not None}
+        tokens = {run_dir: owners[run_dir].token for run_dir in living}
         launcher = dataclasses.replace(launcher, tokens=tokens)
-        take([job for job in jobs if job.run_dir not in tokens], launcher.owner, config.take_over)
+        claim_all([job for job in jobs if job.run_dir not in tokens], launcher.owner, config.take_over, states)
+        forget_ended(out_dir, states)
+        submitted: list[Submitted] = []
         try:
-            submitted = submit_arrays(jobs, launcher)
-        except SubmissionError:
+            submit_arrays(jobs, launcher, submitted)
+        finally:  # of what was submitted before a refusal, too
             give_back(jobs, launcher.owner)
-            raise
-        for run_dir in dict.fromkeys(item.spec.run_dir for item in submitted):
-            here = [(item.spec, item.job_id) for item in submitted if item.spec.run_dir == run_dir]
-            write_plan(Path(run_dir), living.get(run_dir, []), here)
-    return submitted
+            rewrite_plans(submitted, living)
+    taken = {(item.spec.run_dir, item.spec.index) for item in submitted}
+    return submitted, [job for job in jobs if (job.run_dir, job.index) not in taken]
+
+
+def rewrite_plans(submitted: Sequence[Submitted], living: dict[str, list[LivingJob]]) -> None:
+    """Writes plan.json where one describes something else; elsewhere the files of the submission stand for it."""
+    here: dict[str, list[tuple[JobSpec, str | None]]] = {}
+    for item in submitted:
+        here.setdefault(item.spec.run_dir, []).append((item.spec, item.job_id))
+    for run_dir, jobs in here.items():
+        if run_dir in living or RunPaths(Path(run_dir)).plan.exists():
+            write_plan(Path(run_dir), living.get(run_dir, []), jobs)
 
 
 def take(jobs: Sequence[JobSpec], owner: Owner, take_over: bool = False) -> None:
@@ -143,15 +251,24 @@ def take(jobs: Sequence[JobSpec], owner: Owner, take_over: bool = False) -> None
 
     `take_over`: also from owners that cannot be asked.
     """
-    taken: list[JobSpec] = []
+    claim_all(jobs, owner, take_over)
     try:
         for run_dir in dict.fromkeys(job.run_dir for job in jobs):
-            here = [job for job in jobs if job.run_dir == run_dir]
-            claim(Path(run_dir), owner, take_over)
-            taken += here
-            write_plan(Path(run_dir), [], [(job, None) for job in here])
+            write_plan(Path(run_dir), [], [(job, None) for job in jobs if job.run_dir == run_dir])
     except BaseException:
-        give_back(taken, owner)
+        give_back(jobs, owner)
+        raise
+
+
+def claim_all(
+    jobs: Sequence[JobSpec], owner: Owner, take_over: bool = False, states: Mapping[str, str] | None = None
+) -> None:
+    """Claims every run folder of the jobs. On an error no folder stays claimed. `states`: what squeue says."""
+    try:
+        for run_dir in dict.fromkeys(job.run_dir for job in jobs):
+            claim(Path(run_dir), owner, take_over, states)
+    except BaseException:
+        give_back(jobs, owner)
         raise
 
 

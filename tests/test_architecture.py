@@ -98,6 +98,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring", "run_folder")),
     },
+    "pipeline/doctor": {
+        "core",
+        *(PIPELINE + name for name in ("spec", "config", "plan", "launch", "slurm")),
+    },
     "pipeline/status": {"core", "pipeline/launch", "pipeline/run_folder"},
     "pipeline/rescore": {"core", *(PIPELINE + name for name in ("benchmarks", "scoring", "launch"))},
     "pipeline/in_process": {
@@ -105,7 +109,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(PIPELINE + name for name in ("spec", "benchmarks", "data", "config", "plan", "launch", "run_folder")),
         *(PIPELINE + name for name in ("console", "client", "scoring")),
     },
-    "pipeline/sweep": {"core", *(PIPELINE + name for name in ("spec", "config", "plan", "launch", "run_folder"))},
+    "pipeline/price": {
+        "core",
+        *(PIPELINE + name for name in ("spec", "config", "plan", "run_folder", "console", "analysis")),
+    },
+    "pipeline/sweep": {
+        "core",
+        *(PIPELINE + name for name in ("spec", "config", "plan", "launch", "run_folder", "price")),
+    },
     "pipeline/eval": {"core", "pipeline/config", "pipeline/sweep"},
     "pipeline/__main__": {"core", "pipeline/config", "pipeline/sweep"},
     # commands and recipes

@@ -19,6 +19,7 @@ from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, is_count, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import LEDGER, POSITION, SCORING_ERROR, add_row, placed_lines, read_lines
+from trimode.pipeline.run_folder.submission import planned
 from trimode.pipeline.scoring.verdicts import is_scored
 from trimode.pipeline.spec import JobSpec
 
@@ -140,7 +141,7 @@ def read_run(folder: Path) -> Run:
     """Reads one run folder. Raises ConfigError only if nothing in it says the mode."""
     paths, notes = RunPaths(folder), list[str]()
     manifest = _read_object(paths.manifest, notes)
-    plan = _read_object(paths.plan, notes) if paths.plan.exists() else {}
+    plan = _read_object(paths.plan, notes) if paths.plan.exists() else planned(folder)
     jobs = read_jobs(plan, paths.plan, notes) + read_jobs(manifest, paths.manifest, notes)
     ledger = _read_ledgers(folder, notes)
     mode, lora = _mode_of(folder, jobs, ledger)
@@ -158,7 +159,9 @@ def read_run(folder: Path) -> Run:
 
 def _is_run_folder(folder: Path) -> bool:
     paths = RunPaths(folder)
-    return paths.manifest.is_file() or paths.eval_results.is_dir() or (paths.plan.is_file() and paths.owner.is_file())
+    if paths.manifest.is_file() or paths.eval_results.is_dir():
+        return True
+    return paths.owner.is_file() and (paths.plan.is_file() or bool(planned(folder)))
 
 
 def _state(folder: Path, tasks: dict[str, TaskResult]) -> str:

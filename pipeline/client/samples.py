@@ -228,6 +228,7 @@ class _Stream:
             else:
                 answer = await self._ask(question.name, user_message(benchmark, question.row), question.sample_seed)
                 self._watch(answer)
+                self._progress.answered(benchmark.name, answer.started_at, answer.ended_at)
             question.run.num_unanswered += answer.error_kind == INFRASTRUCTURE
             await self._backlog.acquire()
             row = answered_row(benchmark, question.row, answer)

@@ -14,37 +14,11 @@ from collections.abc import Iterator
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode, Quantization
 from trimode.pipeline.config.schema import Config, ModeConfig
+from trimode.pipeline.config.submission_checks import at_least, check_submission, stays_in_its_line
 from trimode.pipeline.spec import ClientKind, Device
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
-SBATCH_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-OWN_OPTIONS = {
-    **dict.fromkeys(
-        ("nodes", "N", "ntasks", "n", "ntasks-per-node", "ntasks-per-gpu"),
-        "is the job's own: a job is one task on one node; valid: more GPUs (cluster.gpus) or more jobs (--num-chunks)",
-    ),
-    **dict.fromkeys(
-        (
-            "array",
-            "a",
-            "output",
-            "o",
-            "error",
-            "e",
-            "open-mode",
-            "signal",
-            "wrap",
-            "chdir",
-            "D",
-            "parsable",
-            "wait",
-            "W",
-        ),
-        "the batch script sets itself; valid: any other option of sbatch",
-    ),
-}
-"""sbatch options that would break a job, and what is wrong with them."""
 MAX_NAME = 255
 """Most characters of a folder's name."""
 
@@ -60,6 +34,7 @@ def check(config: Config) -> None:
         _check_mode(name, mode, config.max_new_tokens)
     _check_decoding(config)
     _check_cluster(config)
+    check_submission(config)
     if config.exp_name is not None and (not SAFE_NAME.fullmatch(config.exp_name) or len(config.exp_name) > MAX_NAME):
         raise ConfigError(
             f"exp_name is one folder's name: got {config.exp_name!r}; "
@@ -73,11 +48,6 @@ def check(config: Config) -> None:
 
 def _check_texts(config: Config) -> None:
     """Checks that every text can be written to a file, and that those of the batch script stay in their line."""
-    for name in config.cluster.sbatch:
-        if not SBATCH_OPTION.fullmatch(name):
-            raise ConfigError(f"cluster.sbatch: got the option {name!r}; valid: letters, digits, _ -")
-        if name.replace("_", "-") in OWN_OPTIONS:
-            raise ConfigError(f"cluster.sbatch: got the option {name!r}, which {OWN_OPTIONS[name.replace('_', '-')]}")
     for name, text in _texts("", config):
         if name.startswith("cluster."):
             # Lines of the set-up may be indented.
@@ -102,17 +72,9 @@ def _texts(name: str, value: object) -> Iterator[tuple[str, str]]:
         yield from _texts(f"{name}.{key}" if name else key, item)
 
 
-def stays_in_its_line(name: str, text: str) -> None:
-    """Checks a text that a batch script holds: with a line break it could become a line of its own."""
-    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text):
-        raise ConfigError(
-            f"{name} stands in one line of a batch script: got {text!r}; valid: no line breaks or control characters"
-        )
-
-
 def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
     """Checks one entry of `modes`."""
-    _at_least(f"modes.{name}.block_length", mode.block_length, 1)
+    at_least(f"modes.{name}.block_length", mode.block_length, 1)
     if mode.mode is Mode.ar and mode.block_length != 1:
         raise ConfigError(f"block_length of ar: got {mode.block_length}; valid: 1 (ar decodes token by token)")
     if mode.threshold is not None:
@@ -125,7 +87,7 @@ def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
             f"lora in {name}: the adapter drafts, which only linear_spec does; got mode {mode.mode.value}"
         )
     for field in ("max_model_len", "max_position_embeddings"):
-        _at_least(f"modes.{name}.{field}", getattr(mode, field), 1)
+        at_least(f"modes.{name}.{field}", getattr(mode, field), 1)
     if mode.max_model_len is not None:
         if mode.max_position_embeddings is not None and mode.max_model_len > mode.max_position_embeddings:
             raise ConfigError(
@@ -141,11 +103,11 @@ def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
 
 def _check_decoding(config: Config) -> None:
     """Checks the decoding settings that all modes share."""
-    _at_least("max_new_tokens", config.max_new_tokens, 1)
-    _at_least("max_thinking_tokens", config.max_thinking_tokens, 1)
-    _at_least("starting_seed", config.starting_seed, 0)
-    _at_least("limit", config.limit, 1)
-    _at_least("num_chunks", config.num_chunks, 1)
+    at_least("max_new_tokens", config.max_new_tokens, 1)
+    at_least("max_thinking_tokens", config.max_thinking_tokens, 1)
+    at_least("starting_seed", config.starting_seed, 0)
+    at_least("limit", config.limit, 1)
+    at_least("num_chunks", config.num_chunks, 1)
     if config.num_chunks > 1 and config.client.kind is ClientKind.nemo_skills:
         raise ConfigError(
             f"num_chunks with client nemo_skills: got {config.num_chunks}; valid: 1 (its files are not shared)"
@@ -159,13 +121,11 @@ def _check_decoding(config: Config) -> None:
 def _check_cluster(config: Config) -> None:
     """Checks resources, workers and client."""
     cluster, balancer, client = config.cluster, config.balancer, config.client
-    _at_least("cluster.gpus", cluster.gpus, 1)
-    _at_least("cluster.cpus_per_task", cluster.cpus_per_task, 1)
-    _at_least("cluster.mem_gb", cluster.mem_gb, 1)
-    _at_least("balancer.workers", balancer.workers, 1)
-    _at_least("balancer.max_num_seqs", balancer.max_num_seqs, 1)
-    _at_least("client.max_concurrent_requests", client.max_concurrent_requests, 1)
-    _at_least("client.num_scorers", client.num_scorers, 1)
+    at_least("cluster.gpus", cluster.gpus, 1)
+    at_least("balancer.workers", balancer.workers, 1)
+    at_least("balancer.max_num_seqs", balancer.max_num_seqs, 1)
+    at_least("client.max_concurrent_requests", client.max_concurrent_requests, 1)
+    at_least("client.num_scorers", client.num_scorers, 1)
     if not 0 <= client.max_failed_share <= 1:
         raise ConfigError(f"client.max_failed_share: got {client.max_failed_share}; valid: a share from 0 to 1")
     for name, value in (
@@ -176,8 +136,3 @@ def _check_cluster(config: Config) -> None:
             raise ConfigError(f"{name}: got {value}; valid: above 0")
     if balancer.device is not Device.cpu and cluster.gpus is not None and (balancer.workers or 0) > cluster.gpus:
         raise ConfigError(f"workers: each has a GPU of its own; got {balancer.workers} for {cluster.gpus} GPUs")
-
-
-def _at_least(name: str, value: int | None, lowest: int) -> None:
-    if value is not None and value < lowest:
-        raise ConfigError(f"{name}: got {value}; valid: a whole number from {lowest}")

@@ -1,4 +1,4 @@
-"""The flags of eval.sh: what each one means, its default, and the Hydra overrides it stands for.
+"""The Hydra overrides that the flags of eval.sh stand for.
 
 Values are checked in `checks`, with those of all other settings.
 """
@@ -8,131 +8,10 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import MODE_DEFAULTS, Mode
-
-ALL_MODES = tuple(mode.value for mode in Mode)
-DEMO_MODES = (*ALL_MODES, "linear_spec_lora")
-"""Entries of conf/mode/demo.yaml."""
-NULL = ("null", "none", "")
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """One flag with a value (`metavar`), or a switch (no metavar)."""
-
-    name: str
-    metavar: str | None
-    default: str
-    text: str
-    key: str | None = None
-    """Config key that takes the value; None: a rule below translates it."""
-    boolean: bool = False
-    """The value is true or false."""
-    listed: bool = True
-    """False: accepted because the public reference has it, but not in --help."""
-
-    @property
-    def dest(self) -> str:
-        """Attribute of the parsed flags."""
-        return self.name.removeprefix("--").replace("-", "_")
-
-
-BLOCK_LENGTHS = ", ".join(f"{mode.value} {item.block_length}" for mode, item in MODE_DEFAULTS.items())
-THRESHOLDS = ", ".join(
-    f"{mode.value} {item.threshold:g}" for mode, item in MODE_DEFAULTS.items() if item.threshold is not None
-)
-"""Defaults of the modes, for help texts."""
-
-FLAGS: dict[str, tuple[Flag, ...]] = {
-    "what is evaluated": (
-        Flag("--mode", "MODES", "required", "ar, dlm, linear_spec, a comma list of them, or all"),
-        Flag("--model", "MODEL", "nvidia/Nemotron-Labs-Diffusion-8B", "checkpoint folder or hub id", "model.path"),
-        Flag("--tokenizer", "DIR", "the model's own", "tokenizer folder", "model.tokenizer"),
-        Flag("--quantization", "none|fp8|w4a16", "none", "what is done to weights at load", "model.quantization"),
-        Flag("--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas", "benchmarks"),
-        Flag("--limit", "N", "all", "first N samples of each benchmark", "limit"),
-        Flag("--data-dir", "DIR", "bundled, cached or downloaded", "benchmark data, DIR/<benchmark>/", "data_dir"),
-        Flag("--demo", None, "off", "the bundled model on its four benchmarks: all modes and linear_spec with LoRA"),
-    ),
-    "decoding": (
-        Flag("--tokens", "N", "8192", "tokens an answer may have", "max_new_tokens"),
-        Flag("--block-length", "N", BLOCK_LENGTHS, "tokens per block; ar takes 1 only"),
-        Flag("--threshold", "X", THRESHOLDS, "commit confidence; none: no threshold; not for ar"),
-        Flag("--temperature", "X", "0", "0 is greedy", "temperature"),
-        Flag("--steps", "N", "refused", "no mode has a step count", listed=False),
-        Flag(
-            "--enable-thinking",
-            "BOOL",
-            "false",
-            "let the model think before it answers",
-            "enable_thinking",
-            boolean=True,
-        ),
-        Flag("--max-thinking-tokens", "N", "6000", "thinking budget; acts with thinking on", "max_thinking_tokens"),
-        Flag("--no-eos-early-stop", None, "early stop on", "go on after the end token, up to --tokens"),
-        Flag("--lora", None, "off", "adapter on the drafter of linear_spec"),
-        Flag(
-            "--lora-path",
-            "DIR",
-            "linear_spec_lora in the model's folder or repository, else miscs/linear_spec_lora",
-            "the adapter",
-        ),
-        Flag("--draft-lora-only", "BOOL", "false", "adds _draft_only to the folder's name", listed=False),
-        Flag("--max-model-len", "N", "ar 65536, dlm and linear_spec 20480", "prompt and answer of one request at most"),
-        Flag("--max-pos-emb", "N", "config.json's", "overrides the context limit of config.json"),
-    ),
-    "where it runs": (
-        Flag(
-            "--cluster", "NAME", "slurm", "conf/cluster/NAME.yaml: slurm (image, account), bare (no containers), local"
-        ),
-        Flag("--local", None, "off", "run here and wait; the same as --cluster local"),
-        Flag("--device", "auto|cpu|cuda", "auto", "cpu turns --gpus into a number of CPU workers", "balancer.device"),
-        Flag("--gpus", "N", "8; with --local all that are visible", "GPUs per job", "cluster.gpus"),
-        Flag("--workers", "N", "one per GPU, else 1", "workers per job", "balancer.workers"),
-        Flag(
-            "--batch-size",
-            "N",
-            "1, as the reference",
-            "requests a worker decodes together; 16 or 32 are faster",
-            "balancer.max_num_seqs",
-        ),
-        Flag("--partition", "NAME", "$SERVER_PARTITION or batch,backfill", "SLURM partition", "cluster.partition"),
-        Flag("--account", "NAME", "$ACCOUNT", "SLURM account", "cluster.account"),
-        Flag(
-            "--time",
-            "TIME",
-            "$SERVER_TIME or 04:00:00",
-            "time limit of a job, as SLURM writes it",
-            "cluster.time_limit",
-        ),
-        Flag("--image", "FILE", "$CONTAINER_IMAGE", "container image of the jobs", "cluster.container_image"),
-        Flag("--jobs-per", "mode|benchmark", "mode", "what one job holds", "jobs_per"),
-        Flag("--num-chunks", "N", "1", "jobs that share the samples of each benchmark", "num_chunks"),
-        Flag(
-            "--max-failed-share",
-            "X",
-            "0",
-            "share of samples that may stay without an answer when servers fail; above it the job fails",
-            "client.max_failed_share",
-        ),
-        Flag("--wait", None, "off", "return when all jobs have ended: 0 all completed, 1 any failed"),
-    ),
-    "output": (
-        Flag("--out-dir", "DIR", "$OUT_DIR or eval_suit_results", "results", "out_dir"),
-        Flag("--exp-name", "NAME", "derived, one per mode", "subfolder of the results", "exp_name"),
-        Flag("--fresh", None, "off", "a new run folder instead of resuming; nothing is deleted"),
-        Flag("--take-over", None, "off", "take a run folder from an owner that cannot be asked (its host is gone)"),
-        Flag("--dry-run", None, "off", "print settings, jobs and scripts; write nothing"),
-        Flag("--json", None, "off", "with --dry-run: print JSON only"),
-        Flag("--setup", "base|worker", "none", "make or update the environment and exit"),
-        Flag("--status", "[logs|cancel] DIR", "none", "show how the jobs in DIR stand and exit (--watch, --json)"),
-    ),
-}
-SLURM_ONLY = ("partition", "account", "image", "wait")
+from trimode.pipeline.config.flag_table import ALL_MODES, DEMO_MODES, FLAGS, NULL, SLURM_ONLY
 
 
 class _Parser(argparse.ArgumentParser):
@@ -182,7 +61,13 @@ def to_overrides(argv: Sequence[str]) -> list[str]:
             if flag.key is not None and flag.dest in given:
                 text = str(given[flag.dest])
                 overrides.append(f"{flag.key}={boolean(flag.name, text) if flag.boolean else quote(text)}")
-    overrides += [f"{name}=true" for name in ("fresh", "take_over", "wait", "dry_run", "json") if name in given]
+    overrides += [
+        f"{name}=true" for name in ("fresh", "take_over", "wait", "dry_run", "json", "calibrate") if name in given
+    ]
+    if "exclusive" in given:
+        overrides.append("cluster.exclusive=true")
+    if "modules" in given:
+        overrides.append(f"cluster.modules=[{','.join(quote(name) for name in str(given['modules']).split(','))}]")
     if "no_eos_early_stop" in given:
         overrides.append("eos_early_stop=false")
     return overrides + _mode_overrides(given, modes) + extra
@@ -200,6 +85,8 @@ def _refuse(given: dict[str, object]) -> None:
         raise ConfigError(f"--setup stands alone and takes base or worker: got {given['setup']!r}")
     if "status" in given:
         raise ConfigError("--status comes first: eval.sh --status [logs|cancel] DIR [--watch] [--json]")
+    if "doctor" in given:
+        raise ConfigError("--doctor comes first: eval.sh --doctor [--probe] [--json] [the flags of a sweep]")
     if "steps" in given:
         raise ConfigError(
             f"--steps: got {given['steps']}, but no mode has a step count: a dlm block ends when its tokens are "
@@ -211,9 +98,11 @@ def _refuse(given: dict[str, object]) -> None:
     if "local" in given and cluster not in (None, "local"):
         raise ConfigError(f"--local and --cluster {cluster}: got both; valid: one of them")
     if _is_local(given):
-        for name in SLURM_ONLY[:-1]:
+        for name in SLURM_ONLY:
             if name in given:
-                raise ConfigError(f"--{name}: jobs on this machine have none; valid: with a SLURM cluster")
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: jobs on this machine have none; valid: with a SLURM cluster"
+                )
 
 
 def _is_local(given: dict[str, object]) -> bool:

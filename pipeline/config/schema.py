@@ -77,11 +77,39 @@ class ComposedCluster:
     gpus: int | None = None
     """GPUs per job; null = all that are visible."""
     cpus_per_task: int | None = None
+    """CPUs of a job; null = by `sized`."""
     mem_gb: int | None = None
+    """Memory of a job in GB; null = by `sized`."""
+    sized: bool = False
+    """Where CPUs or memory are null, ask for what `plan.resources` says a job needs; false: ask for nothing."""
+    qos: str | None = None
+    constraint: str | None = None
+    """Features that the nodes must have, e.g. `h100&ib`."""
+    exclusive: bool = False
+    """Whole nodes. CPUs and memory that are null are then left to Slurm."""
+    reservation: str | None = None
+    gres: str | None = None
+    """Generic resources; with GPUs in it, --gpus-per-node is left out, and their number must be that of `gpus`."""
+    mail_type: str | None = None
+    """When Slurm sends mail: BEGIN, END, FAIL, ALL and others, with commas."""
+    mail_user: str | None = None
+    comment: str | None = None
+    dependency: str | None = None
+    """What must have happened first, e.g. `afterok:123`, or `singleton`."""
+    begin: str | None = None
+    """Earliest start, e.g. `now+1hour` or `20:00`."""
+    nice: int | None = None
+    """Lowers the priority (above 0)."""
+    array_throttle: int | None = None
+    """Most jobs of an array that run at the same time; null = all."""
     max_requeues: int = 10
     """How often a job that the time limit has interrupted is run again; 0 = never."""
-    sbatch: dict[str, str] = field(default_factory=dict)
-    """Further sbatch options, name and value."""
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    """Further sbatch options, name and value; true: a switch without value; false or null: not given."""
+    srun: list[str] = field(default_factory=list)
+    """Further arguments of srun, each with its dashes."""
+    modules: list[str] = field(default_factory=list)
+    """Environment modules that the batch script loads, in order."""
     setup: list[str] = field(default_factory=list)
     """Shell lines run in the batch script before the job."""
 
@@ -170,6 +198,8 @@ class ComposedConfig:
     wait: bool = False
     """Return when all jobs have ended; local jobs are always waited for."""
     dry_run: bool = False
+    calibrate: bool = False
+    """Run a few samples of each benchmark and mode, so that a dry run can say what the sweep costs."""
     json: bool = False
     """Dry run as JSON."""
 

@@ -22,8 +22,10 @@ Points = tuple[Sequence[float], Sequence[float]]
 
 LINE_EVERY_S = 15.0
 """Seconds between two plain lines of one benchmark."""
-SNAPSHOT_EVERY_S = 0.5
-"""Seconds between two writes of the file for other processes."""
+BARS_EVERY_S = 0.5
+"""Seconds between two updates of bars."""
+SNAPSHOT_EVERY_S = 5.0
+"""Seconds between two writes of the file for other processes, which lies on a shared disk."""
 
 
 @dataclass(slots=True)
@@ -48,6 +50,12 @@ class TaskProgress:
     nfe: int = 0
     seconds: float = 0.0
     """Seconds from this run's first sample to its latest."""
+    asked_at: float = 0.0
+    """Unix time when the first of this run's samples was sent; 0 = none yet."""
+    answered_at: float = 0.0
+    """Unix time of this run's latest answer. The verdict comes later."""
+    worked_s: float = 0.0
+    """Seconds that workers spent on this run's samples, added up: without their time in the queue."""
     started_at: float = field(default=0.0)
     """Unix time of this run's first sample; 0 = none yet."""
 
@@ -102,9 +110,17 @@ class Progress:
     """A context manager that counts the samples of a job and shows the counts."""
 
     def __init__(
-        self, name: str, show: Callable[[str], None], snapshot: Path | None = None, bars: Bars | None = None
+        self,
+        name: str,
+        show: Callable[[str], None],
+        snapshot: Path | None = None,
+        bars: Bars | None = None,
+        watched_here: bool = False,
     ) -> None:
-        """`show` gets the plain lines, `snapshot` is the file for other processes, `bars` stand on the terminal."""
+        """`show` gets the plain lines, `snapshot` is the file for other processes, `bars` stand on the terminal.
+
+        `watched_here`: a process of this machine draws bars from the file, which is then written as often as bars.
+        """
         self._name = name
         self._show = show
         self._snapshot = snapshot
@@ -113,7 +129,10 @@ class Progress:
             snapshot.parent.mkdir(parents=True, exist_ok=True)
         self._tasks: dict[str, TaskProgress] = {}
         self._lines_at: dict[str, float] = {}
+        self._snapshot_every_s = BARS_EVERY_S if watched_here else SNAPSHOT_EVERY_S
         self._snapshot_at = 0.0
+        self._written = ""
+        self._bars_at = 0.0
 
     def __enter__(self) -> Progress:
         if self._bars is not None:
@@ -145,12 +164,21 @@ class Progress:
         add_points(task.possible, points[1])
         task.failed += record is not None and record.error is not None
         task.unscored += unscored
+        task.worked_s += worked_s
         task.tokens += cost.completion_tokens
         task.nfe += cost.nfe
         if now - self._lines_at.get(benchmark, 0.0) >= LINE_EVERY_S and task.done < task.total:
             self._line(benchmark)
-        if now - self._snapshot_at >= SNAPSHOT_EVERY_S:
+        if now - self._bars_at >= BARS_EVERY_S:
+            self._update_bars()
+        if now - self._snapshot_at >= self._snapshot_every_s:
             self._write_snapshot()
+
+    def answered(self, benchmark: str, asked_at: float, answered_at: float) -> None:
+        """Notes when a sample was sent and when its answer came, which the speed of the workers follows from."""
+        task = self._tasks[benchmark]
+        task.asked_at = min(asked_at, task.asked_at or asked_at)
+        task.answered_at = max(answered_at, task.answered_at)
 
     def finish(self, benchmark: str) -> None:
         """Shows the final counts of a benchmark whose metrics are written."""
@@ -162,16 +190,25 @@ class Progress:
         self._lines_at[benchmark] = time.time()
         self._show(f"[{self._name}] {benchmark}: {self._tasks[benchmark].text()}{suffix}")
 
-    def _write_snapshot(self) -> None:
-        """Updates the bars and replaces the file. It is not synced to disk, because losing one costs nothing."""
-        self._snapshot_at = time.time()
+    def _update_bars(self) -> None:
+        self._bars_at = time.time()
         if self._bars is not None:
             self._bars.update(self._name, self._tasks)
-        if self._snapshot is None:
+
+    def _write_snapshot(self) -> None:
+        """Updates the bars, and replaces the file if its content has changed.
+
+        It is not synced to disk, because losing one costs nothing.
+        """
+        self._snapshot_at = time.time()
+        self._update_bars()
+        text = json.dumps({name: asdict(task) for name, task in self._tasks.items()})
+        if self._snapshot is None or text == self._written:
             return
         beside = self._snapshot.with_suffix(".tmp")
-        beside.write_text(json.dumps({name: asdict(task) for name, task in self._tasks.items()}), encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
         beside.replace(self._snapshot)
+        self._written = text
 
 
 class Bars:

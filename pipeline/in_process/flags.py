@@ -16,7 +16,7 @@ from trimode.core.protocol import Quantization
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.compose import compose
-from trimode.pipeline.config.flags import BLOCK_LENGTHS, THRESHOLDS
+from trimode.pipeline.config.flag_table import BLOCK_LENGTHS, THRESHOLDS
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data.hub import Tasks, ensure_rows
 from trimode.pipeline.launch.preflight import preflight

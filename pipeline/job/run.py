@@ -34,7 +34,7 @@ from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
-from trimode.pipeline.spec import ClientKind, JobSpec
+from trimode.pipeline.spec import ClientKind, Executor, JobSpec
 
 WATCH_EVERY_S = 0.2
 
@@ -182,7 +182,8 @@ def _progress(spec: JobSpec, paths: RunPaths, log: JobLog, loaded: list[LoadedTa
     """Returns the job's progress with every benchmark announced. On a terminal it shows bars, and lines in the log."""
     bars = Bars(Console(file=log.terminal)) if log.terminal else None
     show = log.write_line if bars else _print_line
-    progress = Progress(spec.name, show, snapshot=paths.progress(spec.index), bars=bars)
+    here = spec.resources.executor is Executor.local
+    progress = Progress(spec.name, show, snapshot=paths.progress(spec.index), bars=bars, watched_here=here)
     for item in loaded:
         total = len(item.positions) * len(item.task.seeds)
         progress.begin(item.benchmark.name, total=total, done=item.num_done)

@@ -1,4 +1,4 @@
-"""The call that submitit pickles: starts one job where the executor has put it, under Slurm or as a local child.
+"""The call of one job: starts it where the executor has put it, under Slurm or as a local child.
 
 The job's function is named by its path, so that submitting a job does not import what running it needs.
 """

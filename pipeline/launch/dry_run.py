@@ -9,36 +9,66 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from trimode.core.protocol import Quantization
 from trimode.pipeline.benchmarks import without_scorer
 from trimode.pipeline.config.schema import Config
+from trimode.pipeline.launch.fitting import fitting_arrays
 from trimode.pipeline.launch.local import local_dir
+from trimode.pipeline.plan.resources import resource_spec
 from trimode.pipeline.plan.rounds import JobProgress, JobState
 from trimode.pipeline.plan.survey import Survey, Weights, absolute
-from trimode.pipeline.slurm.script import TASK_MODULE, by_shape, sbatch_text
-from trimode.pipeline.spec import Container, Executor, JobSpec
+from trimode.pipeline.plan.sweeps import PlannedSweep
+from trimode.pipeline.slurm.script import sbatch_text
+from trimode.pipeline.spec import Container, Executor, JobSpec, ResourceSpec
 
+LOCAL_MODULE = "submitit.core._submit"
+"""What a local job runs: it loads the pickled call and calls it."""
+SHOWN_VALUES = 3
+"""Values of a setting that a dry run of several sweeps shows."""
 END = "[dry-run] No jobs submitted."
 
 
-def as_text(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
-    """Returns the whole dry run as text."""
+def as_text(sweeps: Sequence[PlannedSweep], price: Sequence[str] = ()) -> str:
+    """Returns the whole dry run as text: one summary, also of several sweeps. `price`: lines before the scripts."""
     lines = ["Settings"]
-    lines += [f"  {label + ':':<22}{value}" for label, value in settings(config, survey)]
+    lines += [f"  {label + ':':<22}{value}" for label, value in common_settings(sweeps)]
+    states = [state for sweep in sweeps for state in sweep.states]
     lines += ["", "Jobs", *("  " + line for line in job_table(states))]
-    for jobs, script in job_scripts(started(states)):
-        lines += ["", f"Script of {', '.join(job.name for job in jobs)}", script.rstrip("\n")]
+    if price:
+        lines += ["", *price]
+    jobs = started(states)
+    scripts = job_scripts(jobs)
+    for group, script in scripts:
+        lines += ["", f"Script of {_names(group)}", script.rstrip("\n")]
+    if (later := len(jobs) - sum(len(group) for group, _ in scripts)) > 0:
+        lines += ["", f"{later} more jobs would have to wait: Slurm takes no more of this user now (MaxSubmitJobs)"]
+    if len(sweeps) > 1:
+        lines += ["", f"{len(sweeps)} sweeps, {len(jobs)} jobs to start in {len(scripts)} scripts"]
     return "\n".join([*lines, "", END])
 
 
-def as_json(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
-    """Returns the dry run as a JSON object: {settings, jobs: [{..., state, num_left, script}]}.
+def _names(jobs: Sequence[JobSpec]) -> str:
+    """The names of an array's jobs; of many jobs with the same names, each name once with a count."""
+    counts = Counter(job.name for job in jobs)
+    return ", ".join(name if count == 1 else f"{name} ({count} jobs)" for name, count in counts.items())
 
-    The script of a skipped job is null.
+
+def as_json(sweeps: Sequence[PlannedSweep], price: Mapping[str, object] | None = None) -> str:
+    """Returns the dry run as a JSON object: {settings, jobs: [{..., state, num_left, script}], price}.
+
+    Of several sweeps it is {sweeps, price}. The script of a job that is skipped or would have to wait is null.
     """
+    states = [state for sweep in sweeps for state in sweep.states]
     scripts = {(job.run_dir, job.index): text for jobs, text in job_scripts(started(states)) for job in jobs}
+    parts = [_sweep_json(sweep, scripts) for sweep in sweeps]
+    whole = parts[0] if len(parts) == 1 else {"sweeps": parts}
+    return json.dumps(whole | {"price": price}, indent=2, ensure_ascii=False)
+
+
+def _sweep_json(sweep: PlannedSweep, scripts: dict[tuple[str, int], str]) -> dict[str, object]:
     jobs = [
         dataclasses.asdict(state.spec)
         | {
@@ -50,15 +80,27 @@ def as_json(config: Config, survey: Survey, states: Sequence[JobState]) -> str:
             "num_left": state.num_left,
             "script": scripts.get((state.spec.run_dir, state.spec.index)),
         }
-        for state in states
+        for state in sweep.states
     ]
-    plain = {label: str(value) for label, value in settings(config, survey)}
-    return json.dumps({"settings": plain, "jobs": jobs}, indent=2, ensure_ascii=False)
+    return {"settings": {label: str(value) for label, value in settings(sweep.config, sweep.survey)}, "jobs": jobs}
 
 
 def started(states: Sequence[JobState]) -> list[JobSpec]:
     """Returns the jobs that would be started."""
     return [state.spec for state in states if state.progress is not JobProgress.SKIPPED]
+
+
+def common_settings(sweeps: Sequence[PlannedSweep]) -> list[tuple[str, str]]:
+    """Returns label and value of every setting; where sweeps differ, their first values and how many there are."""
+    values: dict[str, dict[str, None]] = {}
+    for sweep in sweeps:
+        for label, value in settings(sweep.config, sweep.survey):
+            values.setdefault(label, {})[str(value)] = None
+    rows = []
+    for label, different in values.items():
+        shown = " | ".join(list(different)[:SHOWN_VALUES])
+        rows.append((label, shown if len(different) <= SHOWN_VALUES else f"{shown} | ... ({len(different)} values)"))
+    return rows
 
 
 def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
@@ -110,10 +152,26 @@ def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
             ("partition", cluster.partition or "the cluster's default"),
             ("account", cluster.account or _absent(cluster.needs_account)),
             ("time", cluster.time_limit),
+            *_asked(resource_spec(config, survey, ())),
         ]
     if cluster.container is not Container.none:
         rows.append(("image", cluster.container_image or _absent(needed=True)))
     return rows
+
+
+def _asked(resources: ResourceSpec) -> list[tuple[str, object]]:
+    """What else Slurm is asked for, as far as something is."""
+    options = [f"--{name}" if value is None else f"--{name}={value}" for name, value in resources.sbatch]
+    rows: list[tuple[str, object]] = [
+        ("CPUs", resources.cpus_per_task or ""),
+        ("memory", f"{resources.mem_gb} GB" if resources.mem_gb else ""),
+        ("sbatch options", " ".join(options)),
+        ("srun arguments", " ".join(resources.srun)),
+        ("modules", ", ".join(resources.modules)),
+        ("jobs at a time", resources.array_throttle or ""),
+        ("requeues", resources.max_requeues or "none"),
+    ]
+    return [(label, value) for label, value in rows if value != ""]
 
 
 def job_table(states: Sequence[JobState]) -> list[str]:
@@ -172,11 +230,11 @@ def _absent(needed: bool) -> str:
 def local_text(job: JobSpec) -> str:
     """Returns the command of a local job."""
     folder = shlex.quote(str(local_dir(job)))
-    return f"PYTHONSAFEPATH=1 SUBMITIT_EXECUTOR=local {shlex.quote(sys.executable)} -u -m {TASK_MODULE} {folder}\n"
+    return f"PYTHONSAFEPATH=1 SUBMITIT_EXECUTOR=local {shlex.quote(sys.executable)} -u -m {LOCAL_MODULE} {folder}\n"
 
 
 def job_scripts(jobs: Sequence[JobSpec]) -> list[tuple[tuple[JobSpec, ...], str]]:
     """Returns every script of a submission with the jobs it runs."""
     if jobs and jobs[0].resources.executor is Executor.local:
         return [((job,), local_text(job)) for job in jobs]
-    return [(group, sbatch_text(group)) for group in by_shape(jobs)]
+    return [(group, sbatch_text(group)) for group in fitting_arrays(jobs)]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.core.errors import WorkerError
-from trimode.core.files import write_json_atomic
-from trimode.pipeline.launch.owner import read_owner
+from trimode.core.files import locked, write_json_atomic
+from trimode.pipeline.launch.owner import Owner, read_owner
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.submission import JOB_ID, Submission, forget, planned, submissions
+from trimode.pipeline.slurm.limits import cluster_name
 from trimode.pipeline.slurm.queue import has_ended, job_states
-from trimode.pipeline.spec import JobSpec, TaskSpec, job_from_json
+from trimode.pipeline.spec import JobSpec, job_from_json
 
-JOB_ID = "slurm_job_id"
-"""Key of an entry of plan.json: the Slurm job that was submitted for it."""
+SUBMIT_LOCK = ".submit.lock"
+"""File of the out-dir that is locked while a command submits or removes what has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +48,38 @@ class LeftOut:
         )
 
 
-def living_jobs(run_dirs: Iterable[str]) -> dict[str, list[LivingJob]]:
-    """Returns the jobs of run folders that wait or run in Slurm, for the folders that have any. One call of squeue.
-
-    A folder whose owner cannot be asked has none here; claiming it says so.
-    """
-    planned: dict[str, list[tuple[JobSpec, str]]] = {}
-    for run_dir in run_dirs:
-        owner = read_owner(Path(run_dir))
-        if owner is not None and owner.slurm_jobs:
-            planned[run_dir] = [entry for entry in read_plan(Path(run_dir)) if entry[1] in owner.slurm_jobs]
+def slurm_states(owners: Iterable[Owner], submitted: Iterable[Submission] = ()) -> dict[str, str] | None:
+    """Returns what squeue knows of the jobs of owners and submissions, by id. One call; None if squeue fails."""
+    ids = {job_id for owner in owners for job_id in owner.slurm_jobs}
+    ids.update(job_id for item in submitted for job_id in item.job_ids)
     try:
-        states = job_states(job_id for entries in planned.values() for _, job_id in entries)
+        return job_states(ids)
     except WorkerError:
+        return None
+
+
+def owners_of(run_dirs: Iterable[str]) -> dict[str, Owner]:
+    """Returns the owners of the run folders that have one."""
+    found = {run_dir: read_owner(Path(run_dir)) for run_dir in run_dirs}
+    return {run_dir: owner for run_dir, owner in found.items() if owner is not None}
+
+
+def living_jobs(owners: Mapping[str, Owner], states: Mapping[str, str] | None) -> dict[str, list[LivingJob]]:
+    """Returns the jobs of owned run folders that wait or run in Slurm, for the folders that have any.
+
+    `states`: what squeue says; None if it does not answer. A folder whose owner cannot be asked has no jobs here;
+    claiming it says so.
+    """
+    if states is None:
         return {}
     found = {
         run_dir: [
-            LivingJob(spec, job_id, states[job_id]) for spec, job_id in entries if not has_ended(states.get(job_id))
+            LivingJob(spec, job_id, states[job_id])
+            for spec, job_id in read_plan(Path(run_dir))
+            if job_id in owner.slurm_jobs and not has_ended(states.get(job_id))
         ]
-        for run_dir, entries in planned.items()
+        for run_dir, owner in owners.items()
+        if not all(has_ended(states.get(job_id)) for job_id in owner.slurm_jobs)
     }
     return {run_dir: jobs for run_dir, jobs in found.items() if jobs}
 
@@ -83,7 +98,9 @@ def leave_out_living(
         there = living.get(job.run_dir, [])
         tasks = []
         for task in job.tasks:
-            by = next((other for other in there if any(_meets(task, busy) for busy in other.spec.tasks)), None)
+            by = next(
+                (other for other in there if any(task.shares_files_with(busy) for busy in other.spec.tasks)), None
+            )
             if by is None:
                 tasks.append(task)
             else:
@@ -97,20 +114,11 @@ def leave_out_living(
     return kept, left_out
 
 
-def _meets(task: TaskSpec, other: TaskSpec) -> bool:
-    """True if two tasks write the same files: the same benchmark, unless they are two shares of one division."""
-    if task.benchmark != other.benchmark:
-        return False
-    one, two = task.chunk, other.chunk
-    divided = one is not None and two is not None and one.count == two.count and task.seeds == other.seeds
-    return not divided or one == two
-
-
 def read_plan(run_dir: Path) -> list[tuple[JobSpec, str]]:
-    """Returns the jobs of plan.json that were submitted, with their Slurm ids. Damaged entries are left out."""
+    """Returns the jobs of a folder's plan that were submitted, with their Slurm ids. Damaged entries are left out."""
     try:
-        entries = json.loads(RunPaths(run_dir).plan.read_text(encoding="utf-8"))["jobs"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        entries = planned(run_dir).get("jobs")
+    except (OSError, ValueError, RecursionError):
         return []
     found = []
     for entry in entries if isinstance(entries, list) else []:
@@ -125,3 +133,26 @@ def write_plan(run_dir: Path, living: Sequence[LivingJob], jobs: Sequence[tuple[
     entries = [(job.spec, job.job_id) for job in living] + list(jobs)
     rows = [dataclasses.asdict(spec) | ({JOB_ID: job_id} if job_id else {}) for spec, job_id in entries]
     write_json_atomic(RunPaths(run_dir).plan, {"jobs": rows})
+
+
+def forget_ended(out_dir: Path, states: Mapping[str, str] | None) -> None:
+    """Removes the calls and scripts of submissions to this cluster whose jobs have all ended. Logs stay.
+
+    `states`: what squeue says; None if it does not answer. The caller holds the lock of the out-dir.
+    """
+    ended = [
+        item
+        for item in (submissions(out_dir) if states is not None else ())
+        if states is not None and all(has_ended(states.get(job_id)) for job_id in item.job_ids)
+    ]
+    here = cluster_name() if ended else ""
+    for item in ended:
+        if here and item.cluster == here:
+            forget(item)
+
+
+def tidy(out_dir: Path) -> None:
+    """Does the same for a command that submits nothing. It asks squeue only if there are submissions."""
+    with suppress(OSError), locked(out_dir / SUBMIT_LOCK):
+        kept = submissions(out_dir)
+        forget_ended(out_dir, slurm_states((), kept) if kept else None)

@@ -23,6 +23,7 @@ from trimode.pipeline.console.progress import Bars, read_snapshot
 from trimode.pipeline.launch.call import DEVICES, GRACE_S, JobCall, Launcher, visible_devices
 from trimode.pipeline.launch.outcome import failure_message, is_completed
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.submission import remove_files
 from trimode.pipeline.slurm.queue import outside_of_jobs
 from trimode.pipeline.spec import JobSpec
 
@@ -96,6 +97,7 @@ def run_local(jobs: Sequence[JobSpec], launcher: Launcher) -> list[JobSpec]:
                     end(started)
                 raise
             error = started.exception()
+            remove_files(local_dir(job))
             if error is not None or not is_completed(job):
                 failed.append(job)
                 print(f"{job.name} failed: {failure_message(job, started.paths.stdout)}", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -60,11 +60,14 @@ class Owner:
             return "an owner whose owner.json is damaged"
         return f"process {', '.join(str(process.pid) for process in self.processes)} on {self.host}"
 
-    def life(self) -> Life:
-        """Returns what is known of its jobs or processes: while one of them runs it may write."""
+    def life(self, states: Mapping[str, str] | None = None) -> Life:
+        """Returns what is known of its jobs or processes: while one of them runs it may write.
+
+        `states`: what squeue has said of Slurm jobs; None = squeue is asked here.
+        """
         if self.slurm_jobs:
             try:
-                states = job_states(self.slurm_jobs)
+                states = job_states(self.slurm_jobs) if states is None else states
             except WorkerError:
                 return Life.UNKNOWN
             runs = not all(has_ended(states.get(job_id)) for job_id in self.slurm_jobs)
@@ -87,16 +90,17 @@ def this_process() -> Owner:
     return Owner(token=uuid.uuid4().hex, host=socket.gethostname(), processes=(me,))
 
 
-def claim(run_dir: Path, owner: Owner, take_over: bool = False) -> None:
+def claim(run_dir: Path, owner: Owner, take_over: bool = False, states: Mapping[str, str] | None = None) -> None:
     """Makes `owner` the folder's owner. Raises ConfigError while a process or job of another owner runs.
 
-    An owner that cannot be asked counts as running, unless `take_over` says that it is gone.
+    An owner that cannot be asked counts as running, unless `take_over` says that it is gone. `states`: what squeue has
+    said of the Slurm jobs of all owners; None = it is asked here.
     """
     deadline = time.monotonic() + DYING_S
     while True:
         with _locked(run_dir):
             other = read_owner(run_dir)
-            life = Life.ENDED if other is None or other.token == owner.token else other.life()
+            life = Life.ENDED if other is None or other.token == owner.token else other.life(states)
             if life is Life.ENDED or (take_over and life is Life.UNKNOWN):
                 if other is not None and life is Life.UNKNOWN:
                     print(f"taking over {run_dir}: {evidence(run_dir, other)}", file=sys.stderr, flush=True)
@@ -223,5 +227,5 @@ def _write(run_dir: Path, owner: Owner) -> None:
 
 @contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
-    with locked(RunPaths(run_dir).owner.with_name(".owner.lock")):
+    with locked(RunPaths(run_dir).owner.with_name(".owner.lock"), keep=False):
         yield

@@ -1,15 +1,16 @@
 """Checks before a real run that image, account, weights, scorers, data and tools are there: no job queues in vain.
 
-A dry run needs none of these and skips the checks.
+A dry run needs none of these and skips the checks. The doctor prints what each of them finds.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trimode.core.errors import ConfigError, SubmissionError
@@ -18,6 +19,7 @@ from trimode.pipeline.benchmarks import load_benchmark, without_scorer
 from trimode.pipeline.client.nemo_skills.installation import find_installation
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data import load_rows
+from trimode.pipeline.launch.finding import Check, Finding, Subject, demand, fail, failure, ok
 from trimode.pipeline.plan.survey import Survey, image_path
 from trimode.pipeline.spec import ClientKind, Container, Executor, JobSpec
 
@@ -26,50 +28,134 @@ WORKER_PACKAGES = ("torch", "ray", "transformers")
 
 def preflight(config: Config, survey: Survey, jobs: Sequence[JobSpec]) -> None:
     """Checks what only a real run needs. Raises ConfigError for what is missing."""
-    _check_cluster(config, survey)
-    for weights, name in ((survey.model, "model"), (survey.tokenizer, "tokenizer")):
-        if weights is not None and not weights.found:
-            raise ConfigError(f"{name}: no folder {weights.path}; valid: a checkpoint folder or a hub id")
-    if survey.adapter is not None and not survey.adapter.found:
-        places = " or ".join(survey.adapter.looked_in)
-        raise ConfigError(
-            f"lora: no adapter folder at {places}; valid: {survey.model.path} in the hub cache "
-            f"(`hf download {survey.model.path}`), or a folder named by --lora-path (model.lora_path)"
-        )
-    names = list(dict.fromkeys(task.benchmark for job in jobs for task in job.tasks))
-    if unscored := [name for job in jobs[:1] for name in without_scorer(job) if name in names]:
-        raise ConfigError(
-            f"benchmarks need a scorer: got {', '.join(unscored)}, which client {config.client.kind.value} cannot "
-            "score; valid: leave them out of --benchmarks, or another client (client=nemo_skills)"
-        )
-    data_dir = Path(jobs[0].data_dir) if jobs and jobs[0].data_dir else None
-    for name in names:
-        load_rows(load_benchmark(name), data_dir)
-    # In an image it is the image's own NeMo-Skills that counts, and the job looks for it.
-    if config.client.kind is ClientKind.nemo_skills and config.cluster.container is Container.none:
-        find_installation()
-
-
-def _check_cluster(config: Config, survey: Survey) -> None:
+    demand(CHECKS, Subject(config=config, survey=survey, jobs=jobs))
     cluster = config.cluster
-    if cluster.executor is not Executor.slurm:
+    if cluster.executor is Executor.slurm and cluster.container is not Container.none and cluster.hub_cache:
+        Path(cluster.hub_cache).expanduser().mkdir(parents=True, exist_ok=True)
+
+
+def check_account(subject: Subject) -> Iterator[Finding]:
+    """Looks for the account of a cluster that needs one."""
+    cluster = subject.config.cluster
+    if not subject.on_slurm:
         return
     if cluster.needs_account and not cluster.account:
-        raise ConfigError(f"cluster {cluster.name} needs an account: got none; give --account or set ACCOUNT")
-    if cluster.container is not Container.none:
-        image = cluster.container_image
-        if not image:
-            raise ConfigError(
-                f"cluster {cluster.name} runs in an image: got none; give --image or set CONTAINER_IMAGE "
-                "(without containers: --cluster bare; without SLURM: --local)"
-            )
-        path = image_path(image, survey.cwd)
-        if path.startswith("/") and "#" not in path and not Path(path).is_file():
-            raise ConfigError(f"image: no file {path}; valid: a .sqsh file or a registry's URL")
-        if cluster.hub_cache:
-            Path(cluster.hub_cache).expanduser().mkdir(parents=True, exist_ok=True)
-    if shutil.which("sbatch") is None:
-        raise ConfigError("sbatch is not on PATH: run on a machine that submits to SLURM, or use --local")
+        yield fail("account", f"cluster {cluster.name} needs an account: got none", "give --account or set ACCOUNT")
+    else:
+        yield ok("account", cluster.account or "none asked for")
+
+
+def check_image(subject: Subject) -> Iterator[Finding]:
+    """Looks for the image file of jobs that run in a container. A registry's URL is not asked."""
+    cluster = subject.config.cluster
+    if not subject.on_slurm or cluster.container is Container.none:
+        return
+    image = cluster.container_image
+    if not image:
+        yield fail(
+            "image",
+            f"cluster {cluster.name} runs in an image: got none",
+            "give --image or set CONTAINER_IMAGE (without containers: --cluster bare; without SLURM: --local)",
+        )
+        return
+    path = image_path(image, subject.survey.cwd)
+    if not path.startswith("/") or "#" in path:
+        yield ok("image", f"{path} (of a registry, not asked)")
+    elif not Path(path).is_file():
+        yield fail("image", f"image: no file {path}", "valid: a .sqsh file or a registry's URL")
+    elif not os.access(path, os.R_OK):
+        yield fail("image", f"image: {path} may not be read", f"ask its owner for it: chmod a+r {path}")
+    else:
+        yield ok("image", path)
+
+
+def check_sbatch(subject: Subject) -> Iterator[Finding]:
+    """Looks for sbatch."""
+    if not subject.on_slurm:
+        return
+    found = shutil.which("sbatch")
+    if found is None:
+        yield fail("sbatch", "sbatch is not on PATH", "run on a machine that submits to SLURM, or use --local")
+    else:
+        yield ok("sbatch", found)
+
+
+def check_weights(subject: Subject) -> Iterator[Finding]:
+    """Looks for the folders of model and tokenizer."""
+    for weights, name in ((subject.survey.model, "model"), (subject.survey.tokenizer, "tokenizer")):
+        if weights is None:
+            continue
+        if not weights.found:
+            yield fail(name, f"{name}: no folder {weights.path}", "valid: a checkpoint folder or a hub id")
+        elif weights.is_folder:
+            yield ok(name, weights.path)
+        else:
+            yield ok(name, f"{weights.path} (hub id)")
+
+
+def check_adapter(subject: Subject) -> Iterator[Finding]:
+    """Looks for the adapter's folder."""
+    adapter, model = subject.survey.adapter, subject.survey.model
+    if adapter is None:
+        return
+    if not adapter.found:
+        yield fail(
+            "adapter",
+            f"lora: no adapter folder at {' or '.join(adapter.looked_in)}",
+            f"valid: {model.path} in the hub cache (`hf download {model.path}`), or a folder named by --lora-path "
+            "(model.lora_path)",
+        )
+    else:
+        yield ok("adapter", adapter.path)
+
+
+def check_scorers(subject: Subject) -> Iterator[Finding]:
+    """Looks for benchmarks that the client cannot score."""
+    unscored = [name for job in subject.jobs[:1] for name in without_scorer(job) if name in subject.benchmarks]
+    if unscored:
+        yield fail(
+            "scorers",
+            f"benchmarks need a scorer: got {', '.join(unscored)}, which client {subject.config.client.kind.value} "
+            "cannot score",
+            "valid: leave them out of --benchmarks, or another client (client=nemo_skills)",
+        )
+    elif subject.jobs:
+        yield ok("scorers", "every benchmark has one")
+
+
+def check_data(subject: Subject) -> Iterator[Finding]:
+    """Reads the rows of every benchmark. One that is missing hides no other one."""
+    jobs = subject.jobs
+    data_dir = Path(jobs[0].data_dir) if jobs and jobs[0].data_dir else None
+    found = []
+    for name in subject.benchmarks:
+        try:
+            found.append(f"{name} {len(load_rows(load_benchmark(name), data_dir))}")
+        except ConfigError as error:
+            yield failure("data", error)
+    if found:
+        yield ok("data", f"rows: {', '.join(found)}")
+
+
+def check_nemo_skills(subject: Subject) -> Iterator[Finding]:
+    """Looks for NeMo-Skills where it is the client. In an image its own one counts, and the job looks for it."""
+    config = subject.config
+    if config.client.kind is ClientKind.nemo_skills and config.cluster.container is Container.none:
+        find_installation()
+        yield ok("NeMo-Skills", "found")
+
+
+CHECKS = (
+    Check(name="account", look=check_account),
+    Check(name="image", look=check_image),
+    Check(name="sbatch", look=check_sbatch),
+    Check(name="weights", look=check_weights),
+    Check(name="adapter", look=check_adapter),
+    Check(name="scorers", look=check_scorers),
+    Check(name="data", look=check_data, limit_s=120.0),
+    Check(name="NeMo-Skills", look=check_nemo_skills),
+)
+"""What a real run needs, in the order in which a missing thing is reported."""
 
 
 def ensure_worker_packages(config: Config) -> None:
@@ -79,16 +165,17 @@ def ensure_worker_packages(config: Config) -> None:
     """
     if config.cluster.container is not Container.none:
         return
-    if Path(sys.prefix) == PROJECT_DIR / ".venv" and not _has_worker_packages():
+    if Path(sys.prefix) == PROJECT_DIR / ".venv" and not has_worker_packages():
         script = PROJECT_DIR / "scripts" / "setup_env.sh"
         if subprocess.run(["bash", str(script), "worker"], stdout=sys.stderr, check=False).returncode:
             raise SubmissionError("the worker packages could not be installed; see above")
-    elif not _has_worker_packages():
+    elif not has_worker_packages():
         raise ConfigError(
             f"jobs need {', '.join(WORKER_PACKAGES)}: {sys.executable} lacks them; valid: bash eval.sh, "
             'or pip install -e ".[worker]" into it'
         )
 
 
-def _has_worker_packages() -> bool:
+def has_worker_packages() -> bool:
+    """True if this environment can run workers."""
     return all(importlib.util.find_spec(name) is not None for name in WORKER_PACKAGES)

@@ -14,13 +14,17 @@ from pathlib import Path
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 from trimode.core.errors import SubmissionError, WorkerError
-from trimode.pipeline.launch.call import JobCall, Launcher
+from trimode.pipeline.launch.call import Launcher
+from trimode.pipeline.launch.fitting import fitting_arrays
 from trimode.pipeline.launch.outcome import failure_message, is_completed
 from trimode.pipeline.launch.owner import hand_over
 from trimode.pipeline.launch.view import view
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.submission import Call, Submission, accepted, remove_files, write_calls
+from trimode.pipeline.slurm.arrays import submission_dir
+from trimode.pipeline.slurm.limits import cluster_name
 from trimode.pipeline.slurm.queue import QueueEntry, has_ended, outside_of_jobs, queue_entries
-from trimode.pipeline.slurm.script import by_shape, python_command, sbatch_text, slurm_parameters, submission_dir
+from trimode.pipeline.slurm.script import python_command, sbatch_text, slurm_parameters, task_command
 from trimode.pipeline.spec import JobSpec
 
 POLL_S = 5.0
@@ -41,44 +45,65 @@ class Submitted:
         return found[-1] if found else RunPaths(Path(self.spec.run_dir)).pipeline_log(self.spec.index)
 
 
-def submit_arrays(jobs: Sequence[JobSpec], launcher: Launcher) -> list[Submitted]:
-    """Submits one array per set of resources. The run folders, claimed by the launcher, belong to the Slurm jobs then.
+def submit_arrays(jobs: Sequence[JobSpec], launcher: Launcher, submitted: list[Submitted]) -> None:
+    """Submits one array per set of resources, or several where the cluster takes no array of that size.
 
-    Raises SubmissionError with sbatch's message. Arrays accepted before stay submitted and are named in it.
+    Adds what Slurm has accepted to `submitted`, array by array. The run folders, claimed by the launcher, belong to
+    these Slurm jobs then. Jobs beyond the number that the user may have in Slurm are not submitted. Raises
+    SubmissionError with sbatch's message, and with what was submitted before.
     """
-    submitted: list[Submitted] = []
-    for group in by_shape(jobs):
+    cluster = cluster_name()
+    for group in fitting_arrays(jobs):
         try:
-            ids = submit_array(group, launcher)
+            ids = submit_array(group, launcher, cluster)
         except SubmissionError as error:
-            hand_folders_over(submitted, launcher)
-            before = f"\nalready submitted: {', '.join(item.job_id for item in submitted)}" if submitted else ""
-            raise SubmissionError(f"{error}{before}", error.script) from error
-        submitted += [Submitted(job, job_id) for job, job_id in zip(group, ids, strict=True)]
-    hand_folders_over(submitted, launcher)
-    return submitted
+            raise SubmissionError(f"{error}{already_submitted(submitted)}", error.script) from error
+        accepted_now = [Submitted(job, job_id) for job, job_id in zip(group, ids, strict=True)]
+        submitted += accepted_now
+        hand_folders_over(accepted_now, launcher)
+
+
+def already_submitted(submitted: Sequence[Submitted]) -> str:
+    """Returns what was submitted before a refusal, for the user, and what to do about the rest."""
+    if not submitted:
+        return ""
+    names = [f"{item.job_id} ({item.spec.name}): {item.spec.run_dir}" for item in submitted]
+    return "\n".join(["", "already submitted: " + "; ".join(names), "the same command submits the rest"])
 
 
 def hand_folders_over(submitted: Sequence[Submitted], launcher: Launcher) -> None:
     """Makes the Slurm jobs that write into a run folder its owner."""
-    for run_dir in {item.spec.run_dir for item in submitted}:
-        ids = tuple(item.job_id for item in submitted if item.spec.run_dir == run_dir)
-        hand_over(Path(run_dir), launcher.token(run_dir), ids)
+    ids: dict[str, list[str]] = {}
+    for item in submitted:
+        ids.setdefault(item.spec.run_dir, []).append(item.job_id)
+    for run_dir, job_ids in ids.items():
+        hand_over(Path(run_dir), launcher.token(run_dir), tuple(job_ids))
 
 
-def submit_array(jobs: Sequence[JobSpec], launcher: Launcher) -> list[str]:
-    """Submits jobs that ask for the same resources. Returns their Slurm ids. Raises SubmissionError."""
+def submit_array(jobs: Sequence[JobSpec], launcher: Launcher, cluster: str = "") -> list[str]:
+    """Submits jobs that ask for the same resources. Returns their Slurm ids. Raises SubmissionError.
+
+    One file holds what all of them run: a pickle per job, as submitit writes them, would be too many files.
+    """
     folder = submission_dir(jobs)
     folder.mkdir(parents=True, exist_ok=True)
-    calls = [JobCall(spec=job, token=launcher.token(job.run_dir), function=launcher.function) for job in jobs]
+    write_calls(
+        folder,
+        [Call(spec=job, token=launcher.token(job.run_dir), function=launcher.function) for job in jobs],
+    )
     with outside_of_jobs():
         executor = SlurmExecutor(folder, python=python_command(jobs[0].resources))
         executor.update_parameters(**slurm_parameters(jobs))
+        if len(jobs) > 1:
+            executor.parameters["map_count"] = len(jobs)
         try:
-            started = executor.submit_array(calls)
+            job_id = str(executor._submit_command(task_command(jobs)).job_id)
         except (FailedJobError, FailedSubmissionError, OSError) as error:
+            remove_files(folder)
             raise SubmissionError(f"sbatch refused the jobs: {str(error).strip()}", sbatch_text(jobs)) from error
-    return [job.job_id for job in started]
+    submission = Submission(folder, job_id, len(jobs), cluster)
+    accepted(submission)
+    return submission.job_ids
 
 
 def _tell(item: Submitted, entry: QueueEntry, last: dict[str, str]) -> None:

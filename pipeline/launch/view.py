@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,11 +9,11 @@ from pathlib import Path
 
 from trimode.core.errors import WorkerError
 from trimode.pipeline.console.progress import TaskProgress, duration, read_snapshot
-from trimode.pipeline.launch.living import JOB_ID
 from trimode.pipeline.launch.outcome import cause
 from trimode.pipeline.launch.owner import Life, read_owner
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.submission import JOB_ID, planned
 from trimode.pipeline.slurm.queue import QueueEntry, ended_states, has_ended, queue_entries
 from trimode.pipeline.spec import JobSpec, job_from_json
 
@@ -95,7 +94,7 @@ def _speed(progress: dict[str, TaskProgress]) -> list[str]:
 
 def run_dirs_below(folder: Path) -> list[Path]:
     """Returns the run folders in a folder, which may be one itself."""
-    found = {path.parent for name in ("plan.json", "manifest.json") for path in folder.rglob(name)}
+    found = {path.parent for name in ("plan.json", "manifest.json", "owner.json") for path in folder.rglob(name)}
     return sorted(path for path in found if ".submitit" not in path.parts)
 
 
@@ -116,10 +115,10 @@ def views(run_dirs: Iterable[Path]) -> list[JobView]:
 
 
 def planned_jobs(run_dir: Path) -> Iterator[tuple[JobSpec, str | None]]:
-    """Yields the jobs in a folder's plan.json with their Slurm ids. Damaged entries are left out."""
+    """Yields the jobs in a folder's plan with their Slurm ids. Damaged entries are left out."""
     try:
-        rows = json.loads(RunPaths(run_dir).plan.read_text(encoding="utf-8"))["jobs"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        rows = planned(run_dir).get("jobs")
+    except (OSError, ValueError, RecursionError):
         return
     for row in rows if isinstance(rows, list) else []:
         spec = job_from_json(row)

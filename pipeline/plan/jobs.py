@@ -5,29 +5,25 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
-from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import Mode, Quantization
 from trimode.pipeline.benchmarks import load_benchmark
-from trimode.pipeline.config.checks import stays_in_its_line
 from trimode.pipeline.config.schema import Config, ModeConfig
+from trimode.pipeline.config.submission_checks import stays_in_its_line
 from trimode.pipeline.plan.identity import eval_dir_name, run_identity
 from trimode.pipeline.plan.names import derived_name, label, model_label
-from trimode.pipeline.plan.survey import Survey, absolute, image_path
+from trimode.pipeline.plan.resources import container_mounts, resource_spec
+from trimode.pipeline.plan.survey import Survey, absolute
 from trimode.pipeline.spec import (
     ClientSpec,
-    Container,
     DecodeSpec,
-    Device,
     Executor,
     JobSpec,
     JobsPer,
     ModelSpec,
-    ResourceSpec,
     SampleShare,
     TaskSpec,
 )
@@ -183,65 +179,6 @@ def task_specs(config: Config) -> tuple[TaskSpec, ...]:
         )
         for choice in config.benchmarks
     )
-
-
-def resource_spec(config: Config, survey: Survey, mounts: tuple[str, ...]) -> ResourceSpec:
-    """Returns what a job asks for. On the CPU no GPUs are asked for, and `cluster.gpus` is the number of workers."""
-    cluster = config.cluster
-    on_cpu = config.balancer.device is Device.cpu
-    return ResourceSpec(
-        cluster=cluster.name,
-        executor=cluster.executor,
-        device=config.balancer.device,
-        num_gpus=0 if on_cpu else cluster.gpus or 0,
-        num_workers=config.balancer.workers or (cluster.gpus if on_cpu else None),
-        time_limit_min=cluster.time_limit_min,
-        partition=cluster.partition or None,
-        account=cluster.account or None,
-        cpus_per_task=cluster.cpus_per_task,
-        mem_gb=cluster.mem_gb,
-        container=cluster.container,
-        container_image=image_path(cluster.container_image, survey.cwd) if cluster.container_image else None,
-        container_mounts=mounts,
-        container_python=cluster.container_python,
-        max_requeues=cluster.max_requeues,
-        sbatch=tuple(cluster.sbatch.items()),
-        setup=(*_hub_setup(config), *cluster.setup),
-    )
-
-
-def _hub_setup(config: Config) -> tuple[str, ...]:
-    """Returns the line that names the shared hub cache to a container, which has a home folder of its own."""
-    if config.cluster.container is Container.none or config.cluster.hub_cache is None:
-        return ()
-    return (f"export HF_HOME={shlex.quote(config.cluster.hub_cache)}",)
-
-
-def container_mounts(config: Config, survey: Survey, out_dir: Path, data_dir: str | None) -> tuple[str, ...]:
-    """Returns SRC:DST for every folder that a job in a container reads or writes.
-
-    Each is mounted at its own path. A folder inside another one needs no mount of its own.
-    """
-    if config.cluster.executor is Executor.local or config.cluster.container is Container.none:
-        return ()
-    weights = [item for item in (survey.model, survey.tokenizer, survey.adapter) if item and item.is_folder]
-    folders = [
-        str(PROJECT_DIR),
-        str(out_dir),
-        *(item.path for item in weights),
-        *(item for item in (data_dir, config.cluster.hub_cache) if item),
-    ]
-    folders += [target for item in weights for target in item.link_targets]
-    outer: list[Path] = []
-    for folder in map(Path, folders):
-        if not any(folder.is_relative_to(known) for known in outer):
-            outer.append(folder)
-    mounts = [f"{folder}:{folder}" for folder in outer]
-    for folder in outer:
-        stays_in_its_line("a folder of a contained job", str(folder))
-        if "," in str(folder) or ":" in str(folder):
-            raise ConfigError(f"folders of a contained job have no comma or colon in their path: got {folder}")
-    return (*mounts, *config.cluster.container_mounts)
 
 
 def client_spec(config: Config) -> ClientSpec:

@@ -20,6 +20,8 @@ from trimode.pipeline.spec import Container
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 MAX_LINKS = 40
 """Most links that are followed one after another, as in Linux."""
+WEIGHT_FILES = (".safetensors", ".bin", ".pt")
+"""Suffixes of files of weights."""
 LORA_FOLDER = "linear_spec_lora"
 """Name of the adapter's folder where none is given."""
 
@@ -36,6 +38,8 @@ class Weights:
     """False for what does not exist here (yet)."""
     link_targets: tuple[str, ...] = ()
     """Folders that links inside the folder lead to."""
+    num_bytes: int | None = None
+    """Size of the files of weights on disk; None if they are not there (yet)."""
     looked_in: tuple[str, ...] = ()
     """Where an adapter was looked for that was not found."""
 
@@ -59,6 +63,8 @@ class Survey:
 def survey(config: Config, cwd: Path) -> Survey:
     """Returns what a config's paths mean. Raises ConfigError for a missing adapter or a revision of a folder."""
     model = find_weights(config.model.path, cwd, config.model.revision)
+    if not model.is_folder and (files := _cached(config, model.path)) is not None:
+        model = replace(model, num_bytes=weight_bytes(files))
     tokenizer = find_weights(config.model.tokenizer, cwd, None) if config.model.tokenizer else None
     adapter = _find_adapter(config, cwd, model) if any(mode.lora for mode in config.modes.values()) else None
     raw = _model_config(model)
@@ -130,7 +136,20 @@ def link_targets(folder: Path) -> tuple[str, ...]:
 
 
 def _folder(folder: Path) -> Weights:
-    return Weights(path=str(folder), fingerprint=folder_fingerprint(folder), link_targets=link_targets(folder))
+    return Weights(
+        path=str(folder),
+        fingerprint=folder_fingerprint(folder),
+        link_targets=link_targets(folder),
+        num_bytes=weight_bytes(folder),
+    )
+
+
+def weight_bytes(folder: Path) -> int | None:
+    """Returns the size of the files of weights in a folder; None if it has none that can be read."""
+    with suppress(OSError):
+        sizes = [path.stat().st_size for path in folder.iterdir() if path.suffix in WEIGHT_FILES]
+        return sum(sizes) or None
+    return None
 
 
 def _find_adapter(config: Config, cwd: Path, model: Weights) -> Weights:
@@ -152,9 +171,7 @@ def _hub_adapter(config: Config, model: Weights, own: Path) -> Weights:
     It is expected in the repository if that is not in the cache with its weights. Its fingerprint is made of the hub's
     names in any case, so that a download does not rename a run.
     """
-    cluster = config.cluster
-    cache = hub_cache(os.environ, None if cluster.container is Container.none else cluster.hub_cache)
-    files = snapshot(cache, model.path, config.model.revision)
+    cache, files = _hub_cache(config), _cached(config, model.path)
     inside = Weights(f"{model.path}/{LORA_FOLDER}", f"{model.fingerprint}/{LORA_FOLDER}", is_folder=False)
     looked_in = (files or repository(cache, model.path)) / LORA_FOLDER
     if files is not None and is_folder(looked_in):
@@ -162,6 +179,15 @@ def _hub_adapter(config: Config, model: Weights, own: Path) -> Weights:
     if is_folder(own) or (files is not None and any(files.glob("*.safetensors"))):
         return _first_adapter([looked_in, own])
     return replace(inside, found=False, looked_in=(str(looked_in), str(own)))
+
+
+def _hub_cache(config: Config) -> Path:
+    cluster = config.cluster
+    return hub_cache(os.environ, None if cluster.container is Container.none else cluster.hub_cache)
+
+
+def _cached(config: Config, model: str) -> Path | None:
+    return snapshot(_hub_cache(config), model, config.model.revision)
 
 
 def _first_adapter(candidates: Sequence[Path]) -> Weights:

@@ -38,6 +38,7 @@ class Manifest:
         self.pin({"prompts": dict(prompts), "data": {name: dict(facts) for name, facts in data.items()}})
         run: dict[str, object] = {"start": now(), "end": None, "status": "running", "host": socket.gethostname()}
         run |= {"pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
+        run["max_num_seqs"] = self._spec.client.max_num_seqs
         run["restart_count"] = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
         code = {"git_commit": git_commit(), "versions": versions(), "lock_sha256": lock_sha256()}
         with self._edit() as manifest:
@@ -75,6 +76,7 @@ class Manifest:
             self._job(manifest)["worker_versions"] = dict(first.versions)
             if runs := _list(self._job(manifest), "runs"):
                 runs[-1]["worker_versions"] = dict(first.versions)
+                runs[-1]["devices"] = [worker.device for worker in workers]
 
     def pin(self, facts: Mapping[str, object]) -> None:
         """Compares pinned entries with the recorded ones, then records them.
@@ -92,18 +94,27 @@ class Manifest:
                 earlier = manifest.get(name)
                 manifest[name] = earlier | value if isinstance(earlier, dict) and isinstance(value, dict) else value
 
-    def close(self, status: str, *, new_samples: int, cause: str | None = None) -> None:
+    def close(
+        self,
+        status: str,
+        *,
+        new_samples: int,
+        cause: str | None = None,
+        measured: Mapping[str, object] | None = None,
+    ) -> None:
         """Notes how this run of the job ended: completed | interrupted (by a signal) | failed.
 
         Args:
             status: one of these.
             new_samples: samples that this run finished.
             cause: why it did not complete.
+            measured: times of this run (`client.recorded.measured`); None if it asked no sample.
         """
         with self._edit() as manifest:
             runs = _list(self._job(manifest), "runs")
             if runs:
-                runs[-1] = {**runs[-1], "end": now(), "status": status, "new_samples": new_samples, "cause": cause}
+                end = {"end": now(), "status": status, "new_samples": new_samples, "cause": cause}
+                runs[-1] = {**runs[-1], **end, "measured": None if measured is None else dict(measured)}
 
     def _job(self, manifest: dict[str, object]) -> dict[str, object]:
         jobs = manifest.setdefault("jobs", {})

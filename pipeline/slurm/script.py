@@ -5,49 +5,28 @@ The dry run prints exactly what a submission submits because both use these func
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from submitit.slurm.slurm import _make_sbatch_string
 from trimode.core.project import IMPORT_DIR, PROJECT_DIR
+from trimode.pipeline.slurm.arrays import array_mounts, array_name, submission_dir
 from trimode.pipeline.slurm.requeue import SRUN_FUNCTION, warning_s
 from trimode.pipeline.spec import Container, JobSpec, ResourceSpec
 
-TASK_MODULE = "submitit.core._submit"
-"""What a job runs: it loads the pickled call and calls it."""
+TASK_MODULE = "trimode.pipeline.launch.task"
+"""What a job runs: it takes its call from the array's folder."""
 
 
-def by_shape(jobs: Sequence[JobSpec]) -> list[tuple[JobSpec, ...]]:
-    """Groups jobs that ask for the same resources. Each group is one array."""
-    shapes: dict[ResourceSpec, list[JobSpec]] = {}
-    for job in jobs:
-        shapes.setdefault(job.resources, []).append(job)
-    return [tuple(group) for group in shapes.values()]
-
-
-def submission_dir(jobs: Sequence[JobSpec]) -> Path:
-    """Returns the folder in which submitit keeps pickles and output of one array, named by a hash of its jobs.
-
-    A new cluster may hand out old job ids again. A stale pickle under such an id then describes the same job.
-    """
-    out_dir = Path(jobs[0].run_dir).parents[2]
-    text = json.dumps([dataclasses.asdict(job) for job in jobs], sort_keys=True)
-    return out_dir / ".submitit" / hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def container_arguments(resources: ResourceSpec) -> list[str]:
-    """Returns srun's pyxis options; none without a container."""
+def container_arguments(resources: ResourceSpec, mounts: Sequence[str]) -> list[str]:
+    """Returns srun's pyxis options with these mounts; none without a container."""
     if resources.container is Container.none:
         return []
     return [
         f"--container-image={resources.container_image or 'IMAGE'}",
         f"--container-workdir={PROJECT_DIR}",
-        f"--container-mounts={','.join(resources.container_mounts)}",
+        f"--container-mounts={','.join(mounts)}",
         "--no-container-mount-home",
     ]
 
@@ -62,26 +41,27 @@ def python_command(resources: ResourceSpec) -> str:
 def slurm_parameters(jobs: Sequence[JobSpec]) -> dict[str, object]:
     """Returns submitit's parameters for an array of jobs with the same resources. None: not asked for."""
     resources = jobs[0].resources
-    srun = container_arguments(resources)
+    srun = container_arguments(resources, array_mounts(jobs))
     if resources.cpus_per_task is not None:
         srun.append(f"--cpus-per-task={resources.cpus_per_task}")  # since Slurm 22.05 a step does not inherit it
     return {
-        "job_name": f"trimode-{jobs[0].name}" if len(jobs) == 1 else "trimode",
+        "job_name": array_name(jobs),
         "partition": resources.partition,
         "account": resources.account,
         "time": resources.time_limit_min,
         "ntasks_per_node": 1,
-        "gpus_per_node": resources.num_gpus or None,
+        "gpus_per_node": None if resources.asks_gpus_by_gres else resources.num_gpus or None,
         "cpus_per_task": resources.cpus_per_task,
         "mem": None if resources.mem_gb is None else f"{resources.mem_gb}GB",
         "wckey": None,
+        "array_parallelism": resources.array_throttle or len(jobs),
         "stderr_to_stdout": True,
         "setup": setup_lines(resources),
-        "srun_args": srun,
+        "srun_args": [*srun, *resources.srun],
         "additional_parameters": {
             "signal": f"B:USR2@{warning_s(resources.time_limit_min)}",
             "requeue" if resources.max_requeues else "no-requeue": True,
-            **dict(resources.sbatch),
+            **{name: True if value is None else value for name, value in resources.sbatch},
         },
     }
 
@@ -92,14 +72,19 @@ def setup_lines(resources: ResourceSpec) -> list[str]:
     return [
         "export PYTHONSAFEPATH=1",
         f"export PYTHONPATH={types}${{PYTHONPATH:+:$PYTHONPATH}}",
+        *(f"module load {shlex.quote(name)}" for name in resources.modules),
         *resources.setup,
         *SRUN_FUNCTION,
     ]
 
 
+def task_command(jobs: Sequence[JobSpec]) -> str:
+    """Returns the shell command that runs each job of an array inside its allocation."""
+    return f"{python_command(jobs[0].resources)} -u -m {TASK_MODULE} {shlex.quote(str(submission_dir(jobs)))}"
+
+
 def sbatch_text(jobs: Sequence[JobSpec]) -> str:
     """Returns the batch script of one array, or of a single job, exactly as it goes to sbatch."""
     folder = submission_dir(jobs)
-    command = f"{python_command(jobs[0].resources)} -u -m {TASK_MODULE} {shlex.quote(str(folder))}"
     count = {"map_count": len(jobs)} if len(jobs) > 1 else {}
-    return str(_make_sbatch_string(command=command, folder=folder, **slurm_parameters(jobs), **count))
+    return str(_make_sbatch_string(command=task_command(jobs), folder=folder, **slurm_parameters(jobs), **count))

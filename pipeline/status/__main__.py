@@ -16,6 +16,7 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError, WorkerError, guarded
 from trimode.core.files import tail
+from trimode.pipeline.launch.living import tidy
 from trimode.pipeline.launch.view import JobView, Stage, run_dirs_below, views
 from trimode.pipeline.run_folder.provenance import now
 
@@ -127,6 +128,8 @@ def run(argv: Sequence[str] | None) -> int:
         watch(look)
     else:
         print((as_json if options.json else as_text)(look()))
+    if (options.folder / ".submitit").is_dir():
+        tidy(options.folder)
     return 0
 
 

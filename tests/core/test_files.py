@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from trimode.core.files import (
     write_json_atomic,
     write_text_atomic,
 )
+from trimode.core.project import child_environment
 
 
 def test_an_atomic_write_makes_the_folder_and_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
@@ -101,3 +104,21 @@ def test_the_tail_of_a_file(tmp_path: Path) -> None:
 def test_a_lone_surrogate_is_written_as_an_escape_and_read_back(tmp_path: Path) -> None:
     write_json_atomic(tmp_path / "x.json", {"a": "cut \ud83d, whole \U0001f600"})
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"a": "cut \ud83d, whole \U0001f600"}
+
+
+@pytest.mark.process
+def test_a_lock_that_is_not_kept_excludes_and_leaves_no_file(tmp_path: Path) -> None:
+    path, count = tmp_path / "lock", tmp_path / "count"
+    count.write_text("0")
+    code = (
+        "import sys; from pathlib import Path; from trimode.core.files import locked\n"
+        "lock, count = map(Path, sys.argv[1:])\n"
+        "for _ in range(200):\n"
+        "    with locked(lock, keep=False):\n"
+        "        count.write_text(str(int(count.read_text()) + 1))\n"
+    )
+    command = [sys.executable, "-c", code, str(path), str(count)]
+    running = [subprocess.Popen(command, env=child_environment()) for _ in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert count.read_text() == "600"
+    assert not path.exists()

@@ -24,6 +24,7 @@ COMMANDS = (
     ("-m", "trimode.pipeline.eval"),
     ("-m", "trimode.pipeline.report"),
     ("-m", "trimode.pipeline.status"),
+    ("-m", "trimode.pipeline.doctor"),
     ("-m", "trimode.pipeline.compare"),
     ("-m", "trimode.pipeline.rescore"),
     ("-m", "trimode.pipeline.data", "prepare"),

@@ -99,6 +99,13 @@ def test_local_runs_get_the_worker_layer(project: Path) -> None:
     assert call(project, "--mode", "ar", "--dry-run").stderr == "", "worker holds base"
 
 
+def test_the_doctor_needs_the_base_layer_only(project: Path) -> None:
+    done = call(project, "--doctor", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Checks a sweep before its first run" in done.stdout
+    assert installed(project)[1:] == BASE
+
+
 def test_a_dry_run_of_the_demo_needs_no_worker_layer(project: Path) -> None:
     assert call(project, "--demo", "--dry-run").returncode == 0
     assert installed(project)[1:] == BASE

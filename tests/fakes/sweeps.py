@@ -53,6 +53,18 @@ def run_to_the_end(spec: JobSpec) -> None:
     finish(spec)
 
 
+def measure_briefly(spec: JobSpec) -> None:
+    """A run of 0.125 s per sample of one benchmark, as its manifest records it."""
+    paths = RunPaths(Path(spec.run_dir))
+    samples = spec.tasks[0].num_requests
+    tasks = {spec.tasks[0].benchmark: {"samples": samples, "worked_s": samples / 8}}
+    measured = {"startup_s": 1.0, "serving_s": samples / 8, "finish_s": 1.0, "tasks": tasks}
+    run = {"devices": ["cpu"], "max_num_seqs": spec.client.max_num_seqs, "measured": measured, "start": ""}
+    job = {"config": {"model": {"path": spec.model.path}}, "runs": [run]}
+    write_json_atomic(paths.manifest, {"identity": spec.identity, "jobs": {str(spec.index): job}})
+    finish(spec)
+
+
 def fail(spec: JobSpec) -> None:
     write_text_atomic(RunPaths(Path(spec.run_dir)).failed(spec.index), "now\nCause: the dog ate it\n")
     raise RuntimeError("the dog ate it")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts a private Slurm cluster on this machine, as any user: cluster_up.sh STATE_DIR PORT
-# Two nodes that claim 8 CPUs and 8 GPUs each (links to /dev/null); every socket on loopback; nothing in /etc is touched.
+# Two nodes that claim 16 CPUs, 64 GB and 8 GPUs each (links to /dev/null); every socket on loopback; nothing in /etc is touched.
 # Needs Debian's slurmctld slurmd slurm-client munge. Afterwards: export SLURM_CONF=STATE_DIR/etc/slurm.conf
 set -euo pipefail
 S=$(realpath -m "$1") PORT=$2 NODES="n1 n2" USER_NAME=$(id -un) HOST=$(hostname -s)
@@ -54,8 +54,8 @@ CompleteWait=0
 MessageTimeout=10
 TCPTimeout=5
 PropagateResourceLimits=NONE
-NodeName=n1 NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((PORT + 11)) CPUs=8 CoresPerSocket=8 Gres=gpu:8 State=UNKNOWN
-NodeName=n2 NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((PORT + 12)) CPUs=8 CoresPerSocket=8 Gres=gpu:8 State=UNKNOWN
+NodeName=n1 NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((PORT + 11)) CPUs=16 CoresPerSocket=16 RealMemory=65536 Gres=gpu:8 State=UNKNOWN
+NodeName=n2 NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((PORT + 12)) CPUs=16 CoresPerSocket=16 RealMemory=65536 Gres=gpu:8 State=UNKNOWN
 PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE DefaultTime=60 State=UP OverSubscribe=NO
 CONF
 

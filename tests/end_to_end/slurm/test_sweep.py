@@ -10,15 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from trimode.core.files import whole_lines
 from trimode.core.project import PROJECT_DIR, child_environment
-from trimode.pipeline.console.progress import read_snapshot
+from trimode.pipeline.config.multirun import compose_all
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.owner import this_process
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import read_output, read_rows
 from trimode.pipeline.slurm.queue import has_ended, job_states
-from trimode.pipeline.sweep import run
+from trimode.pipeline.status.__main__ import main as status
+from trimode.pipeline.sweep import run, run_all
 from trimode.tests.fakes.sweeps import HERE, config_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
@@ -84,7 +86,7 @@ def test_a_job_warned_of_its_time_limit_is_requeued_and_goes_on(tmp_path: Path) 
     [job_id] = [line.split()[1] for line in submitted.stdout.splitlines() if line.startswith("submitted ")]
     [run_dir] = (tmp_path / "out").glob("*/hf_base/eval_*")
     paths = RunPaths(run_dir)
-    wait_until(lambda: sum(task.done for task in read_snapshot(paths.progress(0)).values()) >= 2)
+    wait_until(lambda: len(list(whole_lines(paths.nfe_log(0)))) >= 2)
     subprocess.run(["scancel", "--batch", "--signal=USR2", job_id], check=True)  # as Slurm does near the limit
     wait_until(lambda: job_states([job_id]).get(job_id) == "PENDING")
     assert not paths.failed(0).exists() and not paths.completed(0).exists()
@@ -178,3 +180,37 @@ def test_a_living_job_keeps_its_benchmarks_until_it_ends(tmp_path: Path, capsys:
     while not has_ended(job_states([job_id]).get(job_id)):
         time.sleep(0.1)
     assert sweep(tmp_path, "run_to_the_end", "mode=ar", "wait=true") == 0
+
+
+def test_a_multirun_is_one_array_whose_settings_slurm_understands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    settings = ("cluster.nice=10", "cluster.comment='two of them'", "cluster.array_throttle=1", "cluster.begin=now")
+    configs = compose_all(
+        [
+            "model.path=./one,./two",
+            "mode=ar,dlm",
+            "suite=demo",
+            "cluster=bare",
+            "cluster.gpus=2",
+            "out_dir=out",
+            *settings,
+        ]
+    )
+    assert run_all(configs, tmp_path, Launcher(this_process(), f"{HERE}:run_to_the_end")) == 0
+    ids = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("submitted ")]
+    array = ids[0].partition("_")[0]
+    assert ids == [f"{array}_{number}" for number in range(4)]
+    shown = subprocess.run(["scontrol", "show", "job", array], capture_output=True, text=True, check=True).stdout
+    assert (
+        "JobName=trimode-one+two-ar+dlm" in shown and "Comment=two of them" in shown and "ArrayTaskThrottle=1" in shown
+    )
+    assert "CPUs/Task=12" in shown
+    wait_until(lambda: set(job_states(ids).values()) == {"COMPLETED"})
+    assert len(list(tmp_path.glob("out/*/hf_base/eval_*/COMPLETED_group0"))) == 4
+    assert status([str(tmp_path / "out")]) == 0
+    assert "4 completed" in capsys.readouterr().out
+    [folder] = (tmp_path / "out" / ".submitit").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{job_id}_0_log.out" for job_id in ids)

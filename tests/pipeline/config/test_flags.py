@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Quantization
 from trimode.pipeline.config.compose import compose
-from trimode.pipeline.config.flags import FLAGS, parser, quote, to_overrides
+from trimode.pipeline.config.flag_table import FLAGS
+from trimode.pipeline.config.flags import parser, quote, to_overrides
 from trimode.pipeline.config.schema import BenchmarkChoice, Config
 
 
@@ -46,6 +47,21 @@ VALUES: tuple[tuple[str, str, str, object], ...] = (
     ("--account", "a", "cluster.account", "a"),
     ("--time", "01:00:00", "cluster.time_limit", "01:00:00"),
     ("--image", "i.sqsh", "cluster.container_image", "i.sqsh"),
+    ("--qos", "high", "cluster.qos", "high"),
+    ("--constraint", "a&b", "cluster.constraint", "a&b"),
+    ("--reservation", "mine", "cluster.reservation", "mine"),
+    ("--gres", "gpu:h100:8", "cluster.gres", "gpu:h100:8"),
+    ("--cpus", "12", "cluster.cpus_per_task", 12),
+    ("--mem", "64", "cluster.mem_gb", 64),
+    ("--mail-type", "END,FAIL", "cluster.mail_type", "END,FAIL"),
+    ("--mail-user", "me@here.org", "cluster.mail_user", "me@here.org"),
+    ("--comment", "it's, mine", "cluster.comment", "it's, mine"),
+    ("--dependency", "afterok:1:2,singleton", "cluster.dependency", "afterok:1:2,singleton"),
+    ("--begin", "now+1hour", "cluster.begin", "now+1hour"),
+    ("--throttle", "4", "cluster.array_throttle", 4),
+    ("--nice", "10", "cluster.nice", 10),
+    ("--max-requeues", "0", "cluster.max_requeues", 0),
+    ("--modules", "gcc,cuda/13", "cluster.modules", ["gcc", "cuda/13"]),
     ("--out-dir", "it's here", "out_dir", "it's here"),
     ("--jobs-per", "benchmark", "jobs_per", "benchmark"),
     ("--num-chunks", "4", "num_chunks", 4),
@@ -131,6 +147,7 @@ def test_settings_without_a_flag_go_through() -> None:
         ("--mode dlm --fast", "--fast"),
         ("--mode dlm --tokens", "--tokens: expected one argument"),
         ("--mode dlm gsm8k", "unknown argument 'gsm8k'"),
+        ("--mode dlm --doctor", "--doctor comes first: eval.sh --doctor"),
         ("--mode dlm --enable-thinking maybe", "--enable-thinking: got 'maybe'; valid: true or false"),
         ("--mode dlm --tokens many", "'many' of type 'str' could not be converted to Integer"),
         ("--mode dlm --cluster moon", "Could not find 'cluster/moon'"),
@@ -147,3 +164,13 @@ def test_help_shows_the_defaults_of_the_modes() -> None:
     text = " ".join(parser().format_help().split())
     assert "tokens per block; ar takes 1 only (default: ar 1, dlm 8, linear_spec 32)" in text
     assert "not for ar (default: dlm 0.9, linear_spec 0)" in text
+
+
+def test_whole_nodes_are_a_switch() -> None:
+    assert config_of("--mode", "ar", "--exclusive").cluster.exclusive
+
+
+@pytest.mark.parametrize("flag", [("--qos", "high"), ("--exclusive",), ("--mail-type", "END"), ("--modules", "gcc")])
+def test_flags_for_slurm_are_none_of_this_machines(flag: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=f"{flag[0]}: jobs on this machine have none; valid: with a SLURM cluster"):
+        to_overrides(("--mode", "ar", "--local", *flag))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from trimode.core.protocol import Cost
+from trimode.pipeline.console import progress as progress_module
 from trimode.pipeline.console.progress import Bars, Progress, TaskProgress, duration, read_snapshot
 from trimode.pipeline.run_folder.nfe import NfeRecord
 
@@ -102,3 +104,31 @@ def test_the_file_of_another_release_is_read_as_far_as_it_is_known(tmp_path: Pat
     path = tmp_path / "progress.json"
     path.write_text('{"gsm8k": {"total": 3, "correct": 2}}')
     assert read_snapshot(path) == {"gsm8k": TaskProgress(total=3)}
+
+
+def test_the_time_of_the_workers_follows_from_requests_and_not_from_verdicts() -> None:
+    progress = Progress("job", lambda _line: None)
+    progress.begin("demo-math", total=3, done=0)
+    for asked, answered in ((10.0, 12.0), (9.0, 11.0), (11.0, 14.0)):
+        progress.answered("demo-math", asked, answered)
+    task = progress._tasks["demo-math"]
+    assert (task.asked_at, task.answered_at) == (9.0, 14.0)
+
+
+@pytest.mark.parametrize(("here", "writes"), [(False, 5), (True, 21)])
+def test_the_file_is_written_at_most_every_five_seconds_and_more_often_for_bars_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool, writes: int
+) -> None:
+    path, now = tmp_path / "progress.json", [1000.0]
+    monkeypatch.setattr(progress_module.time, "time", lambda: now[0])
+    seen: list[tuple[int, int]] = []
+    with Progress("ar", lambda _line: None, path, watched_here=here) as progress:
+        progress.begin("gsm8k", total=1000, done=0)
+        for _ in range(101):  # ten samples a second for ten seconds, then half a second
+            now[0] += 0.1
+            progress.add("gsm8k", RIGHT, record())
+            seen.append((path.stat().st_ino, path.stat().st_mtime_ns))
+    assert len(set(seen)) <= writes
+    before = path.stat().st_mtime_ns
+    progress._write_snapshot()
+    assert path.stat().st_mtime_ns == before, "nothing has changed"

@@ -14,6 +14,7 @@ from trimode.pipeline.launch.dry_run import job_scripts
 from trimode.pipeline.sweep import run
 from trimode.tests.fakes.sweeps import config_of, finish, jobs_of, local_jobs
 
+pytestmark = pytest.mark.process
 LOCAL = ("model.path=./model", "cluster=local", "suite=demo", "out_dir=out", "dry_run=true")
 
 
@@ -78,7 +79,6 @@ def test_a_local_job_shows_its_command(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"SUBMITIT_EXECUTOR=local {sys.executable} -u -m submitit.core._submit {tmp_path}/out/" in text
 
 
-@pytest.mark.process
 def test_it_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'ray', 'transformers', 'scipy', 'matplotlib']));"

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from trimode.core.errors import ConfigError, SubmissionError
 from trimode.pipeline.launch.call import Launcher
-from trimode.pipeline.launch.living import LivingJob, leave_out_living, living_jobs, read_plan
+from trimode.pipeline.launch.living import LivingJob, leave_out_living, living_jobs, owners_of, read_plan
 from trimode.pipeline.launch.owner import read_owner, this_process
+from trimode.pipeline.run_folder.submission import planned
 from trimode.pipeline.spec import JobSpec, SampleShare
 from trimode.pipeline.sweep import submit
 from trimode.tests.fakes.sweeps import config_of, jobs_of
@@ -28,9 +29,14 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "states").write_text("")
     sbatch = f"""#!/bin/sh
 [ ! -e {folder}/refuse ] || {{ echo "sbatch: error: no more" >&2; exit 1; }}
+[ ! -e {folder}/refuse-dlm ] || ! grep -q dlm "$1" || {{ echo "sbatch: error: no more" >&2; exit 1; }}
 n=$((101 + $(ls {folder} | grep -c '^script'))); cp "$1" {folder}/script$n; echo "Submitted batch job $n"
 """
-    scripts = {"sbatch": sbatch, "srun": "#!/bin/sh\n", "squeue": f"#!/bin/sh\ncat {folder}/states\n"}
+    scripts = {
+        "sbatch": sbatch,
+        "srun": "#!/bin/sh\n",
+        "squeue": f"#!/bin/sh\necho squeue >>{folder}/asked; cat {folder}/states\n",
+    }
     for name, text in scripts.items():
         (folder / name).write_text(text)
         (folder / name).chmod(stat.S_IRWXU)
@@ -42,7 +48,7 @@ n=$((101 + $(ls {folder} | grep -c '^script'))); cp "$1" {folder}/script$n; echo
 def submitted(cwd: Path, *overrides: str) -> list[tuple[str, list[str], int]]:
     """Slurm id, benchmarks and number of each job of a command."""
     config = config_of(*BARE, *overrides)
-    found = submit(config, jobs_of(cwd, *BARE, *overrides), cwd / "out", Launcher(this_process()))
+    found, _ = submit(config, jobs_of(cwd, *BARE, *overrides), cwd / "out", Launcher(this_process()))
     return [(item.job_id, [task.benchmark for task in item.spec.tasks], item.spec.index) for item in found]
 
 
@@ -100,11 +106,11 @@ def test_a_plan_without_ids_refuses_as_a_whole(tmp_path: Path, slurm: Path) -> N
     """An earlier release did not write them, so nobody knows what its jobs work on."""
     submitted(tmp_path, "benchmarks=gsm8k")
     [run_dir] = (tmp_path / "out").glob("*/hf_base/eval_*")
-    plan = json.loads((run_dir / "plan.json").read_text())
+    plan = planned(run_dir)
     del plan["jobs"][0]["slurm_job_id"]
     (run_dir / "plan.json").write_text(json.dumps(plan))
     (slurm / "states").write_text("101|RUNNING\n")
-    assert living_jobs([str(run_dir)]) == {}
+    assert living_jobs(owners_of([str(run_dir)]), {"101": "RUNNING"}) == {}
     with pytest.raises(ConfigError, match="belongs to Slurm job 101"):
         submitted(tmp_path, "benchmarks='gsm8k,mbpp'")
 
@@ -120,3 +126,28 @@ def test_shares_of_another_division_meet(tmp_path: Path) -> None:
     for other in (job, chunk(job, 0, 3), chunk(job, 1, 2)):
         assert leave_out_living([other], living)[0] == []
     assert leave_out_living([chunk(job, 1, 3)], living)[0] == [chunk(job, 1, 3)]
+
+
+@pytest.mark.process
+def test_the_same_command_goes_on_after_sbatch_refused_the_second_array(tmp_path: Path, slurm: Path) -> None:
+    ar = jobs_of(tmp_path, *BARE, "benchmarks=gsm8k")
+    dlm = jobs_of(tmp_path, *BARE, "mode=dlm", "benchmarks=gsm8k", "cluster.time_limit=60")
+    config = config_of(*BARE)
+    (slurm / "refuse-dlm").touch()
+    with pytest.raises(SubmissionError, match="no more") as error:
+        submit(config, [*ar, *dlm], tmp_path / "out", Launcher(this_process()))
+    assert "already submitted: 101" in str(error.value) and "--time=60" in error.value.script
+    (slurm / "refuse-dlm").unlink()
+    (slurm / "states").write_text("101|PENDING\n")
+    again, _ = submit(config, [*ar, *dlm], tmp_path / "out", Launcher(this_process()))
+    assert [(item.job_id, item.spec.name) for item in again] == [("102", "dlm")]
+
+
+@pytest.mark.process
+def test_squeue_is_asked_once_for_all_folders(tmp_path: Path, slurm: Path) -> None:
+    flags = ("mode=all", "benchmarks=gsm8k")
+    submitted(tmp_path, *flags)
+    (slurm / "states").write_text("101_0|RUNNING\n101_1|FAILED\n101_2|TIMEOUT\n")
+    (slurm / "asked").write_text("")
+    assert submitted(tmp_path, *flags) == [("102_0", ["gsm8k"], 0), ("102_1", ["gsm8k"], 0)]
+    assert (slurm / "asked").read_text().count("squeue") == 1

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from submitit.core.utils import DelayedSubmission
 from trimode.core.errors import SubmissionError, WorkerError
 from trimode.pipeline.launch import submit
-from trimode.pipeline.launch.call import JobCall, Launcher
+from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.owner import claim, read_owner, this_process
-from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
+from trimode.pipeline.launch.submit import Submitted, wait
+from trimode.pipeline.run_folder.submission import Call, read_call
+from trimode.pipeline.slurm.arrays import submission_dir
 from trimode.pipeline.slurm.queue import QueueEntry
-from trimode.pipeline.slurm.script import sbatch_text, submission_dir
+from trimode.pipeline.slurm.script import sbatch_text
+from trimode.pipeline.spec import JobSpec
 from trimode.tests.fakes.sweeps import finish, jobs_of
 
 pytestmark = pytest.mark.process
+
+
+def submit_arrays(jobs: Sequence[JobSpec], launcher: Launcher) -> list[Submitted]:
+    done: list[Submitted] = []
+    submit.submit_arrays(jobs, launcher, done)
+    return done
 
 
 @pytest.fixture
@@ -56,9 +65,10 @@ def test_a_single_job_is_no_array(tmp_path: Path, slurm: Path) -> None:
 def test_each_job_has_its_own_call(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out")
     owner = this_process()
-    for item in submit_arrays(jobs, Launcher(owner)):
-        call = DelayedSubmission.load(submission_dir(jobs) / f"{item.job_id}_submitted.pkl").function
-        assert call == JobCall(spec=item.spec, token=owner.token)
+    launcher = Launcher(owner)
+    for number, item in enumerate(submit_arrays(jobs, launcher)):
+        call = read_call(submission_dir(jobs), number)
+        assert call == Call(spec=item.spec, token=owner.token, function=launcher.function)
 
 
 def test_an_enclosing_jobs_variables_do_not_reach_sbatch(

@@ -1,0 +1,57 @@
+"""`python -m trimode.pipeline.launch.task FOLDER`: what a Slurm job runs. It takes its call from the array's folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from trimode.core.errors import RUN_AGAIN
+from trimode.pipeline.launch.call import JobCall
+from trimode.pipeline.run_folder.submission import Call, read_call
+
+PATIENCE_S = 60.0
+"""Seconds until a file that the submitting machine has written is seen on every node."""
+
+
+def task_number() -> int:
+    """Returns the number of this job in its array; 0 for a single job."""
+    return int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
+
+
+def wait_for_call(folder: Path, number: int) -> Call:
+    """Returns the call of this job. Raises OSError if its file does not appear."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return read_call(folder, number)
+        except FileNotFoundError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+
+
+def again_if_allowed(call: Call) -> None:
+    """Makes a warning before the job's own handler stands end this run, so that the batch script asks for another."""
+
+    def warned(_signum: int, _frame: FrameType | None) -> None:
+        if int(os.environ.get("SLURM_RESTART_COUNT") or 0) < call.spec.resources.max_requeues:
+            sys.exit(RUN_AGAIN)
+        sys.exit("the time limit ended this run before the job had begun, and it is not requeued again")
+
+    signal.signal(signal.SIGUSR2, warned)
+
+
+def main(argv: list[str]) -> int:
+    """The command. Returns 0 for a job that has completed; one that fails raises its error."""
+    call = wait_for_call(Path(argv[0]), task_number())
+    again_if_allowed(call)
+    JobCall(spec=call.spec, token=call.token, function=call.function)()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

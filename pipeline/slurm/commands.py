@@ -1,0 +1,79 @@
+"""Runs one command of Slurm with a time limit, and says how it ended: a cluster that is down must not hang a check."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trimode.pipeline.slurm.queue import outside_of_jobs
+
+LIMIT_S = 15.0
+"""Seconds that a command may take: a controller that is down is noticed after about four."""
+NO_CLUSTER = ("establish a configuration source", "Unable to process configuration file")
+"""What Slurm's commands say on a machine without slurm.conf."""
+MISSING, SILENT = 127, 124
+"""Exit statuses of a command that is not there, and of one that was stopped, as in a shell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a command said."""
+
+    command: tuple[str, ...]
+    status: int
+    """Exit status; MISSING or SILENT without one."""
+    out: str = ""
+    err: str = ""
+
+    @property
+    def problem(self) -> str | None:
+        """What went wrong, in one line; None if the command succeeded."""
+        if self.status == 0:
+            return None
+        name = self.command[0]
+        if self.status == MISSING and not self.err:
+            return f"{name} is not on PATH"
+        if self.status == SILENT and not self.err:
+            return f"{name} gave no answer in time"
+        if any(words in self.err for words in NO_CLUSTER):
+            return f"{name} finds no cluster: there is no slurm.conf here"
+        said = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
+        said = [line.removeprefix(f"{name}: ").removeprefix("error: ") for line in said]
+        return "; ".join(dict.fromkeys(said)) or f"{name} ended with status {self.status}"
+
+
+def ask(command: Sequence[str], limit_s: float = LIMIT_S, text: str = "") -> Reply:
+    """Runs a command outside of any enclosing Slurm job, with `text` as its input. Never raises, never hangs."""
+    words = tuple(command)
+    try:
+        with outside_of_jobs():
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+    except OSError as error:
+        return Reply(command=words, status=MISSING, err="" if isinstance(error, FileNotFoundError) else str(error))
+    with process:
+        try:
+            out, err = process.communicate(text, timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            _kill_all(process)
+            return Reply(command=words, status=SILENT)
+    return Reply(command=words, status=process.returncode, out=out, err=err)
+
+
+def _kill_all(process: subprocess.Popen[str]) -> None:
+    """Kills a command with what it has started, which would keep its output open."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.kill()
+    process.communicate()

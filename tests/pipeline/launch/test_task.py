@@ -1,0 +1,65 @@
+"""What a Slurm job starts with: its call of the array's file, and a warning that comes too early for the job itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trimode.core.errors import RUN_AGAIN
+from trimode.core.project import child_environment
+from trimode.pipeline.launch.owner import claim, this_process
+from trimode.pipeline.launch.task import again_if_allowed
+from trimode.pipeline.run_folder.submission import Call, read_call, write_calls
+from trimode.tests.fakes.sweeps import HERE, jobs_of
+
+BARE = ("cluster=bare", "model.path=./model", "suite=demo", "out_dir=out")
+
+
+def calls(cwd: Path, function: str, token: str = "t") -> list[Call]:
+    return [Call(spec=job, token=token, function=f"{HERE}:{function}") for job in jobs_of(cwd, *BARE)]
+
+
+def test_a_call_is_read_as_it_was_written(tmp_path: Path) -> None:
+    made = calls(tmp_path, "run_to_the_end")
+    (tmp_path / "array").mkdir()
+    write_calls(tmp_path / "array", made)
+    assert [read_call(tmp_path / "array", number) for number in range(3)] == made
+
+
+@pytest.mark.process
+def test_a_job_of_an_array_runs_its_own_call(tmp_path: Path) -> None:
+    owner = this_process()
+    made = calls(tmp_path, "run_to_the_end", owner.token)
+    for call in made:
+        claim(Path(call.spec.run_dir), owner)
+    folder = tmp_path / "array"
+    folder.mkdir()
+    write_calls(folder, made)
+    environment = child_environment() | {
+        "SLURM_ARRAY_TASK_ID": "1",
+        "SLURM_ARRAY_JOB_ID": "9",
+        "SLURM_JOB_ID": "10",
+    }
+    command = [sys.executable, "-m", "trimode.pipeline.launch.task", str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [Path(call.spec.run_dir, "COMPLETED_group0").exists() for call in made] == [False, True, False]
+
+
+@pytest.mark.parametrize(("restarts", "status"), [("3", RUN_AGAIN), ("10", "the time limit ended this run")])
+def test_a_warning_before_the_job_has_begun_asks_for_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, status: int | str
+) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    before = signal.getsignal(signal.SIGUSR2)
+    try:
+        again_if_allowed(calls(tmp_path, "run_to_the_end")[0])
+        with pytest.raises(SystemExit) as end:
+            os.kill(os.getpid(), signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert end.value.code == status if isinstance(status, int) else status in str(end.value.code)
