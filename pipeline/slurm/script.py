@@ -15,6 +15,7 @@ from pathlib import Path
 
 from submitit.slurm.slurm import _make_sbatch_string
 from trimode.core.project import IMPORT_DIR, PROJECT_DIR
+from trimode.pipeline.slurm.apptainer import apptainer_arguments
 from trimode.pipeline.slurm.requeue import SRUN_FUNCTION, warning_s
 from trimode.pipeline.spec import Container, JobSpec, ResourceSpec
 
@@ -41,8 +42,8 @@ def submission_dir(jobs: Sequence[JobSpec]) -> Path:
 
 
 def container_arguments(resources: ResourceSpec) -> list[str]:
-    """Returns srun's pyxis options; none without a container."""
-    if resources.container is Container.none:
+    """Returns srun's pyxis options; none without a container, or with one of another kind."""
+    if resources.container is not Container.pyxis:
         return []
     return [
         f"--container-image={resources.container_image or 'IMAGE'}",
@@ -52,11 +53,14 @@ def container_arguments(resources: ResourceSpec) -> list[str]:
     ]
 
 
-def python_command(resources: ResourceSpec) -> str:
-    """Returns the shell command that starts Python inside the job."""
+def python_command(resources: ResourceSpec, mounts: Sequence[str] | None = None) -> str:
+    """Returns the shell command that starts Python inside the job. Mounts: None stands for those of `resources`."""
     if resources.container is Container.none:
         return shlex.quote(sys.executable)
-    return f"env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(IMPORT_DIR))} {resources.container_python}"
+    inside = f"env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(IMPORT_DIR))} {resources.container_python}"
+    if resources.container is Container.apptainer:
+        return f"{shlex.join(apptainer_arguments(resources, mounts or resources.container_mounts))} {inside}"
+    return inside
 
 
 def slurm_parameters(jobs: Sequence[JobSpec]) -> dict[str, object]:
