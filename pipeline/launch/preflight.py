@@ -19,6 +19,7 @@ from trimode.pipeline.client.nemo_skills.installation import find_installation
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data import load_rows
 from trimode.pipeline.plan.survey import Survey, image_path
+from trimode.pipeline.slurm.apptainer import wrong_image
 from trimode.pipeline.spec import ClientKind, Container, Executor, JobSpec
 
 WORKER_PACKAGES = ("torch", "ray", "transformers")
@@ -64,8 +65,10 @@ def _check_cluster(config: Config, survey: Survey) -> None:
                 "(without containers: --cluster bare; without SLURM: --local)"
             )
         path = image_path(image, survey.cwd)
+        if valid := wrong_image(cluster.container, path):
+            raise ConfigError(f"image: got {path}; valid: {valid}")
         if path.startswith("/") and "#" not in path and not Path(path).is_file():
-            raise ConfigError(f"image: no file {path}; valid: a .sqsh file or a registry's URL")
+            raise ConfigError(f"image: no file {path}; valid: a .sqsh or .sif file, or a registry's URL")
         if cluster.hub_cache:
             Path(cluster.hub_cache).expanduser().mkdir(parents=True, exist_ok=True)
     if shutil.which("sbatch") is None:
