@@ -1,4 +1,4 @@
-"""A job in an image on a real Slurm, with a stand-in for pyxis: it computes inside, and is requeued from outside.
+"""A job in an image on a real Slurm, with stand-ins for pyxis and Apptainer: it is requeued from outside of the image.
 
 TRIMODE_TEST_IMAGE names an image of containers/rootfs.sh. Without it the image is an empty one with this machine's
 /usr and Python mounted, which takes no time to make.
@@ -40,7 +40,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def containers(cluster: Path) -> Iterator[None]:
+def pyxis(cluster: Path) -> Iterator[None]:
     """Slurm takes pyxis' options. The daemons read the list of plugins at each step, so they need no restart."""
     plugin, listed = cluster / "stand_in_for_pyxis.so", cluster / "etc" / "plugstack.conf"
     subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-o", plugin, SOURCE], check=True)
@@ -86,12 +86,24 @@ def wait_until(condition: Callable[[], bool], limit_s: float = 500.0) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.usefixtures("containers")
-def test_a_job_in_an_image_is_requeued_from_outside_and_completes(tmp_path: Path, image: tuple[str, ...]) -> None:
+@pytest.fixture
+def apptainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command named apptainer is on PATH."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "apptainer").symlink_to(SOURCE.with_name("stand_in_for_apptainer.sh"))
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("pyxis", "apptainer")
+@pytest.mark.parametrize("kind", ["slurm", "apptainer"])
+def test_a_job_in_an_image_is_requeued_from_outside_and_completes(
+    tmp_path: Path, image: tuple[str, ...], kind: str
+) -> None:
     submitted = evaluate(
         tmp_path,
         *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "60", "--tokens", "64"),
-        *("--cluster", "slurm", "--account", "us", "--partition", "main", "--device", "cpu", "--gpus", "1"),
+        *("--cluster", kind, "--account", "us", "--partition", "main", "--device", "cpu", "--gpus", "1"),
         *("--out-dir", "out", "cluster.mem_gb=null", "cluster.cpus_per_task=null", "cluster.hub_cache=null", *image),
     )
     assert submitted.returncode == 0, submitted.stderr
