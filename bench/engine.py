@@ -32,7 +32,8 @@ from trimode.workers.model.kv_cache import PAGE_SIZE, pages_for
 from trimode.workers.model.memory import tune_allocator
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.runtime import Runtime
-from trimode.workers.sampling.sampler import Sampler, SampleRequest
+from trimode.workers.sampling.plan import SampleRequest
+from trimode.workers.sampling.sampler import Sampler
 
 CONTEXT = 256
 STEP_TOKENS = (1, 8, 16, 32, 64)

@@ -27,6 +27,17 @@ class Mode(StrEnum):
     """Aliases of the three, for overrides such as `modes.ar.mode=AR`: earlier releases took only these names."""
 
 
+class Quantization(StrEnum):
+    """How the weights of the layers are stored. The other weights stay plain, the head unless it is asked for."""
+
+    none = "none"
+    """As the checkpoint has them."""
+    fp8 = "fp8"
+    """8-bit floats (e4m3), one scale per output; the rows of a product are quantised to e4m3 as well."""
+    w4a16 = "w4a16"
+    """4-bit integers, a scale and a zero per group of inputs."""
+
+
 Row = dict[str, Any]
 """One sample of a benchmark as JSON: the data's fields, and once answered the reply's and the verdict's.
 
@@ -177,6 +188,12 @@ class WorkerSettings:
     """auto | cpu | cuda | cuda:N. auto = cuda when visible, else cpu."""
     dtype: str = "bfloat16"
     """bfloat16 | float32."""
+    quantization: str = "none"
+    """none | fp8 | w4a16: how the weights of the layers are stored; none also for a checkpoint that is quantised."""
+    quantize_head: bool = False
+    """True to quantise the head too."""
+    batch_invariant: bool = False
+    """True for results that do not depend on the other requests of a batch, where a slower kernel can promise it."""
     max_num_seqs: int = 32
     """Requests decoded together."""
     kv_cache_gb: float | None = None

@@ -22,6 +22,15 @@ class WorkerInfo:
     device_name: str
     """Name of the GPU, or the CPU's architecture."""
     dtype: str
+    quantization: str = "none"
+    """none | fp8 | w4a16: how the weights of the layers are stored."""
+    quantized: list[str] = field(default_factory=list)
+    """What was quantised at load: names of weights, `*` for the number of a layer. Empty if nothing was, also for a
+    checkpoint that is quantised."""
+    weight_bytes: int | None = None
+    """Of all weights on the device."""
+    batch_invariant: bool = False
+    """True if kernels were asked for whose results do not depend on the other requests of a batch."""
     kernels: Mapping[str, str]
     """Operator -> implementation, with the reason where it is not the fastest one."""
     max_model_len: int
@@ -59,6 +68,8 @@ class EngineTotals:
     """Tokens run through the model, prompt tokens included."""
     kv_tokens: int = 0
     """Sum of the KV lengths attended to."""
+    dropped_rows: int = 0
+    """Forwards launched ahead for requests that had ended. Nothing else counts them."""
     model_s: float = 0.0
     """Seconds in forward and sampling."""
     host_s: float = 0.0

@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
-from trimode.core.protocol import Mode
+from trimode.core.protocol import Mode, Quantization
 
 
 class Device(StrEnum):
@@ -70,6 +70,10 @@ class ModelSpec:
     max_position_embeddings: int | None
     """Context limit override; None = config.json's."""
     revision: str | None = None
+    quantization: Quantization = Quantization.none
+    """What the worker does to the weights at load; `none` also for a checkpoint that is quantised."""
+    quantize_head: bool = False
+    batch_invariant: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

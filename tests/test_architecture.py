@@ -22,15 +22,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels/resources": {"kernels"},
     "kernels/llvm": set(),
     "kernels/cuda": set(),
-    "kernels/argmax": {"kernels/llvm", "kernels/cuda"},
+    "kernels/packing": set(),
+    "kernels/best_token": {"kernels/llvm", "kernels/cuda"},
     "kernels/confidence_commit": {"kernels/llvm", "kernels/cuda"},
+    "kernels/draw": {"kernels/llvm", "kernels/cuda"},
     "kernels/linear": {"kernels/llvm", "kernels/cuda"},
-    "kernels/paged_attention": {"kernels/llvm", "kernels/cuda"},
+    "kernels/low_rank": {"kernels/llvm", "kernels/cuda"},
+    "kernels/paged_attention": {"kernels/llvm", "kernels/cuda", "kernels/packing"},
     "kernels/prefix_verify": {"kernels/llvm", "kernels/cuda"},
     "kernels/rms_norm": {"kernels/llvm", "kernels/cuda"},
     "kernels/rope": {"kernels/llvm", "kernels/cuda"},
     "kernels/silu_mul": {"kernels/llvm", "kernels/cuda"},
-    "kernels/softmax_total": {"kernels/llvm", "kernels/cuda"},
     # workers: decoding modes know neither the model nor the engine
     "workers": set(),
     "workers/boundary": {"core"},
@@ -41,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers/sampling": {"core", "kernels", "workers/decode", "workers/model"},
     "workers/engine": {
         "core",
+        "kernels/packing",
         *("workers/" + name for name in ("boundary", "decode", "model", "sampling", "params")),
     },
     "workers/runtime": {
@@ -54,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "workers/worker": {"core", *("workers/" + name for name in ("boundary", "engine", "params", "runtime"))},
     "workers/rows": {"core"},
+    "workers/quantize": {"core", "kernels", "workers/model", "workers/runtime"},
     "workers/generate": {"core", *("workers/" + name for name in ("boundary", "engine", "hf", "rows", "runtime"))},
     # balancer: the worker class is handed in by name
     "balancer": set(),
@@ -110,7 +114,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {
         "core",
         "kernels",
-        "pipeline/analysis",
+        *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring")),
         *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
     },
     "scripts": set(),

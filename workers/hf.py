@@ -20,7 +20,16 @@ from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.field_rules import show
-from trimode.core.protocol import DECODE_DEFAULTS, FORWARD_KINDS, Cost, DecodeParams, Generation, Mode, WorkerSettings
+from trimode.core.protocol import (
+    DECODE_DEFAULTS,
+    FORWARD_KINDS,
+    Cost,
+    DecodeParams,
+    Generation,
+    Mode,
+    Quantization,
+    WorkerSettings,
+)
 from trimode.workers.boundary import one_request
 from trimode.workers.decode.linear_spec import emitted_lengths
 from trimode.workers.model.adapter import open_adapter
@@ -108,6 +117,11 @@ class HfReference:
         folder, self.revision = _pinned(settings.model, settings.revision)
         _check_code_is_its_own(folder)
         self.config = read_config(folder)
+        if self.config.stored is not None or settings.quantization != Quantization.none:
+            got = settings.quantization if self.config.stored is None else self.config.stored.method
+            raise ConfigError(
+                f"quantization with engine hf: got {got}; valid: none, and a checkpoint that is not quantised"
+            )
         self.text = Text(Path(settings.tokenizer) if settings.tokenizer else folder)
         if settings.lora:
             open_adapter(

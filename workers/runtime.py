@@ -6,7 +6,6 @@ Used by the worker and by the command line `generate`.
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,26 +16,25 @@ from trimode.core.protocol import Cost, DecodeParams, Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo
 from trimode.workers.boundary import one_request
 from trimode.workers.decode.state import StopFinder
+from trimode.workers.engine.capture import graphs_for
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
+from trimode.workers.engine.sizing import cache_pages
 from trimode.workers.model.adapter import load_adapter, open_adapter
 from trimode.workers.model.checkpoint import (
     DTYPES,
     ModelConfig,
-    expected_shapes,
     files_sha256,
     open_weights,
     read_config,
 )
-from trimode.workers.model.kv_cache import PAGE_SIZE, default_num_pages, pages_for
 from trimode.workers.model.memory import return_free_memory
+from trimode.workers.model.packed import check_weights
+from trimode.workers.model.quantized import load_options
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.params import check_end_think, check_vocabulary, parse_params, read_request_id
 from trimode.workers.text import PromptLimits, Text, always
 
-CPU_CACHE_SHARE = 0.25
-CUDA_CACHE_SHARE = 0.9
-"""Shares of the free memory that the KV cache takes if `kv_cache_gb` is not set, on a CPU and on a GPU."""
 LARGE_PROMPT_CHARACTERS = 1 << 20
 """From this size on, the memory that tokenizing took is returned to the system. It takes about 200 bytes per
 character."""
@@ -96,25 +94,6 @@ def _default_name(model: str, folder: Path) -> str:
     path = folder.resolve()
     kind, _, hub_id = path.parent.parent.name.partition("--")
     return hub_id.replace("--", "/", 1) if path.parent.name == "snapshots" and kind == "models" else path.name
-
-
-def _available_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * CUDA_CACHE_SHARE)
-    pages: int = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(pages * CPU_CACHE_SHARE)
-
-
-def _num_pages(settings: WorkerSettings, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
-    if settings.kv_cache_gb is not None:
-        pages = default_num_pages(config, dtype, int(settings.kv_cache_gb * 2**30))
-    else:
-        wanted = pages_for(config.max_position_embeddings + 2 * PAGE_SIZE) * settings.max_num_seqs
-        pages = min(default_num_pages(config, dtype, _available_bytes(device)), wanted)
-    if pages < 4:
-        raise ConfigError(f"kv_cache_gb: got {settings.kv_cache_gb}, which is {pages} pages; valid: at least 4 pages")
-    return pages
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -180,17 +159,22 @@ class Runtime:
         self.settings = settings
         folder = checkpoint_folder(settings.model, settings.revision)
         config = read_config(folder, settings.max_position_embeddings)
+        options = load_options(settings, config)
         files = open_weights(folder)
-        files.check(expected_shapes(config), f"checkpoint: {folder}")
+        check_weights(files, config, f"checkpoint: {folder}")
         adapter = open_adapter(Path(settings.lora), config) if settings.lora else None
         self.text = Text(Path(settings.tokenizer) if settings.tokenizer else folder)
         device, dtype = resolve_device(settings.device), DTYPES[settings.dtype]
         try:
-            model = TriModeModel(config, files, dtype, device)
+            model = TriModeModel(config, files, dtype, device, options)
             if adapter is not None:
-                model.adapter = load_adapter(*adapter, config.num_layers, model.embedding)
-            self.engine = Engine(model, _num_pages(settings, config, dtype, device), settings.max_num_seqs)
-            self.engine.warm_up()
+                like, invariant = model.embedding, model.batch_invariant
+                model.adapter = load_adapter(*adapter, config.num_layers, like, batch_invariant=invariant)
+            new_capture = graphs_for(model)
+            capture = None if new_capture is None else new_capture()
+            num_pages = cache_pages(settings, model, new_capture)
+            self.engine = Engine(model, num_pages, settings.max_num_seqs, capture=capture)
+            self.captured = self.engine.warm_up()
         except torch.OutOfMemoryError as error:
             raise WorkerError(f"{device} has no room for {folder}: {error}") from None
         self._weight_paths = files.paths
@@ -264,6 +248,11 @@ class Runtime:
             logprobs=state.logprobs[: len(tokens)] if state.params.logprobs else None,
         )
 
+    def describe_kernels(self) -> dict[str, str]:
+        """Returns per operator what runs and why; with graphs also what capturing them took."""
+        graphs = {} if self.captured is None else {"graphs": str(self.captured)}
+        return self.engine.model.describe_kernels() | graphs
+
     def info(self) -> WorkerInfo:
         """Returns what a worker with this engine is. Reads all weights to hash them."""
         model = self.engine.model
@@ -276,7 +265,11 @@ class Runtime:
             device=str(model.device),
             device_name=gpu or platform.machine(),
             dtype=self.settings.dtype,
-            kernels=model.describe_kernels(),
+            quantization=model.scheme or "none",
+            quantized=model.quantized,
+            weight_bytes=model.num_weight_bytes,
+            batch_invariant=model.batch_invariant,
+            kernels=self.describe_kernels(),
             max_model_len=self.engine.max_model_len,
             max_num_seqs=self.engine.max_num_seqs,
             lora=model.adapter is not None,

@@ -59,7 +59,7 @@ class Worker(worker.Worker):
             WorkerError: the device has no room.
         """
         self._runtime = Runtime(settings)
-        for operator, choice in self._runtime.engine.model.describe_kernels().items():
+        for operator, choice in self._runtime.describe_kernels().items():
             print(f"kernel {operator}: {choice}", file=sys.stderr, flush=True)
         self._wake = threading.Condition()
         self._preparing: set[_Job] = set()

@@ -243,6 +243,7 @@ def _model_card(service: Service) -> Json:
         "default_mode": service.default_mode.value,
         "lora": info.lora,
         "dtype": info.dtype,
+        "quantization": info.quantization,
     }
 
 

@@ -6,7 +6,8 @@ R = blocks, B = positions of a block.
 from __future__ import annotations
 
 import torch
-from trimode.kernels.confidence_commit import reference
+from trimode.kernels.confidence_commit import cuda, reference
+from trimode.kernels.cuda import runtime
 
 
 def confidence_commit(
@@ -27,18 +28,27 @@ def confidence_commit(
         bool `[R, B]`.
 
     Raises:
-        ValueError: shapes that do not fit each other, or a mask that is not bool.
+        ValueError: shapes or dtypes that do not fit each other, or tensors on several devices.
     """
-    fits = confidence_RB.dim() == 2 and confidence_RB.shape == masked_RB.shape and masked_RB.dtype == torch.bool
-    if not fits or not threshold_R.shape == num_best_R.shape == confidence_RB.shape[:1]:
-        raise ValueError(
-            f"confidence_commit: got confidence {list(confidence_RB.shape)}, masked {masked_RB.dtype} "
-            f"{list(masked_RB.shape)}, threshold {list(threshold_R.shape)}, num_best {list(num_best_R.shape)}; "
-            "expected [R, B], bool [R, B], [R] and [R]"
+    tensors = (confidence_RB, masked_RB, threshold_R, num_best_R)
+    shapes = confidence_RB.dim() == 2 and confidence_RB.shape == masked_RB.shape
+    shapes = shapes and threshold_R.shape == num_best_R.shape == confidence_RB.shape[:1]
+    dtypes = confidence_RB.is_floating_point() and masked_RB.dtype == torch.bool and threshold_R.is_floating_point()
+    dtypes = dtypes and num_best_R.dtype == torch.int64
+    if not shapes or not dtypes or len({tensor.device for tensor in tensors}) > 1:
+        names = ("confidence", "masked", "threshold", "num_best")
+        got = ", ".join(
+            f"{name} {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+            for name, tensor in zip(names, tensors, strict=True)
         )
-    return reference.confidence_commit(confidence_RB, masked_RB, threshold_R, num_best_R)
+        raise ValueError(
+            f"confidence_commit: got {got}; expected float [R, B], bool [R, B], float [R] and int64 [R] on one device"
+        )
+    run = cuda.confidence_commit if cuda.supports(*tensors) is None else reference.confidence_commit
+    return run(*tensors)
 
 
-def describe() -> str:
-    """Returns which implementation runs, and why."""
-    return "reference: the only implementation"
+def describe(confidence_RB: torch.Tensor) -> str:
+    """Returns which implementation runs for such confidences, and why."""
+    refused = cuda.supports(confidence_RB)
+    return runtime.describe(confidence_RB, refused) or "reference: the only implementation for a CPU"

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-from trimode.kernels.linear import cpu, onednn, reference
+from trimode.kernels.cuda import runtime
+from trimode.kernels.linear import cpu, gpu, onednn, reference
+from trimode.kernels.linear.quantized import QuantizedWeight
 from trimode.kernels.llvm import jit
 
 
@@ -21,6 +23,10 @@ class Layout(StrEnum):
     ONEDNN = "onednn"
     PLAIN = "reference"
     """As the checkpoint has it."""
+    QUANTIZED = "quantized"
+    """Codes and scales, multiplied by the reference."""
+    CUDA = "cuda"
+    """What the GPU kernels read, of a plain or a quantised weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,45 +38,88 @@ class Prepared:
     num_outputs: int
     num_inputs: int
     dtype: torch.dtype
-    """Of the weight, the rows and the results."""
+    """Of the rows and the results, and of a weight that is not quantised."""
+    quantized: QuantizedWeight | None = None
+    """The whole quantised weight, whose codes are `weight`; None if it is not quantised, or on a GPU."""
+    on_gpu: gpu.Weight | None = None
+    """The whole weight for the GPU kernels, whose codes are `weight`; None for other implementations."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weight as it is stored."""
-        return self.weight.numel() * self.weight.element_size()
+        whole = self.on_gpu or self.quantized
+        return self.weight.nbytes if whole is None else whole.nbytes
 
 
-def prepare(weight_OI: torch.Tensor) -> Prepared:
+def prepare(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> Prepared:
     """Returns the weight in the layout of the fastest implementation for it; drop the plain weight afterwards.
 
-    On a CPU: the CPU kernel; in bfloat16 oneDNN where the CPU has AMX or the CPU kernel does not run. Elsewhere: torch.
+    On a CPU: the CPU kernel; in bfloat16 oneDNN where the CPU has AMX or the CPU kernel does not run. On a GPU: a
+    kernel that streams the weight for few rows, cuBLAS for many. Elsewhere: torch.
+
+    Args:
+        weight_OI: a float matrix.
+        batch_invariant: True for an implementation whose results do not depend on the other rows of a product, where
+            there is one: on a CPU with AMX the CPU kernel, on a GPU the streaming kernel for any number of rows. Both
+            are slower there.
 
     Raises:
         ValueError: the weight is not a float matrix.
     """
     if weight_OI.dim() != 2 or not weight_OI.is_floating_point():
         raise ValueError(f"linear.prepare: got {weight_OI.dtype} {list(weight_OI.shape)}, expected float [O, I]")
-    layout = _choose(weight_OI)[0]
-    weight = weight_OI
-    if layout is not Layout.PLAIN:
+    layout = _choose(weight_OI, batch_invariant)[0]
+    weight, on_gpu = weight_OI, None
+    if layout is Layout.CUDA:
+        on_gpu = gpu.pack(weight_OI, batch_invariant=batch_invariant)
+    elif layout is not Layout.PLAIN:
         weight = cpu.pack(weight_OI) if layout is Layout.CPU else onednn.pack(weight_OI)
     num_outputs, num_inputs = weight_OI.shape
-    return Prepared(layout=layout, weight=weight, num_outputs=num_outputs, num_inputs=num_inputs, dtype=weight_OI.dtype)
+    return Prepared(
+        layout=layout,
+        weight=weight,
+        num_outputs=num_outputs,
+        num_inputs=num_inputs,
+        dtype=weight_OI.dtype,
+        on_gpu=on_gpu,
+    )
+
+
+def prepare_quantized(weight: QuantizedWeight, *, batch_invariant: bool = False) -> Prepared:
+    """Returns a quantised weight as `apply` takes it; drop the weight afterwards.
+
+    Args:
+        weight: codes and scales.
+        batch_invariant: True for an implementation whose results do not depend on the other rows of a product.
+    """
+    on_gpu = None
+    if gpu.supports_quantized(weight) is None:
+        on_gpu = gpu.pack_quantized(weight, batch_invariant=batch_invariant)
+    return Prepared(
+        layout=Layout.QUANTIZED if on_gpu is None else Layout.CUDA,
+        weight=weight.codes if on_gpu is None else on_gpu.codes,
+        num_outputs=weight.num_outputs,
+        num_inputs=weight.num_inputs,
+        dtype=weight.dtype,
+        quantized=weight if on_gpu is None else None,
+        on_gpu=on_gpu,
+    )
 
 
 def apply(x_TI: torch.Tensor, prepared: Prepared, residual_TO: torch.Tensor | None = None) -> torch.Tensor:
     """Returns `x @ weight.T (+ residual)`.
 
     Args:
-        x_TI: any number of rows `[T, I]` in the dtype of the weight.
-        prepared: the weight, from `prepare`.
+        x_TI: any number of rows `[T, I]` in the dtype of `prepared`.
+        prepared: the weight, from `prepare` or `prepare_quantized`.
         residual_TO: `[T, O]` in the same dtype, or None to add nothing.
 
     Returns:
-        `[T, O]` in the same dtype. The CPU kernel and oneDNN round once, after the residual is added.
+        `[T, O]` in the same dtype, rounded once, after the residual is added; twice by the reference of a weight that
+        is not quantised, and by torch's fp8 product of many rows.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit the weight.
+        ValueError: shapes, dtypes or devices that do not fit the weight.
     """
     if x_TI.dim() != 2 or x_TI.shape[1] != prepared.num_inputs or x_TI.dtype != prepared.dtype:
         raise ValueError(
@@ -83,21 +132,35 @@ def apply(x_TI: torch.Tensor, prepared: Prepared, residual_TO: torch.Tensor | No
             f"linear.apply: got residual {residual_TO.dtype} {list(residual_TO.shape)}, "
             f"expected {x_TI.dtype} [{x_TI.shape[0]}, {prepared.num_outputs}]"
         )
+    for name, tensor in (("x", x_TI), ("residual", residual_TO)):
+        if tensor is not None and tensor.device != prepared.weight.device:
+            raise ValueError(f"linear.apply: got {name} on {tensor.device}, expected {prepared.weight.device}")
+    if prepared.on_gpu is not None:
+        return gpu.product(x_TI, prepared.on_gpu, residual_TO)
+    if prepared.quantized is not None:
+        return reference.quantized_product(x_TI, prepared.quantized, residual_TO)
     if prepared.layout is Layout.CPU:
         return cpu.product(x_TI, prepared.weight, prepared.num_outputs, residual_TO)
     product = onednn.product if prepared.layout is Layout.ONEDNN else reference.product
     return product(x_TI, prepared.weight, residual_TO)
 
 
-def describe(weight_OI: torch.Tensor) -> str:
+def describe(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> str:
     """Returns which implementation multiplies with such a weight, and why."""
-    layout, reason = _choose(weight_OI)
+    layout, reason = _choose(weight_OI, batch_invariant)
+    if layout is Layout.CUDA:
+        return f"{runtime.describe(weight_OI, None)}, {gpu.describe(weight_OI.dtype, batch_invariant=batch_invariant)}"
     return jit.describe(None) if layout is Layout.CPU else f"{layout}: {reason}"
 
 
-def _choose(weight_OI: torch.Tensor) -> tuple[Layout, str]:
-    """The layout for a weight, and why it is not the CPU kernel's."""
+def _choose(weight_OI: torch.Tensor, batch_invariant: bool) -> tuple[Layout, str]:
+    """The layout for a weight, and why it is none of the own kernels'."""
+    refused = gpu.supports(weight_OI)
+    if refused is None:
+        return Layout.CUDA, ""
+    if weight_OI.is_cuda:
+        return Layout.PLAIN, refused
     refused = cpu.supports(weight_OI)
-    if onednn.supports(weight_OI) is None and (refused is not None or onednn.has_amx()):
+    if onednn.supports(weight_OI) is None and (refused is not None or (onednn.has_amx() and not batch_invariant)):
         return Layout.ONEDNN, refused or "this CPU has AMX"
     return (Layout.CPU, "") if refused is None else (Layout.PLAIN, refused)

@@ -6,9 +6,18 @@ T = tokens (queries) of all rows, H = query heads, K = KV heads, D = head dim, P
 from __future__ import annotations
 
 import torch
+from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm import jit
-from trimode.kernels.paged_attention import cpu, reference
-from trimode.kernels.paged_attention.ragged import Ragged, Row, describe_rows
+from trimode.kernels.paged_attention import cpu, cuda, device_rows, reference
+from trimode.kernels.paged_attention.ragged import (
+    Ragged,
+    RaggedSizes,
+    Row,
+    describe_rows,
+    sizes_of,
+    view_rows,
+    write_rows,
+)
 
 
 def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, scale: float) -> torch.Tensor:
@@ -17,15 +26,16 @@ def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, 
     Args:
         q_THD: queries `[T, H, D]`, row after row.
         kv_PSKD: the cache `[P, S, 2 * K, D]` in the dtype of q, K heads before V heads. All of it must be finite, also
-            what no query sees. Query head h reads KV head `h // (H / K)`.
+            what no query sees; the GPU kernel alone allows anything in places that no query of the row sees.
+            Query head h reads KV head `h // (H / K)`.
         ragged: which keys each query sees, from `describe_rows`.
-        scale: factor of the scores before the softmax.
+        scale: factor of the scores before the softmax, above 0.
 
     Returns:
         `[T, H * D]` in the dtype of q.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit each other.
+        ValueError: shapes, dtypes or devices that do not fit each other.
     """
     fits = q_THD.dim() == 3 and kv_PSKD.dim() == 4 and q_THD.dtype == kv_PSKD.dtype
     if fits:
@@ -38,13 +48,35 @@ def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, 
             f"paged_attention: got q {q_THD.dtype} {list(q_THD.shape)}, cache {kv_PSKD.dtype} {list(kv_PSKD.shape)}; "
             f"expected [{ragged.num_tokens}, H, D] and [P, {ragged.page_size}, 2K, D] of one dtype, H a multiple of K"
         )
+    if not scale > 0:
+        raise ValueError(f"paged_attention: got scale {scale}, expected a number above 0")
+    devices = [tensor.device for tensor in (q_THD, kv_PSKD, ragged.query_start_N1)]
+    if len(set(devices)) > 1:
+        raise ValueError(
+            f"paged_attention: got q on {devices[0]}, cache on {devices[1]}, rows on {devices[2]}; expected one device"
+        )
+    if cuda.supports(q_THD, kv_PSKD, ragged) is None:
+        return cuda.paged_attention(q_THD, kv_PSKD, ragged, scale)
+    if ragged.num_tokens and not ragged.rows:
+        return device_rows.paged_attention(q_THD, kv_PSKD, ragged, scale)
     run = cpu.paged_attention if cpu.supports(q_THD, kv_PSKD, ragged) is None else reference.paged_attention
     return run(q_THD, kv_PSKD, ragged, scale)
 
 
 def describe(q_THD: torch.Tensor, kv_PSKD: torch.Tensor) -> str:
     """Returns which implementation runs for such tensors (without mask words), and why."""
-    return jit.describe(cpu.supports(q_THD, kv_PSKD, None))
+    refused = cuda.supports(q_THD, kv_PSKD, None)
+    return runtime.describe(q_THD, refused) or jit.describe(cpu.supports(q_THD, kv_PSKD, None))
 
 
-__all__ = ["Ragged", "Row", "describe", "describe_rows", "paged_attention"]
+__all__ = [
+    "Ragged",
+    "RaggedSizes",
+    "Row",
+    "describe",
+    "describe_rows",
+    "paged_attention",
+    "sizes_of",
+    "view_rows",
+    "write_rows",
+]

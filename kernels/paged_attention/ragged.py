@@ -6,11 +6,12 @@ N = rows, T = tokens (queries) of all rows, P = pages of the longest row.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import torch
+from trimode.kernels.packing import BufferLayout, Part, host_buffer, memory_of
 
 MAX_MASKED_QUERIES = 64
 """Most queries of a row that has mask words: a word has one bit for each of them."""
@@ -55,7 +56,9 @@ class Ragged:
     max_keys: int
     """The most keys of a row."""
     rows: tuple[Row, ...]
-    """The same on the host, for implementations that group rows."""
+    """The same on the host, for implementations that group rows; empty in a captured graph."""
+    min_queries: int = 1
+    """Not more than the fewest queries of a row that has any."""
     _derived: dict[object, object] = field(default_factory=dict, repr=False)
 
     def derive(self, make: Callable[..., T], *args: object) -> T:
@@ -66,48 +69,126 @@ class Ragged:
         return cast(T, self._derived[key])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaggedSizes:
+    """The sizes of a description: those of given rows, or upper bounds that many forwards share."""
+
+    tokens: int
+    rows: int
+    pages: int
+    """Of the longest row."""
+    max_queries: int
+    max_keys: int
+    min_queries: int = 1
+    """Of the rows that have any."""
+    masked: bool = False
+    """True if there are mask words."""
+
+    def parts(self) -> list[Part]:
+        """Returns the arrays that `write_rows` writes."""
+        parts = [
+            Part("query_start_N1", torch.int32, (self.rows + 1,)),
+            Part("num_keys_N", torch.int32, (self.rows,)),
+            Part("last_key_T", torch.int32, (self.tokens,)),
+        ]
+        if self.masked:
+            parts.append(Part("mask_word_T", torch.int64, (self.tokens,)))
+        # The last of its element size: where the others stand does not depend on the number of pages.
+        return [*parts, Part("page_table_NP", torch.int32, (self.rows, self.pages))]
+
+
+def sizes_of(rows: Sequence[Row], page_size: int) -> RaggedSizes:
+    """Returns the sizes of these rows."""
+    return RaggedSizes(
+        tokens=sum(len(row.last_keys) for row in rows),
+        rows=len(rows),
+        pages=max((-(-row.num_keys // page_size) for row in rows), default=0),
+        max_queries=max((len(row.last_keys) for row in rows), default=0),
+        max_keys=max((row.num_keys for row in rows), default=0),
+        min_queries=min((len(row.last_keys) for row in rows if row.last_keys), default=1),
+        masked=any(row.mask_words is not None for row in rows),
+    )
+
+
+def write_rows(
+    rows: Sequence[Row], page_size: int, sizes: RaggedSizes, layout: BufferLayout, memory: memoryview
+) -> None:
+    """Writes the rows into a buffer that has the parts of `sizes`.
+
+    Rows and tokens that are missing are padding: a padding row has no queries and no keys, a padding token belongs to
+    no row.
+
+    Raises:
+        ValueError: a row whose keys exceed its pages, a last key outside of the row, mask words that do not fit, or
+            rows that exceed the sizes.
+    """
+    for number, row in enumerate(rows):
+        _check(number, row, page_size)
+    width = sizes.pages
+    table = array("i", bytes(4 * width * sizes.rows))
+    starts, last_keys, words = array("i", [0]), array("i"), array("q")
+    for number, row in enumerate(rows):
+        pages = array("i", row.pages[: -(-row.num_keys // page_size)])
+        if len(pages) > width:
+            raise ValueError(f"paged_attention: row {number}: got {len(pages)} pages, expected at most {width}")
+        table[number * width : number * width + len(pages)] = pages
+        last_keys.extend(row.last_keys)
+        starts.append(len(last_keys))
+        if sizes.masked:
+            words.extend([_ALL_BITS] * len(row.last_keys) if row.mask_words is None else row.mask_words)
+    num_keys = array("i", [row.num_keys for row in rows])
+    missing_rows, missing_tokens = sizes.rows - len(rows), sizes.tokens - len(last_keys)
+    layout.write(memory, "page_table_NP", table)
+    layout.write(memory, "query_start_N1", starts + array("i", [starts[-1]]) * missing_rows)
+    layout.write(memory, "num_keys_N", num_keys + array("i", [0]) * missing_rows)
+    layout.write(memory, "last_key_T", last_keys + array("i", [0]) * missing_tokens)
+    if sizes.masked:
+        layout.write(memory, "mask_word_T", words + array("q", [_ALL_BITS]) * missing_tokens)
+
+
+def view_rows(
+    views: Mapping[str, torch.Tensor], page_size: int, sizes: RaggedSizes, max_keys: int, rows: Sequence[Row] = ()
+) -> Ragged:
+    """Returns the description that stands in a buffer.
+
+    Args:
+        views: of the buffer, from its layout.
+        page_size: tokens per page.
+        sizes: what the buffer was laid out for.
+        max_keys: at least the keys of every row.
+        rows: the same on the host; none if the buffer is written anew for every forward.
+    """
+    return Ragged(
+        page_table_NP=views["page_table_NP"],
+        query_start_N1=views["query_start_N1"],
+        num_keys_N=views["num_keys_N"],
+        last_key_T=views["last_key_T"],
+        mask_word_T=views["mask_word_T"] if sizes.masked else None,
+        page_size=page_size,
+        num_tokens=sizes.tokens,
+        max_queries=sizes.max_queries,
+        max_keys=max_keys,
+        rows=tuple(rows),
+        min_queries=sizes.min_queries,
+    )
+
+
 def describe_rows(rows: Sequence[Row], page_size: int, device: torch.device) -> Ragged:
-    """Returns the description of a forward.
+    """Returns the description of a forward, brought to the device in one copy that the host does not wait for.
 
     Args:
         rows: in the order of their queries in the flat batch.
         page_size: tokens per page.
-        device: where the tensors go; the copies do not wait for it.
+        device: where the tensors go.
 
     Raises:
         ValueError: a row whose keys exceed its pages, a last key outside of the row, or mask words that do not fit.
     """
-    for number, row in enumerate(rows):
-        _check(number, row, page_size)
-    width = max((-(-row.num_keys // page_size) for row in rows), default=0)
-    table = array("i", bytes(4 * width * len(rows)))
-    masked = any(row.mask_words is not None for row in rows)
-    starts, last_keys, words = array("i", [0]), array("i"), array("q")
-    for number, row in enumerate(rows):
-        pages = array("i", row.pages[: -(-row.num_keys // page_size)])
-        table[number * width : number * width + len(pages)] = pages
-        last_keys.extend(row.last_keys)
-        starts.append(len(last_keys))
-        if masked:
-            words.extend([_ALL_BITS] * len(row.last_keys) if row.mask_words is None else row.mask_words)
-
-    def tensor(data: array[int]) -> torch.Tensor:
-        dtype = torch.int32 if data.typecode == "i" else torch.int64
-        on_host = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        return on_host.to(device, non_blocking=True)
-
-    return Ragged(
-        page_table_NP=tensor(table).view(len(rows), width),
-        query_start_N1=tensor(starts),
-        num_keys_N=tensor(array("i", [row.num_keys for row in rows])),
-        last_key_T=tensor(last_keys),
-        mask_word_T=tensor(words) if masked else None,
-        page_size=page_size,
-        num_tokens=len(last_keys),
-        max_queries=max((len(row.last_keys) for row in rows), default=0),
-        max_keys=max((row.num_keys for row in rows), default=0),
-        rows=tuple(rows),
-    )
+    sizes = sizes_of(rows, page_size)
+    layout = BufferLayout(sizes.parts())
+    host = host_buffer(layout.num_bytes, device)
+    write_rows(rows, page_size, sizes, layout, memory_of(host))
+    return view_rows(layout.views(host.to(device, non_blocking=True)), page_size, sizes, sizes.max_keys, rows)
 
 
 def _check(number: int, row: Row, page_size: int) -> None:

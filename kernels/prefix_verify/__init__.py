@@ -6,7 +6,8 @@ R = blocks, B = positions of a block (seed and B - 1 drafts).
 from __future__ import annotations
 
 import torch
-from trimode.kernels.prefix_verify import reference
+from trimode.kernels.cuda import runtime
+from trimode.kernels.prefix_verify import cuda, reference
 
 
 def prefix_verify(verified_RB: torch.Tensor, block_RB: torch.Tensor, length_R: torch.Tensor) -> torch.Tensor:
@@ -22,16 +23,21 @@ def prefix_verify(verified_RB: torch.Tensor, block_RB: torch.Tensor, length_R: t
         int64 `[R]`, in 1 .. length.
 
     Raises:
-        ValueError: shapes that do not fit each other.
+        ValueError: shapes or dtypes that do not fit each other, or tensors on several devices.
     """
-    if verified_RB.dim() != 2 or verified_RB.shape != block_RB.shape or length_R.shape != verified_RB.shape[:1]:
-        raise ValueError(
-            f"prefix_verify: got verified {list(verified_RB.shape)}, block {list(block_RB.shape)}, "
-            f"length {list(length_R.shape)}; expected [R, B], [R, B] and [R]"
+    tensors = (verified_RB, block_RB, length_R)
+    fits = verified_RB.dim() == 2 and verified_RB.shape == block_RB.shape and length_R.shape == verified_RB.shape[:1]
+    if not fits or {(tensor.dtype, tensor.device) for tensor in tensors} != {(torch.int64, verified_RB.device)}:
+        got = ", ".join(
+            f"{name} {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+            for name, tensor in zip(("verified", "block", "length"), tensors, strict=True)
         )
-    return reference.prefix_verify(verified_RB, block_RB, length_R)
+        raise ValueError(f"prefix_verify: got {got}; expected [R, B], [R, B] and [R], int64 on one device")
+    run = cuda.prefix_verify if cuda.supports(*tensors) is None else reference.prefix_verify
+    return run(*tensors)
 
 
-def describe() -> str:
-    """Returns which implementation runs, and why."""
-    return "reference: the only implementation"
+def describe(verified_RB: torch.Tensor) -> str:
+    """Returns which implementation runs for such tokens, and why."""
+    refused = cuda.supports(verified_RB)
+    return runtime.describe(verified_RB, refused) or "reference: the only implementation for a CPU"

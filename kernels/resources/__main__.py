@@ -1,5 +1,7 @@
 """Prints what every Triton kernel needs of a chip: python -m trimode.kernels.resources [--arch 90] [--op rms_norm].
 
+`--write docs/kernels.md` also puts a summary into the page, if no kernel is unfit.
+
 Every configuration that the product can choose is compiled for each chip; no GPU is needed. The exit status is 1 if a
 kernel spills registers, needs more shared memory than the chip has, or multiplies matrices without matrix
 instructions.
@@ -12,13 +14,15 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from trimode.kernels import resources
 from trimode.kernels.cuda import offline
 from trimode.kernels.resources.cases import Case
 from trimode.kernels.resources.cubin import Usage, usage
+from trimode.kernels.resources.table import PageError, Table, replaced
 
-NOT_OPERATORS = frozenset({"cases", "cubin", "__main__"})
+NOT_OPERATORS = frozenset({"cases", "cubin", "table", "__main__"})
 HEADER = "| operator | kernel | chip | registers | spilled | shared | programs/SM | occupancy | MMA | copies | cases |"
 
 
@@ -61,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trimode.kernels.resources", description=__doc__)
     parser.add_argument("--arch", type=int, nargs="+", choices=offline.ARCHITECTURES, default=offline.ARCHITECTURES)
     parser.add_argument("--op", nargs="+", choices=operators(), default=operators())
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put a summary of all kernels into this page too")
     options = parser.parse_args(argv)
+    if options.write and (options.op != operators() or tuple(options.arch) != offline.ARCHITECTURES):
+        parser.error("--write needs all operators and chips: leave out --op and --arch")
+    table = Table()
     problems: list[str] = []
     print(HEADER, "|---" * HEADER.count(" | ") + "|---|", sep="\n")
     for operator in options.op:
@@ -69,11 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows: dict[bytes, tuple[Usage, list[str]]] = {}
             try:
                 for case, used in compiled(operator, capability):
+                    table.add(operator, case.label, used)
                     _, labels = rows.setdefault(used.kernel.cubin, (used, []))
                     labels += [case.label] if case.label not in labels else []
+                    needs_mma = case.needs_mma and used.kernel.name not in case.without_mma
                     problems += [
                         f"{operator} ({case.label}), {used.kernel.name} for sm_{capability}: {problem}"
-                        for problem in used.problems(needs_mma=case.needs_mma)
+                        for problem in used.problems(needs_mma=needs_mma, streams=used.kernel.name in case.streaming)
                     ]
             except offline.CompileError as error:
                 problems.append(f"{operator}: {error}")
@@ -81,6 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(_row(operator, used, labels), flush=True)
     for problem in dict.fromkeys(problems):
         print(f"error: {problem}", file=sys.stderr)
+    if options.write and not problems:
+        try:
+            options.write.write_text(replaced(options.write.read_text(encoding="utf-8"), table.markdown()))
+        except (OSError, PageError) as error:
+            print(f"error: {options.write}: {error}", file=sys.stderr)
+            return 1
     return 1 if problems else 0
 
 

@@ -1,4 +1,4 @@
-"""The configurations that are compiled: operators called with the shapes of the released models."""
+"""The configurations that are compiled: operators called with the shapes of real models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ MODELS = {
     "14B": ModelSizes(
         hidden=5120, intermediate=16384, num_heads=32, num_kv_heads=8, head_dim=128, vocab=131072, page_size=16
     ),
+    "demo": ModelSizes(hidden=192, intermediate=512, num_heads=6, num_kv_heads=2, head_dim=32, vocab=944, page_size=16),
 }
-"""Sizes of the released checkpoints, from their config.json."""
+"""Sizes of the released checkpoints and of the bundled demo model, from their config.json."""
 DTYPES = (torch.bfloat16, torch.float32)
 
 
@@ -34,6 +35,10 @@ class Case:
     """Calls the operator with tensors on the device `meta`."""
     needs_mma: bool = False
     """True if its products must run on the matrix units."""
+    streaming: tuple[str, ...] = ()
+    """Names of its kernels that must use the newest matrix instructions of the chip and copies of 16 bytes."""
+    without_mma: tuple[str, ...] = ()
+    """Names of kernels of the call that multiply no matrices."""
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

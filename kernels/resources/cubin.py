@@ -20,6 +20,8 @@ REGISTERS_PER_SM = 65536
 THREADS_PER_SM = {80: 2048, 86: 1536, 89: 1536, 90: 2048, 100: 2048, 103: 2048, 120: 1536, 121: 1536}
 MMA = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
 """PTX instructions of the matrix units."""
+NEWEST_MMA = {90: "wgmma.mma_async", 100: "tcgen05.mma", 103: "tcgen05.mma"}
+"""The one with the highest rate, where it is not the first of MMA."""
 ASYNC_COPIES = ("cp.async.cg", "cp.async.ca", "cp.async.bulk")
 """PTX instructions that copy to shared memory in the background: 16 bytes, 4 or 8 bytes, and blocks."""
 
@@ -49,8 +51,13 @@ class Usage:
         """Share of the multiprocessor's threads that run at once, 0 to 1."""
         return self.programs_per_sm * 32 * self.kernel.num_warps / THREADS_PER_SM[self.kernel.capability]
 
-    def problems(self, *, needs_mma: bool) -> list[str]:
-        """Returns what makes this kernel unfit for its chip, each in one sentence."""
+    def problems(self, *, needs_mma: bool, streams: bool = False) -> list[str]:
+        """Returns what makes this kernel unfit for its chip, each in one sentence.
+
+        Args:
+            needs_mma: True if it multiplies matrices.
+            streams: True if it must also use the newest matrix instructions and copies of 16 bytes.
+        """
         found = []
         limit = SHARED_LIMIT[self.kernel.capability]
         if self.spilled_bytes:
@@ -59,6 +66,11 @@ class Usage:
             found.append(f"{self.kernel.shared_bytes} bytes of shared memory, the chip has {limit}")
         if needs_mma and not self.mma:
             found.append("a matrix product without matrix instructions")
+        newest = NEWEST_MMA.get(self.kernel.capability, MMA[0])
+        if streams and set(self.mma) != {newest}:
+            found.append(f"{' '.join(self.mma) or 'no matrix instruction'} where {newest} is expected")
+        if streams and "cp.async.cg" not in self.copies:
+            found.append("no copies of 16 bytes")
         return found
 
 

@@ -26,14 +26,17 @@ def supports(qkv_TND: torch.Tensor, kv_SKD: torch.Tensor) -> str | None:
 
 
 def rotate_and_store(
-    qkv_TND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, kv_SKD: torch.Tensor, slots_T: torch.Tensor
-) -> None:
-    """Rotates the queries in place and stores rotated keys and values at their slots."""
+    qkv_TND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, kv_SKD: torch.Tensor, slots_T: torch.Tensor,
+    query_scale_T: torch.Tensor | None = None,
+) -> None:  # fmt: skip
+    """Rotates and scales the queries in place and stores rotated keys and values at their slots."""
     num_tokens, num_heads, head_dim = qkv_TND.shape
     num_queries, num_kv_heads = num_heads - kv_SKD.shape[1], kv_SKD.shape[1] // 2
     kernel = _kernel(jit.num_lanes(), qkv_TND.element_size(), num_queries, num_kv_heads, head_dim)
     cos_TD, sin_TD, slots_T = cos_TD.contiguous(), sin_TD.contiguous(), slots_T.contiguous()
     kernel(num_tokens, qkv_TND.data_ptr(), cos_TD.data_ptr(), sin_TD.data_ptr(), kv_SKD.data_ptr(), slots_T.data_ptr())
+    if query_scale_T is not None:
+        qkv_TND[:, :num_queries].mul_(query_scale_T.view(-1, 1, 1))
 
 
 @functools.cache

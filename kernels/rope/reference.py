@@ -9,12 +9,15 @@ import torch
 
 
 def rotate_and_store(
-    qkv_TND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, kv_SKD: torch.Tensor, slots_T: torch.Tensor
-) -> None:
-    """Rotates the query and key heads in place, then copies keys and values to their slots."""
+    qkv_TND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, kv_SKD: torch.Tensor, slots_T: torch.Tensor,
+    query_scale_T: torch.Tensor | None = None,
+) -> None:  # fmt: skip
+    """Rotates the query and key heads in place, scales the queries, then copies keys and values to their slots."""
     num_heads = qkv_TND.shape[1] - kv_SKD.shape[1]
     rotated = qkv_TND[:, : num_heads + kv_SKD.shape[1] // 2]
     rotate(rotated, cos_TD, sin_TD, out=rotated)
+    if query_scale_T is not None:
+        qkv_TND[:, :num_heads].mul_(query_scale_T.view(-1, 1, 1))
     kv_SKD.index_copy_(0, slots_T, qkv_TND[:, num_heads:])
 
 

@@ -6,8 +6,9 @@ T = rows, J = twice the intermediate size.
 from __future__ import annotations
 
 import torch
+from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm import jit
-from trimode.kernels.silu_mul import cpu, reference
+from trimode.kernels.silu_mul import cpu, cuda, reference
 
 
 def silu_mul(gate_up_TJ: torch.Tensor) -> torch.Tensor:
@@ -26,10 +27,13 @@ def silu_mul(gate_up_TJ: torch.Tensor) -> torch.Tensor:
         raise ValueError(
             f"silu_mul: got {gate_up_TJ.dtype} {list(gate_up_TJ.shape)}, expected float [T, J] with J even"
         )
+    if cuda.supports(gate_up_TJ) is None:
+        return cuda.silu_mul(gate_up_TJ)
     run = cpu.silu_mul if cpu.supports(gate_up_TJ) is None else reference.silu_mul
     return run(gate_up_TJ)
 
 
 def describe(gate_up_TJ: torch.Tensor) -> str:
     """Returns which implementation runs for such rows, and why."""
-    return jit.describe(cpu.supports(gate_up_TJ))
+    refused = cuda.supports(gate_up_TJ)
+    return runtime.describe(gate_up_TJ, refused) or jit.describe(cpu.supports(gate_up_TJ))

@@ -101,6 +101,7 @@ def _job_facts(run: Run) -> Iterator[tuple[str, str]]:
                 yield f"{field} of {run.label}", str(getattr(spec.decode, field))
             yield "client", spec.client.kind
         yield "dtype", str(job.get("dtype") or (spec.model.dtype if spec else _MISSING))
+        yield "quantization", str(job.get("quantization") or (spec.model.quantization.value if spec else "none"))
         yield "git commit", ", ".join(dict.fromkeys(_short(version) for version, _ in _code_versions(job))) or _MISSING
         yield from _versions(job)
 

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import Mode
+from trimode.core.protocol import Mode, Quantization
 from trimode.pipeline.config.schema import Config, ModeConfig
 from trimode.pipeline.spec import ClientKind, Device
 
@@ -67,6 +67,8 @@ def check(config: Config) -> None:
         )
     if not config.model.path:
         raise ConfigError("model: got an empty path; valid: a checkpoint folder or a hub id")
+    if config.model.quantize_head and config.model.quantization is Quantization.none:
+        raise ConfigError("model.quantize_head: got true with model.quantization none; valid: with fp8 or w4a16")
 
 
 def _check_texts(config: Config) -> None:

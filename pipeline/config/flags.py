@@ -52,6 +52,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--mode", "MODES", "required", "ar, dlm, linear_spec, a comma list of them, or all"),
         Flag("--model", "MODEL", "nvidia/Nemotron-Labs-Diffusion-8B", "checkpoint folder or hub id", "model.path"),
         Flag("--tokenizer", "DIR", "the model's own", "tokenizer folder", "model.tokenizer"),
+        Flag("--quantization", "none|fp8|w4a16", "none", "what is done to weights at load", "model.quantization"),
         Flag("--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas", "benchmarks"),
         Flag("--limit", "N", "all", "first N samples of each benchmark", "limit"),
         Flag("--data-dir", "DIR", "bundled, cached or downloaded", "benchmark data, DIR/<benchmark>/", "data_dir"),
@@ -82,12 +83,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("--draft-lora-only", "BOOL", "false", "adds _draft_only to the folder's name", listed=False),
         Flag("--max-model-len", "N", "ar 65536, dlm and linear_spec 20480", "prompt and answer of one request at most"),
-        Flag(
-            "--max-pos-emb",
-            "N",
-            "config.json's",
-            "overrides the context limit of config.json",
-        ),
+        Flag("--max-pos-emb", "N", "config.json's", "overrides the context limit of config.json"),
     ),
     "where it runs": (
         Flag(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
-from trimode.core.protocol import Mode
+from trimode.core.protocol import Mode, Quantization
 from trimode.pipeline.spec import ClientKind, Container, Device, DType, Executor, JobsPer
 
 
@@ -43,6 +43,12 @@ class ModelConfig:
     revision: str | None = None
     """Commit, branch or tag of a hub id; null = main."""
     dtype: DType = DType.bfloat16
+    quantization: Quantization = Quantization.none
+    """What is done to the weights of the layers at load: none, fp8, w4a16. A quantised checkpoint takes none."""
+    quantize_head: bool = False
+    """Quantise the head too."""
+    batch_invariant: bool = True
+    """Kernels whose results do not depend on the other requests of a batch, where a slower one can promise it."""
     lora_path: str | None = None
     """Adapter folder; null = linear_spec_lora in the model's folder or repository, else miscs/linear_spec_lora."""
     draft_lora_only: bool = False

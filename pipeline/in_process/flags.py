@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Quantization
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.compose import compose
@@ -51,6 +52,19 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="default: 0")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: cuda where there is one, else cpu")
     add("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="default: bf16; fp16 is refused")
+    add(
+        "--quantization",
+        choices=[scheme.value for scheme in Quantization],
+        default="none",
+        help="what is done to the weights of the layers at load (default: none)",
+    )
+    add("--quantize-head", action="store_true", help="quantise the head too")
+    add(
+        "--batch-invariant",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="answers that do not depend on the samples decoded together, where a slower kernel can promise it",
+    )
     add("--max-num-seqs", type=int, default=32, help="samples decoded together (default: 32)")
     add("--print-every", type=int, default=50, help="samples between two progress lines (default: 50)")
     add("--output", type=Path, help="JSON with the arguments and one entry per task")
@@ -97,6 +111,9 @@ def overrides(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
         "model.path": args.model,
         "model.tokenizer": args.tokenizer,
         "model.dtype": DTYPES[args.dtype],
+        "model.quantization": args.quantization,
+        "model.quantize_head": args.quantize_head,
+        "model.batch_invariant": args.batch_invariant,
         "model.lora_path": args.lora_path,
         "balancer.device": args.device,
         "balancer.max_num_seqs": args.max_num_seqs,

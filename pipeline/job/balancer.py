@@ -75,12 +75,15 @@ class BalancerProcess:
     def command(self) -> list[str]:
         """The balancer's command line."""
         model, client = self._spec.model, self._spec.client
-        command = [sys.executable, *self._program, "--model", model.path]
+        invariance = "--batch-invariant" if model.batch_invariant else "--no-batch-invariant"
+        head = ["--quantize-head"] if model.quantize_head else []
+        command = [sys.executable, *self._program, "--model", model.path, *head, invariance]
         options: dict[str, object] = {
             "--revision": model.revision,
             "--lora": self._spec.decode.lora_path,
             "--tokenizer": model.tokenizer,
             "--dtype": model.dtype,
+            "--quantization": model.quantization.value,
             "--max-position-embeddings": model.max_position_embeddings,
             "--num-workers": self._devices.num_workers,
             "--device": self._devices.device,

@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from trimode.core.protocol import Quantization
 from trimode.pipeline.benchmarks import without_scorer
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.launch.local import local_dir
@@ -68,6 +69,8 @@ def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
         ("model", _weights(survey.model)),
         ("tokenizer", _weights(survey.tokenizer) if survey.tokenizer else "the model's own"),
         ("dtype", model.dtype.value),
+        ("quantization", _quantization(config, survey)),
+        ("batch invariant", "on" if model.batch_invariant else "off"),
     ]
     for name, mode in config.modes.items():
         threshold = "none" if mode.threshold is None else f"{mode.threshold:g}"
@@ -147,6 +150,14 @@ def _weights(weights: Weights) -> str:
     if not weights.is_folder:
         return f"{weights.path} (hub id)"
     return weights.path if weights.found else f"{weights.path} (not there)"
+
+
+def _quantization(config: Config, survey: Survey) -> str:
+    if survey.stored_quantization:
+        return f"as in the checkpoint ({survey.stored_quantization})"
+    chosen = config.model.quantization
+    head = ", head too" if config.model.quantize_head else ""
+    return chosen.value if chosen is Quantization.none else f"{chosen.value}, at load{head}"
 
 
 def _adapter(adapter: Weights) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from trimode.core.protocol import Quantization
 from trimode.pipeline.spec import DecodeSpec, ModelSpec
 
 WHOLE_FILE_BYTES = 4 << 20
@@ -36,13 +37,13 @@ def run_identity(
 ) -> dict[str, object]:
     """Returns everything that changes the answers of a run.
 
-    Not part of it: limit, workers, GPUs, time limit, the list of benchmarks, their repeats and their prompts, and at
-    temperature 0 what only sampling reads. `fingerprints` (of weights, adapter and tokenizer) take the place of the
-    paths.
+    Not part of it: limit, workers, GPUs, time limit, batch invariance, the list of benchmarks, their repeats and their
+    prompts, and at temperature 0 what only sampling reads. `fingerprints` (of weights, adapter and tokenizer) take the
+    place of the paths; that of a checkpoint which is quantised covers its quantisation.
     """
     decoding = dataclasses.asdict(decode)
     del decoding["lora_path"]
-    identity = {
+    identity: dict[str, object] = {
         **fingerprints,
         **decoding,
         "mode": decode.mode.value,
@@ -51,6 +52,8 @@ def run_identity(
         "starting_seed": starting_seed,
         "prompts": PROMPTS,
     }
+    if model.quantization is not Quantization.none:  # absent otherwise, as in the folders of earlier releases
+        identity["quantization"] = model.quantization.value + (" with head" if model.quantize_head else "")
     return identity | GREEDY if decode.temperature == 0 else identity
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
-from trimode.core.protocol import Mode
+from trimode.core.protocol import Mode, Quantization
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config.checks import stays_in_its_line
 from trimode.pipeline.config.schema import Config, ModeConfig
@@ -36,8 +36,13 @@ from trimode.pipeline.spec import (
 def plan(config: Config, survey: Survey) -> tuple[JobSpec, ...]:
     """Returns every job of the sweep, in the order of its modes.
 
-    Raises ConfigError if two modes would share a folder.
+    Raises ConfigError if two modes would share a folder, or a quantised checkpoint would be quantised again.
     """
+    if survey.stored_quantization and config.model.quantization is not Quantization.none:
+        raise ConfigError(
+            f"model.quantization of {survey.model.path}, which is quantised ({survey.stored_quantization}): "
+            f"got {config.model.quantization.value}; valid: none, which runs it as it is"
+        )
     tasks = task_specs(config)
     jobs: list[JobSpec] = []
     entries: dict[str, str] = {}
@@ -78,6 +83,9 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
         dtype=config.model.dtype,
         max_position_embeddings=context_limit(mode, survey),
         revision=config.model.revision,
+        quantization=config.model.quantization,
+        quantize_head=config.model.quantize_head,
+        batch_invariant=config.model.batch_invariant,
     )
     check_context(name, decode, model.max_position_embeddings)
     fingerprints = {

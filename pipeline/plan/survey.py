@@ -52,6 +52,8 @@ class Survey:
     """None if no mode uses one."""
     config_limit: int | None = None
     """Context limit in the model folder's config.json; None if it cannot be read here."""
+    stored_quantization: str | None = None
+    """Method of a quantised model folder, as its config.json names it; None if it has none or cannot be read here."""
 
 
 def survey(config: Config, cwd: Path) -> Survey:
@@ -59,15 +61,19 @@ def survey(config: Config, cwd: Path) -> Survey:
     model = find_weights(config.model.path, cwd, config.model.revision)
     tokenizer = find_weights(config.model.tokenizer, cwd, None) if config.model.tokenizer else None
     adapter = _find_adapter(config, cwd, model) if any(mode.lora for mode in config.modes.values()) else None
-    return Survey(cwd, model, tokenizer, adapter, _config_limit(model))
+    raw = _model_config(model)
+    limit, stored = raw.get("max_position_embeddings"), raw.get("quantization_config")
+    method = str(stored.get("quant_method")) if isinstance(stored, dict) else None
+    return Survey(cwd, model, tokenizer, adapter, limit if isinstance(limit, int) else None, method)
 
 
-def _config_limit(model: Weights) -> int | None:
+def _model_config(model: Weights) -> dict[str, object]:
+    """Returns the model folder's config.json; nothing if it is wrong, which the loader of the checkpoint reports."""
     try:
-        limit = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # the loader of the checkpoint reports what is wrong with it
-    return limit if isinstance(limit, int) else None
+        raw = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
 
 
 def absolute(path: str, cwd: Path) -> Path:

@@ -65,7 +65,13 @@ class Manifest:
         self.pin({"weights_sha256": first.weights_sha256, "lora_sha256": first.lora_sha256})
         with self._edit() as manifest:
             self._job(manifest)["devices"] = [worker.device for worker in workers]
-            self._job(manifest)["dtype"] = first.dtype
+            self._job(manifest).update(
+                dtype=first.dtype,
+                quantization=first.quantization,
+                quantized=list(first.quantized),
+                weight_bytes=first.weight_bytes,
+                batch_invariant=first.batch_invariant,
+            )
             self._job(manifest)["worker_versions"] = dict(first.versions)
             if runs := _list(self._job(manifest), "runs"):
                 runs[-1]["worker_versions"] = dict(first.versions)

@@ -99,6 +99,28 @@ def test_each_worker_sees_one_gpu(second: RunningBalancer) -> None:
     assert sorted(worker["device_name"] for worker in workers) == ["GPU 3", "GPU 5"]
 
 
+def test_workers_have_different_gpus_also_after_a_death(tmp_path: Path) -> None:
+    """GPUs and parts of GPUs, named as Slurm and people name them."""
+    names = ["GPU-5f1c", "MIG-7b20", "2"]
+    path = os.pathsep.join((import_path(tmp_path, num_gpus=3), environment()["PYTHONPATH"]))
+    pretended = {"CUDA_VISIBLE_DEVICES": ",".join(names), "PYTHONPATH": path}
+    flags = ("--device", "cuda", "--num-workers", "3")
+    running = start_balancer(tmp_path, *flags, extra_environment=pretended)
+    try:
+        assert sorted(worker["device_name"] for worker in running.ready["workers"]) == sorted(f"GPU {n}" for n in names)
+        assert running.ask(f"crash-once:{tmp_path / 'crashed'}").status_code == 200
+        wait_for(lambda: all(worker["ready"] for worker in running.stats()["workers"]))
+        first = len(running.begun())
+        with ThreadPoolExecutor(3) as threads:
+            held = [threads.submit(running.ask, f"wait:{tmp_path / 'gate'}") for _ in range(3)]
+            wait_for(lambda: running.stats()["balancer"]["running"] == 3)
+            (tmp_path / "gate").touch()
+            assert {future.result().status_code for future in held} == {200}
+        assert sorted(line.split(" on ")[1] for line in running.begun()[first:]) == sorted(names)
+    finally:
+        running.terminate()
+
+
 def test_the_key_is_asked_for_everywhere_but_health(second: RunningBalancer) -> None:
     assert second.ask("hello").status_code == 401
     assert httpx.get(second.url + "/stats").status_code == 401

@@ -32,6 +32,14 @@ def test_default_mode() -> None:
     assert parse_settings(["--model", "m", "--default-mode", "dlm"]).default_mode is Mode.dlm
 
 
+def test_weights_are_quantised_and_batches_invariant_only_if_asked_for() -> None:
+    worker = parse_settings(["--model", "m"]).worker
+    assert (worker.quantization, worker.quantize_head, worker.batch_invariant) == ("none", False, False)
+    flags = ["--quantization", "w4a16", "--quantize-head", "--batch-invariant"]
+    worker = parse_settings(["--model", "m", *flags]).worker
+    assert (worker.quantization, worker.quantize_head, worker.batch_invariant) == ("w4a16", True, True)
+
+
 @pytest.mark.parametrize(
     ("flag", "value"),
     [

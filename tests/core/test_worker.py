@@ -9,7 +9,12 @@ from trimode.tests.fakes.worker import worker_info
 
 
 def test_a_workers_info_survives_json() -> None:
-    info = worker_info(kernels={"rope": "cpu", "argmax": "reference: no AVX"}, lora_sha256="l0")
+    info = worker_info(
+        kernels={"rope": "cpu", "argmax": "reference: no AVX"},
+        lora_sha256="l0",
+        quantization="fp8",
+        quantized=["diffusion_head"],
+    )
     assert WorkerInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
 
 

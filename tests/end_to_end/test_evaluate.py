@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.project import PROJECT_DIR
-from trimode.core.protocol import Generation, WorkerSettings
+from trimode.core.protocol import Generation, Quantization, WorkerSettings
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data import hub
 from trimode.pipeline.in_process.evaluate import worker_settings
-from trimode.pipeline.in_process.flags import parse
+from trimode.pipeline.in_process.flags import overrides, parse
+from trimode.pipeline.plan.jobs import plan
+from trimode.pipeline.plan.survey import survey
 from trimode.tests.fakes.specs import job_spec
 from trimode.tests.fakes.sweeps import config_of
 from trimode.tests.fakes.worker import FakeWorker
@@ -293,6 +295,18 @@ def test_the_worker_loads_the_revision_of_the_plan(tmp_path: Path) -> None:
     spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, path="org/tri", revision="v1"))
     settings = worker_settings(args, config, spec)
     assert (settings.model, settings.revision) == ("org/tri", "v1")
+
+
+def test_quantization_goes_through_the_plan_to_the_worker(tmp_path: Path) -> None:
+    for flags, wanted in (
+        ([], (Quantization.none, False, True)),
+        (["--quantization", "w4a16", "--quantize-head", "--no-batch-invariant"], (Quantization.w4a16, True, False)),
+    ):
+        args = parse(flags, hub.TASKS)
+        config = config_of(*overrides(args, ["gsm8k"]), "model.path=org/tri")
+        (job,) = plan(config, survey(config, tmp_path))
+        settings = worker_settings(args, config, job)
+        assert (settings.quantization, settings.quantize_head, settings.batch_invariant) == wanted
 
 
 def test_started_as_a_script_its_folder_is_not_searched(tmp_path: Path) -> None:

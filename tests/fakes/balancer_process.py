@@ -65,7 +65,7 @@ class RunningBalancer:
         return stats
 
     def begun(self) -> list[str]:
-        """Lines of the fake workers: `begin ID pid N` and `cancel ID`."""
+        """Lines of the fake workers: `begin ID pid N on GPU` and `cancel ID`."""
         return self.fake_log.read_text().splitlines() if self.fake_log.exists() else []
 
     def tree(self) -> list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trimode.core.protocol import DecodeParams
-from trimode.workers.decode.chunk import Chunk, Commit, Sampled, Verify
+from trimode.workers.decode.chunk import Chunk, Commit, Sampled, Verify, deferred_row
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeContext, DecodeState
 
@@ -53,6 +53,12 @@ def peek(state: DecodeState) -> Chunk:
     return dataclasses.replace(chunk, token_ids=list(chunk.token_ids), rows=tuple(chunk.rows))
 
 
+def filled(chunk: Chunk, tokens: Sequence[int]) -> Chunk:
+    """The chunk with the samples of the one before it in place of its markers."""
+    ids = [tokens[deferred_row(token)] if token < 0 else token for token in chunk.token_ids]
+    return dataclasses.replace(chunk, token_ids=ids)
+
+
 def sampled(*tokens: int, committed: Sequence[bool] | None = None, accepted: int = 0) -> Sampled:
     """A result whose log-probabilities tell which token they belong to: -8 for token 8."""
     result = Sampled(list(tokens), [0.5] * len(tokens), logprobs(*tokens))
@@ -78,6 +84,8 @@ class FakeModel:
     confidences: Sequence[float]
     kv: list[int] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
+    num_followed: int = 0
+    """Chunks whose following one was known beforehand."""
 
     def run(self, state: DecodeState) -> None:
         """Decodes until the state has finished."""
@@ -96,7 +104,12 @@ class FakeModel:
             ]
             if chunk.keep_kv:
                 self.kv = seen
-            state.advance(chunk, _decide(chunk, tokens, [next(confidences) for _ in tokens]))
+            following = state.following(chunk)
+            result = _decide(chunk, tokens, [next(confidences) for _ in tokens])
+            state.advance(chunk, result)
+            if following is not None:
+                self.num_followed += 1
+                assert state.finish_reason is not None or filled(following, tokens) == state.next_chunk()
 
     def _next(self, seen: Sequence[int]) -> int:
         return self.causal[sum((index + 1) * token for index, token in enumerate(seen)) % len(self.causal)]
@@ -112,6 +125,6 @@ def _decide(chunk: Chunk, tokens: list[int], confidences: list[float]) -> Sample
         best = sorted(range(len(tokens)), key=lambda row: -confidences[row])[: rule.num_best]
         result.committed = [row in best or confidences[row] >= rule.threshold for row in range(len(tokens))]
     elif isinstance(rule, Verify):
-        matches = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(tokens, rule.block[1:], strict=False))
+        matches = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(tokens, chunk.token_ids[1:], strict=False))
         result.accepted = len(list(matches)) + 1
     return result

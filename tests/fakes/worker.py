@@ -83,6 +83,8 @@ class FakeWorker(Worker):
             device=self.settings.device,
             device_name=f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}",
             dtype=self.settings.dtype,
+            quantization=self.settings.quantization,
+            batch_invariant=self.settings.batch_invariant,
             lora=self.settings.lora is not None,
         )
 
@@ -99,7 +101,7 @@ class FakeWorker(Worker):
     async def generate(self, fields: Mapping[str, Any]) -> Generation:
         request_id = str(fields["request_id"])
         text = fields.get("prompt") or (fields["messages"][-1]["content"] if "messages" in fields else "ids")
-        self._log(f"begin {request_id} pid {os.getpid()}")
+        self._log(f"begin {request_id} pid {os.getpid()} on {os.environ.get('CUDA_VISIBLE_DEVICES')}")
         for word in str(text).split():
             await self._act(word, request_id)
         self.finished += 1

@@ -12,10 +12,10 @@ from trimode.tests.kernels.conftest import pretend
 
 SIZES = ModelSizes(hidden=128, intermediate=256, num_heads=4, num_kv_heads=2, head_dim=32, vocab=400, page_size=16)
 OPERATORS = [
-    "argmax", "confidence_commit", "linear", "paged_attention", "prefix_verify", "rms_norm", "rope", "silu_mul",
-    "softmax_total",
+    "best_token", "confidence_commit", "draw", "linear", "paged_attention", "prefix_verify", "rms_norm", "rope",
+    "silu_mul",
 ]  # fmt: skip
-SINGLE = {"confidence_commit", "prefix_verify"}
+SINGLE = {"confidence_commit", "draw", "prefix_verify"}
 CPU = torch.device("cpu")
 
 
@@ -23,7 +23,9 @@ def test_every_operator_is_named(vector_lanes: int) -> None:
     got = describe_kernels(CPU, torch.float32, SIZES)
     assert list(got) == OPERATORS
     for name, text in got.items():
-        assert text == ("reference: the only implementation" if name in SINGLE else f"cpu, {vector_lanes} lanes")
+        assert text == (
+            "reference: the only implementation for a CPU" if name in SINGLE else f"cpu, {vector_lanes} lanes"
+        )
 
 
 def test_without_llvmlite_the_reason_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,3 +132,11 @@ def test_what_does_not_fit_is_named() -> None:
     for residual in (torch.zeros(3, 32), torch.zeros(2, 32).bfloat16()):
         with pytest.raises(ValueError, match=r"linear.apply: got residual .*, expected torch.float32 \[2, 32\]"):
             linear.apply(torch.zeros(2, 64), prepared, residual)
+
+
+def test_batch_invariance_goes_before_amx(vector_lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "_has_bf16", lambda: True)
+    monkeypatch.setattr(onednn, "has_amx", lambda: True)
+    weight = torch.zeros(1, 64).bfloat16()
+    assert linear.describe(weight, batch_invariant=True) == f"cpu, {vector_lanes} lanes"
+    assert linear.prepare(weight, batch_invariant=True).layout is Layout.CPU

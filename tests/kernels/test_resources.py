@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -66,6 +67,13 @@ def test_problems_of_a_kernel() -> None:
     assert usage().problems(needs_mma=True) == ["a matrix product without matrix instructions"]
     assert usage(spilled_bytes=8).problems(needs_mma=False) == ["8 bytes of registers spilled"]
     assert usage(shared=170000).problems(needs_mma=False) == ["170000 bytes of shared memory, the chip has 166912"]
+    streams = usage(mma={"mma.sync": 2}, copies={"cp.async.cg": 4})
+    assert streams.problems(needs_mma=False, streams=True) == []
+    hopper = dataclasses.replace(streams, kernel=dataclasses.replace(streams.kernel, capability=90), copies={})
+    assert hopper.problems(needs_mma=True, streams=True) == [
+        "mma.sync where wgmma.mma_async is expected",
+        "no copies of 16 bytes",
+    ]
     assert usage().occupancy == 4 * 4 * 32 / 2048
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from trimode.kernels.rope import describe, query_scale, rope_cos_sin, rotate_and_store
+from trimode.kernels.cuda import runtime
+from trimode.kernels.cuda.runtime import jit, tl
+from trimode.kernels.rope import cuda, describe, query_scale, rope_cos_sin, rotate_and_store
 from trimode.kernels.rope.reference import rotate
 from trimode.tests.kernels.numerics import DTYPES, assert_no_worse, normal
 
@@ -71,7 +74,80 @@ def test_what_does_not_fit_is_named() -> None:
         (qkv, table, table, cache.bfloat16(), slots),
         (qkv[:, :2], table, table, cache, slots),
         (qkv[0], table, table, cache, slots),
+        (qkv, table.to("meta"), table, cache, slots),
+        (qkv, table, table, cache, slots, torch.zeros(4)),
+        (qkv, table, table, cache, slots, torch.zeros(5).bfloat16()),
     ]
     for arguments in wrong:
-        with pytest.raises(ValueError, match="rotate_and_store: got qkv, cos, sin, cache, slots: torch"):
+        with pytest.raises(ValueError, match=r"rotate_and_store: got qkv, cos, sin, cache, slots.*: torch.*; expected"):
             rotate_and_store(*arguments)
+
+
+@pytest.mark.usefixtures("lanes")
+def test_the_query_scale_follows_the_rounded_rotation() -> None:
+    qkv, scale = normal(5, 4, 32, dtype=torch.bfloat16), normal(5, dtype=torch.bfloat16, seed=3)
+    cos, sin = normal(5, 32, dtype=torch.bfloat16, seed=1), normal(5, 32, dtype=torch.bfloat16, seed=2)
+    plain, scaled = qkv.clone(), qkv.clone()
+    caches = torch.zeros(2, 5, 2, 32, dtype=torch.bfloat16)
+    rotate_and_store(plain, cos, sin, caches[0], torch.arange(5))
+    rotate_and_store(scaled, cos, sin, caches[1], torch.arange(5), scale)
+    assert torch.equal(scaled[:, :2], plain[:, :2] * scale.view(-1, 1, 1))
+    assert torch.equal(*caches)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(8, 2, 128), (1, 1, 32), (3, 2, 10), (16, 1, 96)])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_on_a_gpu(heads: int, kv_heads: int, dim: int, dtype: torch.dtype, scaled: bool, gpu: torch.device) -> None:
+    qkv = normal(5, heads + 2 * kv_heads, dim, dtype=dtype).to(gpu)
+    cos, sin = (normal(5, dim, dtype=dtype, seed=seed).to(gpu) for seed in (1, 2))
+    scale = normal(5, dtype=dtype, seed=3).to(gpu) if scaled else None
+    cache = torch.full((40, 2 * kv_heads, dim), math.nan, dtype=dtype, device=gpu)
+    # The last two are padding tokens, which share a spare slot.
+    slots = torch.tensor([33, 2, 17, 39, 39], device=gpu)
+    exact, plain = rotate(qkv.double(), cos.double(), sin.double()), rotate(qkv, cos, sin)
+    queries, keys = slice(0, heads), slice(heads, heads + kv_heads)
+    exact_queries, plain_queries = exact[:, queries], plain[:, queries]
+    if scale is not None:
+        exact_queries, plain_queries = (wide * scale.view(-1, 1, 1) for wide in (exact_queries, plain_queries))
+    before = qkv.clone()
+    assert describe(qkv, cache) == f"cuda, sm_{runtime.capability(gpu)}"
+    rotate_and_store(qkv, cos, sin, cache, slots, scale)
+    assert_no_worse(qkv[:, queries], plain_queries, exact_queries)
+    assert torch.equal(qkv[:, heads:], before[:, heads:])
+    assert_no_worse(cache[slots[:3], :kv_heads], plain[:3, keys], exact[:3, keys])
+    assert torch.equal(cache[slots[:3], kv_heads:], before[:3, heads + kv_heads :])
+    untouched = torch.ones(40, dtype=torch.bool, device=gpu).index_fill_(0, slots, False)
+    assert cache[untouched].isnan().all()
+
+
+def test_heads_and_slots_that_are_part_of_wider_rows_on_a_gpu(gpu: torch.device) -> None:
+    wide, wide_cache = normal(3, 6, 64).to(gpu), torch.zeros(9, 3, 64, device=gpu)
+    cos, sin, slots = normal(3, 32, seed=1).to(gpu), normal(3, 32, seed=2).to(gpu), torch.tensor([8, 0, 3], device=gpu)
+    qkv, cache = wide[:, 1:5, 32:].contiguous(), torch.zeros(9, 2, 32, device=gpu)
+    rotate_and_store(wide[:, 1:5, 32:], cos, sin, wide_cache[:, 1:, :32], slots)
+    rotate_and_store(qkv, cos, sin, cache, slots)
+    assert torch.equal(wide[:, 1:3, 32:], qkv[:, :2])
+    assert torch.equal(wide_cache[:, 1:, :32], cache)
+    assert cuda.supports(wide[..., ::2], cache) == "head_dim is not contiguous"
+    assert cuda.supports(qkv.int(), cache) == "no GPU kernel for torch.int32"
+
+
+def test_no_tokens_on_a_gpu(gpu: torch.device) -> None:
+    qkv, table, cache = (torch.zeros(shape, device=gpu) for shape in ((0, 4, 32), (0, 32), (9, 2, 32)))
+    rotate_and_store(qkv, table, table, cache, torch.zeros(0, dtype=torch.int64, device=gpu))
+    assert not cache.any()
+
+
+@jit
+def _slot_offsets(slot_at: Any, offset_at: Any) -> None:
+    tl.store(offset_at + tl.arange(0, 2), slot_offset(tl.load(slot_at + tl.arange(0, 2)), 2048))
+
+
+slot_offset = cuda._slot_offset
+
+
+def test_slots_of_large_caches(gpu: torch.device) -> None:
+    offsets = torch.zeros(2, dtype=torch.int64, device=gpu)
+    runtime.launch(_slot_offsets, (1,), torch.tensor([2**20, 2**31 + 5], device=gpu), offsets)
+    assert offsets.tolist() == [2**31, (2**31 + 5) * 2048]

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from trimode.kernels.silu_mul import describe, silu_mul
+from trimode.kernels.cuda import runtime
+from trimode.kernels.silu_mul import cuda, describe, silu_mul
 from trimode.tests.kernels.numerics import DTYPES, assert_no_worse, normal
 
 
@@ -24,6 +25,25 @@ def test_silu_mul(rows: int, outputs: int, dtype: torch.dtype, lanes: int) -> No
     assert_no_worse(silu_mul(x), F.silu(plain_gate) * plain_up, gate * gate.sigmoid() * up)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+@pytest.mark.parametrize(("rows", "outputs"), [(9, 48), (1, 16), (3, 17), (0, 32), (2, 1), (2, 1100)])
+def test_on_a_gpu(rows: int, outputs: int, dtype: torch.dtype, gpu: torch.device) -> None:
+    x = normal(rows, 2 * outputs, dtype=dtype).to(gpu) * 4
+    if outputs == 48:
+        x[0, :6] = torch.tensor([0.0, -1e4, 1e4, -89, 89, -0.0])
+    gate, up = x.double().chunk(2, dim=-1)
+    plain_gate, plain_up = x.chunk(2, dim=-1)
+    assert describe(x) == f"cuda, sm_{runtime.capability(gpu)}"
+    assert_no_worse(silu_mul(x), F.silu(plain_gate) * plain_up, gate * gate.sigmoid() * up)
+
+
+def test_rows_of_a_wider_tensor_on_a_gpu(gpu: torch.device) -> None:
+    x = normal(5, 70).to(gpu)
+    assert torch.equal(silu_mul(x[:, :34]), silu_mul(x[:, :34].contiguous()))
+    assert cuda.supports(x[:, ::2]) == "columns are not contiguous"
+
+
 @pytest.mark.usefixtures("vector_lanes", "threads")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
@@ -34,7 +54,17 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
 @pytest.mark.usefixtures("lanes")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_not_finite(dtype: torch.dtype) -> None:
-    x = torch.ones(3, 32, dtype=dtype)
+    check_what_is_not_finite(dtype, torch.device("cpu"))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp", "ignore:invalid value")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_not_finite_on_a_gpu(dtype: torch.dtype, gpu: torch.device) -> None:
+    check_what_is_not_finite(dtype, gpu)
+
+
+def check_what_is_not_finite(dtype: torch.dtype, device: torch.device) -> None:
+    x = torch.ones(3, 32, dtype=dtype, device=device)
     x[0, 0], x[1, 0], x[2, :2] = math.nan, -math.inf, torch.tensor([-1e38, -3e38])
     got = silu_mul(x)
     assert got[0, 0].isnan()

@@ -129,7 +129,7 @@ class Float64Decoder:
             sampled.committed, distance = _commit(chunk.selection, sampled.confidences)
             return sampled, min([distance, *(gap for gap, used in zip(gaps, sampled.committed, strict=True) if used)])
         if isinstance(chunk.selection, Verify):
-            drafts = list(chunk.selection.block[1:])
+            drafts = list(chunk.token_ids[1:])
             agreed = [token == draft for token, draft in zip(sampled.tokens, drafts, strict=False)]
             sampled.accepted = (agreed.index(False) if False in agreed else len(agreed)) + 1
             gaps = gaps[: sampled.accepted]

@@ -19,6 +19,7 @@ from trimode.core.errors import ConfigError, GenerationError
 from trimode.core.protocol import Generation
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.micro import MICRO, Case, load_cases
+from trimode.tests.workers.quantized import foreign_checkpoint
 from trimode.workers import generate
 from trimode.workers.hf import HfReference, folder_revision, lenient_crop
 from trimode.workers.runtime import Runtime
@@ -117,6 +118,16 @@ def test_the_hash_sees_every_file_that_decides(tmp_path: Path, name: str) -> Non
     with (copy / name).open("ab") as file:
         file.write(b"\n")
     assert folder_revision(copy) != before
+
+
+def test_quantised_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    settings = micro_settings(model=str(folder), revision=folder_revision(folder), quantization="fp8")
+    with pytest.raises(ConfigError, match="quantization with engine hf: got fp8; valid: none"):
+        HfReference(settings, trust_remote_code=True)
+    packed = foreign_checkpoint("awq", tmp_path / "packed")
+    shutil.copy(folder / "modeling_nemotron_labs_diffusion.py", packed)
+    with pytest.raises(ConfigError, match="quantization with engine hf: got awq; valid: none"):
+        HfReference(micro_settings(model=str(packed), revision=folder_revision(packed)), trust_remote_code=True)
 
 
 def test_code_of_another_repository_is_refused_unread(tmp_path: Path) -> None:

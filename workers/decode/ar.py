@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trimode.core.protocol import MODE_DEFAULTS, Mode
-from trimode.workers.decode.chunk import Chunk, Sampled
+from trimode.workers.decode.chunk import Chunk, Sampled, deferred
 from trimode.workers.decode.state import DecodeState
 
 
@@ -26,10 +26,16 @@ class ArState(DecodeState):
         self._take(token, logprob)
 
     def _next_chunk(self) -> Chunk:
+        return self._decode(self.output[-1], self.cached)
+
+    def _following(self, chunk: Chunk, end: int) -> Chunk | None:  # noqa: ARG002 -- prefill and decode give one token
+        return self._decode(deferred(0), end) if len(self.output) + 1 < self.params.max_new_tokens else None
+
+    def _decode(self, token: int, position: int) -> Chunk:
         return Chunk(
             kind="decode",
-            token_ids=self.output[-1:],
-            position=self.cached,
+            token_ids=[token],
+            position=position,
             causal=True,
             keep_kv=True,
             rows=(0,),

@@ -10,6 +10,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
+def deferred(row: int) -> int:
+    """Returns what stands in `token_ids` for a token that the device has not sampled yet.
+
+    Args:
+        row: the token is the sample of this wanted row of the chunk that ran for the same request in the step before.
+    """
+    return -1 - row
+
+
+def deferred_row(token: int) -> int:
+    """Returns the row that a negative token id of `deferred` stands for."""
+    return -1 - token
+
+
 class Confidence(StrEnum):
     """Which probability of the sampled token counts as its confidence."""
 
@@ -31,10 +45,11 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Asks how many tokens of a block the causal pass accepts (kernels.prefix_verify)."""
+    """Asks how many tokens of the chunk, a seed and its drafts, the causal pass accepts (kernels.prefix_verify).
 
-    block: Sequence[int]
-    """The seed, then the drafts."""
+    Such a chunk wants all of its rows.
+    """
+
     proposals: Sequence[object] | None = None
     """Handles of the distributions that the drafts were drawn from, one per draft: accept by rejection sampling.
     None: accept a draft if the verifier's own sample equals it."""
@@ -47,6 +62,7 @@ class Chunk:
     kind: str
     """One of protocol.FORWARD_KINDS. Forwards are counted by kind."""
     token_ids: Sequence[int]
+    """Those below 0 are not known to the host yet, see `deferred`."""
     position: int
     """Absolute position of the first token. Equals the number of tokens whose KV is kept so far."""
     causal: bool

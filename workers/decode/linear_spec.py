@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode
-from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
+from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify, deferred
 from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.state import DecodeContext, DecodeState
 
@@ -73,37 +73,58 @@ class LinearSpecState(DecodeState):
         self._block = MaskedBlock(seed, 0.0, self.params.block_length, self.context.mask_token_id)
         self._proposals = []
         self._passes = 0
-        # Without a threshold the reference runs its one draft pass even if the block has no masks.
-        self._drafting = bool(self._block.masked) or not self.params.threshold
+        self._drafting = self._drafts(self._block)
 
     def _next_chunk(self) -> Chunk:
-        if not self._drafting:
-            return Chunk(
-                kind="verify",
-                token_ids=list(self._block.tokens),
-                position=self.cached,
-                causal=True,
-                keep_kv=True,
-                rows=range(len(self._block)),
-                purpose="verify",
-                selection=Verify(list(self._block.tokens), self._proposals if self._by_rejection else None),
-                sample_offset=1,
-                history=self._history(),
-                forced_token=self._forced_token(),
-            )
+        if self._drafting:
+            return self._draft(self._block, self.cached)
+        return self._verify(self._block.tokens, self._proposals if self._by_rejection else None)
+
+    def _following(self, chunk: Chunk, end: int) -> Chunk | None:
+        params = self.params
+        if chunk.kind == "prefill":
+            block = MaskedBlock(deferred(0), 0.0, params.block_length, self.context.mask_token_id)
+            runs = self._drafts(block) and params.max_new_tokens > 1
+            return self._draft(block, end) if runs else None
+        # One pass commits the whole block. The distributions that rejection sampling needs are not known yet.
+        if chunk.kind == "draft" and not params.threshold and not self._by_rejection:
+            drafts = [deferred(row) for row in range(len(chunk.rows))]
+            return self._verify([self._block.tokens[0], *drafts], None)
+        return None
+
+    def _drafts(self, block: MaskedBlock) -> bool:
+        """Returns True if a new block is drafted. Without a threshold the reference does so even if it has no mask."""
+        return bool(block.masked) or not self.params.threshold
+
+    def _verify(self, tokens: Sequence[int], proposals: list[object] | None) -> Chunk:
+        return Chunk(
+            kind="verify",
+            token_ids=list(tokens),
+            position=self.cached,
+            causal=True,
+            keep_kv=True,
+            rows=range(len(tokens)),
+            purpose="verify",
+            selection=Verify(proposals),
+            sample_offset=1,
+            history=self._history(),
+            forced_token=self._forced_token(),
+        )
+
+    def _draft(self, block: MaskedBlock, position: int) -> Chunk:
         return Chunk(
             kind="draft",
-            token_ids=list(self._block.tokens),
-            position=self.cached,
+            token_ids=list(block.tokens),
+            position=position,
             causal=False,
             keep_kv=False,
-            rows=tuple(self._block.masked),
+            rows=tuple(block.masked),
             purpose=f"draft{self._passes}",
             lora=self.params.lora,
-            selection=Commit(self.params.threshold or 0.0, 1) if self._block.masked else None,
+            selection=Commit(self.params.threshold or 0.0, 1) if block.masked else None,
             confidence=Confidence.TEMPERED,
             keep_distribution=self._by_rejection,
-            history=self._history(self._block.known()[1:]),  # the seed is in the output
+            history=self._history(block.known()[1:]),  # the seed is in the output
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:

@@ -103,9 +103,33 @@ class DecodeState(ABC):
 
     def next_chunk(self) -> Chunk:
         """Returns what to run next. Must not be called once `finish_reason` is set."""
-        start, prompt = self.cached, self.prompt_ids
-        if start >= len(prompt):
-            return self._next_chunk()
+        return self._prefill(self.cached) if self.cached < len(self.prompt_ids) else self._next_chunk()
+
+    def following(self, chunk: Chunk) -> Chunk | None:
+        """Returns the chunk after `chunk`, which runs now, if it is known up to the tokens that `chunk` samples.
+
+        In their place stand markers, see `chunk.deferred`. The result is what `next_chunk` will return after `advance`,
+        with the tokens in place of the markers, unless the request ends by them.
+
+        Args:
+            chunk: what `next_chunk` would return now, also with markers in it.
+
+        Returns:
+            None if more than tokens is unknown: what is committed or accepted, a token that may be forced, the past of
+            a penalty. None also if the request surely ends.
+        """
+        end = chunk.position + len(chunk.token_ids)
+        if chunk.kind == "prefill" and end < len(self.prompt_ids):
+            return self._prefill(end)
+        known = self.params.repetition_penalty == 1.0 and not self._still_thinking()
+        return self._following(chunk, end) if known else None
+
+    def _following(self, chunk: Chunk, end: int) -> Chunk | None:  # noqa: ARG002 -- for modes that can say it
+        """Returns `following` of a chunk that is not followed by a slice of the prompt. `end` is where it ends."""
+        return None
+
+    def _prefill(self, start: int) -> Chunk:
+        prompt = self.prompt_ids
         end = min(start + self.context.prefill_slice, len(prompt))
         last = end == len(prompt)
         return Chunk(

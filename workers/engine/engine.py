@@ -11,13 +11,16 @@ import math
 import time
 from collections import deque
 
-from trimode.core.errors import GenerationError
+from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import DecodeParams
 from trimode.workers.boundary import one_request
 from trimode.workers.decode.chunk import Sampled
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeContext, StopFinder
+from trimode.workers.engine.ahead import StepsAhead
+from trimode.workers.engine.capture import Capture, is_out_of_memory
 from trimode.workers.engine.counters import EngineCounters
+from trimode.workers.engine.graphs import CaptureReport, align
 from trimode.workers.engine.pages import PageAllocator
 from trimode.workers.engine.runner import Runner, StepResult
 from trimode.workers.engine.scheduler import MAX_STEP_PREFILL, PREFILL_SLICE, ScheduledChunk, Scheduler, Sequence
@@ -38,8 +41,9 @@ class Engine:
         *,
         prefill_slice: int = PREFILL_SLICE,
         max_step_prefill: int = MAX_STEP_PREFILL,
+        capture: Capture | None = None,
     ) -> None:
-        """Allocates the KV cache.
+        """Allocates the KV cache. With `capture`, `warm_up` must follow before the first step.
 
         Args:
             model: a loaded model.
@@ -47,13 +51,15 @@ class Engine:
             max_num_seqs: most requests that run at once.
             prefill_slice: most prompt tokens of one request per step.
             max_step_prefill: most prompt tokens of all requests per step.
+            capture: records the graphs of steps; None = every kernel of a step is launched by the host.
         """
         self.model = model
         self.allocator = PageAllocator(num_pages, PAGE_SIZE)
         self.scheduler = Scheduler(self.allocator, max_num_seqs, max_step_prefill=max_step_prefill)
-        self.runner = Runner(model, num_pages)
+        self.runner = Runner(model, num_pages, capture=capture, max_num_seqs=max_num_seqs)
         self.counters = EngineCounters()
         self._prefill_slice = prefill_slice
+        self._steps = StepsAhead(self.scheduler, self.runner, self.counters)
 
     @property
     def max_model_len(self) -> int:
@@ -64,6 +70,11 @@ class Engine:
     def max_num_seqs(self) -> int:
         """Most requests that run at once."""
         return self.scheduler.max_num_seqs
+
+    @property
+    def _lower(self) -> str:
+        """What an error without memory advises."""
+        return f"lower kv_cache_gb, or max_num_seqs (got {self.max_num_seqs})"
 
     @property
     def running(self) -> list[Sequence]:
@@ -78,7 +89,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """True if a step has work."""
-        return bool(self.waiting or self.running)
+        return bool(self.waiting or self.running or self._steps.pending)
 
     def check(self, num_prompt: int, params: DecodeParams) -> None:
         """Refuses a request that the model can never run. GenerationError (400) with the numbers."""
@@ -115,31 +126,88 @@ class Engine:
         """Ends a request at the next step, with GenerationError (499)."""
         self.scheduler.cancel(sequence)
 
-    def warm_up(self) -> None:
-        """Runs one dummy forward so that kernels are compiled before the first request."""
-        self.runner.warm_up()
+    def warm_up(self) -> CaptureReport | None:
+        """Compiles the kernels before the first request and captures the graphs. Returns None without graphs.
+
+        Raises:
+            WorkerError: the device has no room for a graph.
+        """
+        return self.runner.warm_up()
 
     def step(self) -> list[Sequence]:
-        """Runs one forward. Returns the requests that ended in this step, with or without an error.
+        """Runs one forward, or two where a graph holds both. Returns the requests that ended, with or without an error.
 
         If the forward raises, the requests whose part of it raises alone end, and the others go on as if nothing had
         been.
 
         Raises:
-            WorkerError: the device is lost.
+            WorkerError: the device is lost, or it has no memory for the part of any request.
         """
         began = time.perf_counter()
-        results = self._run(self.scheduler.schedule())
+        results = self._run_next()
         samples = [sample for result in results for sample in result.samples]
         ended = self._take_back(samples)
+        following: list[tuple[ScheduledChunk, Sampled]] = []
+        for result in results:
+            if result.following:
+                following += self._following(result)
+        ended += self._take_back(following)
         step_s, model_s = time.perf_counter() - began, sum(result.model_s for result in results)
         self.counters.record([item.chunk for item, _ in samples], step_s=step_s, model_s=model_s)
+        self.counters.record([item.chunk for item, _ in following], step_s=0.0, model_s=0.0)
         return ended
 
+    def _run_next(self) -> list[StepResult]:
+        """Runs the next step, or waits for it if it was launched before."""
+        if self._steps.pending:
+            self.scheduler.drop_cancelled()
+            return self._run_asynchronously([])
+        scheduled = self.scheduler.schedule()
+        if self.runner.graphs is not None:
+            scheduled = align(scheduled)
+        return self._run_asynchronously(scheduled) if scheduled and self.runner.asynchronous else self._run(scheduled)
+
+    def _run_asynchronously(self, scheduled: list[ScheduledChunk]) -> list[StepResult]:
+        try:
+            with one_request("the forward"):
+                return [self._steps.step(scheduled)]
+        except GenerationError:
+            self._steps.forget()
+            return self._run(scheduled or self.scheduler.gather())
+
+    def _following(self, result: StepResult) -> list[tuple[ScheduledChunk, Sampled]]:
+        """Returns the second results of a step with the chunks that ran, for the requests that took in the first."""
+        running = set(self.running)
+        samples = []
+        for (item, _), sampled in zip(result.samples, result.following, strict=True):
+            if item.sequence in running and (chunk := self.scheduler.next_chunk(item.sequence)) is not None:
+                samples.append((ScheduledChunk(item.sequence, chunk), sampled))
+        return samples
+
     def _run(self, scheduled: list[ScheduledChunk]) -> list[StepResult]:
-        """Runs the chunks together; if that raises, in halves. A request whose chunk raises alone ends.
+        """Runs the chunks. A request whose chunk raises alone ends, unless there is no memory for anything."""
+        failed: list[tuple[ScheduledChunk, GenerationError, bool]] = []
+        results = self._run_parts(scheduled, failed)
+        if failed and not results and all(full for _, _, full in failed):
+            item = failed[0][0]
+            raise WorkerError(
+                f"{self.model.device} is out of memory: a step of {len(scheduled)} requests does not run, nor does a "
+                f"part of it with 1 request and {len(item.chunk.token_ids)} tokens; {self._lower}"
+            )
+        for item, error, _ in failed:
+            self.scheduler.end(item.sequence, error)
+        return results
+
+    def _run_parts(
+        self, scheduled: list[ScheduledChunk], failed: list[tuple[ScheduledChunk, GenerationError, bool]]
+    ) -> list[StepResult]:
+        """Runs the chunks together; if that raises, in halves.
 
         A chunk may run again, because it writes its KV to the same places and no state has seen a result yet.
+
+        Args:
+            scheduled: what is to run.
+            failed: gets the chunks that raise alone, with the error and True if the device had no memory.
         """
         if not scheduled:
             return []
@@ -147,13 +215,17 @@ class Engine:
             with one_request("the forward"):
                 return [self.runner.run(scheduled)]
         except GenerationError as error:
-            self.runner.check_device()
+            full = is_out_of_memory(error.__cause__)
+            self.runner.recover()
             if len(scheduled) == 1:
+                advice = (
+                    f": no memory for its {len(scheduled[0].chunk.token_ids)} tokens; {self._lower}" if full else ""
+                )
                 # a new error: the frames of the cause would hold tensors
-                self.scheduler.end(scheduled[0].sequence, GenerationError(error.message, error.status))
+                failed.append((scheduled[0], GenerationError(error.message + advice, error.status), full))
                 return []
         half = len(scheduled) // 2
-        return self._run(scheduled[:half]) + self._run(scheduled[half:])
+        return self._run_parts(scheduled[:half], failed) + self._run_parts(scheduled[half:], failed)
 
     def _take_back(self, samples: list[tuple[ScheduledChunk, Sampled]]) -> list[Sequence]:
         """Hands the samples to their requests. Returns the requests that ended, after their pages are released."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -79,6 +79,10 @@ class Scheduler:
         """Requests that ended and still hold their pages."""
         self._unclean: list[int] = []
         """Free pages in which a failed or cancelled request may have left values that are not finite."""
+        self._in_flight: set[Sequence] = set()
+        """Requests in the step that was launched ahead of the results of the one before it."""
+        self._held: list[tuple[list[int], bool]] = []
+        """Pages that such requests had when they ended, with True if they may hold values that are not finite."""
 
     def add(self, sequence: Sequence) -> None:
         """Puts a request at the end of the queue."""
@@ -90,9 +94,45 @@ class Scheduler:
 
     def schedule(self) -> list[ScheduledChunk]:
         """Drops cancelled requests and admits waiting ones. Returns what runs in this step, in order of admission."""
-        self._drop_cancelled()
+        self.drop_cancelled()
         self._admit()
-        return self._gather()
+        return self.gather()
+
+    def following(self, items: Iterable[ScheduledChunk]) -> list[ScheduledChunk]:
+        """Returns what runs in the step after these chunks, which still run.
+
+        Args:
+            items: of requests that run and have not seen their results yet.
+
+        Returns:
+            Empty if it is not known: a request that runs is not among them or depends on its result, or one that waits
+            can start now.
+        """
+        self._admit()
+        current = {item.sequence: item.chunk for item in items}
+        ahead: list[ScheduledChunk] = []
+        for sequence in self.running:
+            chunk = current.get(sequence)
+            following = None if chunk is None else _unless_it_raises(sequence.state, chunk)
+            if following is None:
+                return []
+            ahead.append(ScheduledChunk(sequence, following))
+        return ahead
+
+    def hold(self, sequences: Iterable[Sequence]) -> None:
+        """Keeps the pages of requests that the device works for beyond their end, until the next call.
+
+        Args:
+            sequences: those in the step that was launched ahead; none if there is no such step.
+        """
+        self._in_flight = set(sequences)
+        held, self._held = self._held, []
+        for pages, unclean in held:
+            self._give_back(pages, unclean=unclean)
+
+    def next_chunk(self, sequence: Sequence) -> Chunk | None:
+        """Returns what a running request runs next. None if its decoder raises, which ends the request."""
+        return self._guarded(sequence, sequence.state.next_chunk)
 
     def advance(self, sequence: Sequence, chunk: Chunk, sampled: Sampled) -> None:
         """Hands the result of its chunk to a running request, which may end by it."""
@@ -121,10 +161,9 @@ class Scheduler:
     def start_again(self, sequence: Sequence) -> None:
         """Drops all that a running request computed and queues it first. It will compute all of its prompt itself."""
         self.allocator.withdraw(sequence.pages)
-        self._unclean += self.allocator.release(sequence.pages)
+        self._let_go(sequence, unclean=True)
         state = sequence.state
         sequence.state = type(state)(state.prompt_ids, state.params, state.context)
-        sequence.pages = []
         sequence.num_shared_tokens = 0
         sequence.may_share = False
         sequence.first_token = None
@@ -144,17 +183,27 @@ class Scheduler:
         return unclean
 
     def release_ended(self) -> list[Sequence]:
-        """Releases the pages of all requests that ended since the last call. Returns these requests."""
+        """Returns the requests that ended since the last call. Their pages are free, except those that `hold` keeps."""
         ended, self._ended = self._ended, []
         for sequence in ended:
             sequence.ended = time.perf_counter()
-            freed = self.allocator.release(sequence.pages)
-            if sequence.error is not None:
-                self._unclean += freed
-            sequence.pages = []
+            self._let_go(sequence, unclean=sequence.error is not None)
         return ended
 
-    def _drop_cancelled(self) -> None:
+    def _let_go(self, sequence: Sequence, *, unclean: bool) -> None:
+        pages, sequence.pages = sequence.pages, []
+        if sequence in self._in_flight:
+            self._held.append((pages, unclean))
+        else:
+            self._give_back(pages, unclean=unclean)
+
+    def _give_back(self, pages: list[int], *, unclean: bool) -> None:
+        freed = self.allocator.release(pages)
+        if unclean:
+            self._unclean += freed
+
+    def drop_cancelled(self) -> None:
+        """Ends the requests that were cancelled."""
         cancelled = [s for s in (*self.running, *self.waiting) if s.cancelled]
         if not cancelled:
             return
@@ -194,11 +243,12 @@ class Scheduler:
         state.skip_prefix(sequence.num_shared_tokens)
         return True
 
-    def _gather(self) -> list[ScheduledChunk]:
+    def gather(self) -> list[ScheduledChunk]:
+        """Returns the next chunks of the running requests, as far as a step may take them."""
         scheduled = []
         prefill = 0
         for sequence in list(self.running):
-            chunk = self._guarded(sequence, sequence.state.next_chunk)
+            chunk = self.next_chunk(sequence)
             if chunk is None:
                 continue
             if chunk.kind == "prefill":
@@ -215,4 +265,13 @@ class Scheduler:
                 return call(*arguments)
         except GenerationError as error:
             self.end(sequence, GenerationError(error.message, error.status))  # without the frames of its cause
+        return None
+
+
+def _unless_it_raises(state: DecodeState, chunk: Chunk) -> Chunk | None:
+    """Returns the state's following chunk; None also if the decoder raises. It raises again when the chunk is due."""
+    try:
+        with one_request("the decoder"):
+            return state.following(chunk)
+    except GenerationError:
         return None

@@ -6,6 +6,7 @@ not plain LoRA is refused by name, because it could change results silently. So 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from trimode.core.errors import ConfigError
 from trimode.kernels import linear
 from trimode.kernels.linear import Prepared
+from trimode.kernels.low_rank import add_low_rank, is_fused
+from trimode.workers.model.batch import Batch
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles, read_json
 from trimode.workers.model.json_values import not_integer, not_number, show
 
@@ -56,9 +59,36 @@ class Adapter:
     scale: float
     """lora_alpha / r."""
     a: list[Prepared]
-    """`[r, heads * head_dim]` per layer, r padded."""
+    """`[r, heads * head_dim]` per layer, r padded; empty if `fused` is not."""
     b: list[Prepared]
-    """`[hidden, r]` per layer, r padded."""
+    """`[hidden, r]` per layer, r padded; empty if `fused` is not."""
+    fused: list[tuple[torch.Tensor, torch.Tensor]]
+    """a and b per layer as plain tensors, where one kernel does all of `add`: on a GPU."""
+
+    def add(self, y_TH: torch.Tensor, x_TA: torch.Tensor, layer: int, batch: Batch) -> torch.Tensor:
+        """Returns `y + scale * B (A x)` for the tokens of the batch that have the adapter on, and y for the others.
+
+        Where the host knows those tokens, they alone are multiplied. In a captured graph the set changes from replay
+        to replay: then `lora_T` selects. Tokens without the adapter keep their bits.
+
+        Args:
+            y_TH: what o_proj gave, `[T, H]`; may be changed.
+            x_TA: what o_proj got, `[T, heads * head_dim]`.
+            layer: number of the layer.
+            batch: `lora_T` is not None.
+        """
+        assert batch.lora_T is not None
+        if self.fused:
+            add_low_rank(y_TH, x_TA, *self.fused[layer], self.scale, batch.lora_T)
+            return y_TH
+        a, b = self.a[layer], self.b[layer]
+        if batch.lora_all:
+            return y_TH + linear.apply(linear.apply(x_TA, a), b) * self.scale
+        if batch.lora_rows is not None:
+            added = linear.apply(linear.apply(x_TA[batch.lora_rows], a), b) * self.scale
+            return y_TH.index_add(0, batch.lora_rows, added)
+        added = linear.apply(linear.apply(x_TA, a), b) * self.scale
+        return torch.where(batch.lora_T.unsqueeze(1) != 0, y_TH + added, y_TH)
 
 
 def _tensor_name(layer: int, side: str) -> str:
@@ -103,20 +133,28 @@ def open_adapter(folder: Path, config: ModelConfig) -> tuple[WeightFiles, float]
     return files, alpha / rank
 
 
-def load_adapter(files: WeightFiles, scale: float, num_layers: int, like: torch.Tensor) -> Adapter:
+def load_adapter(
+    files: WeightFiles, scale: float, num_layers: int, like: torch.Tensor, *, batch_invariant: bool = False
+) -> Adapter:
     """Returns the factors on the device and in the dtype of `like`, the rank padded with zeros.
+
+    They are never quantised, also where the matrix is that they add to. `batch_invariant`: as in `linear.prepare`.
 
     Raises:
         ConfigError: a factor is not finite in that dtype.
     """
 
-    def load(layer: int, side: str) -> Prepared:
+    def load(layer: int, side: str) -> torch.Tensor:
         name = _tensor_name(layer, side)
         factor = files.tensor(name).to(device=like.device, dtype=like.dtype)
         if not factor.isfinite().all():
             raise ConfigError(f"adapter: {files.paths[0]} {name}: got NaN or infinity in {like.dtype}; valid: finite")
         missing = -factor.shape[0 if side == "A" else 1] % RANK_MULTIPLE
-        return linear.prepare(F.pad(factor, (0, 0, 0, missing) if side == "A" else (0, missing)))
+        return F.pad(factor, (0, 0, 0, missing) if side == "A" else (0, missing))
 
-    a, b = ([load(layer, side) for layer in range(num_layers)] for side in "AB")
-    return Adapter(scale=scale, a=a, b=b)
+    factors = [(load(layer, "A"), load(layer, "B")) for layer in range(num_layers)]
+    if is_fused(*factors[0]):
+        return Adapter(scale=scale, a=[], b=[], fused=factors)
+    prepare = functools.partial(linear.prepare, batch_invariant=batch_invariant)
+    a, b = (list(map(prepare, side)) for side in zip(*factors, strict=True))
+    return Adapter(scale=scale, a=a, b=b, fused=[])

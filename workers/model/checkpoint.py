@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from trimode.core.errors import ConfigError
 from trimode.workers.model.json_values import MAX_INTEGER, is_integer, not_integer, not_number, show
+from trimode.workers.model.quantization_config import StoredQuantization, quantization_problems, read_quantization
 from trimode.workers.model.rope_config import RopeConfig, read_rope, rope_problems
 
 MODEL_TYPE = "nemotron_labs_diffusion"
@@ -28,7 +29,7 @@ SIZES = (
 REQUIRED_KEYS = (*SIZES, "rms_norm_eps", "eos_token_id", "mask_token_id")
 FIXED_KEYS: dict[str, object] = {
     "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False, "sliding_window": None,
-    "hidden_act": "silu", "quantization_config": None,
+    "hidden_act": "silu",
 }  # fmt: skip
 """Keys with which the architecture could vary, and the only value that is supported. Null is the same as absent."""
 MAX_LAYERS = 4096
@@ -52,6 +53,8 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     mask_token_id: int
     rope: RopeConfig
+    stored: StoredQuantization | None = None
+    """How the checkpoint's matrices are packed; None if they are plain."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -98,7 +101,7 @@ def _config_problems(raw: dict[str, object]) -> list[str]:
         for key, only in FIXED_KEYS.items()
         if raw.get(key) is not None and raw[key] != only
     ]
-    problems += rope_problems(raw)
+    problems += rope_problems(raw) + quantization_problems(raw)
     if problems:
         return problems
     for key in SIZES:
@@ -153,11 +156,12 @@ def read_config(folder: Path, max_position_embeddings: int | None = None) -> Mod
         eos_token_ids=tuple(eos) if isinstance(eos, list) else (eos,),
         mask_token_id=raw["mask_token_id"],
         rope=read_rope(raw, raw["max_position_embeddings"]),
+        stored=read_quantization(raw),
     )
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Returns name and shape of every tensor of the released layout: 9 per layer and 3 more."""
+    """Returns name and shape of every tensor of the released layout, not quantised: 9 per layer and 3 more."""
     hidden, inner = config.hidden_size, config.intermediate_size
     q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes: dict[str, tuple[int, ...]] = {
@@ -208,8 +212,17 @@ class WeightFiles:
         tensor: torch.Tensor = self._files[name].get_tensor(name)
         return tensor
 
-    def check(self, expected: dict[str, tuple[int, ...]], what: str) -> None:
-        """ConfigError that lists every tensor that is missing, extra, of a wrong shape or no float."""
+    def check(
+        self,
+        expected: Mapping[str, tuple[int, ...]],
+        what: str,
+        dtypes: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
+        """ConfigError that lists every tensor that is missing, extra, of a wrong shape or of a wrong dtype.
+
+        `dtypes`: those that a tensor may have; any float if it is not named.
+        """
+        valid = {name: (dtypes or {}).get(name, FLOAT_DTYPES) for name in expected}
         problems = [f"missing {name}" for name in expected if name not in self.shapes]
         problems += [f"extra {name}" for name in self.shapes if name not in expected]
         problems += [
@@ -218,9 +231,9 @@ class WeightFiles:
             if name in self.shapes and self.shapes[name] != shape
         ]
         problems += [
-            f"{name} has dtype {dtype}, valid: {', '.join(sorted(FLOAT_DTYPES))}"
+            f"{name} has dtype {dtype}, valid: {', '.join(sorted(valid[name]))}"
             for name, dtype in self.dtypes.items()
-            if name in expected and dtype not in FLOAT_DTYPES
+            if name in expected and dtype not in valid[name]
         ]
         if problems:
             more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""

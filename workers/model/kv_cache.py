@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from trimode.core.errors import WorkerError
 from trimode.workers.model.checkpoint import ModelConfig
 
 PAGE_SIZE = 16
@@ -15,9 +16,30 @@ class KVCache:
     """One tensor per layer, `[pages, PAGE_SIZE, 2 * kv_heads, head_dim]`: K heads, then V heads."""
 
     def __init__(self, config: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (num_pages, PAGE_SIZE, 2 * config.num_kv_heads, config.head_dim)
+        """Allocates the pages.
+
+        Args:
+            config: of the model.
+            num_pages: pages that requests may get. There is one more, see `spare_page`.
+            dtype: of keys and values.
+            device: where they are.
+
+        Raises:
+            WorkerError: the device has no room.
+        """
+        self.spare_page = num_pages
+        """Page of no request, behind all others. Padding tokens of a captured graph write there, so it may hold
+        anything."""
+        shape = (num_pages + 1, PAGE_SIZE, 2 * config.num_kv_heads, config.head_dim)
         # Zeros, not empty: masked keys still meet a weight of 0, and 0 * NaN is NaN.
-        self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        try:
+            self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        except torch.OutOfMemoryError as error:
+            num_bytes = num_pages * PAGE_SIZE * config.kv_bytes_per_token * dtype.itemsize
+            raise WorkerError(
+                f"{device} is out of memory: no room for a KV cache of {num_pages} pages of {PAGE_SIZE} tokens, "
+                f"{num_bytes / 2**30:.1f} GiB; lower kv_cache_gb: {error}"
+            ) from None
         self._slots = [layer.flatten(0, 1) for layer in self._layers]
 
     def layer(self, number: int) -> torch.Tensor:
@@ -41,5 +63,5 @@ def pages_for(num_tokens: int) -> int:
 
 
 def default_num_pages(config: ModelConfig, dtype: torch.dtype, budget_bytes: int) -> int:
-    """Returns the number of pages that fit the budget."""
-    return budget_bytes // (config.kv_bytes_per_token * dtype.itemsize * PAGE_SIZE)
+    """Returns the number of pages that fit the budget beside the spare one, at least 0."""
+    return max(0, budget_bytes // (config.kv_bytes_per_token * dtype.itemsize * PAGE_SIZE) - 1)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from trimode.kernels import linear
 from trimode.kernels.describe import ModelSizes, describe_kernels
-from trimode.kernels.linear import Prepared
+from trimode.kernels.linear import Layout, Prepared
 from trimode.kernels.paged_attention import paged_attention
 from trimode.kernels.rms_norm import rms_norm
 from trimode.kernels.rope import query_scale, rope_cos_sin, rotate_and_store, yarn_inv_freq
@@ -21,6 +21,10 @@ from trimode.workers.model.batch import Batch
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.memory import tune_allocator
+from trimode.workers.model.quantized import HEAD, LoadOptions, WeightLoader, without_numbers
+
+PLAIN = LoadOptions()
+"""Weights as the checkpoint has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,46 +48,54 @@ class Rotation:
     cos: torch.Tensor
     sin: torch.Tensor
     query_scale: torch.Tensor | None
-    """`[T, 1, 1]`; None if it is 1 everywhere."""
+    """`[T]`; None if it is 1 everywhere."""
 
 
 class TriModeModel:
     """Holds the weights of one checkpoint on one device."""
 
-    def __init__(self, config: ModelConfig, files: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
-        """Loads every tensor. `files` must have been checked against the config."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        files: WeightFiles,
+        dtype: torch.dtype,
+        device: torch.device,
+        options: LoadOptions = PLAIN,
+    ) -> None:
+        """Loads every tensor. `files` must have been checked against the config.
+
+        Raises:
+            ConfigError: a matrix cannot be quantised, or is packed in a way that cannot be read.
+        """
         if device.type == "cpu":
             tune_allocator()
         self.config = config
         self.dtype = dtype
         self.device = device
         self.adapter: Adapter | None = None
-
-        def load(*names: str) -> torch.Tensor:
-            rows = [files.shapes[name][0] for name in names]
-            shape = (sum(rows), *files.shapes[names[0]][1:])
-            target = torch.empty(shape, dtype=dtype, device=device)
-            for part, name in zip(target.split(rows), names, strict=True):
-                part.copy_(files.tensor(name))
-            return target
-
-        self.embedding = load("encoder.embed_tokens.weight")
-        self.norm = load("encoder.norm.weight")
-        self._head = linear.prepare(load("diffusion_head.weight"))
+        self.batch_invariant = options.batch_invariant
+        load = WeightLoader(config, files, dtype, device, options)
+        self.embedding = load.plain("encoder.embed_tokens.weight")
+        self.norm = load.plain("encoder.norm.weight")
+        self._head = load.matrix(HEAD)
         self.layers = []
         for number in range(config.num_layers):
             at = f"encoder.layers.{number}."
             attn, mlp = f"{at}self_attn.", f"{at}mlp."
             self.layers.append(
                 Layer(
-                    input_norm=load(f"{at}input_layernorm.weight"),
-                    qkv=linear.prepare(load(f"{attn}q_proj.weight", f"{attn}k_proj.weight", f"{attn}v_proj.weight")),
-                    o=linear.prepare(load(f"{attn}o_proj.weight")),
-                    post_norm=load(f"{at}post_attention_layernorm.weight"),
-                    gate_up=linear.prepare(load(f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight")),
-                    down=linear.prepare(load(f"{mlp}down_proj.weight")),
+                    input_norm=load.plain(f"{at}input_layernorm.weight"),
+                    qkv=load.matrix(f"{attn}q_proj", f"{attn}k_proj", f"{attn}v_proj"),
+                    o=load.matrix(f"{attn}o_proj"),
+                    post_norm=load.plain(f"{at}post_attention_layernorm.weight"),
+                    gate_up=load.matrix(f"{mlp}gate_proj", f"{mlp}up_proj"),
+                    down=load.matrix(f"{mlp}down_proj"),
                 )
             )
+        self.scheme = config.stored.scheme if config.stored else options.scheme
+        """How the matrices of the layers are quantised; None if they are plain."""
+        self.quantized = without_numbers(load.quantized)
+        """Names of the matrices that were quantised at load, `*` for the number of a layer."""
         rope = config.rope
         self._inv_freq = yarn_inv_freq(
             config.head_dim,
@@ -114,7 +126,11 @@ class TriModeModel:
             vocab=config.vocab_size,
             page_size=PAGE_SIZE,
         )
-        return describe_kernels(self.device, self.dtype, sizes)
+        kernels = describe_kernels(self.device, self.dtype, sizes, batch_invariant=self.batch_invariant)
+        if self.scheme is not None:
+            layout = self.layers[0].qkv.layout
+            kernels[f"linear, {self.scheme}"] = "reference" if layout is Layout.QUANTIZED else layout.value
+        return kernels
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
@@ -130,15 +146,23 @@ class TriModeModel:
             qkv_TJ = linear.apply(rms_norm(x_TH, layer.input_norm, eps), layer.qkv)
             q_THD = self._query(qkv_TJ, rotation, cache.slots(number), batch.slots_T)
             o_TA = paged_attention(q_THD, cache.layer(number), batch.ragged, softmax_scale)
-            x_TH = self._adapt(linear.apply(o_TA, layer.o, x_TH), o_TA, number, batch)
+            x_TH = linear.apply(o_TA, layer.o, x_TH)
+            if self.adapter is not None and batch.lora_T is not None:
+                x_TH = self.adapter.add(x_TH, o_TA, number, batch)
             gate_up_TJ = linear.apply(rms_norm(x_TH, layer.post_norm, eps), layer.gate_up)
             x_TH = linear.apply(silu_mul(gate_up_TJ), layer.down, x_TH)
-        return rms_norm(x_TH[batch.logit_rows_R], self.norm, eps)
+        wanted_RH = x_TH if batch.logit_rows_R is None else x_TH[batch.logit_rows_R]
+        return rms_norm(wanted_RH, self.norm, eps)
 
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """Returns the logits `[R, vocab]` in float32."""
-        return linear.apply(hidden_RH, self._head).float()
+        return self.logits(hidden_RH).float()
+
+    @torch.inference_mode()
+    def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
+        """Returns the same in the dtype of the model, for operators that widen them while they read."""
+        return linear.apply(hidden_RH, self._head)
 
     def _rotation(self, batch: Batch) -> Rotation:
         rope = self.config.rope
@@ -147,23 +171,13 @@ class TriModeModel:
         if not rope.query_scale_beta or batch.num_positions <= rope.original_max_positions:
             return Rotation(cos, sin, None)
         scale = query_scale(batch.positions_T, rope.query_scale_beta, rope.original_max_positions)
-        return Rotation(cos, sin, scale.to(self.dtype).view(-1, 1, 1))
+        return Rotation(cos, sin, scale.to(self.dtype))
 
     def _query(
         self, qkv_TJ: torch.Tensor, rotation: Rotation, kv_SKD: torch.Tensor, slots_T: torch.Tensor
     ) -> torch.Tensor:
-        """Returns the rotated queries `[T, heads, D]` of a layer and stores its keys and values in the cache."""
+        """Returns the final queries `[T, heads, D]` of a layer and stores its keys and values in the cache."""
         heads = self.config.num_heads
         qkv_TND = qkv_TJ.view(-1, heads + 2 * self.config.num_kv_heads, self.config.head_dim)
-        rotate_and_store(qkv_TND, rotation.cos, rotation.sin, kv_SKD, slots_T)
-        q_THD = qkv_TND[:, :heads]
-        return q_THD if rotation.query_scale is None else q_THD * rotation.query_scale
-
-    def _adapt(self, y_TH: torch.Tensor, o_TA: torch.Tensor, number: int, batch: Batch) -> torch.Tensor:
-        if self.adapter is None or batch.lora_rows is None:
-            return y_TH
-        a, b, scale = self.adapter.a[number], self.adapter.b[number], self.adapter.scale
-        if batch.lora_all:
-            return y_TH + linear.apply(linear.apply(o_TA, a), b) * scale
-        added = linear.apply(linear.apply(o_TA[batch.lora_rows], a), b) * scale
-        return y_TH.index_add(0, batch.lora_rows, added)
+        rotate_and_store(qkv_TND, rotation.cos, rotation.sin, kv_SKD, slots_T, rotation.query_scale)
+        return qkv_TND[:, :heads]

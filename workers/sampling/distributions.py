@@ -1,80 +1,67 @@
-"""Sampling distributions: repetition penalty, temperature, top-k, top-p, min-p, and drawing by inverse CDF.
+"""Sampling distributions: repetition penalty, temperature, top-k, top-p, min-p.
 
 A row's result does not depend on the other rows, to the last bit. R = rows, V = vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from trimode.core.protocol import DecodeParams
 
 
-def apply_repetition_penalty(logits_RV: torch.Tensor, penalties: Sequence[tuple[float, Sequence[int]]]) -> None:
+class Filters(NamedTuple):
+    """What each row keeps of its distribution, each `[R]`."""
+
+    top_k: torch.Tensor
+    """int64: the most probable so many; 0 = all."""
+    top_p: torch.Tensor
+    """float32: the most probable ones, until their mass reaches it; 1 = all."""
+    min_p: torch.Tensor
+    """float32: those at least so probable, relative to the best; 0 = all."""
+
+
+def apply_repetition_penalty(
+    logits_RV: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, penalties: torch.Tensor
+) -> None:
     """Divides positive and multiplies negative logits of past tokens, in place (Keskar et al., arXiv 1909.05858).
 
     Args:
         logits_RV: raw logits; changed.
-        penalties: per row, the penalty and the tokens it acts on, each of them once.
+        rows: int64, with the two below one entry for each past token of each row, no token twice in a row.
+        tokens: int64, the past tokens.
+        penalties: float32, of the row.
     """
-    for row, (penalty, past) in enumerate(penalties):
-        if penalty == 1.0 or not past:
-            continue
-        ids = torch.tensor(sorted(set(past)), device=logits_RV.device)
-        values = logits_RV[row, ids]
-        logits_RV[row, ids] = torch.where(values > 0, values / penalty, values * penalty)
+    values = logits_RV[rows, tokens]
+    logits_RV.index_put_((rows, tokens), torch.where(values > 0, values / penalties, values * penalties))
 
 
-def filtered_probs(logits_RV: torch.Tensor, params: Sequence[DecodeParams]) -> torch.Tensor:
-    """Returns tempered and filtered probabilities `[R, V]` in float32. Every row must have temperature > 0."""
-    device = logits_RV.device
-    temperature = torch.tensor([p.temperature for p in params], device=device).unsqueeze(1)
+def filtered_probs(
+    logits_RV: torch.Tensor, temperature_R: torch.Tensor, filters: Filters | None = None
+) -> torch.Tensor:
+    """Returns tempered and filtered probabilities `[R, V]` in float32.
+
+    Args:
+        logits_RV: float32.
+        temperature_R: float32, above 0.
+        filters: None = no row has any.
+    """
+    temperature = temperature_R.unsqueeze(1)
     # Below the peak first: a logit divided by a tiny temperature may be infinite, and the softmax NaN.
     below_peak = logits_RV - logits_RV.amax(dim=-1, keepdim=True)
     probs = (below_peak / temperature.clamp_min(torch.finfo(temperature.dtype).tiny)).softmax(dim=-1)
-    if all(p.top_k == 0 and p.top_p >= 1.0 and p.min_p <= 0.0 for p in params):
+    if filters is None:
         return probs
     vocab = probs.shape[1]
-    top_k = torch.tensor([p.top_k if p.top_k > 0 else vocab for p in params], device=device).unsqueeze(1)
-    top_p = torch.tensor([p.top_p for p in params], device=device).unsqueeze(1)
-    min_p = torch.tensor([p.min_p for p in params], device=device).unsqueeze(1)
+    top_k = torch.where(filters.top_k > 0, filters.top_k, vocab).unsqueeze(1)
+    top_p, min_p = filters.top_p.unsqueeze(1), filters.min_p.unsqueeze(1)
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(vocab, device=device)
+    rank = torch.arange(vocab, device=probs.device)
     # A token stays while the mass before it is below top_p, so the best one always stays.
     keep = (rank < top_k) & ((ordered.cumsum(dim=-1) - ordered) < top_p) & (ordered >= min_p * ordered[:, :1])
-    keep[:, 0] = True
+    keep.select(1, 0).fill_(True)
     kept = ordered * keep
     # A running sum, because torch splits `sum` over threads if there is only one row, which changes its last bit.
     filtered = torch.zeros_like(probs).scatter(1, order, kept / kept.cumsum(dim=-1)[:, -1:])
     plain = (top_k == vocab) & (top_p >= 1.0) & (min_p <= 0.0)  # rows without filters stay as they are, to the bit
     return torch.where(plain, probs, filtered)
-
-
-def draw(weights_RV: torch.Tensor, numbers_R: torch.Tensor) -> torch.Tensor:
-    """Draws one index per row by inverse CDF. Returns int64 `[R]`; an index of weight 0 is never drawn.
-
-    Args:
-        weights_RV: non-negative, not necessarily normalised; every row has a positive weight.
-        numbers_R: float64 in (0, 1), one per row.
-    """
-    weights = weights_RV.double()
-    cdf = weights.cumsum(dim=-1)
-    if cdf.device.type != "cpu":
-        # A sum in parallel rounds differently from entry to entry, but only a positive weight may raise the CDF.
-        cdf = cdf.masked_fill(weights <= 0, 0.0).cummax(dim=-1).values
-    total = cdf[:, -1:].contiguous()
-    index = torch.searchsorted(cdf, numbers_R.unsqueeze(1) * total, right=True)
-    # The product may round up to the total, which no entry exceeds: the last positive weight is where it is reached.
-    last = torch.searchsorted(cdf, total)
-    return torch.minimum(index, last).squeeze(1).clamp(max=weights_RV.shape[1] - 1)
-
-
-def residual(p_RV: torch.Tensor, q_RV: torch.Tensor) -> torch.Tensor:
-    """Returns the positive part of p - q `[R, V]`, from which a rejected draft is replaced.
-
-    Where rounding leaves no token with p above q, the two distributions are equal as far as floats can tell, and the
-    row is p itself.
-    """
-    above = (p_RV - q_RV).clamp_min(0)
-    return torch.where((above > 0).any(dim=-1, keepdim=True), above, p_RV)

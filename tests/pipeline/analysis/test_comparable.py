@@ -41,6 +41,10 @@ def _set_dtype(manifest: dict[str, Any]) -> None:
     manifest["jobs"]["0"]["dtype"] = "float32"
 
 
+def _set_quantization(manifest: dict[str, Any]) -> None:
+    manifest["jobs"]["0"]["quantization"] = "fp8"
+
+
 @pytest.mark.parametrize(
     ("change", "fact"),
     [
@@ -50,6 +54,7 @@ def _set_dtype(manifest: dict[str, Any]) -> None:
         (_set_version, "version of torch"),
         (_set_temperature, "temperature"),
         (_set_dtype, "dtype"),
+        (_set_quantization, "quantization"),
     ],
 )
 def test_each_pinned_fact_is_compared(tmp_path: Path, change: Callable[[dict[str, Any]], None], fact: str) -> None:

@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 from trimode.core.errors import ConfigError
+from trimode.core.protocol import Quantization
 from trimode.pipeline.config.compose import compose
 from trimode.pipeline.config.flags import FLAGS, parser, quote, to_overrides
 from trimode.pipeline.config.schema import BenchmarkChoice, Config
@@ -99,6 +100,13 @@ def test_the_demo_is_four_rows_here_and_can_be_narrowed() -> None:
     assert (config.cluster.name, config.modes["dlm"].block_length, config.model.name) == ("local", 32, "demo_model")
     assert list(config_of("--demo", "--mode", "dlm,ar").modes) == ["ar", "dlm"]
     assert "linear_spec_lora" not in config_of("--demo", "~modes.linear_spec_lora").modes
+
+
+def test_quantization_is_a_setting_of_the_model() -> None:
+    assert config_of("--mode", "ar").model.quantization is Quantization.none
+    assert config_of("--mode", "ar", "--quantization", "w4a16").model.quantization is Quantization.w4a16
+    with pytest.raises(ConfigError, match="int3"):
+        config_of("--mode", "ar", "--quantization", "int3")
 
 
 def test_settings_without_a_flag_go_through() -> None:

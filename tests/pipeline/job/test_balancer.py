@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from trimode.balancer.settings import BalancerSettings, parse_settings
+from trimode.core.protocol import Quantization
 from trimode.pipeline.job.balancer import BALANCER, BalancerProcess
 from trimode.pipeline.job.devices import Devices
 from trimode.pipeline.run_folder.folder import RunFolder
@@ -25,3 +26,15 @@ def balancer_settings(folder: Path, **model: object) -> BalancerSettings:
 def test_the_models_revision_reaches_the_workers(tmp_path: Path, revision: str | None) -> None:
     settings = balancer_settings(tmp_path, path="org/tri", revision=revision)
     assert (settings.worker.model, settings.worker.revision) == ("org/tri", revision)
+
+
+@pytest.mark.parametrize("invariant", [True, False])
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("quantization", list(Quantization))
+def test_quantization_and_batch_invariance_reach_the_workers(
+    tmp_path: Path, quantization: Quantization, head: bool, invariant: bool
+) -> None:
+    settings = balancer_settings(
+        tmp_path, quantization=quantization, quantize_head=head, batch_invariant=invariant
+    ).worker
+    assert (settings.quantization, settings.quantize_head, settings.batch_invariant) == (quantization, head, invariant)

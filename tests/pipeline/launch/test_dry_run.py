@@ -89,3 +89,16 @@ def test_it_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert dry_run.END in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_quantization_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def rows(*overrides: str) -> list[str]:
+        lines = printed(tmp_path, capsys, *LOCAL, "mode=ar", *overrides).splitlines()
+        return [line.split(":", 1)[1].strip() for line in lines if line.startswith(("  quantization:", "  batch inv"))]
+
+    (tmp_path / "model").mkdir()
+    assert rows() == ["none", "on"]
+    assert rows("model.quantization=fp8", "model.batch_invariant=false") == ["fp8, at load", "off"]
+    assert rows("model.quantization=w4a16", "model.quantize_head=true") == ["w4a16, at load, head too", "on"]
+    (tmp_path / "model" / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    assert rows() == ["as in the checkpoint (gptq)", "on"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import ConfigError
 from trimode.pipeline import benchmarks
 from trimode.pipeline.plan.identity import folder_fingerprint
 from trimode.tests.fakes.sweeps import jobs_of, local_jobs
@@ -37,6 +38,8 @@ def name_of(cwd: Path, *overrides: str) -> str:
         "balancer.kv_cache_gb=1",
         "model.tokenizer=./model",  # the model's own
         "model.revision=null",
+        "model.quantization=none",
+        "model.batch_invariant=false",
         "jobs_per=benchmark",
         "wait=true",
         "fresh=true",
@@ -59,6 +62,8 @@ def test_the_name_stays(tmp_path: Path, override: str) -> None:
         "enable_thinking=true",
         "eos_early_stop=false",
         "model.dtype=float32",
+        "model.quantization=fp8",
+        "model.quantization=w4a16",
         "model.tokenizer=./tok",
         "model.path=some/hub-id",
         "modes.dlm.max_model_len=9000",
@@ -104,6 +109,20 @@ def test_a_new_benchmark_or_an_edited_one_renames_no_other(tmp_path: Path, regis
 def test_folders_of_earlier_releases_keep_their_names(tmp_path: Path) -> None:
     hub = ("model.path=nvidia/Nemotron-Labs-Diffusion-8B", "cluster=local")
     assert [Path(job.run_dir).name for job in jobs_of(tmp_path, *hub)] == RELEASE_0_1
+
+
+def test_what_is_quantised_and_how_is_part_of_the_name(tmp_path: Path) -> None:
+    fp8, w4a16 = "model.quantization=fp8", "model.quantization=w4a16"
+    names = {name_of(tmp_path, *extra) for extra in ((), (fp8,), (w4a16,), (w4a16, "model.quantize_head=true"))}
+    assert len(names) == 4
+
+
+def test_a_quantised_folder_is_known_by_its_content_and_is_not_quantised_again(tmp_path: Path) -> None:
+    plain = name_of(tmp_path)
+    (tmp_path / "model" / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    assert name_of(tmp_path) != plain
+    with pytest.raises(ConfigError, match=r"is quantised \(awq\): got fp8; valid: none, which runs it as it is"):
+        name_of(tmp_path, "model.quantization=fp8")
 
 
 def test_the_adapter_is_part_of_the_name(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trimode.core.errors import ConfigError
@@ -21,7 +22,13 @@ pytestmark = pytest.mark.process
 
 PROMPTS = {"gsm8k": "p0"}
 DATA = {"gsm8k": {"sha256": "d0", "num_rows": 3}}
-WORKERS = [worker_info()]
+QUANTIZED: dict[str, Any] = {
+    "quantization": "fp8",
+    "quantized": ["encoder.layers.*.self_attn.o_proj"],
+    "weight_bytes": 7,
+    "batch_invariant": True,
+}
+WORKERS = [worker_info(**QUANTIZED)]
 
 
 def manifest_in(folder: Path, index: int = 0) -> Manifest:
@@ -48,6 +55,7 @@ def test_it_records_config_versions_and_hashes(tmp_path: Path) -> None:
     job = jobs["0"]
     assert job["config"]["decode"]["mode"] == "linear_spec"
     assert job["devices"] == ["cpu"]
+    assert {name: job[name] for name in QUANTIZED} == QUANTIZED
     assert "python" in job["versions"]
     assert job["runs"][0]["status"] == "completed"
     assert job["runs"][0]["end"] >= job["runs"][0]["start"]

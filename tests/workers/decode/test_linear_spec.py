@@ -43,7 +43,7 @@ def draft(tokens: list[int], position: int, number: int = 0, **changes: object) 
 
 def verify(tokens: list[int], position: int) -> Chunk:
     """A causal pass over the block that wants the logits of every token."""
-    rows, rule = tuple(range(len(tokens))), Verify(tokens)
+    rows = tuple(range(len(tokens)))
     return Chunk(
         "verify",
         tokens,
@@ -52,7 +52,7 @@ def verify(tokens: list[int], position: int) -> Chunk:
         keep_kv=True,
         rows=rows,
         purpose="verify",
-        selection=rule,
+        selection=Verify(),
         sample_offset=1,
     )
 
@@ -221,12 +221,9 @@ def test_at_a_temperature_the_verify_gets_the_distributions_of_its_own_drafts() 
         drawn = sampled(6, 7, 8)
         drawn.distributions = [f"{name}{number}" for number in range(3)]
         state.advance(chunk, drawn)
-        assert step(state, 6, 7, 9, 20, accepted=3).selection == Verify(chunk_block(chunk), drawn.distributions)
-
-
-def chunk_block(chunk: Chunk) -> list[int]:
-    """The block that `chunk` drafts once its three masks are 6, 7 and 8."""
-    return [chunk.token_ids[0], 6, 7, 8]
+        verified = step(state, 6, 7, 9, 20, accepted=3)
+        assert verified.selection == Verify(drawn.distributions)
+        assert verified.token_ids == [chunk.token_ids[0], 6, 7, 8]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +237,7 @@ def chunk_block(chunk: Chunk) -> list[int]:
 def test_greedy_equality_and_confident_drafts_are_accepted_by_equality(fields: dict[str, object]) -> None:
     state = begun("linear_spec", 5, **fields)
     assert not step(state, 6, 7, 8).keep_distribution
-    assert peek(state).selection == Verify([5, 6, 7, 8], None)
+    assert peek(state).selection == Verify()
 
 
 def test_the_output_with_its_last_token_is_history_for_a_repetition_penalty() -> None:

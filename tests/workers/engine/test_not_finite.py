@@ -8,7 +8,7 @@ import pytest
 from trimode.core.protocol import Mode
 from trimode.tests.workers.conftest import micro_settings
 from trimode.workers.engine.engine import Engine
-from trimode.workers.engine.runner import StepResult
+from trimode.workers.engine.runner import InFlight, StepResult
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.model.kv_cache import PAGE_SIZE
 from trimode.workers.runtime import Runtime
@@ -53,16 +53,16 @@ def tokens_alone(runtime: Runtime, request: dict[str, object]) -> list[int]:
 
 def fail_logits(monkeypatch: pytest.MonkeyPatch, engine: Engine, bad: Sequence) -> None:
     """From now on the logits of one request are not finite; its KV is."""
-    run = engine.runner.run
+    collect = engine.runner.collect
 
-    def broken(scheduled: object) -> StepResult:
-        result = run(scheduled)  # type: ignore[arg-type]
+    def broken(in_flight: InFlight) -> StepResult:
+        result = collect(in_flight)
         for item, sampled in result.samples:
             if item.sequence is bad:
                 sampled.confidences = [float("nan")] * len(sampled.confidences)
         return result
 
-    monkeypatch.setattr(engine.runner, "run", broken)
+    monkeypatch.setattr(engine.runner, "collect", broken)
 
 
 def poison(engine: Engine, pages: list[int]) -> None:

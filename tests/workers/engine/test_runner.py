@@ -43,13 +43,13 @@ def test_nothing_scheduled_runs_no_forward(own: Runner, monkeypatch: pytest.Monk
 
 def test_the_sampler_gets_the_parameters_of_each_request(own: Runner) -> None:
     seen: list[tuple[Chunk, DecodeParams]] = []
-    sample = own.sampler
+    launch = own.sampler.launch
 
-    def noted(hidden: Any, requests: Any) -> Any:
-        seen.extend((request.chunk, request.params) for request in requests)
-        return sample(hidden, requests)
+    def noted(hidden: Any, plan: Any, *rest: Any) -> Any:
+        seen.extend((request.chunk, request.params) for request in plan.requests)
+        return launch(hidden, plan, *rest)
 
-    own.sampler = noted  # type: ignore[assignment]
+    own.sampler.launch = noted  # type: ignore[method-assign]
     items = [prefill([5, 6, 7, 8], [0]), prefill([9], [1])]
     own.run(items)
     assert {id(chunk): id(params) for chunk, params in seen} == {
@@ -67,9 +67,9 @@ class Clock:
         return self.now
 
     def slow(self, original: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        def wrapped(*arguments: Any) -> Any:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
             self.now += seconds
-            return original(*arguments)
+            return original(*arguments, **named)
 
         return wrapped
 

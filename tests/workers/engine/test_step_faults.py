@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from trimode.workers.decode.ar import ArState
 from trimode.workers.decode.registry import MODES
 from trimode.workers.engine import scheduler
 from trimode.workers.runtime import Runtime
-from trimode.workers.sampling.sampler import SampleRequest
+from trimode.workers.sampling.plan import SamplingPlan
 
 Run = scheduler.Sequence
 ERRORS: list[Exception] = [
@@ -64,16 +65,17 @@ def calm() -> list[list[int]]:
 def failing(runtime: Runtime, guilty: list[Run], error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """From its third step on, sampling raises if a guilty request is in the batch."""
     sampler = runtime.engine.runner.sampler
+    launch = sampler.launch
     calls = 0
 
-    def sample(hidden: torch.Tensor, requests: Sequence[SampleRequest]) -> object:
+    def sample(hidden: torch.Tensor, plan: SamplingPlan, *rest: Any) -> object:
         nonlocal calls
         calls += 1
-        if calls > 2 and any(request.params is bad.state.params for request in requests for bad in guilty):
+        if calls > 2 and any(request.params is bad.state.params for request in plan.requests for bad in guilty):
             raise error
-        return sampler(hidden, requests)
+        return launch(hidden, plan, *rest)
 
-    monkeypatch.setattr(runtime.engine.runner, "sampler", sample)
+    monkeypatch.setattr(sampler, "launch", sample)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
@@ -112,6 +114,44 @@ def test_a_batch_that_is_too_large_runs_in_parts(calm: list[list[int]], monkeypa
     finish(runtime)
     assert [sequence.error for sequence in sequences] == [None] * 6
     assert [sequence.state.tokens() for sequence in sequences] == calm
+
+
+def test_a_request_without_room_fails_alone_and_says_what_to_lower(
+    calm: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime(micro_settings())
+    sequences = ask(runtime)
+    failing(runtime, [sequences[3]], torch.OutOfMemoryError("no room"), monkeypatch)
+    finish(runtime)
+    error = sequences[3].error
+    assert error is not None
+    assert "no memory for its" in error.message
+    assert "lower kv_cache_gb, or max_num_seqs (got 8)" in error.message
+    others = [n for n in range(6) if n != 3]
+    assert [sequences[n].error for n in others] == [None] * 5
+    assert [sequences[n].state.tokens() for n in others] == [calm[n] for n in others]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("CUDA error: out of memory")],
+    ids=["torch", "driver"],
+)
+def test_a_device_without_memory_for_any_request_is_the_worker_s_fault(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime(micro_settings())
+    sequences = ask(runtime)
+
+    def forward(*_: object) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(runtime.engine.model, "forward", forward)
+    with pytest.raises(
+        WorkerError, match=r"6 requests.*1 request and 12 tokens; lower kv_cache_gb, or max_num_seqs \(got 8\)"
+    ):
+        runtime.engine.step()
+    assert [sequence.error for sequence in sequences] == [None] * 6  # they may run elsewhere
 
 
 def test_a_chunk_that_cannot_be_packed_fails_its_request(calm: list[list[int]]) -> None:

@@ -13,9 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from trimode.core.errors import ConfigError
 from trimode.kernels import linear
+from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm.jit import num_lanes
 from trimode.tests.workers.micro import MICRO
+from trimode.workers.decode.chunk import Chunk
 from trimode.workers.model.adapter import NO_EFFECT, NUMBERS, VALUES, Adapter, load_adapter, open_adapter
+from trimode.workers.model.batch import pack
 from trimode.workers.model.checkpoint import WeightFiles, read_config
 
 DTYPES = [torch.bfloat16, torch.float32]
@@ -47,6 +50,47 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
     together = applied(adapter, x)
     for row in range(9):
         assert torch.equal(applied(adapter, x[row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("on", [(False, True, False), (True, True, True)])
+def test_the_adapter_acts_on_its_tokens_alone(dtype: torch.dtype, on: tuple[bool, ...]) -> None:
+    _, adapter = loaded(dtype)
+    chunks = [
+        Chunk("draft", [1, 2, 3], 0, causal=True, keep_kv=False, rows=(), purpose="draft", lora=lora) for lora in on
+    ]
+    batch = pack(chunks, [[number] for number in range(3)], 16, torch.device("cpu"))
+    static = dataclasses.replace(batch, lora_rows=None, lora_all=False)
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(9, width, generator=generator).to(dtype) for width in (128, 128))
+    y[0] = -0.0  # the sum with a zero would change its sign
+    result = adapter.add(y, x, 0, static)
+    assert batch.lora_T is not None
+    off = batch.lora_T == 0
+    assert torch.equal(result[off].view(torch.uint8), y[off].view(torch.uint8))
+    assert torch.equal(result[~off], (y + applied(adapter, x) * adapter.scale)[~off])
+    if num_lanes():
+        assert torch.equal(result, adapter.add(y, x, 0, batch))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_gpu_s_kernel_gives_what_the_products_give(dtype: torch.dtype) -> None:
+    if not runtime.is_interpreter():
+        pytest.skip("Triton is not there, or compiles for the GPU in this process")
+    from trimode.tests.kernels.interpreter import support_bfloat16
+
+    support_bfloat16()
+    _, products = loaded(dtype)
+    chunks = [Chunk("draft", [1] * 9, 0, True, False, (), "draft", lora=lora) for lora in (False, True)]
+    batch = pack(chunks, [[0], [1]], 16, torch.device("cpu"))
+    x, y = (torch.randn(18, 128, generator=torch.Generator().manual_seed(seed)).to(dtype) for seed in (0, 1))
+    expected = products.add(y.clone(), x, 0, batch)
+    with runtime.interpreted():
+        _, fused = loaded(dtype)
+        assert fused.fused
+        got = fused.add(y.clone(), x, 0, batch)
+    assert torch.equal(got[:9], y[:9])
+    assert torch.allclose(got, expected, atol=0.1 if dtype == torch.bfloat16 else 1e-5)
 
 
 @pytest.fixture

@@ -116,7 +116,10 @@ def test_a_size_that_is_no_positive_integer_is_refused_by_name(copy: Path, key: 
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps: got nan"),
         ({"rms_norm_eps": "1e-5"}, "rms_norm_eps: got '1e-5'"),
         ({"hidden_act": "gelu"}, "hidden_act: got 'gelu'; valid: 'silu'"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config: got "),
+        (
+            {"quantization_config": {"bits": 4}},
+            "quantization_config.quant_method: got None; valid: 'compressed-tensors', 'awq', 'gptq'",
+        ),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "factor is missing"),
         ({"rope_parameters": None, "rope_scaling": [1]}, "rope_parameters: got [1]"),
         ({"model_type": ["x"] * 1000}, "model_type: got ['x'"),

@@ -26,7 +26,13 @@ def test_clear_wipes_the_named_pages_of_every_layer(cache: KVCache) -> None:
         cache.layer(number)[:] = torch.nan
     cache.clear([2, 5])
     for number in range(4):
-        assert cache.layer(number).isnan().flatten(1).all(dim=1).tolist() == [page not in (2, 5) for page in range(8)]
+        pages = cache.layer(number).isnan().flatten(1).all(dim=1).tolist()
+        assert [page for page, nan in enumerate(pages) if not nan] == [2, 5]
+
+
+def test_there_is_a_spare_page_behind_those_of_the_requests(cache: KVCache) -> None:
+    assert cache.spare_page == 8
+    assert [cache.layer(number).shape[0] for number in range(4)] == [9] * 4
 
 
 @pytest.mark.parametrize(("tokens", "pages"), [(0, 0), (1, 1), (PAGE_SIZE, 1), (PAGE_SIZE + 1, 2)])

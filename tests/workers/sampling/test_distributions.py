@@ -6,13 +6,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trimode.core.protocol import DecodeParams
-from trimode.workers.sampling.distributions import apply_repetition_penalty, draw, filtered_probs, residual
+from trimode.kernels.draw import draw
+from trimode.kernels.draw.reference import residual
+from trimode.workers.sampling.distributions import Filters, apply_repetition_penalty, filtered_probs
 
 
-def params(**fields: object) -> DecodeParams:
-    base: dict[str, object] = {"mode": "ar", "max_new_tokens": 1, "block_length": 1, "threshold": None}
-    return DecodeParams(**(base | {"temperature": 1.0} | fields))  # type: ignore[arg-type]
+def probabilities(logits: torch.Tensor, rows: list[dict[str, float]]) -> torch.Tensor:
+    """`filtered_probs` of rows with these parameters, at temperature 1 and without filters unless they say more."""
+
+    def column(name: str, default: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.tensor([row.get(name, default) for row in rows], dtype=dtype)
+
+    filters = Filters(column("top_k", 0, torch.int64), column("top_p", 1.0), column("min_p", 0.0))
+    return filtered_probs(
+        logits, column("temperature", 1.0), filters if any(set(row) - {"temperature"} for row in rows) else None
+    )
 
 
 @pytest.mark.parametrize(
@@ -25,24 +33,25 @@ def params(**fields: object) -> DecodeParams:
         ({}, {0, 1, 2, 3}),
     ],
 )
-def test_filters_keep_what_they_name(fields: dict[str, object], kept: set[int]) -> None:
+def test_filters_keep_what_they_name(fields: dict[str, float], kept: set[int]) -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    probs = filtered_probs(logits, [params(**fields)])[0]
+    probs = probabilities(logits, [fields])[0]
     assert set(probs.nonzero().flatten().tolist()) == kept
     assert probs.sum().item() == pytest.approx(1.0)
 
 
 def test_a_row_is_divided_by_its_own_temperature() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.2]] * 2).log()
-    probs = filtered_probs(logits, [params(temperature=0.5), params(temperature=1.0)])
+    probs = probabilities(logits, [{"temperature": 0.5}, {"temperature": 1.0}])
     assert probs[0].tolist() == pytest.approx([0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38])
     assert probs[1].tolist() == pytest.approx([0.5, 0.3, 0.2])
 
 
 def test_a_penalty_divides_positive_and_multiplies_negative_logits_once() -> None:
     logits = torch.tensor([[2.0, -1.0, 4.0], [2.0, -1.0, 4.0]])
-    apply_repetition_penalty(logits, [(2.0, [0, 1, 0]), (1.0, [2])])
-    assert logits.tolist() == [[1.0, -2.0, 4.0], [2.0, -1.0, 4.0]]
+    rows, tokens = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2])
+    apply_repetition_penalty(logits, rows, tokens, torch.tensor([2.0, 2.0, 0.5]))
+    assert logits.tolist() == [[1.0, -2.0, 4.0], [2.0, -1.0, 8.0]]
 
 
 @pytest.mark.parametrize(("number", "index"), [(1e-9, 1), (0.24, 1), (0.26, 3), (1 - 1e-9, 3)])
@@ -54,14 +63,14 @@ def test_a_draw_is_the_index_whose_share_holds_the_number(number: float, index: 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_probabilities_of_a_row_do_not_depend_on_the_others(threads: int) -> None:
     filters: list[dict[str, float]] = [{}, {"top_p": 0.9}, {}, {"min_p": 0.01}, {"top_k": 40}, {}]
-    kinds = [params(temperature=0.8, **fields) for fields in filters * 4]
+    kinds = [{"temperature": 0.8, **fields} for fields in filters * 4]
     logits = torch.randn(len(kinds), 131072, generator=torch.Generator().manual_seed(0)) * 0.7  # flat: much is kept
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        together = filtered_probs(logits, kinds)
+        together = probabilities(logits, kinds)
         for row, kind in enumerate(kinds):
-            assert torch.equal(filtered_probs(logits[row : row + 1], [kind])[0], together[row])
+            assert torch.equal(probabilities(logits[row : row + 1], [kind])[0], together[row])
     finally:
         torch.set_num_threads(before)
     assert together.sum(dim=-1).tolist() == pytest.approx([1.0] * len(kinds), abs=1e-4)
@@ -103,4 +112,4 @@ def test_a_residual_is_what_p_has_above_q() -> None:
 @pytest.mark.parametrize("temperature", [1e-45, 1e-40, 1e-38, 1e-30, 1e-6])
 def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
     logits = torch.tensor([[3.0, 90.0, -5.0], [-70.0, -9.0, -80.0]])
-    assert filtered_probs(logits, [params(temperature=temperature)] * 2).tolist() == [[0.0, 1.0, 0.0]] * 2
+    assert probabilities(logits, [{"temperature": temperature}] * 2).tolist() == [[0.0, 1.0, 0.0]] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -9,17 +10,18 @@ import pytest
 import torch
 from scipy import stats
 from trimode.core.protocol import DecodeParams
+from trimode.kernels.draw import draw
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify
 from trimode.workers.runtime import Runtime
-from trimode.workers.sampling import sampler as sampler_module
-from trimode.workers.sampling.distributions import draw, filtered_probs
+from trimode.workers.sampling import plan
+from trimode.workers.sampling.distributions import filtered_probs
+from trimode.workers.sampling.plan import ROWS_PER_PASS, SampleRequest
 from trimode.workers.sampling.randomness import uniform
-from trimode.workers.sampling.sampler import ROWS_PER_PASS, Sampler, SampleRequest
+from trimode.workers.sampling.sampler import Sampler
 
 PROMPT = load_cases()[0].fields["prompt_ids"]
 NUM_DRAWS = 5000
-TEMPERED = DecodeParams(mode="ar", max_new_tokens=1, block_length=1, threshold=None, temperature=1.0)
 
 
 def first_tokens(
@@ -117,7 +119,7 @@ def test_speculative_sampling_is_exact_on_known_distributions() -> None:
     sampler = Sampler(lambda hidden: p.log().expand(len(hidden), -1).clone(), mask_token_id=4)
     for seed in range(NUM_DRAWS):
         draft = int(draw(q.unsqueeze(0), torch.tensor([uniform(seed, 1, "draft0")], dtype=torch.double)))
-        rule = Verify([0, draft], [q])
+        rule = Verify([q])
         chunk = Chunk("verify", [0, draft], 0, True, True, (0, 1), "verify", selection=rule, sample_offset=1)
         params = DecodeParams(
             mode="linear_spec", max_new_tokens=2, block_length=2, threshold=0.0, temperature=1.0, seed=seed
@@ -130,9 +132,10 @@ def test_speculative_sampling_is_exact_on_known_distributions() -> None:
 
 def test_a_draft_rejected_by_rounding_is_replaced_by_a_token_of_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
     """p is nowhere above q, so nothing is left of p - q. The last id is the mask, which nobody may sample."""
-    monkeypatch.setattr(sampler_module, "uniform", lambda _seed, _position, _purpose: 1 - 2**-53)
-    q = filtered_probs(LOGITS.index_fill(0, torch.tensor([4]), float("-inf")).unsqueeze(0), [TEMPERED])[0] * 1.001
-    got = sample(block(2, selection=Verify([7, 0], [q])), temperature=1.0)
+    monkeypatch.setattr(plan, "uniform", lambda _seed, _position, _purpose: 1 - 2**-53)
+    logits = LOGITS.index_fill(0, torch.tensor([4]), float("-inf")).unsqueeze(0)
+    q = filtered_probs(logits, torch.ones(1))[0] * 1.001
+    got = sample(verified(7, 0, proposals=[q]), temperature=1.0)
     assert got.tokens == [3, 3]
     assert got.accepted == 1
 
@@ -202,6 +205,11 @@ def block(count: int, **fields: object) -> Chunk:
     return Chunk("decode", [0] * count, 0, True, True, range(count), "decode", **fields)  # type: ignore[arg-type]
 
 
+def verified(*tokens: int, proposals: list[object] | None = None, **fields: object) -> Chunk:
+    """A seed and its drafts, to be verified."""
+    return dataclasses.replace(block(len(tokens), selection=Verify(proposals), **fields), token_ids=tokens)
+
+
 def test_a_greedy_row_gives_the_best_token_and_its_raw_probability() -> None:
     got = sample(block(1))
     assert got.tokens == [0]
@@ -222,8 +230,7 @@ def test_a_penalty_changes_the_token_and_not_its_logprob() -> None:
 
 
 def test_a_verified_row_is_penalised_for_the_drafts_before_it() -> None:
-    rule = Verify([9, 0, 1])
-    got = sample(block(3, history=[2], selection=rule), repetition_penalty=2.0)
+    got = sample(verified(9, 0, 1, history=[2]), repetition_penalty=2.0)
     assert got.tokens == [0, 1, 0]  # the second row has seen 0; the third has seen 0 and 1
 
 
@@ -256,7 +263,7 @@ def test_a_commit_takes_the_confident_rows_and_at_least_the_best(
 
 @pytest.mark.parametrize(("drafts", "accepted"), [([0, 0], 3), ([0, 1], 2), ([1, 0], 1)])
 def test_a_verify_accepts_up_to_the_first_draft_that_differs(drafts: list[int], accepted: int) -> None:
-    assert sample(block(3, selection=Verify([7, *drafts]))).accepted == accepted
+    assert sample(verified(7, *drafts)).accepted == accepted
 
 
 def test_chunks_without_wanted_rows_get_empty_results() -> None:
