@@ -99,7 +99,7 @@ fi
 lacking=$(missing)
 [ -z "$lacking" ] || die "not everything is here:"$'\n'"$lacking"
 mkdir -p "$out"
-while IFS= read -r command; do
+while IFS= read -r -u 3 command; do # on 3, so that no command reads the list as its input
   echo "+ $command" >&2
-  eval "$command"
-done < <(plan "$engine")
+  eval "$command" </dev/null
+done 3< <(plan "$engine")

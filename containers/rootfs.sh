@@ -10,7 +10,7 @@ Needs root, debootstrap, squashfs-tools, and a Python of the suite's minor versi
   --layer NAME      what is installed: base, worker (default) or test; as in scripts/setup_env.sh
   --suite NAME      Debian's release (default: bookworm)
   --mirror URL      where debootstrap loads from (default: its own)
-  --work DIR        folder for the unpacked root and the wheels, kept for the next run (default: a temporary one)
+  --work DIR        folder for the unpacked root, kept so that debootstrap need not run again (default: a temporary one)
   --dry-run         prints the commands and runs none
 TEXT
 }
@@ -44,7 +44,7 @@ plan() { # the commands, one a line; $PYTHON, $WORK and $IMAGE stand in the envi
   # debootstrap leaves its folder as the last thing it removes
   echo "[ -x \"\$WORK/root/usr/bin/python3\" ] && [ ! -e \"\$WORK/root/debootstrap\" ] || $debian"
   echo 'same_python'
-  echo 'mkdir -p "$WORK/wheels"'
+  echo 'rm -rf "$WORK/wheels"; mkdir "$WORK/wheels"' # those of an earlier run may be of another layer
   echo '"$PYTHON" -m venv --clear "$WORK/loader"'
   echo "\"\$WORK/loader/bin/pip\" install -q --no-deps --require-hashes -r $LOCKS/build.txt"
   for lock in "${locks[@]}"; do # pip checks the hashes of what it loads; packages without a wheel are built here
@@ -96,8 +96,8 @@ else
 fi
 mkdir -p "$WORK" "$(dirname "$IMAGE")"
 chmod 755 "$WORK" # mktemp's 0700 would become the mode of the image's root
-while IFS= read -r command; do
+while IFS= read -r -u 3 command; do # on 3, so that no command reads the list as its input
   echo "+ $command" >&2
-  eval "$command"
-done < <(plan)
+  eval "$command" </dev/null
+done 3< <(plan)
 echo "$IMAGE: $(du -h --apparent-size "$IMAGE" | cut -f1) ($(du -sh --apparent-size "$WORK/root" | cut -f1) unpacked)"

@@ -16,8 +16,8 @@ README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 MAX_README_LINES = 150
 TOP_FOLDERS = (
-    "assets", "balancer", "bench", "conf", "containers", "core", "docs", "kernels", "pipeline", "recipes", "scripts", "tests",
-    "workers",
+    "assets", "balancer", "bench", "conf", "containers", "core", "docs", "kernels", "pipeline", "recipes", "scripts",
+    "tests", "workers",
 )  # fmt: skip
 """A path is checked when it starts with one of these."""
 COMMANDS = (
@@ -54,7 +54,11 @@ MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(data|etc|home|mnt|opt|root|srv|tmp|us
 
 def pages() -> list[Path]:
     """The README, every page of docs/, and the READMEs of single folders."""
-    return [README, *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / f"{name}/README.md" for name in ("bench", "containers", "recipes/demo"))]
+    return [
+        README,
+        *sorted((ROOT / "docs").rglob("*.md")),
+        *(ROOT / f"{name}/README.md" for name in ("bench", "containers", "recipes/demo")),
+    ]
 
 
 @functools.cache

@@ -28,6 +28,7 @@ INSTALL = "apt-get install -y --no-install-recommends gcc libc6-dev libslurm-dev
 NEEDED = {"gcc": shutil.which("gcc"), "mksquashfs": shutil.which("mksquashfs")} | {
     "libslurm-dev": Path("/usr/include/slurm/spank.h").exists(),
     "root": os.geteuid() == 0,
+    "mount namespaces": not subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode,
     "the demo model": (MODEL / "model.safetensors").exists(),
 }
 pytestmark = [
