@@ -41,6 +41,7 @@ class Container(StrEnum):
 
     none = "none"
     pyxis = "pyxis"
+    apptainer = "apptainer"
 
 
 class ClientKind(StrEnum):

@@ -17,6 +17,8 @@ bash scripts/setup_env.sh "$layer"
 
 missing=()
 command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null || missing+=(slurmctld slurmd slurm-client munge)
+[ -e /usr/include/slurm/spank.h ] && command -v gcc >/dev/null && command -v mksquashfs >/dev/null ||
+  missing+=(gcc libc6-dev libslurm-dev squashfs-tools)
 command -v chromium >/dev/null || missing+=(chromium)
 if [ "$kind" != fast ] && [ ${#missing[@]} -gt 0 ]; then
   if [ "${CI:-}" = true ]; then

@@ -155,6 +155,7 @@ def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
             *_asked(resource_spec(config, survey, ())),
         ]
     if cluster.container is not Container.none:
+        rows.append(("container", cluster.container.value))
         rows.append(("image", cluster.container_image or _absent(needed=True)))
     return rows
 

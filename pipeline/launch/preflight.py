@@ -21,6 +21,7 @@ from trimode.pipeline.config.schema import Config
 from trimode.pipeline.data import load_rows
 from trimode.pipeline.launch.finding import Check, Finding, Subject, demand, fail, failure, ok
 from trimode.pipeline.plan.survey import Survey, image_path
+from trimode.pipeline.slurm.apptainer import wrong_image
 from trimode.pipeline.spec import ClientKind, Container, Executor, JobSpec
 
 WORKER_PACKAGES = ("torch", "ray", "transformers")
@@ -59,10 +60,13 @@ def check_image(subject: Subject) -> Iterator[Finding]:
         )
         return
     path = image_path(image, subject.survey.cwd)
+    if valid := wrong_image(cluster.container, path):
+        yield fail("image", f"image: got {path}", f"valid: {valid}")
+        return
     if not path.startswith("/") or "#" in path:
         yield ok("image", f"{path} (of a registry, not asked)")
     elif not Path(path).is_file():
-        yield fail("image", f"image: no file {path}", "valid: a .sqsh file or a registry's URL")
+        yield fail("image", f"image: no file {path}", "valid: a .sqsh or .sif file, or a registry's URL")
     elif not os.access(path, os.R_OK):
         yield fail("image", f"image: {path} may not be read", f"ask its owner for it: chmod a+r {path}")
     else:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from submitit.slurm.slurm import _make_sbatch_string
 from trimode.core.project import IMPORT_DIR, PROJECT_DIR
+from trimode.pipeline.slurm.apptainer import apptainer_arguments
 from trimode.pipeline.slurm.arrays import array_mounts, array_name, submission_dir
 from trimode.pipeline.slurm.requeue import SRUN_FUNCTION, warning_s
 from trimode.pipeline.spec import Container, JobSpec, ResourceSpec
@@ -20,8 +21,8 @@ TASK_MODULE = "trimode.pipeline.launch.task"
 
 
 def container_arguments(resources: ResourceSpec, mounts: Sequence[str]) -> list[str]:
-    """Returns srun's pyxis options with these mounts; none without a container."""
-    if resources.container is Container.none:
+    """Returns srun's pyxis options with these mounts; none without a container, or with one of another kind."""
+    if resources.container is not Container.pyxis:
         return []
     return [
         f"--container-image={resources.container_image or 'IMAGE'}",
@@ -31,11 +32,14 @@ def container_arguments(resources: ResourceSpec, mounts: Sequence[str]) -> list[
     ]
 
 
-def python_command(resources: ResourceSpec) -> str:
-    """Returns the shell command that starts Python inside the job."""
+def python_command(resources: ResourceSpec, mounts: Sequence[str] | None = None) -> str:
+    """Returns the shell command that starts Python inside the job. Mounts: None stands for those of `resources`."""
     if resources.container is Container.none:
         return shlex.quote(sys.executable)
-    return f"env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(IMPORT_DIR))} {resources.container_python}"
+    inside = f"env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(IMPORT_DIR))} {resources.container_python}"
+    if resources.container is Container.apptainer:
+        return f"{shlex.join(apptainer_arguments(resources, mounts or resources.container_mounts))} {inside}"
+    return inside
 
 
 def slurm_parameters(jobs: Sequence[JobSpec]) -> dict[str, object]:
@@ -80,7 +84,8 @@ def setup_lines(resources: ResourceSpec) -> list[str]:
 
 def task_command(jobs: Sequence[JobSpec]) -> str:
     """Returns the shell command that runs each job of an array inside its allocation."""
-    return f"{python_command(jobs[0].resources)} -u -m {TASK_MODULE} {shlex.quote(str(submission_dir(jobs)))}"
+    python = python_command(jobs[0].resources, array_mounts(jobs))
+    return f"{python} -u -m {TASK_MODULE} {shlex.quote(str(submission_dir(jobs)))}"
 
 
 def sbatch_text(jobs: Sequence[JobSpec]) -> str:

@@ -16,8 +16,8 @@ README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 MAX_README_LINES = 150
 TOP_FOLDERS = (
-    "assets", "balancer", "bench", "conf", "core", "docs", "kernels", "pipeline", "recipes", "scripts", "tests",
-    "workers",
+    "assets", "balancer", "bench", "conf", "containers", "core", "docs", "kernels", "pipeline", "recipes", "scripts",
+    "tests", "workers",
 )  # fmt: skip
 """A path is checked when it starts with one of these."""
 COMMANDS = (
@@ -41,6 +41,7 @@ COMMANDS = (
     ("-m", "trimode.recipes.demo.figures"),
     ("evaluate.py",),
 )
+SCRIPTS = ("containers/build.sh", "containers/rootfs.sh")
 HELP_TIMEOUT_S = 300.0
 """Generous: a help text that imports torch takes long on a machine under load."""
 
@@ -54,7 +55,11 @@ MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(data|etc|home|mnt|opt|root|srv|tmp|us
 
 def pages() -> list[Path]:
     """The README, every page of docs/, and the READMEs of single folders."""
-    return [README, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bench/README.md", ROOT / "recipes/demo/README.md"]
+    return [
+        README,
+        *sorted((ROOT / "docs").rglob("*.md")),
+        *(ROOT / f"{name}/README.md" for name in ("bench", "containers", "recipes/demo")),
+    ]
 
 
 @functools.cache
@@ -94,11 +99,10 @@ def named_paths(text: str) -> list[str]:
 def known_flags() -> frozenset[str]:
     """Every flag that a command's help names."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / ".types"), "PYTHONSAFEPATH": "1"}
+    commands = [*([sys.executable, *command] for command in COMMANDS), *(["bash", script] for script in SCRIPTS)]
     running = [
-        subprocess.Popen(
-            [sys.executable, *command, "--help"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for command in COMMANDS
+        subprocess.Popen([*command, "--help"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        for command in commands
     ]
     texts = [process.communicate(timeout=HELP_TIMEOUT_S)[0] for process in running]
     assert [process.returncode for process in running] == [0] * len(running)
