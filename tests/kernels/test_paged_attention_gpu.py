@@ -14,12 +14,12 @@ import pytest
 import torch
 from trimode.kernels.cuda import runtime
 from trimode.kernels.cuda.runtime import jit, tl
-from trimode.kernels.paged_attention import Row, cuda, describe, describe_rows, paged_attention, plan
+from trimode.kernels.paged_attention import Ragged, Row, cuda, describe, describe_rows, paged_attention, plan
 from trimode.tests.kernels.numerics import assert_no_worse, normal
 from trimode.tests.kernels.test_paged_attention import by_hand, causal, full
 
 PAGE = 16
-MIXED = [(1, 140, True), (20, 47, True), (2, 17, True), (66, 80, True), (1, 1, True), (17, 17, False)]
+MIXED = [(1, 300, True), (20, 47, True), (2, 17, True), (66, 80, True), (1, 1, True), (17, 17, False)]
 """(queries, keys, causal) of rows of all three classes."""
 
 
@@ -232,3 +232,57 @@ def test_places_in_large_caches_and_the_splits_of_long_contexts(gpu: torch.devic
     assert places[2] == 2**31
     assert counts.tolist() == [plan.DECODE.num_splits(key) for key in keys.tolist()] == [1, 17, 64, 112]
     assert starts.tolist() == [0, 4096, 31 * 1024, 31 * 8192]
+
+
+def test_the_host_reads_nothing_of_the_device() -> None:
+    """A captured graph has static tensors and bounds; tensors without memory show that only the bounds are used."""
+    launched: list[tuple[str, tuple[int, ...]]] = []
+    place = runtime.Elsewhere("meta", 90, lambda kernel, grid, *_, **__: launched.append((kernel.__name__, grid)))
+    integers = {name: torch.zeros(size, dtype=torch.int32, device="meta") for name, size in (("N", 8), ("T", 256))}
+    bucket = Ragged(
+        page_table_NP=torch.zeros(8, 64, dtype=torch.int32, device="meta"),
+        query_start_N1=torch.zeros(9, dtype=torch.int32, device="meta"),
+        num_keys_N=integers["N"], last_key_T=integers["T"], mask_word_T=None,
+        page_size=PAGE, num_tokens=256, max_queries=32, max_keys=1024, rows=(),
+    )  # fmt: skip
+    q, cache = torch.zeros(256, 32, 128, device="meta"), torch.zeros(9, PAGE, 16, 128, device="meta")
+    with runtime.elsewhere(place):
+        assert paged_attention(q.bfloat16(), cache.bfloat16(), bucket, 0.1).shape == (256, 4096)
+        blocks = dataclasses.replace(bucket, min_queries=32)
+        paged_attention(q.bfloat16(), cache.bfloat16(), blocks, 0.1)
+    decode = [("_attend", (8, 8, 4)), ("_merge_splits", (32, 32))]
+    assert launched == [*decode, *[("_attend", (24, 8, 4)), ("_merge_splits", (256, 32))] * 2]
+
+
+def test_the_classes_and_forms() -> None:
+    for group in range(1, 17):
+        bounds = [kind.bounds(group) for kind in plan.CLASSES]
+        assert [most + 1 for _, most in bounds[:2]] == [fewest for fewest, _ in bounds[1:]]
+        assert bounds[0] == (1, 16 // group)
+    assert not plan.PREFILL.spreads(1, 10**6, 1, 132)
+    assert not plan.DECODE.spreads(8, 256, 1, 132)
+    assert plan.DECODE.spreads(8, 257, 1, 132)
+    assert not plan.DECODE.spreads(264, 257, 1, 132)
+    assert not plan.DECODE.spreads(263, 262144, 1, 132)
+    assert not plan.DECODE.spreads(8, 512, plan.WORKSPACE_BYTES // 8 + 1, 132)
+
+
+def test_why_the_gpu_kernel_refuses(gpu: torch.device) -> None:
+    q, cache = torch.zeros(1, 2, 32, device=gpu), torch.zeros(4, PAGE, 4, 32, device=gpu)
+    assert cuda.supports(q, cache, None) is None
+    assert cuda.supports(q.double(), cache.double(), None) == "no GPU kernel for torch.float64"
+    assert cuda.supports(q[..., :20], cache, None) == "head_dim 20 is no multiple of 16 up to 128"
+    assert cuda.supports(torch.zeros(1, 34, 32, device=gpu), cache, None) == "17 query heads per KV head, at most 16"
+    assert cuda.supports(torch.zeros(1, 2, 64, device=gpu)[..., ::2], cache, None) == "head_dim is not contiguous"
+    assert cuda.supports(q, cache[:, :8], None) == "pages are not adjacent"
+
+
+def test_what_does_not_fit_is_named(gpu: torch.device) -> None:
+    cache, rows = scene([(2, 20, True)], 1, 32, torch.float32)
+    q, cache, ragged = normal(2, 2, 32).to(gpu), cache.to(gpu), describe_rows(rows, PAGE, gpu)
+    with pytest.raises(ValueError, match=r"got q on .*, cache on meta, rows on .*; expected one device"):
+        paged_attention(q, cache.to("meta"), ragged, 1.0)
+    with pytest.raises(ValueError, match=r"got scale -1.0, expected a number above 0"):
+        paged_attention(q, cache, ragged, -1.0)
+    with pytest.raises(ValueError, match=r"got q .*, cache .*; expected \[2, H, D\]"):
+        paged_attention(q[:1], cache, ragged, 1.0)
