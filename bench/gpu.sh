@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the GPU path on this machine's first GPU in less than nine minutes: bash bench/gpu.sh [--out FOLDER]
+# Measures the GPU path on this machine's first GPU within nine minutes: bash bench/gpu.sh [--out FOLDER]
 # Without a GPU, bash bench/gpu.sh --dry-run runs all of it at a tiny size; its figures mean nothing.
 # Needs a Python with torch, triton, safetensors, transformers and numpy: $PYTHON, else python3, else .venv/bin/python.
 set -euo pipefail

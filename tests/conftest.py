@@ -30,6 +30,12 @@ def _refuse(event: str, _arguments: tuple[object, ...]) -> None:
 sys.addaudithook(_refuse)
 
 
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:  # noqa: ARG001
+    """The last test's teardown ends what the whole session has started, which is not that test's doing."""
+    if nextitem is None:
+        _unmarked.clear()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves out the tests that need a GPU where there is none."""
     for item in items:

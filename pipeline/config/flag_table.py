@@ -79,7 +79,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     ),
     "where it runs": (
         Flag(
-            "--cluster", "NAME", "slurm", "conf/cluster/NAME.yaml: slurm (image, account), bare (no containers), local"
+            "--cluster", "NAME", "slurm", "conf/cluster/NAME.yaml: slurm, apptainer (images), bare (no images), local"
         ),
         Flag("--local", None, "off", "run here and wait; the same as --cluster local"),
         Flag("--device", "auto|cpu|cuda", "auto", "cpu turns --gpus into a number of CPU workers", "balancer.device"),

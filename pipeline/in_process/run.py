@@ -80,6 +80,9 @@ class TaskProgressLines(Progress):
         if self.counts.done % self._every == 0 or self.counts.done == self._total:
             self.print_line()
 
+    def answered(self, benchmark: str, asked_at: float, answered_at: float) -> None:
+        """Does nothing: the lines name no speed of workers."""
+
     def finish(self, benchmark: str) -> None:
         """Does nothing: `print_result` prints the end."""
 

@@ -103,7 +103,7 @@ def test_a_job_in_an_image_is_requeued_from_outside_and_completes(
 ) -> None:
     submitted = evaluate(
         tmp_path,
-        *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "60", "--tokens", "64"),
+        *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "200", "--tokens", "64"),
         *("--cluster", kind, "--account", "us", "--partition", "main", "--device", "cpu", "--gpus", "1"),
         *("--out-dir", "out", "cluster.mem_gb=null", "cluster.cpus_per_task=null", "cluster.hub_cache=null", *image),
     )
@@ -130,6 +130,6 @@ def test_a_job_in_an_image_is_requeued_from_outside_and_completes(
     wait_until(lambda: has_ended(job_states([job_id]).get(job_id)))
     assert paths.completed(0).exists(), said()
     rows = read_output(paths, "demo-math", 0)
-    assert len(rows) == len({row["problem"] for row in rows}) == 60
+    assert len(rows) == len({row["problem"] for row in rows}) == 200
     runs = json.loads(paths.manifest.read_text())["jobs"]["0"]["runs"]
     assert [(run["status"], run["restart_count"]) for run in runs] == [("interrupted", 0), ("completed", 1)]

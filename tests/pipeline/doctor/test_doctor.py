@@ -111,7 +111,7 @@ assert NO_ACCOUNTS != SCONTROL and CONFIG in SCONTROL
         ({}, ("cluster.cpus_per_task=65",), "CPUs", "asks for 65; the largest node has 64", "give --cpus 64"),
         ({}, ("cluster.mem_gb=600",), "GB of memory", "asks for 600; the largest node has 512", "give --mem 512"),
         ({"sacctmgr": "echo 'them|normal|50|'"}, (), "MaxSubmit", "no association with account us", "--account them"),
-        ({}, ("--image", "other.sqsh"), "image", "image: no file", "a .sqsh file"),
+        ({}, ("--image", "other.sqsh"), "image", "image: no file", "a .sqsh or .sif file"),
         ({}, ("--model", "./other"), "model", "model: no folder", "a checkpoint folder"),
         ({}, ("--benchmarks", "gsm8k", "--data-dir", "none"), "data", "gsm8k", ""),
         ({}, ("--mode", "linear_spec", "--lora"), "adapter", "no adapter folder", "adapter_config.json"),
