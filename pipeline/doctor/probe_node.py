@@ -63,7 +63,7 @@ class Lock:
         self._file = (folder / LOCK).open("a", encoding="utf-8")
 
     def take(self) -> str:
-        """Tries to take the lock at once. Returns `taken`, `refused`, or the system's words if it knows no locks."""
+        """Tries to take the lock at once. Returns `taken`, `refused`, or the system's error if it has no locks."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
