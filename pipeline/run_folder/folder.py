@@ -19,7 +19,7 @@ class RunFolder:
         self.spec = spec
         self.paths = paths
         self.lease = lease
-        self.ledger = Ledger(spec, paths)
+        self.ledger = Ledger(spec, paths, lease)
         self._seeds = {
             (task.benchmark, seed): read_seed(paths, task.benchmark, seed) for task in spec.tasks for seed in task.seeds
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from trimode.core.files import AppendFile, write_text_atomic
+from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_nfe_log, read_run_ledger
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import SeedState, num_rows, read_seed
@@ -20,8 +21,9 @@ SeedKey = tuple[str, int]
 class Ledger:
     """The nfe_log.jsonl of one job: made to agree with the rows when it is opened, then appended to."""
 
-    def __init__(self, spec: JobSpec, paths: RunPaths) -> None:
+    def __init__(self, spec: JobSpec, paths: RunPaths, lease: Lease | None = None) -> None:
         self._spec = spec
+        self._lease = lease
         self._paths = paths
         self.path = paths.nfe_log(spec.index)
         self._file: AppendFile | None = None
@@ -70,12 +72,17 @@ class Ledger:
             self._file.sync()
 
     def close(self) -> None:
-        """Closes the log and removes the earlier lines of samples that were run again."""
+        """Closes the log and removes the earlier lines of samples that were run again, and those of an earlier run.
+
+        A run of the job that lost its lease leaves the log to the one that holds it.
+        """
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._lease is not None and not self._lease.is_held():
+            return
         latest = list({record.key: record for record in self._lines}.values())
-        if len(latest) < len(self._lines):
+        if len(latest) < len(self._lines) or (self._lease is not None and read_nfe_log(self.path) != latest):
             self._lines = latest
             self._rewrite()
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from trimode.core.errors import RUN_AGAIN
 from trimode.pipeline.run_folder.manifest import runs_of
-from trimode.pipeline.run_folder.nfe import read_run_ledger
+from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import read_output
 from trimode.pipeline.spec import Executor, JobSpec
@@ -130,8 +130,8 @@ def test_of_two_runs_of_one_job_the_earlier_stops(spec: JobSpec, tmp_path: Path)
     assert paths.completed(0).exists() and not paths.failed(0).exists()
     rows = read_output(paths, "gsm8k", 0)
     assert len(rows) == len({row["problem"] for row in rows}) == 20
-    # What both runs scored in the second before the earlier one noticed has two lines; readers take one of them.
-    assert len(read_run_ledger(paths.run_dir)) == 20
+    records = read_nfe_log(paths.nfe_log(0))
+    assert len({record.key for record in records}) == len(records) == 20
     assert [run["status"] for run in runs_of(spec, paths)] == ["lost", "completed"]
     assert 'SERVER_STATUS="stopped"' in paths.server_info(0).read_text()
     assert not list(paths.balancer_log(0).parent.glob("*.ready.json"))
