@@ -1,11 +1,12 @@
-"""One run of a job under Slurm: how many came before it, and whether an interrupted one asks for another."""
+"""One run of a job under Slurm: how many came before it, and if one that ended early asks for another."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-from trimode.core.errors import Stopped, WorkerError
+from trimode.core.errors import RESTARTS, Stopped, WorkerError
+from trimode.pipeline.job.balancer import ServerEnded
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import Executor, JobSpec
@@ -43,3 +44,17 @@ def another_run(spec: JobSpec, paths: RunPaths, error: BaseException) -> str | W
             "starting the workers and answering one batch; give more time (--time)"
         )
     return f"time limit: {limit}; requeued {before + 1}/{most}"
+
+
+def may_start_again(error: BaseException) -> bool:
+    """True if the batch script is to start the job again on the same devices.
+
+    The server died, but not each time before it served; or the job was ended by SIGTERM, which the batch script has
+    got too if the job is being cancelled: then it starts nothing.
+    """
+    restarts = os.environ.get(RESTARTS)
+    if restarts is None:
+        return False
+    if isinstance(error, ServerEnded):
+        return error.came_up or int(restarts) == 0
+    return isinstance(error, Stopped) and error.signum == signal.SIGTERM

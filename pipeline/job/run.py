@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from trimode.core.errors import RUN_AGAIN, JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
+from trimode.core.errors import RUN_AGAIN, START_AGAIN, JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.project import child_environment
 from trimode.pipeline.client.answer import Answer, check_context
@@ -27,7 +27,7 @@ from trimode.pipeline.client.tasks import LoadedTask, load_tasks
 from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
 from trimode.pipeline.console.signals import Signals
-from trimode.pipeline.job.attempt import another_run
+from trimode.pipeline.job.attempt import another_run, may_start_again
 from trimode.pipeline.job.balancer import BALANCER, BalancerProcess, Ready
 from trimode.pipeline.job.devices import choose_devices
 from trimode.pipeline.run_folder.folder import RunFolder
@@ -52,8 +52,9 @@ class Hooks:
 def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
     """Runs one job to COMPLETED_group<N>; rows that earlier runs finished are kept.
 
-    Raises JobFailed after writing FAILED_group<N>, or SystemExit(RUN_AGAIN) without a marker where the time limit ended
-    the run and Slurm is asked for another.
+    Raises JobFailed after writing FAILED_group<N>; SystemExit(START_AGAIN) after it where the batch script can start
+    the job again; SystemExit(RUN_AGAIN) without a marker where the time limit ended it and Slurm is asked for another
+    run.
     """
     hooks = hooks or Hooks()
     paths = RunPaths(Path(spec.run_dir).absolute())
@@ -80,7 +81,10 @@ def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
             if isinstance(again, str):
                 print(f"=== {now()} {spec.name}: {again}", flush=True)
                 raise SystemExit(RUN_AGAIN) from error
-            raise _record_failure(spec, paths, again or error) from error
+            failure = _record_failure(spec, paths, again or error)
+            if again is None and may_start_again(error):
+                raise SystemExit(START_AGAIN) from error
+            raise failure from error
 
 
 def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> None:
