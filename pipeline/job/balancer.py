@@ -38,7 +38,7 @@ BALANCER = ("-m", "trimode.balancer")
 """Arguments of the Python interpreter that start the balancer."""
 
 
-class ServerEnded(WorkerError):
+class ServerEnded(WorkerError):  # noqa: N818 - an event
     """The balancer ended before the job. `came_up`: True if it had served, or was killed before it could."""
 
     def __init__(self, message: str, came_up: bool) -> None:
