@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from trimode.core.errors import RUN_AGAIN
+from trimode.core.errors import RUN_AGAIN, guarded
 from trimode.pipeline.launch.call import JobCall
 from trimode.pipeline.run_folder.submission import Call, read_call
 
@@ -46,8 +46,13 @@ def again_if_allowed(call: Call) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """The command. Returns 0 for a job that has completed; one that fails raises its error."""
-    call = wait_for_call(Path(argv[0]), task_number())
+    """The command. Returns 0 for a job that has completed. An error of this project is shown without traceback."""
+    return guarded(lambda: run_call(Path(argv[0])))
+
+
+def run_call(folder: Path) -> int:
+    """Runs the call of this job in the folder of its array. Returns 0; a job that fails raises its error."""
+    call = wait_for_call(folder, task_number())
     again_if_allowed(call)
     JobCall(spec=call.spec, token=call.token, function=call.function)()
     return 0
