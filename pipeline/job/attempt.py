@@ -38,7 +38,7 @@ def another_run(spec: JobSpec, paths: RunPaths, error: BaseException) -> str | W
             "the same command again, or give the jobs more time (--time) or more chunks (--num-chunks)"
         )
     last_runs = runs_of(spec, paths)[-2:]
-    if len(last_runs) == 2 and not any(run.get("new_samples") for run in last_runs):
+    if len(last_runs) == 2 and all(run.get("new_samples") == 0 for run in last_runs):  # of a killed one it is unknown
         return WorkerError(
             f"{limit}, and neither this run nor the one before finished a single sample: the limit is too short for "
             "starting the workers and answering one batch; give more time (--time)"

@@ -145,7 +145,8 @@ def _stage(spec: JobSpec, paths: RunPaths, job_id: str | None, entry: QueueEntry
     if job_id is not None and entry is not None and not has_ended(entry.state):
         if entry.state != "PENDING":
             return Stage.RUNNING, number
-        again = f"requeued {len(runs)}/{spec.resources.max_requeues}, " if runs else ""
+        requeues = int(str(runs[-1].get("restart_count") or 0)) + 1 if runs else 0
+        again = f"requeued {requeues}/{spec.resources.max_requeues}, " if runs else ""
         why = f"held: {entry.reason}" if any(word in entry.reason for word in HELD) else entry.reason
         return Stage.PENDING, again + why
     if paths.completed(spec.index).exists():
