@@ -17,6 +17,7 @@ import httpx
 from trimode.core.files import whole_lines
 from trimode.core.project import PROJECT_DIR, child_environment
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.rows import read_rows
 from trimode.pipeline.slurm.queue import has_ended, queue_entries
 
 MARK = "TRIMODE_DRILL"
@@ -157,15 +158,9 @@ class Sweep:
         return sorted(pid for pid, command in self.processes().items() if PROGRAMS[program].search(command))
 
     def num_stored(self) -> int:
-        """Returns the whole rows on disk, finished or not."""
-        if self.paths is None:
-            return 0
-        files = [
-            path
-            for name in self.settings.benchmarks
-            for path in (self.paths.output(name, 0), self.paths.output_async(name, 0))
-        ]
-        return sum(1 for path in files for _ in whole_lines(path))
+        """Returns the scored rows on disk, finished or not."""
+        paths = self.paths
+        return 0 if paths is None else sum(len(read_rows(paths, name, 0)) for name in self.settings.benchmarks)
 
     def phase(self) -> str:
         """Returns what the job does now: start-up, serving, scoring or end."""
