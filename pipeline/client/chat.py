@@ -101,6 +101,7 @@ class ChatClient:
         client: ClientSpec,
         retry: RetryPolicy | None = None,
         slots: int | None = None,
+        api_key: str = "EMPTY",
     ) -> None:
         """`slots`: requests that the workers decode at the same time; None = as many as the client may send."""
         self._endpoint = f"{url.rstrip('/')}/v1/chat/completions"
@@ -116,7 +117,7 @@ class ChatClient:
             httpx.AsyncClient(
                 timeout=httpx.Timeout(rounds * client.request_timeout_s, connect=30.0, pool=None),
                 limits=limits,
-                headers={"Authorization": "Bearer EMPTY"},
+                headers={"Authorization": f"Bearer {api_key}"},
                 trust_env=False,
             )
             for _ in range(0, at_once, CONNECTIONS_PER_POOL)

@@ -129,7 +129,7 @@ def _run_client(
         spec = replace(spec, client=replace(spec.client, max_concurrent_requests=at_once))
         for task in spec.tasks:
             with signals.at_once():
-                nemo_skills_client.run_task(spec, task, ready.url, paths)
+                nemo_skills_client.run_task(spec, task, (ready.url, ready.api_key), paths)
         return
     with _progress(spec, paths, log, loaded) as progress:
         signals.run(_run_embedded(folder, served, loaded, progress, hooks))
@@ -146,7 +146,8 @@ async def _run_embedded(
     """Runs the tasks while the balancer lives. Raises WorkerError if the balancer ends."""
     spec = folder.spec
     server, ready = served
-    async with ChatClient(ready.url, ready.model, spec.decode, spec.client, slots=ready.slots) as client:
+    chat = ChatClient(ready.url, ready.model, spec.decode, spec.client, slots=ready.slots, api_key=ready.api_key)
+    async with chat as client:
         work = asyncio.create_task(run_tasks(folder, loaded, client.ask, progress, hooks.make_pool))
         watch = asyncio.create_task(_watch(server, folder))
         try:
