@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from trimode.core.counted import counted
 from trimode.core.errors import RUN_AGAIN, JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.project import child_environment
@@ -102,7 +103,7 @@ def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> No
                 _run_client(folder, (server, ready), loaded, (log, signals), hooks)
         else:
             unscored = sum(len(positions) for item in loaded for positions in item.unscored.values())
-            again = f"{unscored} answers are scored again, then" if unscored else "only"
+            again = f"{counted(unscored, 'answer is', 'answers are')} scored again, then" if unscored else "only"
             print(f"every sample is finished; {again} the metrics are written", flush=True)
             with _progress(spec, paths, log, loaded) as progress:
                 signals.run(run_tasks(folder, loaded, _ask_nobody, progress, hooks.make_pool))
