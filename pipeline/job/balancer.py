@@ -13,7 +13,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import serve_job
 from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
+from trimode.pipeline.job.ready import Ready
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
@@ -36,24 +36,6 @@ STOP_S = 30.0
 """The balancer is killed if it has not ended its workers by then."""
 BALANCER = ("-m", "trimode.balancer")
 """Arguments of the Python interpreter that start the balancer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What the balancer wrote into its ready file."""
-
-    url: str
-    workers: list[WorkerInfo]
-
-    @property
-    def model(self) -> str:
-        """Model name for requests."""
-        return self.workers[0].served_model_name
-
-    @property
-    def slots(self) -> int:
-        """Requests that all workers together decode at the same time."""
-        return sum(worker.max_num_seqs for worker in self.workers)
 
 
 class BalancerProcess:
