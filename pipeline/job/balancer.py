@@ -14,7 +14,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -24,6 +23,7 @@ from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import serve_job
 from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
+from trimode.pipeline.job.ready import Ready
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
@@ -37,26 +37,6 @@ STOP_S = 30.0
 """The balancer is killed if it has not ended its workers by then."""
 BALANCER = ("-m", "trimode.balancer")
 """Arguments of the Python interpreter that start the balancer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What the balancer wrote into its ready file."""
-
-    url: str
-    workers: list[WorkerInfo]
-    api_key: str = field(repr=False)
-    """Bearer key of this run, which no other process but the balancer has. The ready file does not hold it."""
-
-    @property
-    def model(self) -> str:
-        """Model name for requests."""
-        return self.workers[0].served_model_name
-
-    @property
-    def slots(self) -> int:
-        """Requests that all workers together decode at the same time."""
-        return sum(worker.max_num_seqs for worker in self.workers)
 
 
 class BalancerProcess:

@@ -29,8 +29,10 @@ from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
 from trimode.pipeline.console.signals import Signals
 from trimode.pipeline.job.attempt import another_run
-from trimode.pipeline.job.balancer import BALANCER, BalancerProcess, Ready
+from trimode.pipeline.job.balancer import BALANCER, BalancerProcess
 from trimode.pipeline.job.devices import choose_devices
+from trimode.pipeline.job.foreign import ForeignServer, server_facts
+from trimode.pipeline.job.ready import Ready
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -38,6 +40,8 @@ from trimode.pipeline.run_folder.provenance import now
 from trimode.pipeline.spec import ClientKind, Executor, JobSpec
 
 WATCH_EVERY_S = 0.2
+Server = BalancerProcess | ForeignServer
+"""What answers a job's prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +97,14 @@ def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> No
     signals.check()
     with recorded_run(spec, paths, loaded) as manifest:
         if any(item.num_left for item in loaded):
-            devices = choose_devices(spec.resources)
-            print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
-            with BalancerProcess(folder, devices, hooks.balancer) as server:
+            with _server(folder, hooks) as server:
                 ready = server.wait_ready(signals.check)
-                manifest.add_workers(ready.workers)
-                check_context(spec.decode, ready.workers[0].max_model_len)
+                if spec.client.server is None or ready.served is None:
+                    manifest.add_workers(ready.workers)
+                else:
+                    manifest.add_server(server_facts(spec.client.server, ready.served))
+                if ready.max_model_len is not None:
+                    check_context(spec.decode, ready.max_model_len)
                 print(f"serving at {ready.url}", flush=True)
                 _run_client(folder, (server, ready), loaded, (log, signals), hooks)
         else:
@@ -114,9 +120,20 @@ def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> No
                 _announce_share(item)
 
 
+def _server(folder: RunFolder, hooks: Hooks) -> Server:
+    """Returns what is to answer the prompts: a balancer that is started, or a server that runs already."""
+    spec = folder.spec
+    if spec.client.server is not None:
+        print(f"asking {spec.model.path} at {spec.client.server.url}; no model is started here", flush=True)
+        return ForeignServer(spec, spec.client.server)
+    devices = choose_devices(spec.resources)
+    print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
+    return BalancerProcess(folder, devices, hooks.balancer)
+
+
 def _run_client(
     folder: RunFolder,
-    served: tuple[BalancerProcess, Ready],
+    served: tuple[Server, Ready],
     loaded: list[LoadedTask],
     console: tuple[JobLog, Signals],
     hooks: Hooks,
@@ -125,7 +142,7 @@ def _run_client(
     spec, paths = folder.spec, folder.paths
     server, ready = served
     log, signals = console
-    if spec.client.kind is ClientKind.nemo_skills:
+    if spec.client.kind is ClientKind.nemo_skills and ready.slots is not None:
         at_once = most_at_once(spec.client, ready.slots)
         spec = replace(spec, client=replace(spec.client, max_concurrent_requests=at_once))
         for task in spec.tasks:
@@ -139,7 +156,7 @@ def _run_client(
 
 async def _run_embedded(
     folder: RunFolder,
-    served: tuple[BalancerProcess, Ready],
+    served: tuple[Server, Ready],
     loaded: list[LoadedTask],
     progress: Progress,
     hooks: Hooks,
@@ -168,7 +185,7 @@ def _announce_share(loaded: LoadedTask) -> None:
     print(f"{loaded.benchmark.name}: {share} is finished; the last one to finish puts all together", flush=True)
 
 
-async def _watch(server: BalancerProcess, folder: RunFolder) -> None:
+async def _watch(server: Server, folder: RunFolder) -> None:
     while True:
         server.check()
         if folder.lease is not None:

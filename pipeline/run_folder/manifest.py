@@ -78,6 +78,14 @@ class Manifest:
                 runs[-1]["worker_versions"] = dict(first.versions)
                 runs[-1]["devices"] = [worker.device for worker in workers]
 
+    def add_server(self, facts: Mapping[str, object]) -> None:
+        """Records the running server that answers. Raises ConfigError if another model gave the folder's results."""
+        self.pin({"server_model": facts["model"]})
+        with self._edit() as manifest:
+            self._job(manifest)["server"] = dict(facts)
+            if runs := _list(self._job(manifest), "runs"):
+                runs[-1]["server"] = dict(facts)
+
     def pin(self, facts: Mapping[str, object]) -> None:
         """Compares pinned entries with the recorded ones, then records them.
 
