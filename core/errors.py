@@ -20,6 +20,8 @@ START_AGAIN = 69
 """Exit status of a job that can go on at once on the same devices, in a new process (EX_UNAVAILABLE)."""
 RESTARTS = "TRIMODE_STEP_RESTARTS"
 """Variable that says to a job how often it was started again in this way. Without it nobody starts it again."""
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status of a job that SIGTERM has ended in order, as a shell gives it."""
 
 STORAGE_FULL = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE})
 """What the system says when a file system cannot be written."""
