@@ -10,9 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from trimode.core.errors import RUN_AGAIN, guarded
+from trimode.core.errors import RUN_AGAIN, TERMINATED, guarded
 from trimode.pipeline.launch.call import JobCall
 from trimode.pipeline.run_folder.submission import Call, read_call
+from trimode.pipeline.slurm.orphan import requeue_if_orphaned
 from trimode.pipeline.slurm.requeue import wish_of
 
 PATIENCE_S = 60.0
@@ -37,14 +38,18 @@ def wait_for_call(folder: Path, number: int) -> Call:
 
 
 def again_if_allowed(call: Call) -> None:
-    """Makes a warning before the job's own handler stands end this run, so that the batch script asks for another."""
+    """Makes a signal that comes before the job's own handlers stand end this run, and ask for another one."""
 
     def warned(_signum: int, _frame: FrameType | None) -> None:
         if int(os.environ.get("SLURM_RESTART_COUNT") or 0) < call.spec.resources.max_requeues:
             sys.exit(RUN_AGAIN)
         sys.exit("the time limit ended this run before the job had begun, and it is not requeued again")
 
+    def ended(_signum: int, _frame: FrameType | None) -> None:
+        sys.exit(TERMINATED)
+
     signal.signal(signal.SIGUSR2, warned)
+    signal.signal(signal.SIGTERM, ended)
 
 
 def wish_for_another_run(folder: Path) -> None:
@@ -67,6 +72,8 @@ def run_call(folder: Path) -> int:
     except SystemExit as end:
         if end.code == RUN_AGAIN:
             wish_for_another_run(folder)
+        if end.code == TERMINATED and requeue_if_orphaned(call.spec.resources.max_requeues):
+            print("the batch script was killed; Slurm runs the job again", flush=True)
         raise
     return 0
 
