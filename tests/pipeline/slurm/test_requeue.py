@@ -29,7 +29,8 @@ def script(tmp_path: Path, step: str, resources: ResourceSpec, before: str = "")
     for name, text in {
         "srun": step,
         "scontrol": f'echo "scontrol $*" >>{tmp_path}/calls; kill -KILL $(cat {tmp_path}/pid)',
-        "enroot": f'[ "$1" != list ] || {{ echo other; echo pyxis_7.0; }}; echo "enroot $*$ENROOT_DATA_PATH" >>{tmp_path}/calls',
+        "enroot": '[ "$1" != list ] || { echo other; echo pyxis_7.0; }; '
+        f'echo "enroot $*$ENROOT_DATA_PATH" >>{tmp_path}/calls',
     }.items():
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
