@@ -38,6 +38,8 @@ class Quantization(StrEnum):
     """4-bit integers, a scale and a zero per group of inputs."""
 
 
+NEVER_SCORED = "the scorer cannot judge this row"
+"""Begins the `scoring_error` of a row that no other try can change: its fields do not fit the scorer."""
 Row = dict[str, Any]
 """One sample of a benchmark as JSON: the data's fields, and once answered the reply's and the verdict's.
 
