@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 from trimode.core.counted import counted
-from trimode.core.errors import RUN_AGAIN, JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
+from trimode.core.errors import JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.project import child_environment
 from trimode.pipeline.client.answer import Answer, check_context
@@ -28,7 +28,7 @@ from trimode.pipeline.client.tasks import LoadedTask, load_tasks
 from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
 from trimode.pipeline.console.signals import Signals
-from trimode.pipeline.job.attempt import another_run
+from trimode.pipeline.job.attempt import after_a_signal
 from trimode.pipeline.job.balancer import BALANCER, BalancerProcess
 from trimode.pipeline.job.devices import choose_devices
 from trimode.pipeline.job.foreign import ForeignServer, server_facts
@@ -57,8 +57,8 @@ class Hooks:
 def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
     """Runs one job to COMPLETED_group<N>; rows that earlier runs finished are kept.
 
-    Raises JobFailed after writing FAILED_group<N>, or SystemExit(RUN_AGAIN) without a marker where the time limit ended
-    the run and Slurm is asked for another.
+    Raises JobFailed after writing FAILED_group<N>, or SystemExit without a marker where a signal of Slurm ended the run
+    (`job.attempt`).
     """
     hooks = hooks or Hooks()
     paths = RunPaths(Path(spec.run_dir).absolute())
@@ -81,11 +81,12 @@ def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
             if not lease.is_held():
                 print(f"=== {now()} {spec.name}: another run of this job has started; this one stops", flush=True)
                 raise JobFailed(f"{spec.name}: another run of this job has started") from error
-            again = another_run(spec, paths, error)
-            if isinstance(again, str):
-                print(f"=== {now()} {spec.name}: {again}", flush=True)
-                raise SystemExit(RUN_AGAIN) from error
-            raise _record_failure(spec, paths, again or error) from error
+            ending = after_a_signal(spec, paths, error)
+            if isinstance(ending, tuple):
+                status, message = ending
+                print(f"=== {now()} {spec.name}: {message}", flush=True)
+                raise SystemExit(status) from error
+            raise _record_failure(spec, paths, ending or error) from error
 
 
 def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> None:
