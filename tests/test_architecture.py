@@ -131,7 +131,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {
         "core",
         "kernels",
-        *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring")),
+        *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "run_folder", "scoring", "slurm")),
         *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
     },
     "scripts": set(),
