@@ -107,6 +107,7 @@ class ChatClient:
         client: ClientSpec,
         retry: RetryPolicy | None = None,
         slots: int | None = None,
+        api_key: str = NO_KEY,
     ) -> None:
         """`slots`: requests that the workers decode at the same time; None = as many as the client may send."""
         self._server = client.server
@@ -126,7 +127,7 @@ class ChatClient:
             httpx.AsyncClient(
                 timeout=httpx.Timeout(rounds * client.request_timeout_s, connect=30.0, pool=None),
                 limits=limits,
-                headers={"Authorization": f"Bearer {NO_KEY}"} if client.server is None else headers(client.server),
+                headers={"Authorization": f"Bearer {api_key}"} if client.server is None else headers(client.server),
                 trust_env=client.server is not None and not is_loopback(base),
             )
             for _ in range(0, at_once, CONNECTIONS_PER_POOL)

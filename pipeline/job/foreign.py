@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from trimode.core.errors import WorkerError
 from trimode.pipeline.job.ready import Ready
+from trimode.pipeline.server.address import NO_KEY, read_key
 from trimode.pipeline.server.models import ServedModel, find_model
 from trimode.pipeline.spec import JobSpec, ServerSpec
 
@@ -42,7 +43,8 @@ class ForeignServer:
                     raise
                 time.sleep(PAUSE_S)
             else:
-                return Ready(url=self._server.url, workers=[], served=model)
+                key = read_key(self._server.api_key_file) or NO_KEY
+                return Ready(url=self._server.url, workers=[], api_key=key, served=model)
         raise AssertionError("the last try returns or raises")
 
     def check(self) -> None:

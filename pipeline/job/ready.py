@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trimode.core.worker import WorkerInfo
+from trimode.pipeline.server.address import NO_KEY
 from trimode.pipeline.server.models import ServedModel
 
 
@@ -15,6 +16,8 @@ class Ready:
     url: str
     workers: list[WorkerInfo]
     """Empty for a running server."""
+    api_key: str = field(default=NO_KEY, repr=False)
+    """Bearer key of the server. That of a balancer is random, and no file holds it."""
     served: ServedModel | None = None
     """The model of a running server."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from trimode.core.counted import counted
 from trimode.core.errors import RUN_AGAIN, JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.project import child_environment
@@ -108,7 +109,7 @@ def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> No
                 _run_client(folder, (server, ready), loaded, (log, signals), hooks)
         else:
             unscored = sum(len(positions) for item in loaded for positions in item.unscored.values())
-            again = f"{unscored} answers are scored again, then" if unscored else "only"
+            again = f"{counted(unscored, 'answer is', 'answers are')} scored again, then" if unscored else "only"
             print(f"every sample is finished; {again} the metrics are written", flush=True)
             with _progress(spec, paths, log, loaded) as progress:
                 signals.run(run_tasks(folder, loaded, _ask_nobody, progress, hooks.make_pool))
@@ -146,7 +147,7 @@ def _run_client(
         spec = replace(spec, client=replace(spec.client, max_concurrent_requests=at_once))
         for task in spec.tasks:
             with signals.at_once():
-                nemo_skills_client.run_task(spec, task, ready.url, paths)
+                nemo_skills_client.run_task(spec, task, (ready.url, ready.api_key), paths)
         return
     with _progress(spec, paths, log, loaded) as progress:
         signals.run(_run_embedded(folder, served, loaded, progress, hooks))
@@ -163,7 +164,8 @@ async def _run_embedded(
     """Runs the tasks while the balancer lives. Raises WorkerError if the balancer ends."""
     spec = folder.spec
     server, ready = served
-    async with ChatClient(ready.url, ready.model, spec.decode, spec.client, slots=ready.slots) as client:
+    chat = ChatClient(ready.url, ready.model, spec.decode, spec.client, slots=ready.slots, api_key=ready.api_key)
+    async with chat as client:
         work = asyncio.create_task(run_tasks(folder, loaded, client.ask, progress, hooks.make_pool))
         watch = asyncio.create_task(_watch(server, folder))
         try:

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from trimode.core.counted import counted
 from trimode.core.protocol import Quantization
 from trimode.pipeline.benchmarks import without_scorer
 from trimode.pipeline.config.schema import Config
@@ -45,9 +46,15 @@ def as_text(sweeps: Sequence[PlannedSweep], price: Sequence[str] = ()) -> str:
     for group, script in scripts:
         lines += ["", f"Script of {_names(group)}", script.rstrip("\n")]
     if (later := len(jobs) - sum(len(group) for group, _ in scripts)) > 0:
-        lines += ["", f"{later} more jobs would have to wait: Slurm takes no more of this user now (MaxSubmitJobs)"]
+        lines += [
+            "",
+            f"{counted(later, 'more job')} would have to wait: Slurm takes no more of this user now (MaxSubmitJobs)",
+        ]
     if len(sweeps) > 1:
-        lines += ["", f"{len(sweeps)} sweeps, {len(jobs)} jobs to start in {len(scripts)} scripts"]
+        lines += [
+            "",
+            f"{len(sweeps)} sweeps, {counted(len(jobs), 'job')} to start in {counted(len(scripts), 'script')}",
+        ]
     return "\n".join([*lines, "", END])
 
 

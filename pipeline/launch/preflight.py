@@ -18,7 +18,9 @@ from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.benchmarks import load_benchmark, without_scorer
 from trimode.pipeline.client.nemo_skills.installation import find_installation
 from trimode.pipeline.config.schema import Backend, Config
-from trimode.pipeline.data import load_rows
+from trimode.pipeline.data import data_root, load_rows
+from trimode.pipeline.data.load import has_rows
+from trimode.pipeline.data.sources import SOURCES
 from trimode.pipeline.launch.finding import Check, Finding, Subject, demand, fail, failure, ok, warn
 from trimode.pipeline.plan.survey import Survey, image_path
 from trimode.pipeline.server.models import find_model
@@ -152,13 +154,31 @@ def check_data(subject: Subject) -> Iterator[Finding]:
     jobs = subject.jobs
     data_dir = Path(jobs[0].data_dir) if jobs and jobs[0].data_dir else None
     found = []
+    missing: dict[str, ConfigError] = {}
     for name in subject.benchmarks:
+        benchmark = load_benchmark(name)
         try:
-            found.append(f"{name} {len(load_rows(load_benchmark(name), data_dir))}")
+            found.append(f"{name} {len(load_rows(benchmark, data_dir))}")
         except ConfigError as error:
-            yield failure("data", error)
+            if benchmark.source == "bundled" or has_rows(benchmark, data_dir):
+                yield failure("data", error)
+            else:
+                missing[name] = error
+    if len(missing) > 1:
+        yield _several_missing(list(missing), data_root(data_dir))
+    else:
+        yield from (failure("data", error) for error in missing.values())
     if found:
         yield ok("data", f"rows: {', '.join(found)}")
+
+
+def _several_missing(names: Sequence[str], folder: Path) -> Finding:
+    """Benchmarks without a file, in one line."""
+    loaded = [name for name in names if name in SOURCES]
+    made = [name for name in names if name not in SOURCES]
+    ways = [f"`python -m trimode.pipeline.data prepare {' '.join(loaded)} --data-dir {folder}`"] if loaded else []
+    ways += [f"NeMo-Skills' `ns prepare_data {' '.join(made)}`"] if made else []
+    return fail("data", f"no data for {', '.join(names)} in {folder}", f"{'; '.join(ways)}; or give --data-dir")
 
 
 def check_nemo_skills(subject: Subject) -> Iterator[Finding]:
