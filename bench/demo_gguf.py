@@ -9,12 +9,15 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from trimode.core.project import PROJECT_DIR
+
+if TYPE_CHECKING:
+    import gguf
 
 MODEL = PROJECT_DIR / "assets" / "demo_model"
 LAYER_NAMES = {
@@ -86,7 +89,7 @@ def write(path: Path) -> None:
     writer.close()
 
 
-def _add_tokenizer(writer: Any) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
     raw = json.loads((MODEL / "tokenizer.json").read_text())
     special = {entry["content"] for entry in raw["added_tokens"]}
     words = {**raw["model"]["vocab"], **{entry["content"]: entry["id"] for entry in raw["added_tokens"]}}
