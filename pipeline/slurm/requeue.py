@@ -81,7 +81,10 @@ def srun_function(resources: ResourceSpec) -> list[str]:
 
 
 _REMOVE_CONTAINERS = (
-    '  for left in $(enroot list 2>/dev/null | grep "^pyxis_$SLURM_JOB_ID\\."); do  # of a run that was cut off',
-    '    enroot remove -f "$left" </dev/null >/dev/null 2>&1',
-    "  done",
+    "  (  # of a run that was cut off: pyxis makes no container over one that is there, and takes no settings of a job",
+    '    unset "${!ENROOT_@}"',
+    '    for left in $(enroot list 2>/dev/null | grep "^pyxis_$SLURM_JOB_ID\\."); do',
+    '      enroot remove -f "$left" </dev/null >/dev/null 2>&1',
+    "    done",
+    "  )",
 )

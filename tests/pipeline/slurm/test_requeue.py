@@ -29,12 +29,13 @@ def script(tmp_path: Path, step: str, resources: ResourceSpec, before: str = "")
     for name, text in {
         "srun": step,
         "scontrol": f'echo "scontrol $*" >>{tmp_path}/calls; kill -KILL $(cat {tmp_path}/pid)',
-        "enroot": f'[ "$1" != list ] || {{ echo other; echo pyxis_7.0; }}; echo "enroot $*" >>{tmp_path}/calls',
+        "enroot": '[ "$1" != list ] || { echo other; echo pyxis_7.0; }; '
+        f'echo "enroot $*$ENROOT_DATA_PATH" >>{tmp_path}/calls',
     }.items():
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
     text = [f"echo $$ >{tmp_path}/pid", EARLY_WARNING, before, *srun_function(resources), f"srun job {tmp_path}"]
-    environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7"} | {
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "ENROOT_DATA_PATH": "/of/the/job"} | {
         name: value for name, value in os.environ.items() if name == "SLURM_RESTART_COUNT"
     }
     return subprocess.Popen(["bash", "-c", "\n".join(text)], env=environment, stderr=subprocess.DEVNULL)
