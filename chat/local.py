@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import sys
@@ -55,9 +56,17 @@ class LocalModel:
         """Yields the parts of the text, then the whole answer. Raises GenerationError or WorkerError."""
         fields: dict[str, object] = {"messages": list(messages), "max_new_tokens": settings.max_new_tokens}
         fields |= settings.decode_fields() | settings.mode_fields()
-        generation = await self._worker.generate(fields)
-        yield generation.text or ""
-        yield reply_of(generation)
+        parts: asyncio.Queue[str | None] = asyncio.Queue()
+        asked = asyncio.create_task(self._worker.generate(fields, lambda delta: parts.put_nowait(delta.text)))
+        asked.add_done_callback(lambda _: parts.put_nowait(None))
+        try:
+            while (part := await parts.get()) is not None:
+                if part:
+                    yield part
+            yield reply_of(await asked)
+        finally:
+            asked.cancel()  # nobody waits for it any more
+            await asyncio.gather(asked, return_exceptions=True)
 
     def close(self) -> None:
         """Ends the worker."""
