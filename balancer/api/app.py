@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from trimode.balancer.api.body import read_json
 from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
+from trimode.balancer.api.page import page_routes
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
 from trimode.balancer.api.requests import ModelLimits, ParsedRequest, parse_chat, parse_completion
 from trimode.balancer.router import Reply, Router
@@ -98,8 +99,9 @@ def build_app(service: Service) -> Starlette:
             Route("/v1/models", models, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/stats", stats, methods=["GET"]),
+            *page_routes(),
             # NeMo-Skills asks with PUT until the server is up
-            Route("/", probe, methods=["GET", "PUT"]),
+            Route("/", probe, methods=["PUT"]),
             Route("/v1", probe, methods=["GET", "PUT"]),
             Route("/v1/", probe, methods=["GET", "PUT"]),
         ],
