@@ -47,7 +47,7 @@ const History = (() => {
     Chat.open(null);
     byId("new-chat").focus();
     Dom.toast(`${all.length} ${all.length === 1 ? "chat" : "chats"} deleted.`, () => {
-      all.forEach(Store.restoreChat);
+      for (const chat of all) Store.restoreChat(chat);
       draw();
     });
   }

@@ -104,9 +104,9 @@ const Store = (() => {
   }
 
   /** Keeps a chat. If there is no room, without its replays. */
-  function saveChat(value) {
+  function saveChat(value, changed = Date.now()) {
     if (deleted.has(value.id)) return;
-    value.changed = Date.now();
+    value.changed = changed;
     for (const limit of [REPLAY_CHARACTERS, 0]) {
       if (write("localStorage", CHAT + value.id, JSON.stringify(withoutLongReplays(value, limit)))) return;
     }
@@ -120,7 +120,7 @@ const Store = (() => {
 
   function restoreChat(value) {
     deleted.delete(value.id);
-    saveChat(value);
+    saveChat(value, value.changed);
   }
 
   const apiKey = (base) => read("sessionStorage", KEY + base) ?? "";

@@ -24,14 +24,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from trimode.balancer.api.page import page_routes
-from trimode.tests.fakes.decoder_scripts import MODES, Json, Script, tokens_of, usage_of
+from trimode.tests.fakes.decoder_scripts import MODES, Json, Script, ar, tokens_of, usage_of
 
 ANSWER = "First, 5*6=30 stickers. Then, 30+2=32 stickers. Max has 32 stickers. The answer is \\boxed{32}."
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 MARKDOWN = (
-    "# Title\n\nSome **bold**, *slanted* and `code`, a [link](https://example.org), a [bad one](javascript:alert(1)).\n\n"
-    "- one\n- two\n\n1. first\n2. second\n\n> quoted\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n"
-    "```python\nprint('<b>')\n```\n\n$$x^2$$ and \\(y\\)."
+    "# Title\n\nSome **bold**, *slanted* and `code`, a [link](https://example.org), "
+    "a [bad one](javascript:alert(1)).\n\n- one\n- two\n\n1. first\n2. second\n\n"
+    "> quoted\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nprint('<b>')\n```\n\n$$x^2$$ and \\(y\\)."
 )
 
 
@@ -41,6 +41,8 @@ class ChatServer:
 
     port: int = 0
     model: str = "demo_model"
+    modes: list[str] = field(default_factory=lambda: list(MODES))
+    lora: bool = True
     api_key: str | None = None
     cors_origin: str | None = None
     pause_s: float = 0.0
@@ -69,11 +71,10 @@ class ChatServer:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Hangs up on everybody."""
-        assert self._server is not None
-        assert self._thread is not None
-        self._server.should_exit = True
-        self._thread.join()
+        """Hangs up on everybody; nothing if it does not run."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join()
 
     def app(self) -> Starlette:
         routes = [
@@ -100,9 +101,9 @@ class ChatServer:
             "object": "model",
             "root": self.model,
             "max_model_len": 4096,
-            "modes": list(MODES),
+            "modes": self.modes,
             "default_mode": "ar",
-            "lora": True,
+            "lora": self.lora,
             "dtype": "float32",
             "quantization": "none",
         }
@@ -118,7 +119,7 @@ class ChatServer:
             return JSONResponse({"error": {"message": f"threshold: got {HOSTILE}", "param": "threshold"}}, 400)
         text = HOSTILE if "hostile" in prompt else MARKDOWN if "markdown" in prompt else ANSWER
         tokens = tokens_of(text * 20 if "slow" in prompt else text)
-        script = list(MODES[body["mode"]](tokens, body.get("block_length", 8)))
+        script = list(MODES.get(body["mode"], ar)(tokens, body.get("block_length", 8)))
         if not body.get("stream"):
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             return JSONResponse({"choices": [choice], "usage": usage_of(script, len(tokens))})
@@ -164,5 +165,4 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
     try:
         yield server
     finally:
-        if server._thread is not None and server._thread.is_alive():
-            server.stop()
+        server.stop()
