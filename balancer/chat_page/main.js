@@ -6,7 +6,7 @@ const Main = (() => {
 
   /** Puts the cursor into a field, except where that would bring up a keyboard on the screen. */
   function focusOn(id) {
-    if (matchMedia("(hover: hover)").matches) byId(id).focus();
+    if (!matchMedia("(pointer: coarse)").matches) byId(id).focus();
   }
 
   /** Shows the chat or the comparison. */
@@ -32,7 +32,11 @@ const Main = (() => {
 
   function chooseMode(key) {
     Store.saveSettings({ ...Store.settings(), variant: key });
-    for (const radio of byId("modes").querySelectorAll("input")) radio.checked = radio.value === key;
+    const focused = byId("modes").contains(document.activeElement);
+    for (const radio of byId("modes").querySelectorAll("input")) {
+      radio.checked = radio.value === key;
+      if (radio.checked && focused) radio.focus();
+    }
   }
 
   function nextMode() {
