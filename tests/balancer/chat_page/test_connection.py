@@ -96,6 +96,6 @@ def test_the_page_works_from_a_file(page: ChatPage, file: Path) -> None:
 def test_a_server_that_does_not_allow_files_is_told_apart_from_one_that_is_away(page: ChatPage, file: Path) -> None:
     with chat_server() as server:
         from_file(page, file, server)
-        page.browser.wait_for("document.getElementById('banner').innerText.includes('--cors-origin null')")
+        page.browser.wait_for("document.getElementById('banner').innerText.includes('--allow-origin null')")
         server.stop()
         page.browser.wait_for("document.getElementById('banner').innerText.includes('does not answer')")
