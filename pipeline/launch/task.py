@@ -47,7 +47,7 @@ def again_if_allowed(call: Call) -> None:
     signal.signal(signal.SIGUSR2, warned)
 
 
-def wish_for_another_run(folder: str) -> None:
+def wish_for_another_run(folder: Path) -> None:
     """Says to the batch script that this job wants another run, in case its step outlives it for long."""
     with suppress(OSError):  # the exit status says it too
         wish_of(folder, os.environ.get("SLURM_JOB_ID", "")).touch()
