@@ -21,7 +21,7 @@ from trimode.balancer.actors.ray_head import start_ray, stop_ray
 from trimode.balancer.actors.ray_watch import wait_until_ray_ends
 from trimode.balancer.api.app import Service, build_app
 from trimode.balancer.placement import Placement, place_workers
-from trimode.balancer.settings import BalancerSettings, parse_settings
+from trimode.balancer.settings import API_KEY, BalancerSettings, parse_settings
 from trimode.core.errors import ConfigError, GenerationError, Stopped, TrimodeError, WorkerError, guarded
 from trimode.core.files import write_json_atomic
 
@@ -61,7 +61,13 @@ def main(argv: Sequence[str]) -> int:
     """Runs the server. Returns 0 (stopped), 1 (could not start or go on) or 2 (the user's error, on one line)."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    return guarded(lambda: run_server(parse_settings(argv), PrivateFolder.from_environment()), text=_one_line)
+    return guarded(lambda: _run(argv), text=_one_line)
+
+
+def _run(argv: Sequence[str]) -> int:
+    settings = parse_settings(argv)
+    os.environ.pop(API_KEY, None)  # workers have no use for it
+    return run_server(settings, PrivateFolder.from_environment())
 
 
 def _one_line(error: TrimodeError) -> str:

@@ -74,14 +74,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline/benchmarks": {"core", "pipeline/spec"},
     "pipeline/run_folder": {"core", "pipeline/spec"},
     "pipeline/slurm": {"core", "pipeline/spec"},
+    "pipeline/server": {"core", "pipeline/spec"},
     "pipeline/data": {"core", "pipeline/spec", "pipeline/benchmarks"},
     "pipeline/config": {"core", "pipeline/spec", "pipeline/benchmarks"},
     "pipeline/console": {"core", "pipeline/run_folder"},
     "pipeline/scoring": {"core", "pipeline/benchmarks", "pipeline/data"},
-    "pipeline/plan": {"core", "pipeline/spec", "pipeline/benchmarks", "pipeline/config", "pipeline/run_folder"},
+    "pipeline/plan": {
+        "core",
+        *(PIPELINE + name for name in ("spec", "benchmarks", "config", "run_folder", "server")),
+    },
     "pipeline/client": {
         "core",
-        *(PIPELINE + name for name in ("spec", "benchmarks", "data", "scoring", "run_folder", "console")),
+        *(PIPELINE + name for name in ("spec", "benchmarks", "data", "scoring", "run_folder", "console", "server")),
     },
     "pipeline/analysis": {
         "core",
@@ -90,9 +94,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline/launch": {
         "core",
         *(PIPELINE + name for name in ("spec", "benchmarks", "data", "config", "plan", "slurm", "run_folder")),
-        *(PIPELINE + name for name in ("console", "client")),
+        *(PIPELINE + name for name in ("console", "client", "server")),
     },
-    "pipeline/job": {"core", *(PIPELINE + name for name in ("spec", "run_folder", "console", "client"))},
+    "pipeline/job": {"core", *(PIPELINE + name for name in ("spec", "run_folder", "console", "client", "server"))},
     "pipeline/compare": {"core", "pipeline/analysis"},
     "pipeline/report": {
         "core",

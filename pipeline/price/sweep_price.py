@@ -110,8 +110,8 @@ class SweepPrice:
 def sweep_price(states: Sequence[JobState], out_dir: Path) -> SweepPrice | None:
     """Returns the price of the jobs that would be started, from what was measured in `out_dir`; None without jobs."""
     started = [state for state in states if state.progress is not JobProgress.SKIPPED]
-    if not started:
-        return None
+    if not started or started[0].spec.client.server is not None:
+        return None  # the time of a running server is its own
     runs = measured_runs(out_dir)
     jobs = tuple((state.spec, price(state.spec, _left(state), runs)) for state in started)
     greedy = started[0].spec.decode.temperature == 0

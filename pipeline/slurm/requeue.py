@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from trimode.core.errors import RUN_AGAIN
+from trimode.core.errors import RUN_AGAIN, TERMINATED
 from trimode.pipeline.spec import Container, ResourceSpec
 
 WARNING_S = 120
@@ -41,6 +41,8 @@ def srun_function(resources: ResourceSpec) -> list[str]:
     last_call_s = max(0, resources.time_limit_min * 60 - LAST_CALL_S)
     died_of_warning = 128 + signal.SIGUSR2
     return [
+        # the id of an array's last job stands for the whole array in scontrol's eyes
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} job=${job:-$SLURM_JOB_ID}",
         "srun() {  # runs the step, passes warnings on, and has the job run again if it asks for that",
         '  local step status timer wish="${!#}/again_$SLURM_JOB_ID"',
         '  rm -f "$wish"',
@@ -58,28 +60,41 @@ def srun_function(resources: ResourceSpec) -> list[str]:
         "  status=$?",
         '  kill "$timer" 2>/dev/null',
         f'  [ "$status" -ne {died_of_warning} ] || exit_early  # the warning came before the job could act on it',
+        f'  [ "$status" -ne {TERMINATED} ] || ! is_preempted || run_again',
         f'  [ "$status" -ne {RUN_AGAIN} ] || run_again',
         '  exit "$status"',
         "}",
         "last_call() {  # the job has ended and its step has not: it would run into the time limit",
         f'  while [ "$SECONDS" -lt {last_call_s} ]; do kill -0 $$ 2>/dev/null || return; sleep 2; done',
-        '  [ ! -e "$wish" ] || scontrol requeue "$SLURM_JOB_ID"',
+        '  [ ! -e "$wish" ] || scontrol requeue "$job"',
         "}",
+        *_IS_PREEMPTED,
         "exit_early() {",
-        f'  [ "$early" != TERM ] || exit {128 + signal.SIGTERM}',
+        f'  [ "$early" != TERM ] || exit {TERMINATED}',
         f'  [ "${{SLURM_RESTART_COUNT:-0}}" -ge {resources.max_requeues} ] || run_again',
         '  echo "the time limit ended this run before the job had begun, and it is not requeued again" >&2',
         "  exit 1",
         "}",
         "run_again() {",
         "  trap - TERM USR2",
-        '  scontrol requeue "$SLURM_JOB_ID" && sleep 60  # Slurm ends this script meanwhile',
+        '  scontrol requeue "$job" && sleep 60  # Slurm ends this script meanwhile',
         '  echo "Slurm did not requeue the job; the same command goes on where it ended" >&2',
         f"  exit {RUN_AGAIN}",
         "}",
     ]
 
 
+_IS_PREEMPTED = (
+    "is_preempted() {  # and Slurm leaves it to the job to run again: it requeues nothing that ends by itself",
+    '  case " $(scontrol --oneliner show job "$job" 2>/dev/null) " in',
+    '    *" JobState=RUNNING "*" Requeue=1 "*" PreemptTime="[0-9]*) return 0 ;;',
+    "  esac",
+    "  return 1",
+    "}",
+)
+"""A preemption with a grace time sends SIGTERM to the step while the job counts as running. Without a grace time, or at
+its end, Slurm has requeued or cancelled the job before the step ends. Then, and after scancel, the job's state is no
+longer RUNNING, and the script leaves the job alone."""
 _REMOVE_CONTAINERS = (
     "  (  # of a run that was cut off: pyxis makes no container over one that is there, and takes no settings of a job",
     '    unset "${!ENROOT_@}"',

@@ -147,7 +147,7 @@
 
   function ledger(n, record) {
     if (!record) return [element("p", { class: "empty" }, "No line in nfe_log.jsonl.")];
-    const facts = [["tokens", index.t[n]], ["NFE", index.n[n]], ["TPF", fixed(tpf(n), 2)], ["finish", index.end[n]],
+    const facts = [["tokens", index.t[n]], ["NFE", fixed(index.n[n], 0)], ["TPF", fixed(tpf(n), 2)], ["finish", index.end[n]],
       ...Object.entries(record.forwards).map(([kind, count]) => [kind + " forwards", count]),
       ["prompt tokens", record.prompt], ["in queue", record.queue + " s"], ["first token", record.first + " s"],
       ["in all", record.total + " s"]];

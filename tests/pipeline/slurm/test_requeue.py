@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from trimode.core.errors import RUN_AGAIN
+from trimode.core.errors import RUN_AGAIN, TERMINATED
 from trimode.pipeline.slurm import requeue
 from trimode.pipeline.slurm.requeue import EARLY_WARNING, srun_function
 from trimode.pipeline.spec import ResourceSpec
@@ -28,7 +28,8 @@ def script(tmp_path: Path, step: str, resources: ResourceSpec, before: str = "")
     tools.mkdir()
     for name, text in {
         "srun": step,
-        "scontrol": f'echo "scontrol $*" >>{tmp_path}/calls; kill -KILL $(cat {tmp_path}/pid)',
+        "scontrol": f'[ "$1" != --oneliner ] || exec cat {tmp_path}/facts; echo "scontrol $*" >>{tmp_path}/calls; '
+        f"kill -KILL $(cat {tmp_path}/pid)",
         "enroot": '[ "$1" != list ] || { echo other; echo pyxis_7.0; }; '
         f'echo "enroot $*$ENROOT_DATA_PATH" >>{tmp_path}/calls',
     }.items():
@@ -36,7 +37,9 @@ def script(tmp_path: Path, step: str, resources: ResourceSpec, before: str = "")
         (tools / name).chmod(0o755)
     text = [f"echo $$ >{tmp_path}/pid", EARLY_WARNING, before, *srun_function(resources), f"srun job {tmp_path}"]
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "ENROOT_DATA_PATH": "/of/the/job"} | {
-        name: value for name, value in os.environ.items() if name == "SLURM_RESTART_COUNT"
+        name: value
+        for name, value in os.environ.items()
+        if name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
     }
     return subprocess.Popen(["bash", "-c", "\n".join(text)], env=environment, stderr=subprocess.DEVNULL)
 
@@ -55,6 +58,38 @@ def test_the_status_of_the_step_is_that_of_the_script(tmp_path: Path, status: in
 def test_a_job_that_asks_for_it_is_requeued(tmp_path: Path) -> None:
     assert script(tmp_path, f"exit {RUN_AGAIN}", resources_of(tmp_path)).wait() == -signal.SIGKILL
     assert calls(tmp_path) == ["scontrol requeue 7"]
+
+
+def test_one_job_of_an_array_is_requeued_and_not_the_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")  # the last job of an array has the array's id
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert script(tmp_path, f"exit {RUN_AGAIN}", resources_of(tmp_path)).wait() == -signal.SIGKILL
+    assert calls(tmp_path) == ["scontrol requeue 7_2"]
+
+
+SHOWN = (
+    "JobId=7 JobState={state} Reason=None Requeue={requeue} Restarts=0 SubmitTime=2026-11-26T07:52:31 {preempted}X=1"
+)
+PREEMPTED = "PreemptTime=2026-11-26T07:52:37 "
+
+
+@pytest.mark.parametrize(
+    ("state", "requeue", "preempted", "again"),
+    [
+        ("RUNNING", 1, PREEMPTED, True),
+        ("RUNNING", 0, PREEMPTED, False),
+        ("COMPLETING", 1, PREEMPTED, False),  # cancelled at once, or at the end of the grace time
+        ("COMPLETING", 1, "", False),  # scancel, or requeued by Slurm itself
+        ("RUNNING", 1, "", False),  # a signal by hand
+        ("RUNNING", 1, "PreemptTime=None ", False),
+    ],
+)
+def test_only_a_job_that_is_preempted_in_its_grace_time_asks_for_another_run(
+    tmp_path: Path, state: str, requeue: int, preempted: str, again: bool
+) -> None:
+    (tmp_path / "facts").write_text(SHOWN.format(state=state, requeue=requeue, preempted=preempted))
+    ended = script(tmp_path, f"exit {TERMINATED}", resources_of(tmp_path)).wait()
+    assert (ended, calls(tmp_path)) == ((-signal.SIGKILL, ["scontrol requeue 7"]) if again else (TERMINATED, []))
 
 
 def test_a_step_that_outlives_its_job_does_not_run_into_the_time_limit(
