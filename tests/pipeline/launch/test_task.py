@@ -63,3 +63,16 @@ def test_a_warning_before_the_job_has_begun_asks_for_another_run(
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert end.value.code == status if isinstance(status, int) else status in str(end.value.code)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_before_the_job_has_begun_ends_its_process(tmp_path: Path, signum: int) -> None:
+    """What ends so is for the batch script: scancel's SIGTERM ends the job, Slurm's warning asks for another run."""
+    command = [sys.executable, "-X", "importtime", "-m", "trimode.pipeline.launch.task", str(tmp_path / "nothing")]
+    with subprocess.Popen(command, env=child_environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # Python imports: no handler stands yet
+        process.send_signal(signum)
+        process.stderr.read()
+    assert process.returncode == -signum
