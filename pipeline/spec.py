@@ -44,6 +44,19 @@ class Container(StrEnum):
     apptainer = "apptainer"
 
 
+class Requeue(StrEnum):
+    """How a job that was interrupted runs again."""
+
+    slurm = "slurm"
+    """Slurm runs the same job again."""
+    chain = "chain"
+    """Arrays that were submitted with it go on. For clusters that forbid requeueing."""
+
+
+LINK = "TRIMODE_LINK"
+"""Environment variable of the jobs of a chain: how many of its arrays came before; not set in the first."""
+
+
 class ClientKind(StrEnum):
     """Who sends prompts and scores answers."""
 
@@ -185,8 +198,14 @@ class ResourceSpec:
     """Shell lines run in the batch script before the job."""
     max_requeues: int = 10
     """How often a job that the time limit has interrupted is run again; 0 = never."""
+    requeue: Requeue = Requeue.slurm
     array_throttle: int | None = None
     """Most jobs of an array that run at the same time; None = all."""
+
+    @property
+    def num_follow_ups(self) -> int:
+        """Arrays that are submitted after the first one, to go on where it was interrupted."""
+        return self.max_requeues if self.requeue is Requeue.chain else 0
 
     @property
     def asks_gpus_by_gres(self) -> bool:
