@@ -12,11 +12,12 @@ from trimode.core.errors import WorkerError
 from trimode.pipeline.console.progress import TaskProgress, duration, read_snapshot
 from trimode.pipeline.launch.outcome import cause
 from trimode.pipeline.launch.owner import Life, read_owner
+from trimode.pipeline.run_folder.job_json import job_from_json
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.submission import JOB_ID, planned
 from trimode.pipeline.slurm.queue import QueueEntry, ended_states, has_ended, queue_entries
-from trimode.pipeline.spec import JobSpec, job_from_json
+from trimode.pipeline.spec import JobSpec
 
 ENDS = {
     "TIMEOUT": "time limit", "NODE_FAIL": "node failed", "CANCELLED": "cancelled", "OUT_OF_MEMORY": "out of memory",

@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from trimode.core.files import write_json_atomic, write_text_atomic
+from trimode.pipeline.run_folder.job_json import job_from_json
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.spec import JobSpec, job_from_json
+from trimode.pipeline.spec import JobSpec
 
 FOLDER = ".submitit"
 """Folder of the out-dir with a folder per array."""
