@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from trimode.balancer.actors.pool import WorkerPool
 from trimode.balancer.actors.private_folder import PrivateFolder
 from trimode.balancer.actors.ray_head import start_ray, stop_ray
 from trimode.balancer.actors.ray_watch import wait_until_ray_ends
+from trimode.balancer.actors.wire import Door, boot_id
 from trimode.balancer.api.app import Service, build_app
 from trimode.balancer.placement import Placement, place_workers
 from trimode.balancer.settings import API_KEY, BalancerSettings, parse_settings
@@ -124,7 +126,8 @@ class _Balancer:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)
-        pool = WorkerPool(self.settings, placement, self.log_dir, self._end)
+        door = Door(str(self.folder.path), boot_id(), secrets.token_hex(32))
+        pool = WorkerPool(self.settings, placement, self.log_dir, self._end, door)
         server = _QuietServer(self._uvicorn_config(pool))
         serving = asyncio.ensure_future(server.serve(sockets=[self.listener]))
         starting = asyncio.ensure_future(pool.start())

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import Mode, Quantization, WorkerSettings
+from trimode.core.model_flags import add_model_flags
+from trimode.core.protocol import Mode, WorkerSettings
 
 API_KEY = "TRIMODE_API_KEY"
 """Environment variable with the bearer key. A file named by --api-key-file comes before it."""
@@ -69,25 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, help="checkpoint folder or cached hub id")
+    add_model_flags(model)
     model.add_argument("--revision", help="commit, branch or tag of a hub id; main when absent")
     model.add_argument("--lora", help="adapter folder for linear_spec")
-    model.add_argument("--tokenizer", help="tokenizer folder; the checkpoint's own when absent")
     model.add_argument("--served-model-name", help="name in /v1/models; the folder's name when absent")
-    model.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    model.add_argument(
-        "--quantization",
-        default="none",
-        choices=[scheme.value for scheme in Quantization],
-        help="what is done to the weights of the layers at load",
-    )
-    model.add_argument("--quantize-head", action="store_true", help="quantise the head too")
-    model.add_argument(
-        "--batch-invariant",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="results that do not depend on the other requests of a batch, where a slower kernel can promise it",
-    )
     model.add_argument("--max-position-embeddings", type=int, help="overrides the checkpoint's context limit")
     workers = parser.add_argument_group("workers")
     workers.add_argument("--num-workers", type=int, help="one per visible GPU, else 1, when absent")

@@ -52,6 +52,8 @@ class TaskResult:
     """Aggregations of metrics.json; None until it is written."""
     num_expected: int | None = None
     """Number of rows when finished (samples x seeds); None if no job spec says it."""
+    counts_end: bool = True
+    """True if the end token is among the generated tokens, as this project counts; a running server may not."""
 
     @property
     def seeds(self) -> list[int]:
@@ -168,7 +170,10 @@ def read_run(folder: Path) -> Run:
         _attach(task, wanted, f"{mode.value}{'+lora' if lora else ''} {task.benchmark.name}", notes)
         task.num_expected = num_expected(jobs, manifest, task.benchmark.name)
         tasks[task.benchmark.name] = task
-    return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
+    run = Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
+    for task in tasks.values():
+        task.counts_end = run.engine is None
+    return run
 
 
 def _is_run_folder(folder: Path) -> bool:

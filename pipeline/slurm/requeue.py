@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 from trimode.core.errors import RESTARTS, RUN_AGAIN, START_AGAIN, TERMINATED
-from trimode.pipeline.spec import Container, ResourceSpec
+from trimode.pipeline.spec import LINK, Container, ResourceSpec
 
 WARNING_S = 120
 """Seconds before the time limit at which Slurm warns. It may warn up to a minute earlier."""
@@ -79,19 +79,18 @@ def srun_function(resources: ResourceSpec) -> list[str]:
         *_warn_in_time(warning_s(resources.time_limit_min)),
         "last_call() {  # the job has ended and its step has not: it would run into the time limit",
         f'  while [ "$SECONDS" -lt {last_call_s} ]; do kill -0 $$ 2>/dev/null || return; sleep 2; done',
-        '  [ ! -e "$wish" ] || scontrol requeue "$job"',
+        '  [ ! -e "$wish" ] || ' + ("kill -KILL $$" if resources.num_follow_ups else 'scontrol requeue "$job"'),
         "}",
         *_IS_PREEMPTED,
         "exit_early() {",
         f'  [ "$early" != TERM ] || exit {TERMINATED}',
-        f'  [ "${{SLURM_RESTART_COUNT:-0}}" -ge {resources.max_requeues} ] || run_again',
+        f'  [ "$((${{SLURM_RESTART_COUNT:-0}} + ${{{LINK}:-0}}))" -ge {resources.max_requeues} ] || run_again',
         '  echo "the time limit ended this run before the job had begun, and it is not requeued again" >&2',
         "  exit 1",
         "}",
         "run_again() {",
         "  trap - TERM USR2",
-        '  scontrol requeue "$job" && sleep 60  # Slurm ends this script meanwhile',
-        '  echo "Slurm did not requeue the job; the same command goes on where it ended" >&2',
+        *_ways(resources),
         f"  exit {RUN_AGAIN}",
         "}",
     ]
@@ -110,6 +109,16 @@ def _warn_in_time(seconds: int) -> list[str]:
     ]
 
 
+def _ways(resources: ResourceSpec) -> list[str]:
+    """Returns the lines that have the job run again, without the one that ends the script."""
+    if resources.num_follow_ups:
+        return ['  echo "the next array of the chain goes on" >&2']
+    return [
+        '  scontrol requeue "$job" && sleep 60  # Slurm ends this script meanwhile',
+        '  echo "Slurm did not requeue the job; the same command goes on where it ended" >&2',
+    ]
+
+
 _IS_PREEMPTED = (
     "is_preempted() {  # and Slurm leaves it to the job to run again: it requeues nothing that ends by itself",
     '  case " $(scontrol --oneliner show job "$job" 2>/dev/null) " in',
@@ -122,7 +131,10 @@ _IS_PREEMPTED = (
 its end, Slurm has requeued or cancelled the job before the step ends. Then, and after scancel, the job's state is no
 longer RUNNING, and the script leaves the job alone."""
 _REMOVE_CONTAINERS = (
-    '  for left in $(enroot list 2>/dev/null | grep "^pyxis_$SLURM_JOB_ID\\."); do  # of a run that was cut off',
-    '    enroot remove -f "$left" </dev/null >/dev/null 2>&1',
-    "  done",
+    "  (  # of a run that was cut off: pyxis makes no container over one that is there, and takes no settings of a job",
+    '    unset "${!ENROOT_@}"',
+    '    for left in $(enroot list 2>/dev/null | grep "^pyxis_$SLURM_JOB_ID\\."); do',
+    '      enroot remove -f "$left" </dev/null >/dev/null 2>&1',
+    "    done",
+    "  )",
 )

@@ -29,7 +29,7 @@
   }
 
   const tpf = (n) => (index.n[n] ? index.t[n] / index.n[n] : null);
-  const fixed = (value, digits) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+  const fixed = (value, digits) => ((value ?? null) === null ? "–" : value.toFixed(digits));
   const verdict = (n) => (index.end[n] === "error" ? "failed" : index.ok[n] ? "right" : "wrong");
   const run = (n) => index.runs[index.r[n]];
   const shapes = ["●", "■", "▲", "◆", "▼", "✚", "✖", "★"];

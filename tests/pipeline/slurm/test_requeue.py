@@ -30,12 +30,13 @@ def script(tmp_path: Path, step: str, resources: ResourceSpec, before: str = "")
         "srun": step,
         "scontrol": f'[ "$1" != --oneliner ] || exec cat {tmp_path}/facts; echo "scontrol $*" >>{tmp_path}/calls; '
         f"kill -KILL $(cat {tmp_path}/pid)",
-        "enroot": f'[ "$1" != list ] || {{ echo other; echo pyxis_7.0; }}; echo "enroot $*" >>{tmp_path}/calls',
+        "enroot": '[ "$1" != list ] || { echo other; echo pyxis_7.0; }; '
+        f'echo "enroot $*$ENROOT_DATA_PATH" >>{tmp_path}/calls',
     }.items():
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
     text = [f"echo $$ >{tmp_path}/pid", EARLY_WARNING, before, *srun_function(resources), f"srun job {tmp_path}"]
-    environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7"} | {
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "ENROOT_DATA_PATH": "/of/the/job"} | {
         name: value
         for name, value in os.environ.items()
         if name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
@@ -57,6 +58,11 @@ def test_the_status_of_the_step_is_that_of_the_script(tmp_path: Path, status: in
 def test_a_job_that_asks_for_it_is_requeued(tmp_path: Path) -> None:
     assert script(tmp_path, f"exit {RUN_AGAIN}", resources_of(tmp_path)).wait() == -signal.SIGKILL
     assert calls(tmp_path) == ["scontrol requeue 7"]
+
+
+def test_in_a_chain_nothing_is_requeued(tmp_path: Path) -> None:
+    assert script(tmp_path, f"exit {RUN_AGAIN}", resources_of(tmp_path, "cluster.requeue=chain")).wait() == RUN_AGAIN
+    assert calls(tmp_path) == []
 
 
 def test_one_job_of_an_array_is_requeued_and_not_the_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
