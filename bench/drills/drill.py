@@ -19,7 +19,7 @@ from trimode.core.errors import WorkerError
 from trimode.core.project import child_environment
 from trimode.pipeline.slurm.queue import has_ended
 
-PATIENCE_S = 420.0
+PATIENCE_S = 900.0
 """A drill that takes longer hangs."""
 TICK_S = 0.25
 AFTERLIFE_S = 15.0
