@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from trimode.core.errors import RUN_AGAIN, guarded
+from trimode.core.errors import RUN_AGAIN, TERMINATED, guarded
 from trimode.pipeline.launch.call import JobCall
 from trimode.pipeline.launch.outcome import over_since
 from trimode.pipeline.run_folder.submission import CALLS, Call, read_call
+from trimode.pipeline.slurm.orphan import requeue_if_orphaned
 from trimode.pipeline.slurm.requeue import wish_of
 from trimode.pipeline.spec import LINK
 
@@ -39,7 +40,7 @@ def wait_for_call(folder: Path, number: int) -> Call:
 
 
 def again_if_allowed(call: Call) -> None:
-    """Makes a warning before the job's own handler stands end this run, so that the batch script asks for another."""
+    """Makes a signal that comes before the job's own handlers stand end this run, and ask for another one."""
 
     def warned(_signum: int, _frame: FrameType | None) -> None:
         before = int(os.environ.get("SLURM_RESTART_COUNT") or 0) + int(os.environ.get(LINK) or 0)
@@ -47,7 +48,11 @@ def again_if_allowed(call: Call) -> None:
             sys.exit(RUN_AGAIN)
         sys.exit("the time limit ended this run before the job had begun, and it is not requeued again")
 
+    def ended(_signum: int, _frame: FrameType | None) -> None:
+        sys.exit(TERMINATED)
+
     signal.signal(signal.SIGUSR2, warned)
+    signal.signal(signal.SIGTERM, ended)
 
 
 def wish_for_another_run(folder: Path) -> None:
@@ -74,6 +79,8 @@ def run_call(folder: Path) -> int:
     except SystemExit as end:
         if end.code == RUN_AGAIN:
             wish_for_another_run(folder)
+        if end.code == TERMINATED and requeue_if_orphaned(call.spec.resources.max_requeues):
+            print("the batch script was killed; Slurm runs the job again", flush=True)
         raise
     return 0
 

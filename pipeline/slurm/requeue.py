@@ -76,13 +76,7 @@ def srun_function(resources: ResourceSpec) -> list[str]:
         "  done",
         '  exit "$status"',
         "}",
-        "warn_in_time() {  # Slurm may warn up to a minute too early",
-        "  local end left",
-        '  end=$(date -d "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null)" +%s 2>/dev/null)',
-        f"  left=$((${{end:-0}} - $(date +%s) - {warning_s(resources.time_limit_min)}))",
-        '  [ "$left" -gt 0 ] && [ "$left" -le 60 ] || left=0',
-        '  { sleep "$left"; kill -USR2 "$step"; } &',
-        "}",
+        *_warn_in_time(warning_s(resources.time_limit_min)),
         "last_call() {  # the job has ended and its step has not: it would run into the time limit",
         f'  while [ "$SECONDS" -lt {last_call_s} ]; do kill -0 $$ 2>/dev/null || return; sleep 2; done',
         '  [ ! -e "$wish" ] || ' + ("kill -KILL $$" if resources.num_follow_ups else 'scontrol requeue "$job"'),
@@ -109,6 +103,19 @@ def _ways(resources: ResourceSpec) -> list[str]:
     return [
         '  scontrol requeue "$job" && sleep 60  # Slurm ends this script meanwhile',
         '  echo "Slurm did not requeue the job; the same command goes on where it ended" >&2',
+    ]
+
+
+def _warn_in_time(seconds: int) -> list[str]:
+    """Returns a shell function that warns the step so many seconds before the time limit. Slurm may warn earlier."""
+    return [
+        "warn_in_time() {",
+        "  local end left",
+        '  end=$(date -d "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null)" +%s 2>/dev/null)',
+        f"  left=$((${{end:-0}} - $(date +%s) - {seconds}))",
+        '  [ "$left" -gt 0 ] && [ "$left" -le 60 ] || left=0',
+        '  { sleep "$left"; kill -USR2 "$step"; } &',
+        "}",
     ]
 
 

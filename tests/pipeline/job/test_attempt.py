@@ -145,8 +145,10 @@ def test_a_run_that_was_killed_does_not_stay_running(spec: JobSpec, tmp_path: Pa
     job.communicate(timeout=60)
     paths = RunPaths(Path(spec.run_dir))
     assert [run["status"] for run in runs_of(spec, paths)] == ["running"]
+    assert paths.balancers_ready(0)
     start_job(spec, tmp_path, SLURM_JOB_ID="77").communicate(timeout=60)
     assert [run["status"] for run in runs_of(spec, paths)] == ["lost", "completed"]
+    assert not paths.balancers_ready(0)
 
 
 def test_the_warning_to_the_whole_step_ends_the_job_alone(spec: JobSpec, tmp_path: Path) -> None:

@@ -81,13 +81,14 @@ def test_a_warning_before_the_job_has_begun_asks_for_another_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, status: int | str
 ) -> None:
     monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    before = signal.getsignal(signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
     try:
         again_if_allowed(calls(tmp_path, "run_to_the_end")[0])
         with pytest.raises(SystemExit) as end:
             os.kill(os.getpid(), signal.SIGUSR2)
     finally:
-        signal.signal(signal.SIGUSR2, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert end.value.code == status if isinstance(status, int) else status in str(end.value.code)
 
 
