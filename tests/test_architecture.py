@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         *("workers/" + name for name in ("boundary", "decode", "model", "params", "runtime", "sampling", "text")),
     },
-    "workers/stream": {"core", *("workers/" + name for name in ("decode", "engine", "text"))},
+    "workers/stream": {"core", *("workers/" + name for name in ("decode", "engine", "runtime", "text"))},
     "workers/worker": {"core", *("workers/" + name for name in ("boundary", "engine", "params", "runtime", "stream"))},
     "workers/rows": {"core"},
     "workers/quantize": {"core", "kernels", "workers/model", "workers/runtime"},

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from trimode.core.continuation import Continuation
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import Cost, DecodeParams, Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo
@@ -32,13 +33,7 @@ from trimode.workers.model.memory import return_free_memory
 from trimode.workers.model.packed import check_weights
 from trimode.workers.model.quantized import load_options
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.params import (
-    STREAM_EVENTS,
-    check_end_think,
-    check_vocabulary,
-    parse_params,
-    read_request_id,
-)
+from trimode.workers.params import check_end_think, check_vocabulary, parse_params, read_continuation, read_request_id
 from trimode.workers.text import PromptLimits, Text, always
 
 LARGE_PROMPT_CHARACTERS = 1 << 20
@@ -109,8 +104,8 @@ class Prepared:
     prompt_ids: list[int]
     params: DecodeParams
     find_stop: StopFinder | None
-    show_passes: bool = False
-    """True if the passes over blocks are wanted beside the tokens."""
+    continuation: Continuation | None = None
+    """Where the request goes on; None = it begins."""
 
 
 def read_request(
@@ -210,12 +205,14 @@ class Runtime:
         finally:
             if _is_large(fields):
                 return_free_memory()
-        return Prepared(prompt_ids, params, find_stop, show_passes=fields.get("stream_events") == STREAM_EVENTS)
+        return Prepared(prompt_ids, params, find_stop, read_continuation(fields, prompt_ids, params, limits.vocab_size))
 
     def add(self, request_id: str, prepared: Prepared, arrived: float | None = None) -> Sequence:
         """Queues a prepared request. Only the engine's thread may call this. GenerationError if it cannot run."""
         with one_request("the decoder"):
-            sequence = self.engine.add(request_id, prepared.prompt_ids, prepared.params, prepared.find_stop)
+            sequence = self.engine.add(
+                request_id, prepared.prompt_ids, prepared.params, prepared.find_stop, prepared.continuation
+            )
         if arrived is not None:
             sequence.arrived = arrived
         return sequence
@@ -248,6 +245,7 @@ class Runtime:
                 forwards_saved=state.forwards_saved,
                 nfe=state.nfe(state.forwards),
                 acceptance_lengths=state.acceptance_lengths,
+                continuations=state.continuations,
                 queue_s=(sequence.started or ended) - arrived,
                 first_token_s=(sequence.first_token or ended) - arrived,
                 total_s=ended - arrived,

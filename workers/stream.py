@@ -6,10 +6,12 @@ import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trimode.core.continuation import Continuation
 from trimode.core.delta import Delta, Json
 from trimode.core.protocol import Generation
 from trimode.workers.decode.passes import BlockPass
 from trimode.workers.engine.scheduler import Sequence as Request
+from trimode.workers.runtime import Prepared
 from trimode.workers.text import Text
 
 
@@ -62,47 +64,65 @@ class StableText:
 class News:
     """What one step brought for one request, as the engine has it."""
 
-    token_ids: list[int]
-    logprobs: list[float] | None
-    passes: list[BlockPass]
+    token_ids: Sequence[int]
+    logprobs: Sequence[float] | None
+    passes: Sequence[BlockPass]
+    boundary: Continuation | None
+    """The part of the request since the boundary before; None if it cannot be continued from here."""
 
 
 class Progress:
     """What has been handed out of one request. Used by the engine's thread."""
 
-    def __init__(self) -> None:
-        self._num_tokens = 0
+    def __init__(self, request: Request) -> None:
+        """Begins where the request goes on, if another worker has begun it."""
+        begun = request.state.continued
+        self._num_tokens = 0 if begun is None else begun.end
+        self._trace_length = 0 if begun is None else len(begun.trace or ())
 
     def take(self, request: Request) -> News | None:
         """Returns what has come since the last call; None if nothing has."""
         state = request.state
-        passes = state.passes
+        passes = state.passes or ()
         if passes:
             state.passes = []
+        start = self._num_tokens
         # a request that had to start again repeats its tokens
-        new = state.output[self._num_tokens :]
-        if not new:
-            return News([], None, passes) if passes else None
-        logprobs = state.logprobs[self._num_tokens :] if state.params.logprobs else None
-        self._num_tokens += len(new)
-        return News(new, logprobs, passes or [])
+        if len(state.output) <= start:
+            return News((), None, passes, None) if passes else None
+        self._num_tokens = len(state.output)
+        logprobs = state.logprobs[start:] if state.params.logprobs else None
+        boundary = request.boundary(start, self._trace_length)
+        if boundary is not None:
+            self._trace_length += len(boundary.trace or ())
+        return News(state.output[start:], logprobs, passes, boundary)
 
 
 class PartMaker:
     """Makes the Deltas of one request from its news. Used by the event loop's thread."""
 
-    def __init__(self, text: Text, mode: str, stops: Sequence[str]) -> None:
+    def __init__(self, text: Text, prepared: Prepared) -> None:
+        """What the continuation of the request holds is taken as handed out."""
+        params = prepared.params
         self._text = text
-        self._mode = mode
-        self._stable = StableText(text.token_bytes if text.joins_bytes else None, stops)
+        self._mode = params.mode
+        self._stable = StableText(text.token_bytes if text.joins_bytes else None, params.stop)
+        if prepared.continuation is not None:
+            self._stable.add(prepared.continuation.token_ids)
 
     def delta(self, news: News) -> Delta:
         """Returns the next part."""
+        boundary = None
+        if news.boundary is not None:
+            boundary = news.boundary.to_json()
+            for name in ("token_ids", "logprobs"):
+                boundary.pop(name, None)
         return Delta(
             token_ids=news.token_ids,
             logprobs=news.logprobs,
             text=self._stable.add(news.token_ids),
             passes=[self._shown(one) for one in news.passes],
+            boundary=boundary,
         )
 
     def last(self, generation: Generation) -> Delta | None:

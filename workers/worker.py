@@ -23,7 +23,7 @@ from trimode.core.field_rules import show
 from trimode.core.protocol import Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.workers.engine.scheduler import CANCELLED, Sequence
-from trimode.workers.params import read_request_id
+from trimode.workers.params import STREAM_EVENTS, read_request_id
 from trimode.workers.runtime import Prepared, Runtime
 from trimode.workers.stream import News, PartMaker, Progress
 
@@ -37,7 +37,10 @@ class _Listener:
 
     on_delta: OnDelta
     loop: asyncio.AbstractEventLoop
-    progress: Progress = dataclasses.field(default_factory=Progress)
+    show_passes: bool
+    """True if the passes over blocks are wanted beside the tokens."""
+    progress: Progress | None = None
+    """None until the engine has the request."""
     parts: PartMaker | None = None
     """None until the prompt is tokenized."""
 
@@ -113,7 +116,10 @@ class Worker(worker.Worker):
             WorkerError: the worker is closed or broken.
         """
         request_id = read_request_id(fields) or uuid.uuid4().hex
-        listener = None if on_delta is None else _Listener(on_delta, asyncio.get_running_loop())
+        listener = None
+        if on_delta is not None:
+            shows = fields.get("stream_events") == STREAM_EVENTS
+            listener = _Listener(on_delta, asyncio.get_running_loop(), shows)
         job = _Job(request_id, fields, Future(), listener)
         with self._wake:
             if self._closed or self._failure:
@@ -188,7 +194,7 @@ class Worker(worker.Worker):
             job.go_on()
             prepared = self._runtime.prepare(job.fields, job.go_on)
             if job.listener is not None:
-                job.listener.parts = PartMaker(self._runtime.text, prepared.params.mode, prepared.params.stop)
+                job.listener.parts = PartMaker(self._runtime.text, prepared)
         except GenerationError as error:
             self._resolve(job, error)
             return
@@ -240,7 +246,8 @@ class Worker(worker.Worker):
             self._resolve(job, error)
             return
         if job.listener is not None:
-            job.sequence.state.passes = [] if job.prepared.show_passes else None
+            job.sequence.state.passes = [] if job.listener.show_passes else None
+            job.listener.progress = Progress(job.sequence)
             self._listened.append(job)
         if job.cancelled:
             self._runtime.engine.cancel(job.sequence)
@@ -249,11 +256,13 @@ class Worker(worker.Worker):
         """Gives each event loop, in one call, what the step brought for those who listen there."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Listener, News]]] = {}
         for job in self._listened:
-            assert job.listener is not None
+            listener = job.listener
+            assert listener is not None
+            assert listener.progress is not None
             assert job.sequence is not None
-            news = job.listener.progress.take(job.sequence)
+            news = listener.progress.take(job.sequence)
             if news is not None:
-                by_loop.setdefault(job.listener.loop, []).append((job.listener, news))
+                by_loop.setdefault(listener.loop, []).append((listener, news))
         for loop, found in by_loop.items():
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_hear_all, found)
