@@ -62,8 +62,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers/generate": {"core", *("workers/" + name for name in ("boundary", "engine", "hf", "rows", "runtime"))},
     # balancer: the worker class is handed in by name
     "balancer": set(),
-    "balancer/work": {"core"},
-    "balancer/router": {"core", "balancer/work"},
+    "balancer/delivered": {"core"},
+    "balancer/work": {"core", "balancer/delivered"},
+    "balancer/router": {"core", "balancer/delivered", "balancer/work"},
     "balancer/settings": {"core"},
     "balancer/placement": {"core", "balancer/settings"},
     "balancer/api": {"core", "balancer/work", "balancer/router"},
