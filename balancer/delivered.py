@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 from trimode.core.delta import Delta, Json, OnDelta
 
@@ -79,5 +78,5 @@ class Delivered:
         )
 
 
-def _place(one: Json) -> Sequence[int]:
-    return (one["block"], one["pass"])
+def _place(one: Json) -> tuple[int, int]:
+    return one["block"], one["pass"]

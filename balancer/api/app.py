@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hmac
 import json
 import re
 import time
@@ -16,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from trimode.balancer.api.api_key import KeyRequired
 from trimode.balancer.api.body import read_json
 from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
+from trimode.balancer.api.page import page_routes
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
 from trimode.balancer.api.requests import ModelLimits, ParsedRequest, parse_chat, parse_completion
 from trimode.balancer.api.stream import DENOISE, Chunks, StreamOptions, stream_options, stream_reply
@@ -57,6 +59,7 @@ class Service:
     default_mode: Mode
     max_body_bytes: int
     api_key: str | None
+    """Bearer key of every request but those to /health; None = all are answered."""
     request_log: Path | None
     infos: Callable[[], Sequence[WorkerInfo]]
     """What the workers are; empty until they are ready."""
@@ -78,8 +81,7 @@ def build_app(service: Service) -> Starlette:
     async def completion(request: Request) -> Response:
         return await _answer(service, request, parse_completion, completion_body)
 
-    async def models(request: Request) -> Response:
-        _authorize(service, request)
+    async def models(_: Request) -> Response:
         return JsonResponse({"object": "list", "data": [_model_card(service)] if service.infos() else []})
 
     async def health(_: Request) -> Response:
@@ -87,23 +89,25 @@ def build_app(service: Service) -> Starlette:
         body = {"status": "ok" if ready else "no worker is ready", "workers_ready": ready, "workers": total}
         return JsonResponse(body, status_code=200 if ready else 503)
 
-    async def stats(request: Request) -> Response:
-        _authorize(service, request)
+    async def stats(_: Request) -> Response:
         uptime = round(time.time() - service.started, 3)
         return JsonResponse(json_safe({"uptime_s": uptime, "replies": service.totals, **await service.stats()}))
 
     async def probe(_: Request) -> Response:
         return JsonResponse({"status": "ok"})
 
+    closed = [] if service.api_key is None else [Middleware(KeyRequired, api_key=service.api_key)]
     return Starlette(
+        middleware=closed,
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", completion, methods=["POST"]),
             Route("/v1/models", models, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/stats", stats, methods=["GET"]),
+            *page_routes(),
             # NeMo-Skills asks with PUT until the server is up
-            Route("/", probe, methods=["GET", "PUT"]),
+            Route("/", probe, methods=["PUT"]),
             Route("/v1", probe, methods=["GET", "PUT"]),
             Route("/v1/", probe, methods=["GET", "PUT"]),
         ],
@@ -118,7 +122,6 @@ async def _answer(
     build: Callable[[Json, ParsedRequest, Sequence[Reply]], Json],
 ) -> Response:
     """One generation request from bytes to reply."""
-    _authorize(service, request)
     info = _served(service)
     data = await _read_body(request, service.max_body_bytes)
 
@@ -223,14 +226,6 @@ async def _read_body(request: Request, limit: int) -> bytes:
     if too_long:
         raise InvalidRequestError(f"the body is longer than {limit} bytes", status=413)
     return b"".join(chunks)
-
-
-def _authorize(service: Service, request: Request) -> None:
-    if service.api_key is None:
-        return
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), service.api_key.encode()):
-        raise InvalidRequestError("the API key is missing or wrong", status=401, code="invalid_api_key")
 
 
 def _served(service: Service) -> WorkerInfo:

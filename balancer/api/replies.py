@@ -80,7 +80,7 @@ def _total_cost(replies: Sequence[Reply]) -> Cost:
         completion_tokens=sum(cost.completion_tokens for cost in costs),
         forwards=forwards,
         forwards_saved=sum(cost.forwards_saved for cost in costs),
-        nfe=sum(cost.nfe for cost in costs),
+        nfe=sum(cost.nfe or 0 for cost in costs),
         acceptance_lengths=[length for cost in costs for length in cost.acceptance_lengths],
         continuations=sum(cost.continuations for cost in costs),
         queue_s=round(max(reply.waited_s + reply.generation.cost.queue_s for reply in replies), 6),
