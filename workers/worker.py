@@ -6,7 +6,6 @@ Prompts are templated and tokenized in threads beside it, so that decoding and t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import sys
 import threading
@@ -25,34 +24,10 @@ from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.workers.engine.scheduler import CANCELLED, Sequence
 from trimode.workers.params import STREAM_EVENTS, read_request_id
 from trimode.workers.runtime import Prepared, Runtime
-from trimode.workers.stream import News, PartMaker, Progress
+from trimode.workers.stream import Listener, Listeners
 
 TOKENIZER_THREADS = 2
 """Threads that template and tokenize prompts. Two, so that one long prompt does not hold up the short ones."""
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _Listener:
-    """Who takes the parts of one answer, and where."""
-
-    on_delta: OnDelta
-    loop: asyncio.AbstractEventLoop
-    show_passes: bool
-    """True if the passes over blocks are wanted beside the tokens."""
-    progress: Progress | None = None
-    """None until the engine has the request."""
-    parts: PartMaker | None = None
-    """None until the prompt is tokenized."""
-
-    def hear(self, news: News) -> None:
-        """Hands out what a step brought. Runs in the event loop."""
-        assert self.parts is not None
-        self.on_delta(self.parts.delta(news))
-
-    def hear_last(self, generation: Generation) -> None:
-        """Hands out what was held back to the end. Runs in the event loop, after every `hear`."""
-        if self.parts is not None and (last := self.parts.last(generation)) is not None:
-            self.on_delta(last)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -62,7 +37,7 @@ class _Job:
     request_id: str
     fields: Mapping[str, object]
     future: Future[Generation]
-    listener: _Listener | None = None
+    listener: Listener | None = None
     """None if the answer is wanted as a whole."""
     arrived: float = dataclasses.field(default_factory=time.perf_counter)
     prepared: Prepared | None = None
@@ -95,8 +70,8 @@ class Worker(worker.Worker):
         self._inbox: deque[_Job] = deque()
         """Prepared requests for the engine's thread."""
         self._jobs: dict[str, _Job] = {}
-        self._listened: list[_Job] = []
-        """Requests inside the engine whose parts somebody takes. Used by the engine's thread only."""
+        self._listeners = Listeners()
+        """Of the requests inside the engine."""
         self._closed = False
         self._failure: str | None = None
         self._info: WorkerInfo | None = None
@@ -119,7 +94,7 @@ class Worker(worker.Worker):
         listener = None
         if on_delta is not None:
             shows = fields.get("stream_events") == STREAM_EVENTS
-            listener = _Listener(on_delta, asyncio.get_running_loop(), shows)
+            listener = Listener(on_delta, asyncio.get_running_loop(), show_passes=shows)
         job = _Job(request_id, fields, Future(), listener)
         with self._wake:
             if self._closed or self._failure:
@@ -194,7 +169,7 @@ class Worker(worker.Worker):
             job.go_on()
             prepared = self._runtime.prepare(job.fields, job.go_on)
             if job.listener is not None:
-                job.listener.parts = PartMaker(self._runtime.text, prepared)
+                job.listener.begin(self._runtime.text, prepared)
         except GenerationError as error:
             self._resolve(job, error)
             return
@@ -224,7 +199,7 @@ class Worker(worker.Worker):
                 for sequence in gone:
                     self._runtime.engine.cancel(sequence)
                 ended = self._runtime.engine.step()
-                self._hand_out_news()
+                self._listeners.hand_out()
                 for sequence in ended:
                     self._finish(sequence)
         except BaseException as error:
@@ -246,31 +221,13 @@ class Worker(worker.Worker):
             self._resolve(job, error)
             return
         if job.listener is not None:
-            job.sequence.state.passes = [] if job.listener.show_passes else None
-            job.listener.progress = Progress(job.sequence)
-            self._listened.append(job)
+            self._listeners.add(job.sequence, job.listener)
         if job.cancelled:
             self._runtime.engine.cancel(job.sequence)
 
-    def _hand_out_news(self) -> None:
-        """Gives each event loop, in one call, what the step brought for those who listen there."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Listener, News]]] = {}
-        for job in self._listened:
-            listener = job.listener
-            assert listener is not None
-            assert listener.progress is not None
-            assert job.sequence is not None
-            news = listener.progress.take(job.sequence)
-            if news is not None:
-                by_loop.setdefault(listener.loop, []).append((listener, news))
-        for loop, found in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_hear_all, found)
-
     def _finish(self, sequence: Sequence) -> None:
         job = self._jobs[sequence.request_id]
-        if job.listener is not None:
-            self._listened.remove(job)
+        self._listeners.remove(sequence)
         result: Generation | GenerationError
         try:
             result = sequence.error or self._runtime.generation(sequence)
@@ -291,8 +248,3 @@ class Worker(worker.Worker):
             job.future.set_result(result)
         else:
             job.future.set_exception(result)
-
-
-def _hear_all(found: list[tuple[_Listener, News]]) -> None:
-    for listener, news in found:
-        listener.hear(news)
