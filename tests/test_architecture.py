@@ -66,7 +66,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "balancer/router": {"core", "balancer/work"},
     "balancer/settings": {"core"},
     "balancer/placement": {"core", "balancer/settings"},
-    "balancer/api": {"core", "balancer/work", "balancer/router"},
+    "balancer/chat_page": {"core"},
+    "balancer/api": {"core", *("balancer/" + name for name in ("work", "router", "chat_page"))},
     "balancer/actors": {"core", *("balancer/" + name for name in ("work", "router", "settings", "placement"))},
     "balancer/server": {"core", "balancer/settings", "balancer/placement", "balancer/api", "balancer/actors"},
     "balancer/__main__": {"core", "balancer/settings", "balancer/placement", "balancer/actors"},
@@ -136,7 +137,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {
         "core",
         "kernels",
-        *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring")),
+        *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "run_folder", "scoring", "slurm")),
         *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
     },
     "scripts": {"core"},

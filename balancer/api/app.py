@@ -22,6 +22,7 @@ from starlette.routing import Route
 from trimode.balancer.api.api_key import KeyRequired
 from trimode.balancer.api.body import read_json
 from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
+from trimode.balancer.api.page import page_routes
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
 from trimode.balancer.api.requests import ModelLimits, ParsedRequest, parse_chat, parse_completion
 from trimode.balancer.api.stream import DENOISE, Chunks, StreamOptions, stream_options, stream_reply
@@ -104,8 +105,9 @@ def build_app(service: Service) -> Starlette:
             Route("/v1/models", models, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/stats", stats, methods=["GET"]),
+            *page_routes(),
             # NeMo-Skills asks with PUT until the server is up
-            Route("/", probe, methods=["GET", "PUT"]),
+            Route("/", probe, methods=["PUT"]),
             Route("/v1", probe, methods=["GET", "PUT"]),
             Route("/v1/", probe, methods=["GET", "PUT"]),
         ],

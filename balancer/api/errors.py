@@ -76,7 +76,7 @@ ERROR_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]
 }
 
 
-async def error_response(request: Request, error: Exception) -> Response:
+async def reply_to_failure(request: Request, error: Exception) -> Response:
     """Returns the reply to a request that failed with `error`."""
     handler = next(ERROR_HANDLERS[kind] for kind in type(error).__mro__ if kind in ERROR_HANDLERS)
     return await handler(request, error)

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from trimode.balancer.api.errors import error_response
+from trimode.balancer.api.errors import reply_to_failure
 from trimode.balancer.api.replies import token_logprobs
 from trimode.balancer.api.requests import ParsedRequest
 from trimode.core.delta import Delta
@@ -204,7 +204,7 @@ class EventStream(Response):
         error = self._work.exception()
         if not isinstance(error, Exception):
             return b""
-        self._chunks.fail(bytes((await error_response(self._request, error)).body))
+        self._chunks.fail(bytes((await reply_to_failure(self._request, error)).body))
         return self._chunks.take()
 
 

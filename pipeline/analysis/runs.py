@@ -18,7 +18,15 @@ from trimode.pipeline.analysis.job_specs import Json, num_expected, read_jobs
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, is_count, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import LEDGER, POSITION, SCORING_ERROR, add_row, placed_lines, read_lines
+from trimode.pipeline.run_folder.rows import (
+    LEDGER,
+    POSITION,
+    SCORING_ERROR,
+    UNSCORED,
+    add_row,
+    placed_lines,
+    read_lines,
+)
 from trimode.pipeline.run_folder.submission import planned
 from trimode.pipeline.scoring.verdicts import is_scored
 from trimode.pipeline.spec import JobSpec
@@ -243,6 +251,8 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
             continue
         seed = int(match["seed"] or 0)
         for position, row in placed_lines(path, notes):
+            if UNSCORED in row:
+                continue
             for name in _BULKY:
                 row.pop(name, None)
             index = row.pop(POSITION, position)

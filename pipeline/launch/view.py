@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -112,8 +113,11 @@ def views(run_dirs: Iterable[Path]) -> list[JobView]:
         entries = queue_entries(ids)
     except WorkerError:
         entries = {}
-    forgotten = ended_states(job_id for job_id in ids if job_id not in entries) if len(entries) < len(ids) else {}
-    entries |= {job_id: QueueEntry(state.split()[0], "") for job_id, state in forgotten.items() if state}
+    asked = [job_id for job_id in ids if job_id not in entries or entries[job_id].state == "CANCELLED"]
+    for job_id, state in (ended_states(asked) if asked else {}).items():
+        name, _, by = state.partition(" ")
+        if name and (job_id not in entries or name == entries[job_id].state):
+            entries[job_id] = QueueEntry(name, by)
     return [view(spec, job_id, entries.get(job_id) if job_id else None) for spec, job_id in jobs]
 
 
@@ -148,7 +152,7 @@ def _stage(spec: JobSpec, paths: RunPaths, job_id: str | None, entry: QueueEntry
     if job_id is not None and entry is not None and not has_ended(entry.state):
         if entry.state != "PENDING":
             return Stage.RUNNING, number
-        again = f"requeued {len(runs)}/{spec.resources.max_requeues}, " if runs else ""
+        again = _why_again(spec, runs) if runs else ""
         why = f"held: {entry.reason}" if any(word in entry.reason for word in HELD) else entry.reason
         return Stage.PENDING, again + why
     if paths.completed(spec.index).exists():
@@ -161,6 +165,8 @@ def _stage(spec: JobSpec, paths: RunPaths, job_id: str | None, entry: QueueEntry
         return Stage.PENDING, "it waits for the jobs before it"
     if entry is not None:
         how = ENDS.get(entry.state, entry.state.lower())
+        if entry.reason.startswith("by "):  # who cancelled it, and when
+            how = f"{how} {entry.reason}"
         if entry.state != "COMPLETED":
             return Stage.ENDED, f"{how}; the same command goes on"
         return Stage.ENDED, f"it left no marker{_last_words(spec, job_id)}"
@@ -175,6 +181,13 @@ def _last_words(spec: JobSpec, job_id: str | None) -> str:
     for log in sorted(folder.glob(f"*/{job_id}_*_log.out")):
         return f"; {log} ends with:\n{tail(log, LAST_LINES)}"
     return ""
+
+
+def _why_again(spec: JobSpec, runs: list[dict[str, object]]) -> str:
+    """Why a job that has run before waits again."""
+    if signal.SIGTERM.name in str(runs[-1].get("cause")):
+        return "preempted, "
+    return f"requeued {int(str(runs[-1].get('restart_count') or 0)) + 1}/{spec.resources.max_requeues}, "
 
 
 def _lives_here(paths: RunPaths) -> bool:

@@ -74,6 +74,12 @@ def test_a_requeued_job_says_how_often(job: JobSpec) -> None:
     assert view(job, "7", None).detail == "the job was ended by SIGUSR2; the same command goes on"
 
 
+def test_a_preempted_job_waits_to_run_again(job: JobSpec) -> None:
+    ran(job, {"status": "interrupted", "cause": "the job was ended by SIGTERM"})
+    assert view(job, "7", QueueEntry("PENDING", "BeginTime")).detail == "preempted, BeginTime"
+    assert view(job, "7", QueueEntry("PREEMPTED", "")).detail == "preempted; the same command goes on"
+
+
 def test_markers_count_once_the_job_is_over(job: JobSpec) -> None:
     paths = RunPaths(Path(job.run_dir))
     finish(job)
@@ -108,12 +114,12 @@ def test_all_jobs_below_a_folder_with_one_question(
 
     monkeypatch.setattr("trimode.pipeline.launch.view.queue_entries", entries)
     monkeypatch.setattr(
-        "trimode.pipeline.launch.view.ended_states", lambda ids: {"8": "CANCELLED by 0"} if [*ids] else {}
+        "trimode.pipeline.launch.view.ended_states", lambda ids: {"8": "CANCELLED by me, 2026-11-26"} if [*ids] else {}
     )
     write_plan(Path(job.run_dir), [], [(job, "7"), (job, "8"), (job, None)])
     seen = views(run_dirs_below(tmp_path / "out"))
     assert [(item.job_id, item.stage) for item in seen] == [
         ("7", Stage.PENDING), ("8", Stage.ENDED), (None, Stage.PLANNED)
     ]  # fmt: skip
-    assert seen[1].detail.startswith("cancelled")
+    assert seen[1].detail == "cancelled by me, 2026-11-26; the same command goes on"
     assert asked == [["7", "8"]]
