@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,12 +134,15 @@ def test_a_call_goes_on_where_the_last_one_was_killed(tmp_path: Path) -> None:
         hub.cut_after, hub.cuts_left, hub.stall = 300_000, 1, True
         with start(hub, folder) as process:
             assert hub.stalled.wait(120)
+            while not any(part.stat().st_size for part in folder.glob(".*.part")):
+                time.sleep(0.02)
             process.kill()
         hub.release.set()
         hub.stall = False
         hub.requests.clear()
         assert fetch(hub, folder).returncode == 0
-        assert ranges(hub, "model.safetensors") == ["bytes=300000-"]
+        (asked,) = ranges(hub, "model.safetensors")
+        assert re.fullmatch(r"bytes=[1-9]\d*-", asked or "")
         assert [path for path in folder.iterdir() if path.suffix == ".part"] == []
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
 
