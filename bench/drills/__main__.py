@@ -110,9 +110,11 @@ class Drills:
     def _reference(self, settings: Settings) -> Reference:
         with self._measuring:
             if settings not in self._references:
-                self._references[settings] = make_reference(self._new_folder(), settings, self._cluster)
-                seconds = ", ".join(f"{name} {s:.1f} s" for name, s in self._references[settings].seconds.items())
-                say(f"reference {settings.mode} {','.join(settings.benchmarks)}: {seconds}")
+                made = make_reference(self._new_folder(), settings, self._cluster)
+                self._references[settings] = made
+                seconds = ", ".join(f"{name} {s:.1f} s" for name, s in made.seconds.items())
+                counted = f"{made.counted} forwards counted, {made.result.forwards} in the ledger"
+                say(f"reference {settings.mode} {','.join(settings.benchmarks)}: {seconds}; {counted}")
             return self._references[settings]
 
     def _one(self, record: Record) -> Record:

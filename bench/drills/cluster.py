@@ -114,7 +114,9 @@ class Cluster:
         """Brings every node back and waits until jobs can start on all of them."""
         deadline = time.monotonic() + ANSWER_S
         while True:
-            states = dict(line.split() for line in output("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines())
+            states = dict(
+                line.split() for line in output("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines()
+            )
             bad = [node for node, state in states.items() if state.rstrip("*") not in ("idle", "mixed", "allocated")]
             if not bad and states:
                 return

@@ -43,6 +43,8 @@ class Reference:
     result: Result
     seconds: dict[str, float]
     """By phase."""
+    counted: int
+    """Forwards by the workers' counters. They must be those of the ledger, else the drills count nothing again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -218,7 +220,8 @@ def make_reference(folder: Path, settings: Settings, cluster: Cluster) -> Refere
     try:
         seconds = Drill(sweep, cluster).measure()
         tidy(sweep)
-        return Reference(result=read_result(sweep.out_dir, settings.benchmarks), seconds=seconds)
+        result = read_result(sweep.out_dir, settings.benchmarks)
+        return Reference(result=result, seconds=seconds, counted=sweep.forwards_done())
     finally:
         sweep.kill_all()
 

@@ -96,6 +96,16 @@ def srun_function(resources: ResourceSpec) -> list[str]:
     ]
 
 
+def _ways(resources: ResourceSpec) -> list[str]:
+    """Returns the lines that have the job run again, without the one that ends the script."""
+    if resources.num_follow_ups:
+        return ['  echo "the next array of the chain goes on" >&2']
+    return [
+        '  scontrol requeue "$job" && sleep 60  # Slurm ends this script meanwhile',
+        '  echo "Slurm did not requeue the job; the same command goes on where it ended" >&2',
+    ]
+
+
 def _warn_in_time(seconds: int) -> list[str]:
     """Returns a shell function that warns the step so many seconds before the time limit. Slurm may warn earlier."""
     return [
@@ -106,16 +116,6 @@ def _warn_in_time(seconds: int) -> list[str]:
         '  [ "$left" -gt 0 ] && [ "$left" -le 60 ] || left=0',
         '  { sleep "$left"; kill -USR2 "$step"; } &',
         "}",
-    ]
-
-
-def _ways(resources: ResourceSpec) -> list[str]:
-    """Returns the lines that have the job run again, without the one that ends the script."""
-    if resources.num_follow_ups:
-        return ['  echo "the next array of the chain goes on" >&2']
-    return [
-        '  scontrol requeue "$job" && sleep 60  # Slurm ends this script meanwhile',
-        '  echo "Slurm did not requeue the job; the same command goes on where it ended" >&2',
     ]
 
 
