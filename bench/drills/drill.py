@@ -73,12 +73,13 @@ class Record:
 
     @property
     def is_clean(self) -> bool:
-        """True if nothing was lost, doubled, wrong, hung or left over."""
+        """True if nothing was lost, doubled, wrong, hung, left over, or typed by hand without need."""
         found = self.found
         return (
             found is not None
             and not (found.lost or found.doubled or found.wrong_verdicts or found.other_rows)
             and not (self.left_processes or self.left_files)
+            and (KINDS[self.kind].by_hand or not self.typed)
         )
 
 
