@@ -132,6 +132,7 @@ class _Balancer:
         finally:
             for task in (starting, stopping, watching):
                 task.cancel()
+            await pool.flush()
             pool.router.fail_all(GenerationError("the server is stopping", 503))
             server.should_exit = True
             await asyncio.wait({serving})

@@ -141,6 +141,9 @@ class Worker(Protocol):
             WorkerError: the worker is closed, broken or gone.
         """
 
+    async def flush(self) -> None:
+        """Writes down the running requests, if the worker has a journal. Called before it is ended."""
+
     async def cancel(self, request_id: str) -> None:
         """Ends a request at the next step. One that is unknown or over is ignored."""
 

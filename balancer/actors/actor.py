@@ -66,6 +66,10 @@ class WorkerActor:
         """Ends a running request; unknown ids are ignored."""
         await self._worker.cancel(request_id)
 
+    async def flush(self) -> None:
+        """Returns when the running requests are written down, if the worker has a journal."""
+        await self._worker.flush()
+
     async def stats(self) -> WorkerStats:
         """Returns the worker's own counters."""
         return await self._worker.stats()

@@ -190,5 +190,6 @@ def client_spec(config: Config) -> ClientSpec:
         request_timeout_s=config.client.request_timeout_s,
         num_scorers=config.client.num_scorers,
         kv_cache_gb=config.balancer.kv_cache_gb,
+        journal=config.balancer.journal,
         max_failed_share=config.client.max_failed_share,
     )
