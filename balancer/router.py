@@ -6,83 +6,25 @@ Everything here runs on one event loop.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+from trimode.balancer.delivered import Delivered
+from trimode.balancer.work import MAX_ATTEMPTS, QueueFullError, Reply, WorkerSlot, WorkItem
+from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker
 
-MAX_ATTEMPTS = 3
-"""Attempts per request. The last one has a worker for itself, so that a request that kills workers takes no other
-request down, and no other takes it down."""
 MAX_HELD_PROMPT_TOKENS = 2**28
 """Prompts of all waiting and running requests together, about a gigabyte of text."""
 PROMPT_TOKENS_PER_OUTPUT_TOKEN = 16
 """This many prompt tokens count as one generated token: a prompt is read in a few wide forwards."""
 FIRST_GUESS_TOKENS = 256
 """Expected length of a reply before any has been seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the client of one request gets."""
-
-    generation: Generation
-    waited_s: float
-    """Seconds between the request's arrival and its hand-over to the worker that answered."""
-
-
-@dataclass(slots=True, eq=False)
-class WorkItem:
-    """One request that waits or runs."""
-
-    request_id: str
-    """Unlike that of any other request in the balancer."""
-    fields: dict[str, Any]
-    prompt_tokens: int
-    """Estimate, for weighing only."""
-    done: asyncio.Future[Reply]
-    arrived: float = field(default_factory=time.monotonic)
-    attempts: int = 0
-    last_slot: WorkerSlot | None = None
-    """The worker that died with it, or that works on it now."""
-    cost: float = 0.0
-    """Estimated tokens, as added to its slot's `outstanding`."""
-
-
-@dataclass(slots=True, eq=False)
-class WorkerSlot:
-    """One worker's place in the balancer; the process behind it may be replaced."""
-
-    index: int
-    worker: Worker | None = None
-    """None while no worker is ready here."""
-    running: dict[str, WorkItem] = field(default_factory=dict)
-    outstanding: float = 0.0
-    """Estimated tokens still to be generated here."""
-    finished: int = 0
-    failed: int = 0
-    deaths: int = 0
-    deaths_in_a_row: int = 0
-    """Deaths while idle or starting since the last finished request. A death with requests is charged to them: each has
-    MAX_ATTEMPTS, then it fails."""
-
-    @property
-    def taken_alone(self) -> bool:
-        """True if the request that runs here is on its last attempt."""
-        return any(item.attempts >= MAX_ATTEMPTS for item in self.running.values())
-
-
-class QueueFullError(GenerationError):
-    """There is no room for a request now; `retry_after_s` is a guess of when there will be."""
-
-    def __init__(self, what: str, retry_after_s: int) -> None:
-        super().__init__(f"{what}, which is the limit; try again later", 429)
-        self.retry_after_s = retry_after_s
 
 
 class Router:
@@ -137,15 +79,20 @@ class Router:
         if n > room + self.max_queue - len(self.queue):
             raise self._queue_full()
 
-    async def submit(self, request_id: str, fields: dict[str, Any], prompt_tokens: int) -> Reply:
+    async def submit(
+        self, request_id: str, fields: dict[str, Any], prompt_tokens: int, on_delta: OnDelta | None = None
+    ) -> Reply:
         """Queues a request and waits for its reply. Cancelling the call cancels the generation.
+
+        With `on_delta`, the parts of the answer are handed out as they come.
 
         Raises:
             GenerationError: the request is refused, failed or was ended.
             QueueFullError: too many requests are waiting.
             WorkerError: every worker that took it died.
         """
-        item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future())
+        delivered = None if on_delta is None else Delivered(on_delta)
+        item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future(), delivered)
         # a request that a free slot takes at once never meets a full queue
         if len(self.queue) >= self.max_queue:
             raise self._queue_full()
@@ -230,15 +177,13 @@ class Router:
         item.last_slot = slot
         slot.running[item.request_id] = item
         slot.outstanding += item.cost
-        task = asyncio.get_running_loop().create_task(self._call(slot, worker, item))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._call(slot, worker, item))
 
     async def _call(self, slot: WorkerSlot, worker: Worker, item: WorkItem) -> None:
         """One attempt on one worker. The request keeps its place there until the worker has answered."""
         started = time.monotonic()
         try:
-            generation = await worker.generate(item.fields)
+            generation = await worker.generate(item.fields, self._listener(worker, item))
         except WorkerError as error:
             self.slot_died(slot, worker, str(error))
             self._leave(slot, item)
@@ -254,8 +199,26 @@ class Router:
             slot.deaths_in_a_row = 0
             self._learn(generation, time.monotonic() - started)
             if not item.done.done():
-                item.done.set_result(Reply(generation, waited_s=started - item.arrived))
+                item.done.set_result(_reply(generation, item, started))
         self._leave(slot, item)
+
+    def _listener(self, worker: Worker, item: WorkItem) -> OnDelta | None:
+        """Returns what takes the parts of the answer from this worker. Ends the request if it contradicts itself."""
+        delivered = item.delivered
+        if delivered is None:
+            return None
+
+        def take(delta: Delta) -> None:
+            if item.done.done():
+                return
+            try:
+                delivered.take(delta)
+            except ValueError as error:
+                message = f"generation failed: its worker died, and another one did not go on with the answer: {error}"
+                item.done.set_exception(GenerationError(message, 500))
+                self._spawn(worker.cancel(item.request_id))
+
+        return take
 
     def _leave(self, slot: WorkerSlot, item: WorkItem) -> None:
         del slot.running[item.request_id]
@@ -270,6 +233,8 @@ class Router:
             item.done.set_exception(WorkerError(message))
             return
         self.retried += 1
+        if item.delivered is not None and (continuation := item.delivered.go_on()) is not None:
+            item.fields["continuation"] = continuation
         self.queue.appendleft(item)
         self.dispatch()
 
@@ -281,7 +246,10 @@ class Router:
         slot = item.last_slot
         if slot is None or slot.worker is None or item.request_id not in slot.running:
             return
-        task = asyncio.get_running_loop().create_task(slot.worker.cancel(item.request_id))
+        self._spawn(slot.worker.cancel(item.request_id))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -297,3 +265,12 @@ class Router:
     def _retry_after_s(self) -> int:
         room = max(1, self.num_ready * self.in_flight_limit)
         return max(1, min(60, round(self._expected_s * len(self.queue) / room)))
+
+
+def _reply(generation: Generation, item: WorkItem, started: float) -> Reply:
+    """Returns the reply to a request whose last attempt began at `started`."""
+    first = None if item.delivered is None else item.delivered.first_token
+    if first is not None and first < started:  # a worker that has died gave it; the clock of the last one begins anew
+        cost = dataclasses.replace(generation.cost, first_token_s=first - started)
+        generation = dataclasses.replace(generation, cost=cost)
+    return Reply(generation, waited_s=started - item.arrived)

@@ -1,7 +1,8 @@
 """What the journal costs: the same requests with and without it, in turn, in one process.
 
-Prints per mode the share by which the journal slows decoding down, by the CPU time of the engine's thread, by that of
-the whole process (which has the thread that writes) and by the clock: medians over pairs of runs, with the middle half.
+Prints per mode the CPU time that the journal's own calls take, as a share of that of the run: in the engine's thread,
+which they hold up, and in the thread that writes. Beside it the loss from runs without to runs with the journal, by the
+CPU time of the engine's thread and by the clock: medians over pairs of runs, with the middle half.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import threading
 import time
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,8 +23,19 @@ from trimode.workers.journal.journal import EVERY_S, Journal
 from trimode.workers.runtime import Runtime
 
 MODES = ("ar", "dlm", "linear_spec")
-Seconds = tuple[float, float, float]
-"""CPU seconds of this thread, CPU seconds of the process, seconds of the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Seconds of one run."""
+
+    clock_s: float
+    cpu_s: float
+    """CPU time of the engine's thread; so is the next."""
+    calls_s: float = 0.0
+    """Of these in calls of the journal."""
+    writer_s: float = 0.0
+    """CPU time of the thread that writes."""
 
 
 def main() -> None:
@@ -46,30 +61,49 @@ def main() -> None:
                 taken = {where is not None: run(runtime, fields, args.requests, where) for where in order}
                 pairs.append((taken[True], taken[False]))
             size = sum(path.stat().st_size for path in Path(folder).iterdir())
-        seconds = statistics.median(off[2] for _, off in pairs[1:])
+        pairs = pairs[1:]  # the first compiles
+        seconds = statistics.median(off.clock_s for _, off in pairs)
         rate = args.requests * args.tokens / seconds
-        print(f"{mode}: {seconds:.1f} s a run, {rate:.0f} tokens/s, {size / len(pairs):.0f} bytes of journal a run")
-        for place, what in enumerate(("CPU of the engine's thread", "CPU of the process", "clock")):
-            losses = sorted(100 * (on[place] / off[place] - 1) for on, off in pairs[1:])  # the first compiles
-            low, middle, high = statistics.quantiles(losses, n=4)
-            print(f"  {what}: {middle:+.2f} % (middle half {low:+.2f} to {high:+.2f})")
+        print(
+            f"{mode}: {seconds:.1f} s a run, {rate:.0f} tokens/s, {size / (len(pairs) + 1):.0f} bytes of journal a run"
+        )
+        show("calls in the engine's thread", [on.calls_s / on.cpu_s for on, _ in pairs])
+        show("the thread that writes", [on.writer_s / on.cpu_s for on, _ in pairs])
+        show("loss by CPU of the engine's thread", [on.cpu_s / off.cpu_s - 1 for on, off in pairs])
+        show("loss by the clock", [on.clock_s / off.clock_s - 1 for on, off in pairs])
 
 
-def run(runtime: Runtime, fields: dict[str, object], count: int, folder: Path | None) -> Seconds:
+def show(what: str, shares: list[float]) -> None:
+    """Prints the median of some shares and where their middle half lies."""
+    low, middle, high = statistics.quantiles([100 * share for share in shares], n=4)
+    print(f"  {what}: {middle:+.3f} % (middle half {low:+.3f} to {high:+.3f})", flush=True)
+
+
+def run(runtime: Runtime, fields: dict[str, object], count: int, folder: Path | None) -> Taken:
     """Decodes the requests to their end. Returns the seconds taken."""
     journal = None if folder is None else Journal(folder, "", "bench")
     for number in range(count):
         runtime.submit(str(number), {**fields, "prompt": f"What is {number} + {number}?"})
-    began = time.thread_time(), time.process_time(), time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.thread_time()
+    calls_s = 0.0
     engine = runtime.engine
     while engine.busy:
         ended = engine.step()
         if journal is not None:
+            before = time.thread_time()
             journal.after_step(engine.running, ended)
-    if journal is not None:
-        journal.close((), ())
-    ended_at = time.thread_time(), time.process_time(), time.perf_counter()
-    return tuple(late - early for early, late in zip(began, ended_at, strict=True))  # type: ignore[return-value]
+            calls_s += time.thread_time() - before
+    clock_s, cpu_s = time.perf_counter() - began, time.thread_time() - began_cpu
+    if journal is None:
+        return Taken(clock_s, cpu_s)
+    done: Future[None] = Future()
+    journal.after_step((), (), [done])
+    done.result()
+    writer = next(thread for thread in threading.enumerate() if thread.name == "journal")
+    assert writer.ident is not None
+    writer_s = time.clock_gettime(time.pthread_getcpuclockid(writer.ident))
+    journal.close((), ())
+    return Taken(clock_s, cpu_s, calls_s, writer_s)
 
 
 if __name__ == "__main__":

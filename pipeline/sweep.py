@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from trimode.core.counted import counted
 from trimode.core.errors import FAILED, Stopped, guarded
 from trimode.core.files import locked
 from trimode.pipeline.config.checks import check
@@ -202,8 +203,8 @@ def say_submitted(submitted: Sequence[Submitted], left: Sequence[JobSpec]) -> No
         print(f"submitted {item.job_id} ({item.spec.name}): {item.spec.run_dir}", flush=True)
     if left:
         print(
-            f"{len(left)} jobs are not submitted: Slurm takes no more of this user now (MaxSubmitJobs); the same "
-            "command submits them when others have ended",
+            f"{counted(len(left), 'job is', 'jobs are')} not submitted: Slurm takes no more of this user now "
+            "(MaxSubmitJobs); the same command submits them when others have ended",
             file=sys.stderr,
         )
 
@@ -240,7 +241,7 @@ def rewrite_plans(submitted: Sequence[Submitted], living: dict[str, list[LivingJ
     """Writes plan.json where one describes something else; elsewhere the files of the submission stand for it."""
     here: dict[str, list[tuple[JobSpec, str | None]]] = {}
     for item in submitted:
-        here.setdefault(item.spec.run_dir, []).append((item.spec, item.job_id))
+        here.setdefault(item.spec.run_dir, []).extend((item.spec, job_id) for job_id in item.job_ids)
     for run_dir, jobs in here.items():
         if run_dir in living or RunPaths(Path(run_dir)).plan.exists():
             write_plan(Path(run_dir), living.get(run_dir, []), jobs)

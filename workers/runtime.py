@@ -34,11 +34,7 @@ from trimode.workers.model.packed import check_weights
 from trimode.workers.model.quantized import load_options
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.params import check_end_think, check_vocabulary, parse_params, read_continuation, read_request_id
-from trimode.workers.text import PromptLimits, Text, always
-
-LARGE_PROMPT_CHARACTERS = 1 << 20
-"""From this size on, the memory that tokenizing took is returned to the system. It takes about 200 bytes per
-character."""
+from trimode.workers.text import PromptLimits, Text, always, is_large
 
 
 def resolve_device(name: str) -> torch.device:
@@ -82,7 +78,27 @@ def checkpoint_folder(model: str, revision: str | None = None, *, with_code: boo
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         named = f"{model} at revision {revision}" if revision else model
-        raise ConfigError(f"model: {named} is no folder, and the hub did not give it: {error}") from None
+        reason = _hub_reason(model, error)
+        raise ConfigError(f"model: {named} is no folder, and the hub did not give it: {reason}") from None
+
+
+def _hub_reason(model: str, error: Exception) -> str:
+    """Returns why the hub gave nothing and what to do, in one line: its own texts are long and name other things."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if constants.HF_HUB_OFFLINE:
+            return f"it is not in the hub's cache, and HF_HUB_OFFLINE is set; valid: `hf download {model}` first"
+        return "it is not in the hub's cache, and the hub cannot be reached; valid: a download where there is a network"
+    if isinstance(error, errors.GatedRepoError):
+        return "it is gated; valid: accept its licence on the hub, then `hf auth login` or HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "there is none of this name; valid: another name, or for a private one `hf auth login` or HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "it has no such revision; valid: a commit, branch or tag of it"
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        return f"it answered with status {error.response.status_code}; try again later"
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _default_name(model: str, folder: Path) -> str:
@@ -133,14 +149,6 @@ def read_request(
             raise GenerationError("max_thinking_tokens: the vocabulary has no </think>; give end_think_token_id")
         params = dataclasses.replace(params, end_think_token_id=end)
     return prompt_ids, params
-
-
-def _is_large(fields: Mapping[str, object]) -> bool:
-    """True if the work on the prompt leaves so much free memory behind that it is worth giving back."""
-    messages = fields.get("messages")
-    chat = messages if isinstance(messages, list | tuple) else ()
-    parts = [fields.get("prompt"), *(message.get("content") for message in chat if isinstance(message, Mapping))]
-    return sum(len(part) for part in parts if isinstance(part, str)) >= LARGE_PROMPT_CHARACTERS
 
 
 class Runtime:
@@ -203,7 +211,7 @@ class Runtime:
                 prompt_ids, params = read_request(fields, self.text, engine.model.config, limits)
                 find_stop = self.text.stop_finder(params.stop)
         finally:
-            if _is_large(fields):
+            if is_large(fields):
                 return_free_memory()
         return Prepared(prompt_ids, params, find_stop, read_continuation(fields, prompt_ids, params, limits.vocab_size))
 

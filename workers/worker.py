@@ -17,14 +17,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from trimode.core import worker
+from trimode.core.delta import OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.field_rules import show
 from trimode.core.protocol import Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.workers.engine.scheduler import CANCELLED, Sequence
 from trimode.workers.journal.journal import Journal, token_identity
-from trimode.workers.params import read_request_id
+from trimode.workers.params import STREAM_EVENTS, read_request_id
 from trimode.workers.runtime import Prepared, Runtime
+from trimode.workers.stream import Listener, Listeners
 
 TOKENIZER_THREADS = 2
 """Threads that template and tokenize prompts. Two, so that one long prompt does not hold up the short ones."""
@@ -37,6 +39,8 @@ class _Job:
     request_id: str
     fields: Mapping[str, object]
     future: Future[Generation]
+    listener: Listener | None = None
+    """None if the answer is wanted as a whole."""
     arrived: float = dataclasses.field(default_factory=time.perf_counter)
     prepared: Prepared | None = None
     """None until the prompt is tokenized."""
@@ -68,6 +72,8 @@ class Worker(worker.Worker):
         self._inbox: deque[_Job] = deque()
         """Prepared requests for the engine's thread."""
         self._jobs: dict[str, _Job] = {}
+        self._listeners = Listeners()
+        """Of the requests inside the engine."""
         self._closed = False
         self._failure: str | None = None
         self._info: WorkerInfo | None = None
@@ -80,18 +86,23 @@ class Worker(worker.Worker):
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
-    async def generate(self, fields: Mapping[str, object]) -> Generation:
+    async def generate(self, fields: Mapping[str, object], on_delta: OnDelta | None = None) -> Generation:
         """Answers one request. Cancelling the call cancels the request.
 
         Args:
             fields: see workers.params; `request_id` names the request for `cancel`.
+            on_delta: takes the parts of the answer as they come; None = it is wanted as a whole.
 
         Raises:
             GenerationError: this request is refused or failed.
             WorkerError: the worker is closed or broken.
         """
         request_id = read_request_id(fields) or uuid.uuid4().hex
-        job = _Job(request_id, fields, Future())
+        listener = None
+        if on_delta is not None:
+            shows = fields.get("stream_events") == STREAM_EVENTS
+            listener = Listener(on_delta, asyncio.get_running_loop(), show_passes=shows)
+        job = _Job(request_id, fields, Future(), listener)
         with self._wake:
             if self._closed or self._failure:
                 raise WorkerError(self._failure or "the worker is closed")
@@ -103,10 +114,13 @@ class Worker(worker.Worker):
             self._preparing.add(job)
             self._tokenizers.submit(self._prepare, job)
         try:
-            return await asyncio.wrap_future(job.future)
+            generation = await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
             self._cancel(request_id)
             raise
+        if listener is not None:
+            listener.hear_last(generation)
+        return generation
 
     async def cancel(self, request_id: str) -> None:
         """Ends a request at the next step, or at once if its prompt is still being tokenized.
@@ -171,9 +185,10 @@ class Worker(worker.Worker):
         try:
             job.go_on()
             prepared = self._runtime.prepare(job.fields, job.go_on)
-            if self._journal is not None and prepared.continuation is None:
-                found = self._journal.find(prepared.prompt_ids, prepared.params)
-                prepared = dataclasses.replace(prepared, continuation=found)
+            if job.listener is not None:
+                job.listener.begin(self._runtime.text, prepared)
+            elif self._journal is not None:  # whoever listens has got none of what is written down
+                prepared = self._found_again(prepared)
         except GenerationError as error:
             self._resolve(job, error)
             return
@@ -186,6 +201,13 @@ class Worker(worker.Worker):
             job.prepared = prepared
             self._inbox.append(job)
             self._wake.notify()
+
+    def _found_again(self, prepared: Prepared) -> Prepared:
+        """Returns the request as it goes on, if the journal has it."""
+        assert self._journal is not None
+        if prepared.continuation is not None:
+            return prepared
+        return dataclasses.replace(prepared, continuation=self._journal.find(prepared.prompt_ids, prepared.params))
 
     def _loop(self) -> None:
         failure = "the worker was closed"
@@ -204,6 +226,7 @@ class Worker(worker.Worker):
                 for sequence in gone:
                     self._runtime.engine.cancel(sequence)
                 ended = self._runtime.engine.step()
+                self._listeners.hand_out()
                 if self._journal is not None:
                     self._journal.after_step(self._runtime.engine.running, ended, flushes)
                 for sequence in ended:
@@ -228,11 +251,14 @@ class Worker(worker.Worker):
         except GenerationError as error:
             self._resolve(job, error)
             return
+        if job.listener is not None:
+            self._listeners.add(job.sequence, job.listener)
         if job.cancelled:
             self._runtime.engine.cancel(job.sequence)
 
     def _finish(self, sequence: Sequence) -> None:
         job = self._jobs[sequence.request_id]
+        self._listeners.remove(sequence)
         result: Generation | GenerationError
         try:
             result = sequence.error or self._runtime.generation(sequence)

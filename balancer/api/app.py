@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
+import functools
 import json
 import re
 import time
@@ -15,14 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from trimode.balancer.api.api_key import KeyRequired
 from trimode.balancer.api.body import read_json
 from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
+from trimode.balancer.api.page import page_routes
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
 from trimode.balancer.api.requests import ModelLimits, ParsedRequest, parse_chat, parse_completion
-from trimode.balancer.router import Reply, Router
+from trimode.balancer.api.stream import DENOISE, Chunks, StreamOptions, stream_options, stream_reply
+from trimode.balancer.router import Router
+from trimode.balancer.work import Reply
+from trimode.core.delta import Delta
 from trimode.core.errors import GenerationError, InvalidRequestError
 from trimode.core.field_rules import show
 from trimode.core.protocol import Mode
@@ -53,6 +59,7 @@ class Service:
     default_mode: Mode
     max_body_bytes: int
     api_key: str | None
+    """Bearer key of every request but those to /health; None = all are answered."""
     request_log: Path | None
     infos: Callable[[], Sequence[WorkerInfo]]
     """What the workers are; empty until they are ready."""
@@ -74,8 +81,7 @@ def build_app(service: Service) -> Starlette:
     async def completion(request: Request) -> Response:
         return await _answer(service, request, parse_completion, completion_body)
 
-    async def models(request: Request) -> Response:
-        _authorize(service, request)
+    async def models(_: Request) -> Response:
         return JsonResponse({"object": "list", "data": [_model_card(service)] if service.infos() else []})
 
     async def health(_: Request) -> Response:
@@ -83,23 +89,25 @@ def build_app(service: Service) -> Starlette:
         body = {"status": "ok" if ready else "no worker is ready", "workers_ready": ready, "workers": total}
         return JsonResponse(body, status_code=200 if ready else 503)
 
-    async def stats(request: Request) -> Response:
-        _authorize(service, request)
+    async def stats(_: Request) -> Response:
         uptime = round(time.time() - service.started, 3)
         return JsonResponse(json_safe({"uptime_s": uptime, "replies": service.totals, **await service.stats()}))
 
     async def probe(_: Request) -> Response:
         return JsonResponse({"status": "ok"})
 
+    closed = [] if service.api_key is None else [Middleware(KeyRequired, api_key=service.api_key)]
     return Starlette(
+        middleware=closed,
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", completion, methods=["POST"]),
             Route("/v1/models", models, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/stats", stats, methods=["GET"]),
+            *page_routes(),
             # NeMo-Skills asks with PUT until the server is up
-            Route("/", probe, methods=["GET", "PUT"]),
+            Route("/", probe, methods=["PUT"]),
             Route("/v1", probe, methods=["GET", "PUT"]),
             Route("/v1/", probe, methods=["GET", "PUT"]),
         ],
@@ -114,35 +122,40 @@ async def _answer(
     build: Callable[[Json, ParsedRequest, Sequence[Reply]], Json],
 ) -> Response:
     """One generation request from bytes to reply."""
-    _authorize(service, request)
     info = _served(service)
     data = await _read_body(request, service.max_body_bytes)
 
-    def read() -> ParsedRequest:
+    def read() -> tuple[ParsedRequest, StreamOptions | None]:
         body = read_json(data, info.max_model_len)
         _check_model(info, body.get("model"))
         limits = ModelLimits(max_model_len=info.max_model_len, vocab_size=info.vocab_size)
-        return parse(body, service.default_mode, limits)
+        return parse(body, service.default_mode, limits), stream_options(body)
 
     if len(data) < LARGE_BODY_BYTES:
-        parsed = read()
+        parsed, options = read()
     else:
-        parsed = await asyncio.get_running_loop().run_in_executor(service.body_reader, read)
+        parsed, options = await asyncio.get_running_loop().run_in_executor(service.body_reader, read)
     service.router.check_room(parsed.n)
     shown_id = parsed.request_id or request.headers.get("x-request-id", "")[:200] or uuid.uuid4().hex
-    # two clients may send one id; inside, every request has its own
-    inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}-{uuid.uuid4().hex[:8]}"
-    replies = await _until_client_leaves(request, _generate_all(service.router, parsed, inner_id))
-    if replies is None:
-        return Response(status_code=499)
     prefix = "chatcmpl" if build is chat_body else "cmpl"
     head = {"id": f"{prefix}-{shown_id}", "created": int(time.time()), "model": info.served_model_name}
-    reply = build(head, parsed, replies)
-    _note(service, shown_id, parsed, reply)
     headers = {"x-request-id": _UNSAFE_IN_ID.sub("_", shown_id)}
     if parsed.ignored:
         headers["x-trimode-ignored-fields"] = _ignored_header(parsed.ignored)
-    return JsonResponse(reply, headers=headers)
+
+    async def answer(on_delta: Callable[[int, Delta], None] | None = None) -> Json:
+        replies = await _generate_all(service.router, parsed, shown_id, on_delta)
+        reply = build(head, parsed, replies)
+        _note(service, shown_id, parsed, reply)
+        return reply
+
+    if options is not None:
+        if options.denoise:
+            parsed.fields["stream_events"] = DENOISE
+        chunks = Chunks(head, parsed, options, chat=build is chat_body)
+        return await stream_reply(request, chunks, answer, _disconnected(request), headers)
+    reply = await _until_client_leaves(request, answer())
+    return Response(status_code=499) if reply is None else JsonResponse(reply, headers=headers)
 
 
 def _ignored_header(names: Sequence[str]) -> str:
@@ -155,15 +168,23 @@ def _ignored_header(names: Sequence[str]) -> str:
     return ",".join(shown)
 
 
-async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) -> list[Reply]:
-    """Generates the n replies at the same time, with seeds counted up from the first. The first failure ends all."""
+async def _generate_all(
+    router: Router, parsed: ParsedRequest, shown_id: str, on_delta: Callable[[int, Delta], None] | None
+) -> list[Reply]:
+    """Generates the n replies at the same time, with seeds counted up from the first. The first failure ends all.
+
+    `on_delta` takes the parts of the replies as they come, each with the number of its reply.
+    """
+    # two clients may send one id; inside, every request has its own
+    inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}-{uuid.uuid4().hex[:8]}"
     tasks = []
     for index in range(parsed.n):
         request_id = f"{inner_id}-{index}" if parsed.n > 1 else inner_id
         fields = {**parsed.fields, "request_id": request_id}
         if parsed.n > 1:
             fields["seed"] = fields.get("seed", 0) + index
-        tasks.append(asyncio.ensure_future(router.submit(request_id, fields, parsed.prompt_tokens)))
+        listener = None if on_delta is None else functools.partial(on_delta, index)
+        tasks.append(asyncio.ensure_future(router.submit(request_id, fields, parsed.prompt_tokens, listener)))
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -171,7 +192,7 @@ async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) ->
             task.cancel()
 
 
-async def _until_client_leaves(request: Request, work: Awaitable[list[Reply]]) -> list[Reply] | None:
+async def _until_client_leaves(request: Request, work: Awaitable[Json]) -> Json | None:
     """Returns the result of `work`; None, with `work` cancelled, when the client hangs up first."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
@@ -205,14 +226,6 @@ async def _read_body(request: Request, limit: int) -> bytes:
     if too_long:
         raise InvalidRequestError(f"the body is longer than {limit} bytes", status=413)
     return b"".join(chunks)
-
-
-def _authorize(service: Service, request: Request) -> None:
-    if service.api_key is None:
-        return
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), service.api_key.encode()):
-        raise InvalidRequestError("the API key is missing or wrong", status=401, code="invalid_api_key")
 
 
 def _served(service: Service) -> WorkerInfo:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from trimode.balancer.api.fields import DECODING_FIELDS, OWN_FIELDS
 from trimode.balancer.api.replies import error_body
-from trimode.balancer.router import QueueFullError
+from trimode.balancer.work import QueueFullError
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 
 
@@ -25,18 +25,19 @@ class JsonResponse(JSONResponse):
         return text.encode("utf-8", "backslashreplace")
 
 
-def _error(message: str, status: int, param: str | None = None, code: str | None = None) -> JsonResponse:
+def error_response(message: str, status: int, param: str | None = None, code: str | None = None) -> JsonResponse:
+    """Returns an OpenAI error body as a reply."""
     return JsonResponse(error_body(message, status, param, code), status_code=status)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _error(error.detail, error.status_code)
+    return error_response(error.detail, error.status_code)
 
 
 async def _invalid_request(_: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidRequestError)
-    return _error(error.message, error.status, error.param, error.code)
+    return error_response(error.message, error.status, error.param, error.code)
 
 
 async def _generation_error(_: Request, error: Exception) -> Response:
@@ -44,14 +45,14 @@ async def _generation_error(_: Request, error: Exception) -> Response:
     # the project's messages begin with the field at fault
     first = re.match(r"\w+", error.message)
     param = first.group() if first and first.group() in DECODING_FIELDS | OWN_FIELDS else None
-    response = _error(error.message, error.status, param)
+    response = error_response(error.message, error.status, param)
     if isinstance(error, QueueFullError):
         response.headers["retry-after"] = str(error.retry_after_s)
     return response
 
 
 async def _worker_error(_: Request, error: Exception) -> Response:
-    response = _error(str(error), 500)
+    response = error_response(str(error), 500)
     response.headers["x-should-retry"] = "false"  # it was tried on several workers, and they died
     return response
 
@@ -62,7 +63,7 @@ async def _client_left(_request: Request, _left: Exception) -> Response:
 
 async def _defect(_request: Request, _error_of_ours: Exception) -> Response:
     """Of anything unexpected. The traceback goes to the log, since the server raises the error again."""
-    return _error("the server failed on this request; its log has the cause", 500)
+    return error_response("the server failed on this request; its log has the cause", 500)
 
 
 ERROR_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
@@ -73,3 +74,9 @@ ERROR_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]
     ClientDisconnect: _client_left,
     Exception: _defect,
 }
+
+
+async def reply_to_failure(request: Request, error: Exception) -> Response:
+    """Returns the reply to a request that failed with `error`."""
+    handler = next(ERROR_HANDLERS[kind] for kind in type(error).__mro__ if kind in ERROR_HANDLERS)
+    return await handler(request, error)

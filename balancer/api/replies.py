@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from trimode.balancer.api.requests import ParsedRequest
-from trimode.balancer.router import Reply
-from trimode.core.protocol import Cost, Generation
+from trimode.balancer.work import Reply
+from trimode.core.protocol import NO_COST, Cost, Generation
 
 Json = dict[str, Any]
 
@@ -80,7 +80,7 @@ def _total_cost(replies: Sequence[Reply]) -> Cost:
         completion_tokens=sum(cost.completion_tokens for cost in costs),
         forwards=forwards,
         forwards_saved=sum(cost.forwards_saved for cost in costs),
-        nfe=sum(cost.nfe for cost in costs),
+        nfe=sum(cost.nfe or 0 for cost in costs),
         acceptance_lengths=[length for cost in costs for length in cost.acceptance_lengths],
         continuations=sum(cost.continuations for cost in costs),
         queue_s=round(max(reply.waited_s + reply.generation.cost.queue_s for reply in replies), 6),
@@ -131,3 +131,17 @@ def _text_logprobs(generation: Generation) -> Json:
         "top_logprobs": None,
         "text_offset": [],
     }
+
+
+def token_logprobs(token_ids: Sequence[int], logprobs: Sequence[float] | None, *, chat: bool) -> Json:
+    """Returns the log-probabilities of some tokens of an answer in the form of a chat or a text completion."""
+    part = Generation(
+        request_id="",
+        token_ids=list(token_ids),
+        text=None,
+        finish_reason="",
+        cost=NO_COST,
+        trace=None,
+        logprobs=list(logprobs or ()),
+    )
+    return _chat_logprobs(part) if chat else _text_logprobs(part)

@@ -6,11 +6,21 @@ Hydra fills ComposedConfig; `compose` parses what is still text there and hands 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from omegaconf import MISSING
 from trimode.core.protocol import Mode, Quantization
-from trimode.pipeline.spec import ClientKind, Container, Device, DType, Executor, JobsPer
+from trimode.pipeline.spec import ClientKind, Container, Device, DType, Executor, JobsPer, Requeue
+
+
+class Backend(StrEnum):
+    """Who answers the prompts."""
+
+    trimode = "trimode"
+    """This project's balancer, which each job starts."""
+    openai = "openai"
+    """A running server with OpenAI's API."""
 
 
 @dataclass
@@ -35,7 +45,7 @@ class ModelConfig:
     """Which weights answer."""
 
     path: str = MISSING
-    """Checkpoint folder, or a hub id."""
+    """Checkpoint folder, or a hub id. Of a server: its name for the model; empty = the only one it has."""
     name: str | None = None
     """Stands for `path` in folder names; null = the path as given."""
     tokenizer: str | None = None
@@ -104,6 +114,8 @@ class ComposedCluster:
     """Most jobs of an array that run at the same time; null = all."""
     max_requeues: int = 10
     """How often a job that the time limit has interrupted is run again; 0 = never."""
+    requeue: Requeue = Requeue.slurm
+    """slurm: Slurm runs the same job again; chain: `max_requeues` further arrays wait to go on with it."""
     sbatch: dict[str, Any] = field(default_factory=dict)
     """Further sbatch options, name and value; true: a switch without value; false or null: not given."""
     srun: list[str] = field(default_factory=list)
@@ -135,6 +147,18 @@ class BalancerConfig:
     """KV cache of a worker in GiB; null = a share of free memory."""
     journal: bool = True
     """True to write down running requests in the run folder, so that an answer that is cut off goes on where it was."""
+    backend: Backend = Backend.trimode
+    """Who answers. The settings below belong to `openai`, those above to `trimode`."""
+    url: str | None = None
+    """Address of the server; `/v1` is added where it ends in no version."""
+    engine: str = "server"
+    """Name of the server's engine and set-up, for folder names and reports."""
+    api_key_file: str | None = None
+    """File with the server's key."""
+    max_in_flight: int = 16
+    """Requests that the server has at a time."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Request fields beside the standard ones; null leaves a standard one out."""
 
 
 @dataclass

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from trimode.core.errors import WorkerError
+from trimode.core.errors import USER_ERROR, WorkerError
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import serve_job
 from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
+from trimode.pipeline.job.ready import Ready
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
@@ -38,22 +39,15 @@ BALANCER = ("-m", "trimode.balancer")
 """Arguments of the Python interpreter that start the balancer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What the balancer wrote into its ready file."""
+class ServerEnded(WorkerError):  # noqa: N818 - an event
+    """The balancer ended before the job. `came_up`: True if it had served, or was killed before it could."""
 
-    url: str
-    workers: list[WorkerInfo]
+    def __init__(self, message: str, came_up: bool) -> None:
+        super().__init__(message)
+        self.came_up = came_up
 
-    @property
-    def model(self) -> str:
-        """Model name for requests."""
-        return self.workers[0].served_model_name
-
-    @property
-    def slots(self) -> int:
-        """Requests that all workers together decode at the same time."""
-        return sum(worker.max_num_seqs for worker in self.workers)
+    def __reduce__(self) -> tuple[type[ServerEnded], tuple[str, bool]]:
+        return ServerEnded, (str(self), self.came_up)
 
 
 class BalancerProcess:
@@ -71,6 +65,8 @@ class BalancerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._url: str | None = None
+        self._api_key = secrets.token_urlsafe(32)
+        self._key_fd: int | None = None
 
     def command(self) -> list[str]:
         """The balancer's command line."""
@@ -96,6 +92,7 @@ class BalancerProcess:
             "--log-prefix": f"group{self._spec.index}_",
             "--request-log": self._request_log(),
             "--max-queue": max(4096, 2 * client.max_concurrent_requests),
+            "--api-key-file": None if self._key_fd is None else f"/proc/self/fd/{self._key_fd}",
         }
         for flag, value in options.items():
             if value is not None:
@@ -115,6 +112,7 @@ class BalancerProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._ready_file.unlink(missing_ok=True)
         self._log = log.open("ab")
+        self._key_fd = _file_in_memory(self._api_key)
         self._log.write(f"--- {now()} {' '.join(self.command())}\n".encode())
         self._log.flush()
         write_server_info(self._spec, self._paths, "starting", None, self._devices)
@@ -124,6 +122,7 @@ class BalancerProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=(self._key_fd,),
             preexec_fn=serve_job,  # the balancer's reaper then ends the workers
         )
         return self
@@ -134,6 +133,8 @@ class BalancerProcess:
         finally:
             if self._log is not None:
                 self._log.close()
+            if self._key_fd is not None:
+                os.close(self._key_fd)
             self._ready_file.unlink(missing_ok=True)
             if self._lease is None or self._lease.is_held():
                 status = "stopped" if kind is None else "failed"
@@ -155,16 +156,20 @@ class BalancerProcess:
             if time.monotonic() - began > READY_TIMEOUT_S:
                 raise WorkerError(f"the workers were not ready after {READY_TIMEOUT_S:.0f} s; {self._end_of_log()}")
         content = json.loads(self._ready_file.read_text(encoding="utf-8"))
-        ready = Ready(url=content["url"], workers=[WorkerInfo.from_json(worker) for worker in content["workers"]])
+        workers = [WorkerInfo.from_json(worker) for worker in content["workers"]]
+        ready = Ready(url=content["url"], workers=workers, api_key=self._api_key)
         self._url = ready.url
         write_server_info(self._spec, self._paths, "running", self._url, self._devices)
         return ready
 
     def check(self) -> None:
-        """Raises WorkerError if the balancer has ended."""
+        """Raises WorkerError if the balancer has ended: a ServerEnded unless the user must act."""
         if self._process is not None and (status := self._process.poll()) is not None:
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-            raise WorkerError(f"the balancer {how}; {self._end_of_log()}")
+            message = f"the balancer {how}; {self._end_of_log()}"
+            if status == USER_ERROR:
+                raise WorkerError(message)
+            raise ServerEnded(message, came_up=status < 0 or self._url is not None)
 
     def _stop(self) -> None:
         if self._process is None or self._process.poll() is not None:
@@ -181,6 +186,16 @@ class BalancerProcess:
     def _end_of_log(self) -> str:
         log = self._paths.balancer_log(self._spec.index)
         return f"its log {log} ends with:\n{tail(log, 20)}"
+
+
+def _file_in_memory(text: str) -> int:
+    """Returns the descriptor of a file that has no name: only this process and those that inherit it can read it.
+
+    /proc/self/fd/N names it there, as often as it is wanted.
+    """
+    handle = os.memfd_create("api-key")
+    os.write(handle, text.encode())
+    return handle
 
 
 def write_server_info(spec: JobSpec, paths: RunPaths, status: str, url: str | None, devices: Devices) -> None:

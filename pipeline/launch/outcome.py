@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
-from trimode.core.files import tail
+from trimode.core.files import has_space, tail
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 
 TAIL_LINES = 30
 """Lines of the executor's log that stand for a failure record that is missing."""
 
-LEAST_BYTES = 64 << 10
-"""Less free space than this is called none: a failure record may not fit."""
-
-
-def has_space(folder: Path) -> bool:
-    """True if files can be written in a folder, as far as its file system says."""
-    try:
-        return shutil.disk_usage(folder).free >= LEAST_BYTES
-    except OSError:
-        return True
-
 
 def is_completed(spec: JobSpec) -> bool:
     """True if the job has left its COMPLETED marker. A job removes old markers when it starts."""
     return RunPaths(Path(spec.run_dir)).completed(spec.index).exists()
+
+
+def over_since(spec: JobSpec, moment: float) -> str | None:
+    """Returns `completed` or `failed` if the job has left such a marker after a Unix time; else None."""
+    paths = RunPaths(Path(spec.run_dir))
+    for name, marker in (("completed", paths.completed(spec.index)), ("failed", paths.failed(spec.index))):
+        with suppress(FileNotFoundError):
+            if marker.stat().st_mtime >= moment:
+                return name
+    return None
 
 
 def cause(record: Path) -> str:

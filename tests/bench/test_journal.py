@@ -9,7 +9,7 @@ from trimode.bench import journal
 
 
 @pytest.mark.slow
-def test_it_prints_all_three_losses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_all_shares(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(
         sys, "argv", ["journal", *["--modes", "ar", "--requests", "2", "--tokens", "8", "--pairs", "2"]]
     )
@@ -17,5 +17,5 @@ def test_it_prints_all_three_losses(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr("trimode.workers.journal.journal.EVERY_S", 0.0)
     journal.main()
     printed = capsys.readouterr().out
-    assert printed.count("%") == 3
+    assert printed.count("%") == 4
     assert "clock" in printed

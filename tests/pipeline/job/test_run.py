@@ -108,6 +108,34 @@ def test_job_leaves_the_whole_tree(spec: JobSpec, tmp_path: Path) -> None:
     assert_ledger_equals_rows(spec)
 
 
+def test_a_completed_job_removes_its_own_journals(spec: JobSpec, tmp_path: Path) -> None:
+    journal = paths_of(spec).journal
+    journal.mkdir(parents=True)
+    for name in ("group0_host_1_a.jsonl", "group0_host_1_a.tmp", "group1_host_2_b.jsonl"):
+        (journal / name).write_text("")
+    assert run(spec, tmp_path)[0] == 0
+    assert [path.name for path in journal.iterdir()] == ["group1_host_2_b.jsonl"]
+    (journal / "group1_host_2_b.jsonl").rename(journal / "group0_host_1_a.jsonl")
+    assert run(spec, tmp_path)[0] == 0
+    assert not journal.exists()
+
+
+def test_the_key_of_a_run_is_new_and_nowhere_to_be_read(spec: JobSpec, tmp_path: Path) -> None:
+    keys = []
+    for number in range(2):
+        note = tmp_path / f"key{number}"
+        job = start_job(spec, tmp_path, {"key_file": str(note), "delay_s": 0.05})
+        wait_for(lambda note=note: note.exists() and note.read_text(), "the key")
+        keys.append(note.read_text())
+        assert len(keys[-1]) >= 43
+        assert processes_naming(keys[-1]) == []
+        job.send_signal(signal.SIGTERM)
+        job.communicate(timeout=PATIENCE_S)
+    assert keys[0] != keys[1]
+    files = [path for path in Path(spec.run_dir).rglob("*") if path.is_file()]
+    assert not [path for path in files for key in keys if key.encode() in path.read_bytes()]
+
+
 def test_row_has_nemo_skills_fields(spec: JobSpec, tmp_path: Path) -> None:
     run(spec, tmp_path)
     row = read_output(paths_of(spec), "gsm8k", 0)[3]
@@ -208,7 +236,7 @@ def test_dead_balancer_fails_the_job_and_keeps_what_is_done(spec: JobSpec, tmp_p
     status, output = run(spec, tmp_path, {"die_after": 15})
     assert status != 0
     record = paths_of(spec).failed(0).read_text()
-    assert "WorkerError: the balancer was killed by SIGKILL" in record
+    assert "ServerEnded: the balancer was killed by SIGKILL" in record
     assert "JobFailed" in output
     assert 'SERVER_STATUS="failed"' in paths_of(spec).server_info(0).read_text()
     assert not paths_of(spec).completed(0).exists()
