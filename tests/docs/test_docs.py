@@ -36,6 +36,7 @@ COMMANDS = (
     ("-m", "trimode.bench.coverage"),
     ("-m", "trimode.bench.drills"),
     ("-m", "trimode.bench.gpu"),
+    ("-m", "trimode.bench.journal"),
     ("-m", "trimode.kernels.resources"),
     ("-m", "trimode.bench.quantization"),
     ("-m", "trimode.recipes.demo.train"),
