@@ -170,9 +170,14 @@ class Generation:
 
     def to_json(self) -> dict[str, object]:
         """Returns a flat dict, ready for json: the fields of the cost stand beside the others."""
-        own = dataclasses.asdict(self)
-        cost: dict[str, object] = own.pop("cost")
-        return own | cost
+        own = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "cost"}
+        return own | self.cost.to_json()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Generation:
+        """Returns what `to_json` wrote."""
+        own = {item.name: value[item.name] for item in dataclasses.fields(cls) if item.name != "cost"}
+        return cls(**own, cost=Cost.from_json(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

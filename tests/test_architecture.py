@@ -55,17 +55,20 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         *("workers/" + name for name in ("boundary", "decode", "model", "params", "runtime", "sampling", "text")),
     },
-    "workers/worker": {"core", *("workers/" + name for name in ("boundary", "engine", "params", "runtime"))},
+    "workers/stream": {"core", *("workers/" + name for name in ("decode", "engine", "text"))},
+    "workers/worker": {"core", *("workers/" + name for name in ("boundary", "engine", "params", "runtime", "stream"))},
     "workers/rows": {"core"},
     "workers/quantize": {"core", "kernels", "workers/model", "workers/runtime"},
     "workers/generate": {"core", *("workers/" + name for name in ("boundary", "engine", "hf", "rows", "runtime"))},
     # balancer: the worker class is handed in by name
     "balancer": set(),
-    "balancer/router": {"core"},
+    "balancer/work": {"core"},
+    "balancer/router": {"core", "balancer/work"},
     "balancer/settings": {"core"},
     "balancer/placement": {"core", "balancer/settings"},
-    "balancer/api": {"core", "balancer/router"},
-    "balancer/actors": {"core", "balancer/router", "balancer/settings", "balancer/placement"},
+    "balancer/chat_page": {"core"},
+    "balancer/api": {"core", *("balancer/" + name for name in ("work", "router", "chat_page"))},
+    "balancer/actors": {"core", *("balancer/" + name for name in ("work", "router", "settings", "placement"))},
     "balancer/server": {"core", "balancer/settings", "balancer/placement", "balancer/api", "balancer/actors"},
     "balancer/__main__": {"core", "balancer/settings", "balancer/placement", "balancer/actors"},
     # pipeline: no workers, no balancer
@@ -125,11 +128,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline/__main__": {"core", "pipeline/config", "pipeline/sweep"},
     # commands and recipes
     "evaluate": {"core", "workers/worker", "pipeline/in_process"},
+    "chat": {
+        "core",
+        *(PIPELINE + name for name in ("spec", "server")),
+        *("workers/" + name for name in ("decode", "runtime", "worker")),
+    },
     "recipes": {"core", "pipeline/benchmarks", "pipeline/scoring", "workers/generate", "workers/runtime"},
     "bench": {
         "core",
         "kernels",
-        *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring")),
+        *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "run_folder", "scoring", "slurm")),
         *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
     },
     "scripts": set(),
@@ -360,7 +368,7 @@ def test_no_literal_types_and_no_open_ends() -> None:
 def test_every_package_is_in_the_wheel() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     inits = {p.parent.relative_to(ROOT) for p in ROOT.glob("**/__init__.py") if not p.is_relative_to(ROOT / ".venv")}
-    shipped = {"core", "pipeline", "balancer", "workers", "kernels", "conf", "recipes"}
+    shipped = {"core", "pipeline", "balancer", "workers", "kernels", "conf", "recipes", "chat"}
     expected = {"trimode." + ".".join(p.parts) for p in inits if p.parts and p.parts[0] in shipped} | {"trimode"}
     assert listed == expected
 

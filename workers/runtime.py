@@ -32,7 +32,13 @@ from trimode.workers.model.memory import return_free_memory
 from trimode.workers.model.packed import check_weights
 from trimode.workers.model.quantized import load_options
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.params import check_end_think, check_vocabulary, parse_params, read_request_id
+from trimode.workers.params import (
+    STREAM_EVENTS,
+    check_end_think,
+    check_vocabulary,
+    parse_params,
+    read_request_id,
+)
 from trimode.workers.text import PromptLimits, Text, always
 
 LARGE_PROMPT_CHARACTERS = 1 << 20
@@ -123,6 +129,8 @@ class Prepared:
     prompt_ids: list[int]
     params: DecodeParams
     find_stop: StopFinder | None
+    show_passes: bool = False
+    """True if the passes over blocks are wanted beside the tokens."""
 
 
 def read_request(
@@ -222,7 +230,7 @@ class Runtime:
         finally:
             if _is_large(fields):
                 return_free_memory()
-        return Prepared(prompt_ids, params, find_stop)
+        return Prepared(prompt_ids, params, find_stop, show_passes=fields.get("stream_events") == STREAM_EVENTS)
 
     def add(self, request_id: str, prepared: Prepared, arrived: float | None = None) -> Sequence:
         """Queues a prepared request. Only the engine's thread may call this. GenerationError if it cannot run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import time
@@ -21,9 +22,13 @@ from starlette.routing import Route
 from trimode.balancer.api.api_key import KeyRequired
 from trimode.balancer.api.body import read_json
 from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
+from trimode.balancer.api.page import page_routes
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
 from trimode.balancer.api.requests import ModelLimits, ParsedRequest, parse_chat, parse_completion
-from trimode.balancer.router import Reply, Router
+from trimode.balancer.api.stream import DENOISE, Chunks, StreamOptions, stream_options, stream_reply
+from trimode.balancer.router import Router
+from trimode.balancer.work import Reply
+from trimode.core.delta import Delta
 from trimode.core.errors import GenerationError, InvalidRequestError
 from trimode.core.field_rules import show
 from trimode.core.protocol import Mode
@@ -100,8 +105,9 @@ def build_app(service: Service) -> Starlette:
             Route("/v1/models", models, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/stats", stats, methods=["GET"]),
+            *page_routes(),
             # NeMo-Skills asks with PUT until the server is up
-            Route("/", probe, methods=["GET", "PUT"]),
+            Route("/", probe, methods=["PUT"]),
             Route("/v1", probe, methods=["GET", "PUT"]),
             Route("/v1/", probe, methods=["GET", "PUT"]),
         ],
@@ -119,31 +125,37 @@ async def _answer(
     info = _served(service)
     data = await _read_body(request, service.max_body_bytes)
 
-    def read() -> ParsedRequest:
+    def read() -> tuple[ParsedRequest, StreamOptions | None]:
         body = read_json(data, info.max_model_len)
         _check_model(info, body.get("model"))
         limits = ModelLimits(max_model_len=info.max_model_len, vocab_size=info.vocab_size)
-        return parse(body, service.default_mode, limits)
+        return parse(body, service.default_mode, limits), stream_options(body)
 
     if len(data) < LARGE_BODY_BYTES:
-        parsed = read()
+        parsed, options = read()
     else:
-        parsed = await asyncio.get_running_loop().run_in_executor(service.body_reader, read)
+        parsed, options = await asyncio.get_running_loop().run_in_executor(service.body_reader, read)
     service.router.check_room(parsed.n)
     shown_id = parsed.request_id or request.headers.get("x-request-id", "")[:200] or uuid.uuid4().hex
-    # two clients may send one id; inside, every request has its own
-    inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}-{uuid.uuid4().hex[:8]}"
-    replies = await _until_client_leaves(request, _generate_all(service.router, parsed, inner_id))
-    if replies is None:
-        return Response(status_code=499)
     prefix = "chatcmpl" if build is chat_body else "cmpl"
     head = {"id": f"{prefix}-{shown_id}", "created": int(time.time()), "model": info.served_model_name}
-    reply = build(head, parsed, replies)
-    _note(service, shown_id, parsed, reply)
     headers = {"x-request-id": _UNSAFE_IN_ID.sub("_", shown_id)}
     if parsed.ignored:
         headers["x-trimode-ignored-fields"] = _ignored_header(parsed.ignored)
-    return JsonResponse(reply, headers=headers)
+
+    async def answer(on_delta: Callable[[int, Delta], None] | None = None) -> Json:
+        replies = await _generate_all(service.router, parsed, shown_id, on_delta)
+        reply = build(head, parsed, replies)
+        _note(service, shown_id, parsed, reply)
+        return reply
+
+    if options is not None:
+        if options.denoise:
+            parsed.fields["stream_events"] = DENOISE
+        chunks = Chunks(head, parsed, options, chat=build is chat_body)
+        return await stream_reply(request, chunks, answer, _disconnected(request), headers)
+    reply = await _until_client_leaves(request, answer())
+    return Response(status_code=499) if reply is None else JsonResponse(reply, headers=headers)
 
 
 def _ignored_header(names: Sequence[str]) -> str:
@@ -156,15 +168,23 @@ def _ignored_header(names: Sequence[str]) -> str:
     return ",".join(shown)
 
 
-async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) -> list[Reply]:
-    """Generates the n replies at the same time, with seeds counted up from the first. The first failure ends all."""
+async def _generate_all(
+    router: Router, parsed: ParsedRequest, shown_id: str, on_delta: Callable[[int, Delta], None] | None
+) -> list[Reply]:
+    """Generates the n replies at the same time, with seeds counted up from the first. The first failure ends all.
+
+    `on_delta` takes the parts of the replies as they come, each with the number of its reply.
+    """
+    # two clients may send one id; inside, every request has its own
+    inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}-{uuid.uuid4().hex[:8]}"
     tasks = []
     for index in range(parsed.n):
         request_id = f"{inner_id}-{index}" if parsed.n > 1 else inner_id
         fields = {**parsed.fields, "request_id": request_id}
         if parsed.n > 1:
             fields["seed"] = fields.get("seed", 0) + index
-        tasks.append(asyncio.ensure_future(router.submit(request_id, fields, parsed.prompt_tokens)))
+        listener = None if on_delta is None else functools.partial(on_delta, index)
+        tasks.append(asyncio.ensure_future(router.submit(request_id, fields, parsed.prompt_tokens, listener)))
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -172,7 +192,7 @@ async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) ->
             task.cancel()
 
 
-async def _until_client_leaves(request: Request, work: Awaitable[list[Reply]]) -> list[Reply] | None:
+async def _until_client_leaves(request: Request, work: Awaitable[Json]) -> Json | None:
     """Returns the result of `work`; None, with `work` cancelled, when the client hangs up first."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from trimode.balancer.api.fields import DECODING_FIELDS, OWN_FIELDS
 from trimode.balancer.api.replies import error_body
-from trimode.balancer.router import QueueFullError
+from trimode.balancer.work import QueueFullError
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 
 
@@ -74,3 +74,9 @@ ERROR_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]
     ClientDisconnect: _client_left,
     Exception: _defect,
 }
+
+
+async def reply_to_failure(request: Request, error: Exception) -> Response:
+    """Returns the reply to a request that failed with `error`."""
+    handler = next(ERROR_HANDLERS[kind] for kind in type(error).__mro__ if kind in ERROR_HANDLERS)
+    return await handler(request, error)

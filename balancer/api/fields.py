@@ -25,6 +25,9 @@ OWN_FIELDS = frozenset(
         "request_id",
         "chat_template_kwargs",
         "return_token_ids",
+        "stream",
+        "stream_options",
+        "stream_events",
     }
 )
 """Read here."""
@@ -55,8 +58,6 @@ NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "prompt_logprobs": (0, False),
     "reasoning_effort": (),
     "response_format": ({"type": "text"},),
-    "stream": (False,),
-    "stream_options": ({},),
     "structured_outputs": ({},),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from trimode.balancer.api.requests import ParsedRequest
-from trimode.balancer.router import Reply
-from trimode.core.protocol import Cost, Generation
+from trimode.balancer.work import Reply
+from trimode.core.protocol import NO_COST, Cost, Generation
 
 Json = dict[str, Any]
 
@@ -130,3 +130,17 @@ def _text_logprobs(generation: Generation) -> Json:
         "top_logprobs": None,
         "text_offset": [],
     }
+
+
+def token_logprobs(token_ids: Sequence[int], logprobs: Sequence[float] | None, *, chat: bool) -> Json:
+    """Returns the log-probabilities of some tokens of an answer in the form of a chat or a text completion."""
+    part = Generation(
+        request_id="",
+        token_ids=list(token_ids),
+        text=None,
+        finish_reason="",
+        cost=NO_COST,
+        trace=None,
+        logprobs=list(logprobs or ()),
+    )
+    return _chat_logprobs(part) if chat else _text_logprobs(part)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from trimode.balancer.api.replies import LOWEST_LOGPROB, chat_body, completion_body, error_body, json_safe, usage
 from trimode.balancer.api.requests import parse_chat
-from trimode.balancer.router import Reply
+from trimode.balancer.work import Reply
 from trimode.core.protocol import Mode
 from trimode.tests.fakes.worker import cost, generation
 
