@@ -128,6 +128,8 @@ class Cost:
     not this project's does not count it."""
     acceptance_lengths: list[int] = field(default_factory=list)
     """linear_spec: tokens emitted per verify, none past an end token or the limit; else empty."""
+    continuations: int = 0
+    """How often another worker went on with the sample after the end of the one before."""
     queue_s: float = 0.0
     """Seconds from arrival to the first forward."""
     first_token_s: float = 0.0
@@ -136,8 +138,9 @@ class Cost:
     """Seconds from arrival to the end."""
 
     def to_json(self) -> dict[str, object]:
-        """Returns the fields as a dict; its lists are not copied."""
-        return {name: getattr(self, name) for name in COST_FIELDS}
+        """Returns the fields as a dict, `continuations` only if there are any; its lists are not copied."""
+        left_out = () if self.continuations else ("continuations",)
+        return {name: getattr(self, name) for name in COST_FIELDS if name not in left_out}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Cost:

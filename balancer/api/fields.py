@@ -39,6 +39,7 @@ NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "bad_words": ([],),
     "best_of": (1,),
     "chat_template": (),
+    "continuation": (),
     "continue_final_message": (False,),
     "documents": ([],),
     "echo": (False,),

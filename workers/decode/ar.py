@@ -17,6 +17,7 @@ class ArState(DecodeState):
     """Emits one token per causal forward until an end condition holds."""
 
     defaults = MODE_DEFAULTS[Mode.ar]
+    goes_on = True
 
     @staticmethod
     def nfe(forwards: Mapping[str, int]) -> int:

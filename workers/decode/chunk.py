@@ -84,6 +84,9 @@ class Chunk:
     """True if the distribution of each row is returned as an opaque handle."""
     history: Sequence[int] | None = None
     """Tokens that the repetition penalty acts on; None = no penalty."""
+    again: bool = False
+    """True if the chunk reads tokens again that another worker has computed for this request. Such forwards are not the
+    request's; they are counted apart."""
     forced_token: int | None = None
     """Token that may take the place of a sampled one: its log-probability is wanted in every row; None = none."""
 
