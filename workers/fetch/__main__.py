@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from trimode.core.errors import ConfigError, WorkerError, guarded
 from trimode.core.files import locked, write_json_atomic
 from trimode.core.project import PROJECT_DIR
-from trimode.scripts.download import download
+from trimode.workers.fetch.download import download
 
 MODEL = "nvidia/Nemotron-Labs-Diffusion-8B"
 ADAPTER_FOLDER = "linear_spec_lora"
