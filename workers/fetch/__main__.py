@@ -72,7 +72,9 @@ def get_token() -> str | None:
 
 
 def pins() -> dict[str, dict[str, Any]]:
-    """Returns the pinned revisions and checksums of the project, by model."""
+    """Returns the pinned revisions and checksums of the project, by model; an installed wheel has none."""
+    if not PINS.exists():
+        return {}
     found: dict[str, dict[str, Any]] = json.loads(PINS.read_text(encoding="utf-8"))
     return found
 
