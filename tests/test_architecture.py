@@ -144,7 +144,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         "kernels",
         *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "run_folder", "scoring", "slurm")),
-        *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
+        *("workers/" + name for name in ("decode", "engine", "journal", "model", "runtime", "sampling")),
     },
     "scripts": set(),
 }
