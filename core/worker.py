@@ -145,6 +145,9 @@ class Worker(Protocol):
             WorkerError: the worker is closed, broken or gone.
         """
 
+    async def flush(self) -> None:
+        """Writes down the running requests, if the worker has a journal. Called before it is ended."""
+
     async def stream(self, fields: Mapping[str, object]) -> AsyncIterator[Delta | Generation]:
         """Yields the parts of the answer to one request, then the whole. Raises as `generate` does."""
         parts: asyncio.Queue[Delta | None] = asyncio.Queue()

@@ -56,8 +56,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("workers/" + name for name in ("boundary", "decode", "model", "params", "runtime", "sampling", "text")),
     },
     "workers/stream": {"core", *("workers/" + name for name in ("decode", "engine", "runtime", "text"))},
-    "workers/worker": {"core", *("workers/" + name for name in ("boundary", "engine", "params", "runtime", "stream"))},
+    "workers/journal": {"core", "workers/engine"},
+    "workers/worker": {
+        "core",
+        *("workers/" + name for name in ("boundary", "engine", "journal", "params", "runtime", "stream")),
+    },
     "workers/rows": {"core"},
+    "workers/fetch": {"core"},
     "workers/quantize": {"core", "kernels", "workers/model", "workers/runtime"},
     "workers/generate": {"core", *("workers/" + name for name in ("boundary", "engine", "hf", "rows", "runtime"))},
     # balancer: the worker class is handed in by name
@@ -139,9 +144,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         "kernels",
         *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "run_folder", "scoring", "slurm")),
-        *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
+        *("workers/" + name for name in ("decode", "engine", "journal", "model", "runtime", "sampling")),
     },
-    "scripts": {"core"},
+    "scripts": set(),
 }
 """What each room may import of ours. `kernels` stands for all operators and the compiler. A new room needs a line."""
 
@@ -149,6 +154,7 @@ NARROW = {
     ("workers/model", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/model"): "workers.model.batch",
+    ("workers/journal", "workers/engine"): "workers.engine.scheduler",
     ("pipeline/rescore", "pipeline/launch"): "pipeline.launch.owner",
     ("pipeline/launch", "pipeline/client"): "pipeline.client.nemo_skills.installation",
     ("pipeline/analysis", "pipeline/scoring"): "pipeline.scoring.verdicts",

@@ -48,6 +48,8 @@ class Kind(IntEnum):
     """Worker: number of the call, a Generation."""
     REFUSED = 7
     """Worker: number of the call, message and status of a GenerationError."""
+    FLUSH = 9
+    """Balancer: number of the call. Worker: the same, once its running requests are written down."""
     FAILED = 8
     """Worker: number of the call. An exception that nobody expected; the worker's log has it."""
 

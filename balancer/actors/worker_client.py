@@ -55,6 +55,10 @@ class WorkerClient(Wire):
         found: WorkerStats = await self._call(next(self._numbers), Kind.STATS)
         return found
 
+    async def flush(self) -> None:
+        """Returns once the running requests are written down."""
+        await self._call(next(self._numbers), Kind.FLUSH)
+
     async def _call(self, call: int, kind: Kind, *arguments: object) -> Any:  # noqa: ANN401 (each kind has its own)
         if self._lost is not None:
             raise WorkerError(self._lost)
@@ -84,6 +88,8 @@ class WorkerClient(Wire):
             future.set_result(Generation.from_json(message[2]))
         elif kind == Kind.STATS:
             future.set_result(WorkerStats.from_json(message[2]))
+        elif kind == Kind.FLUSH:
+            future.set_result(None)
         elif kind == Kind.REFUSED:
             future.set_exception(GenerationError(message[2], message[3]))
         elif kind == Kind.FAILED:

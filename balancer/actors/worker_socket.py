@@ -62,6 +62,8 @@ class WorkerSocket(Wire):
             self._keep(asyncio.ensure_future(self._worker.cancel(message[1])))
         elif kind == Kind.STATS:
             self._keep(asyncio.ensure_future(self._say_stats(message[1])))
+        elif kind == Kind.FLUSH:
+            self._keep(asyncio.ensure_future(self._flush_worker(message[1])))
 
     def _start(self, call: int, fields: Mapping[str, object], *, in_parts: bool) -> None:
         def on_delta(delta: Delta) -> None:
@@ -93,6 +95,10 @@ class WorkerSocket(Wire):
 
     async def _say_stats(self, call: int) -> None:
         self.send(Kind.STATS, call, (await self._worker.stats()).to_json())
+
+    async def _flush_worker(self, call: int) -> None:
+        await self._worker.flush()
+        self.send(Kind.FLUSH, call)
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
