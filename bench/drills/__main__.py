@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from trimode.bench.drills.cluster import SETTINGS, Cluster, output, running_cluster
@@ -86,9 +87,9 @@ class Drills:
 
     def settings(self, record: Record) -> Settings:
         """Returns the sweep that a drill strikes."""
-        usual = Settings(mode=record.mode, limit=self._arguments.limit, tokens=self._arguments.tokens)
-        own = KINDS[record.kind].benchmarks
-        return Settings(mode=usual.mode, limit=2 * usual.limit, tokens=usual.tokens, benchmarks=own) if own else usual
+        kind, arguments = KINDS[record.kind], self._arguments
+        settings = Settings(mode=record.mode, limit=kind.scale * arguments.limit, tokens=arguments.tokens)
+        return replace(settings, benchmarks=kind.benchmarks) if kind.benchmarks else settings
 
     def run(self, planner: Planner) -> list[Record]:
         """Runs all drills, those that may be together at the same time. Returns their records, kind by kind."""
