@@ -228,6 +228,7 @@ class Runtime:
         if text is not None and state.params.stop:
             text = self.text.cut_at_stop(text, state.params.stop)
         arrived, ended = sequence.arrived, sequence.ended or sequence.arrived
+        rated = state.params.prompt_logprobs
         return Generation(
             request_id=sequence.request_id,
             token_ids=tokens,
@@ -246,6 +247,10 @@ class Runtime:
             ),
             trace=state.trace,
             logprobs=state.logprobs[: len(tokens)] if state.params.logprobs else None,
+            top_logprobs=state.top_logprobs[: len(tokens)] if state.num_top else None,
+            prompt_token_ids=None if rated is None else state.prompt_ids,
+            prompt_logprobs=None if rated is None else state.prompt_logprobs,
+            prompt_top_logprobs=state.prompt_top_logprobs if rated else None,
         )
 
     def describe_kernels(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode
+from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled
 from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.state import DecodeContext, DecodeState
@@ -41,9 +41,9 @@ class DlmState(DecodeState):
         """Number of commits in each denoising pass, one list per finished block."""
         return self._trace
 
-    def _begin(self, token: int, logprob: float) -> None:
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:
         length = self.params.block_length
-        self._block = MaskedBlock(token, logprob, length, self.context.mask_token_id)
+        self._block = MaskedBlock(token, logprob, length, self.context.mask_token_id, top)
         self._forced_at = 0
         self._force_end_of_thinking()
         each, more = divmod(len(self._block.masked), length)
@@ -75,7 +75,9 @@ class DlmState(DecodeState):
                 purpose="decode",
                 sample_offset=1,
                 history=self._history(self._block.known()),
+                num_prompt_history=self._num_prompt_history,
                 forced_token=forced,
+                num_top=self.num_top,
             )
         threshold = self.params.threshold
         step = len(self._commits)
@@ -89,6 +91,8 @@ class DlmState(DecodeState):
             purpose=f"denoise{step}",
             selection=Commit(math.inf, self._quota[step]) if threshold is None else Commit(threshold, 1),
             history=self._history(self._block.known()),
+            num_prompt_history=self._num_prompt_history,
+            num_top=self.num_top,
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
@@ -99,11 +103,12 @@ class DlmState(DecodeState):
             return
         if self._forced_at and sampled.forced_logprobs:
             self._block.logprobs[self._forced_at] = sampled.forced_logprobs[0]
+            self._block.tops[self._forced_at] = sampled.tops[0] if sampled.tops else ()
         self.cached += len(self._block)
         self._trace.append(self._commits)
-        self._emit(self._block.tokens, self._block.logprobs)
+        self._emit(self._block.tokens, self._block.logprobs, self._block.tops)
         if self.finish_reason is None:
-            self._begin(sampled.tokens[-1], sampled.logprobs[-1])
+            self._begin(sampled.tokens[-1], sampled.logprobs[-1], sampled.tops[-1] if sampled.tops else ())
 
     def _ended_before_mask(self) -> bool:
         """True if the block holds an end token with no mask before it. What follows is cut, so denoising can stop."""

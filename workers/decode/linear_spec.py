@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode
+from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify, deferred
 from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.state import DecodeContext, DecodeState
@@ -65,8 +65,8 @@ class LinearSpecState(DecodeState):
         params = self.params
         return params.temperature > 0 and params.acceptance == "rejection" and not params.threshold
 
-    def _begin(self, token: int, logprob: float) -> None:
-        self._emit([token], [logprob])
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:
+        self._emit([token], [logprob], [top])
         self._draft_after(token)
 
     def _draft_after(self, seed: int) -> None:
@@ -83,7 +83,7 @@ class LinearSpecState(DecodeState):
     def _following(self, chunk: Chunk, end: int) -> Chunk | None:
         params = self.params
         if chunk.kind == "prefill":
-            block = MaskedBlock(deferred(0), 0.0, params.block_length, self.context.mask_token_id)
+            block = MaskedBlock(deferred(len(chunk.rows) - 1), 0.0, params.block_length, self.context.mask_token_id)
             runs = self._drafts(block) and params.max_new_tokens > 1
             return self._draft(block, end) if runs else None
         # One pass commits the whole block. The distributions that rejection sampling needs are not known yet.
@@ -108,7 +108,9 @@ class LinearSpecState(DecodeState):
             selection=Verify(proposals),
             sample_offset=1,
             history=self._history(),
+            num_prompt_history=self._num_prompt_history,
             forced_token=self._forced_token(),
+            num_top=self.num_top,
         )
 
     def _draft(self, block: MaskedBlock, position: int) -> Chunk:
@@ -125,6 +127,7 @@ class LinearSpecState(DecodeState):
             confidence=Confidence.TEMPERED,
             keep_distribution=self._by_rejection,
             history=self._history(block.known()[1:]),  # the seed is in the output
+            num_prompt_history=self._num_prompt_history,
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
@@ -148,6 +151,6 @@ class LinearSpecState(DecodeState):
         if over and end is not None and end not in tokens and not ended:
             tokens[-1] = end
             logprobs[-1] = sampled.forced_logprobs[accepted - 1] if sampled.forced_logprobs else 0.0
-        self._emit(tokens, logprobs)
+        self._emit(tokens, logprobs, sampled.tops[:accepted])
         if self.finish_reason is None:
             self._draft_after(tokens[-1])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from trimode.core.protocol import Top
 from trimode.workers.decode.chunk import Sampled
 
 
 class MaskedBlock:
     """Starts as one known token followed by masks."""
 
-    def __init__(self, seed: int, logprob: float, length: int, mask_token_id: int) -> None:
+    def __init__(self, seed: int, logprob: float, length: int, mask_token_id: int, top: Top = ()) -> None:
         self.tokens = [seed] + [mask_token_id] * (length - 1)
         self.logprobs = [logprob] + [0.0] * (length - 1)
         """Log-probability of each committed or forced token; 0 where the token is masked."""
+        self.tops: list[Top] = [top] + [()] * (length - 1)
+        """The most probable tokens where each was committed; empty unless asked for."""
         self.masked = list(range(1, length))
         """Positions that are still masked, in ascending order."""
 
@@ -35,6 +38,7 @@ class MaskedBlock:
             if sampled.committed[row]:
                 self.tokens[position] = sampled.tokens[row]
                 self.logprobs[position] = sampled.logprobs[row]
+                self.tops[position] = sampled.tops[row] if sampled.tops else ()
             else:
                 still.append(position)
         num_committed = len(self.masked) - len(still)

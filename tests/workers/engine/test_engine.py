@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 from trimode.core.errors import GenerationError
-from trimode.core.protocol import FORWARD_KINDS, ModeDefaults
+from trimode.core.protocol import FORWARD_KINDS, ModeDefaults, Top
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.decode.ar import ArState
@@ -248,7 +248,7 @@ class EchoState(DecodeState):
     def nfe(forwards: Mapping[str, int]) -> int:
         return forwards["decode"]
 
-    def _begin(self, token: int, logprob: float) -> None:
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:  # noqa: ARG002
         self._emit([token], [logprob])
 
     def _next_chunk(self) -> Chunk:
