@@ -21,6 +21,8 @@ GREEDY_BELOW = 1e-4
 CHARACTERS_PER_TOKEN = 16
 """A prompt longer than this many characters for each token of the context is refused before it is tokenized. Text has
 about 4 characters per token."""
+CONTEXT_EXCEEDED = "This model's maximum context length is"
+"""How the refusal of a request that is too long for the context begins."""
 MAX_TOP_LOGPROBS = 20
 """Most alternatives that are reported for a token."""
 SHOWN_CHARACTERS = 40
@@ -215,8 +217,8 @@ def check_prompt_size(name: str, characters: int, max_model_len: int) -> None:
     most = CHARACTERS_PER_TOKEN * max_model_len
     if characters > most:
         raise GenerationError(
-            f"{name}: got {characters} characters; valid: at most {most}, "
-            f"which is {CHARACTERS_PER_TOKEN} for each token of the context of {max_model_len}"
+            f"{CONTEXT_EXCEEDED} {max_model_len} tokens. {name}: got {characters} characters; valid: at most {most}, "
+            f"which is {CHARACTERS_PER_TOKEN} for each token of the context"
         )
 
 

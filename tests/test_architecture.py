@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers/boundary": {"core"},
     "workers/decode": {"core"},
     "workers/params": {"core", "workers/decode"},
-    "workers/text": {"core", "workers/boundary", "workers/decode"},
+    "workers/vocabulary": set(),
+    "workers/text": {"core", "workers/boundary", "workers/decode", "workers/vocabulary"},
     "workers/model": {"core", "kernels", "workers/decode"},
     "workers/sampling": {"core", "kernels", "workers/decode", "workers/model"},
     "workers/engine": {

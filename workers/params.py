@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trimode.core.errors import GenerationError
-from trimode.core.field_rules import MAX_INT, check_text, read_field, show
+from trimode.core.field_rules import CONTEXT_EXCEEDED, MAX_INT, check_text, read_field, show
 from trimode.core.protocol import DECODE_FIELDS, DEFAULT_MAX_NEW_TOKENS, DecodeParams
 from trimode.workers.decode.registry import MODES
 
@@ -61,9 +61,10 @@ def check_fits(num_prompt: int, params: DecodeParams, limit: int, *, has_adapter
     """Refuses a request that a model with a context of `limit` tokens can never run. GenerationError (400)."""
     total = num_prompt + params.max_new_tokens
     if total > limit:
+        # Clients of other servers read this sentence and its numbers.
         raise GenerationError(
-            f"context: {num_prompt} prompt tokens + max_new_tokens {params.max_new_tokens} = {total}; "
-            f"valid: at most {limit}"
+            f"{CONTEXT_EXCEEDED} {limit} tokens. However, you requested {total} tokens ({num_prompt} in the messages, "
+            f"{params.max_new_tokens} in the completion). Please reduce the length of the messages or completion."
         )
     if params.lora and not has_adapter:
         raise GenerationError("lora: got true, but no adapter is loaded; valid: false, or start with --lora DIR")

@@ -253,6 +253,18 @@ class Runtime:
             prompt_top_logprobs=state.prompt_top_logprobs if rated else None,
         )
 
+    def text_task(self, task: str, fields: Mapping[str, object]) -> dict[str, object]:
+        """Returns what Worker.text returns. Any thread may call this. GenerationError (400) if it cannot be done."""
+        engine = self.engine
+        vocab_size = engine.model.config.vocab_size
+        with one_request("the tokenizer"):
+            if task == "vocabulary":
+                return self.text.vocabulary(vocab_size)
+            if task == "detokenize":
+                return {"text": self.text.detokenize(fields.get("tokens"), vocab_size)}
+            limits = PromptLimits(vocab_size=vocab_size, max_model_len=engine.max_model_len)
+            return {"tokens": self.text.prompt_ids(fields, limits)}
+
     def describe_kernels(self) -> dict[str, str]:
         """Returns per operator what runs and why; with graphs also what capturing them took."""
         graphs = {} if self.captured is None else {"graphs": str(self.captured)}

@@ -14,6 +14,7 @@ from trimode.core.errors import ConfigError, GenerationError
 from trimode.core.field_rules import check_prompt_size, check_text, show
 from trimode.workers.boundary import one_request
 from trimode.workers.decode.state import StopFinder
+from trimode.workers.vocabulary import vocabulary
 
 END_THINK = "</think>"
 ROLES = ("system", "user", "assistant", "tool")
@@ -130,6 +131,15 @@ class Text:
             return None
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def detokenize(self, ids: object, vocab_size: int) -> str:
+        """Returns the text of token ids, special tokens included. GenerationError (400) if they are none."""
+        tokens = _checked_ids(ids, vocab_size, "tokens")
+        return str(self._need().decode(tokens, skip_special_tokens=False))
+
+    def vocabulary(self, vocab_size: int) -> dict[str, object]:
+        """Returns what workers.vocabulary says of the tokenizer."""
+        return vocabulary(self._tokenizer, vocab_size)
+
     def end_think_token_id(self) -> int | None:
         """Id of `</think>`; None if the vocabulary has no such token."""
         if self._tokenizer is None:
@@ -187,10 +197,10 @@ def _check_size(name: str, value: object, max_model_len: int) -> None:
         check_prompt_size(name, sum(len(text) for text in contents if isinstance(text, str)), max_model_len)
 
 
-def _checked_ids(value: object, vocab_size: int) -> list[int]:
+def _checked_ids(value: object, vocab_size: int, name: str = "prompt_ids") -> list[int]:
     if not isinstance(value, list | tuple):
-        raise GenerationError(f"prompt_ids: got {show(value)}; valid: a list of token ids")
+        raise GenerationError(f"{name}: got {show(value)}; valid: a list of token ids")
     for token in value:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
-            raise GenerationError(f"prompt_ids: got {show(token)}; valid: integers from 0 to {vocab_size - 1}")
+            raise GenerationError(f"{name}: got {show(token)}; valid: integers from 0 to {vocab_size - 1}")
     return list(value)

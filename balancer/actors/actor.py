@@ -62,6 +62,13 @@ class WorkerActor:
             print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(1)
 
+    async def text(self, task: str, fields: dict[str, Any]) -> dict[str, Any] | GenerationError:
+        """Answers a question about text. Returns the error of one that the worker refused."""
+        try:
+            return await self._worker.text(task, fields)
+        except GenerationError as error:
+            return error
+
     async def cancel(self, request_id: str) -> None:
         """Ends a running request; unknown ids are ignored."""
         await self._worker.cancel(request_id)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -80,6 +80,19 @@ class RayWorker(Worker):
             raise GenerationError("the worker failed on this request; its log has the cause", 500) from None
         except RayError as error:
             self.close()  # an unreachable process counts as dead, so it must not live on
+            raise WorkerError(f"{self.name} died ({type(error).__name__})") from None
+        if isinstance(result, GenerationError):
+            raise result
+        return result
+
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Answers a question about text; GenerationError or WorkerError."""
+        try:
+            result: dict[str, Any] | GenerationError = await self._actor.text.remote(task, fields)
+        except RayTaskError as error:
+            log.error("%s: unexpected %s in a question about text", self.name, type(error.cause).__name__)
+            raise GenerationError("the worker failed on this request; its log has the cause", 500) from None
+        except RayError as error:
             raise WorkerError(f"{self.name} died ({type(error).__name__})") from None
         if isinstance(result, GenerationError):
             raise result

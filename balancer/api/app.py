@@ -3,66 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from trimode.balancer.api.body import read_json
 from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
+from trimode.balancer.api.guard import Guard
+from trimode.balancer.api.models import model_routes
+from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
-from trimode.balancer.api.requests import ModelLimits, ParsedRequest, parse_chat, parse_completion
+from trimode.balancer.api.requests import ParsedRequest, parse_chat, parse_completion
+from trimode.balancer.api.service import Json, Service
+from trimode.balancer.api.text_routes import text_routes
+from trimode.balancer.api.vocabulary import NO_VOCABULARY, Vocabulary
 from trimode.balancer.router import Reply, Router
-from trimode.core.errors import GenerationError, InvalidRequestError
-from trimode.core.field_rules import show
 from trimode.core.protocol import Mode
-from trimode.core.worker import WorkerInfo
-
-Json = dict[str, Any]
 
 _UNSAFE_IN_ID = re.compile(r"[^A-Za-z0-9._:-]")
 _MAX_HEADER = 2000
 """Characters of the header that lists ignored fields. Proxies refuse replies whose headers are much longer."""
-
-
-LARGE_BODY_BYTES = 64 << 10
-"""A body of this size or more is read in a thread beside the event loop: it can take a second, and several can come at
-a time. Smaller ones take less time than the way to the thread and back."""
-
-
-def _body_reader() -> ThreadPoolExecutor:
-    """Returns one thread, so that large bodies are read one after another."""
-    return ThreadPoolExecutor(1, thread_name_prefix="body")
-
-
-@dataclass(slots=True, kw_only=True)
-class Service:
-    """What the routes use."""
-
-    router: Router
-    default_mode: Mode
-    max_body_bytes: int
-    api_key: str | None
-    request_log: Path | None
-    infos: Callable[[], Sequence[WorkerInfo]]
-    """What the workers are; empty until they are ready."""
-    stats: Callable[[], Awaitable[Json]]
-    """Stats of the balancer and of each worker."""
-    started: float = field(default_factory=time.time)
-    totals: Json = field(default_factory=lambda: {"requests": 0, "completion_tokens": 0, "nfe": 0, "forwards": {}})
-    """Sums over the `usage` of all replies; `replies` in /stats."""
-    body_reader: ThreadPoolExecutor = field(default_factory=_body_reader)
-    """Reads large bodies."""
 
 
 def build_app(service: Service) -> Starlette:
@@ -74,17 +40,13 @@ def build_app(service: Service) -> Starlette:
     async def completion(request: Request) -> Response:
         return await _answer(service, request, parse_completion, completion_body)
 
-    async def models(request: Request) -> Response:
-        _authorize(service, request)
-        return JsonResponse({"object": "list", "data": [_model_card(service)] if service.infos() else []})
-
     async def health(_: Request) -> Response:
         ready, total = service.router.num_ready, len(service.router.slots)
         body = {"status": "ok" if ready else "no worker is ready", "workers_ready": ready, "workers": total}
         return JsonResponse(body, status_code=200 if ready else 503)
 
     async def stats(request: Request) -> Response:
-        _authorize(service, request)
+        service.authorize(request)
         uptime = round(time.time() - service.started, 3)
         return JsonResponse(json_safe({"uptime_s": uptime, "replies": service.totals, **await service.stats()}))
 
@@ -95,7 +57,8 @@ def build_app(service: Service) -> Starlette:
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", completion, methods=["POST"]),
-            Route("/v1/models", models, methods=["GET"]),
+            *model_routes(service),
+            *text_routes(service),
             Route("/health", health, methods=["GET"]),
             Route("/stats", stats, methods=["GET"]),
             # NeMo-Skills asks with PUT until the server is up
@@ -104,6 +67,7 @@ def build_app(service: Service) -> Starlette:
             Route("/v1/", probe, methods=["GET", "PUT"]),
         ],
         exception_handlers=ERROR_HANDLERS,
+        middleware=[Middleware(Guard, visitors=service.visitors)],
     )
 
 
@@ -111,33 +75,22 @@ async def _answer(
     service: Service,
     request: Request,
     parse: Callable[[Json, Mode, ModelLimits], ParsedRequest],
-    build: Callable[[Json, ParsedRequest, Sequence[Reply]], Json],
+    build: Callable[[Json, ParsedRequest, Sequence[Reply], Vocabulary], Json],
 ) -> Response:
     """One generation request from bytes to reply."""
-    _authorize(service, request)
-    info = _served(service)
-    data = await _read_body(request, service.max_body_bytes)
-
-    def read() -> ParsedRequest:
-        body = read_json(data, info.max_model_len)
-        _check_model(info, body.get("model"))
-        limits = ModelLimits(max_model_len=info.max_model_len, vocab_size=info.vocab_size)
-        return parse(body, service.default_mode, limits)
-
-    if len(data) < LARGE_BODY_BYTES:
-        parsed = read()
-    else:
-        parsed = await asyncio.get_running_loop().run_in_executor(service.body_reader, read)
-    service.router.check_room(parsed.n)
+    parsed = await service.read(request, lambda body, limits: parse(body, service.default_mode, limits))
+    info = service.served()
+    service.router.check_room(parsed.num_replies)
     shown_id = parsed.request_id or request.headers.get("x-request-id", "")[:200] or uuid.uuid4().hex
     # two clients may send one id; inside, every request has its own
     inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}-{uuid.uuid4().hex[:8]}"
+    vocabulary = await service.vocabulary() if parsed.names_tokens else NO_VOCABULARY
     replies = await _until_client_leaves(request, _generate_all(service.router, parsed, inner_id))
     if replies is None:
         return Response(status_code=499)
     prefix = "chatcmpl" if build is chat_body else "cmpl"
     head = {"id": f"{prefix}-{shown_id}", "created": int(time.time()), "model": info.served_model_name}
-    reply = build(head, parsed, replies)
+    reply = build(head, parsed, replies, vocabulary)
     _note(service, shown_id, parsed, reply)
     headers = {"x-request-id": _UNSAFE_IN_ID.sub("_", shown_id)}
     if parsed.ignored:
@@ -156,14 +109,11 @@ def _ignored_header(names: Sequence[str]) -> str:
 
 
 async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) -> list[Reply]:
-    """Generates the n replies at the same time, with seeds counted up from the first. The first failure ends all."""
-    tasks = []
-    for index in range(parsed.n):
-        request_id = f"{inner_id}-{index}" if parsed.n > 1 else inner_id
-        fields = {**parsed.fields, "request_id": request_id}
-        if parsed.n > 1:
-            fields["seed"] = fields.get("seed", 0) + index
-        tasks.append(asyncio.ensure_future(router.submit(request_id, fields, parsed.prompt_tokens)))
+    """Generates all replies at the same time. The first failure ends all."""
+    tasks = [
+        asyncio.ensure_future(router.submit(fields["request_id"], fields, parsed.prompt_tokens))
+        for fields in parsed.replies(inner_id)
+    ]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -188,63 +138,6 @@ async def _until_client_leaves(request: Request, work: Awaitable[list[Reply]]) -
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    """Returns the body. InvalidRequestError (413) as soon as it is known to be too long."""
-    chunks, size = [], 0
-    declared = request.headers.get("content-length", "")
-    too_long = declared.isdigit() and int(declared) > limit
-    if not too_long:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                too_long = True
-                break
-            chunks.append(chunk)
-    if too_long:
-        raise InvalidRequestError(f"the body is longer than {limit} bytes", status=413)
-    return b"".join(chunks)
-
-
-def _authorize(service: Service, request: Request) -> None:
-    if service.api_key is None:
-        return
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), service.api_key.encode()):
-        raise InvalidRequestError("the API key is missing or wrong", status=401, code="invalid_api_key")
-
-
-def _served(service: Service) -> WorkerInfo:
-    """Returns what is served. GenerationError (503) before the workers are ready."""
-    infos = service.infos()
-    if not infos:
-        raise GenerationError("no worker is ready yet; try again later", 503)
-    return infos[0]
-
-
-def _check_model(info: WorkerInfo, name: object) -> None:
-    """A request may leave the model out, but not ask for another one."""
-    served = info.served_model_name
-    if name not in (None, served, info.model):
-        raise InvalidRequestError(f"model: got {show(name)}; valid: {served}", "model", 404, "model_not_found")
-
-
-def _model_card(service: Service) -> Json:
-    info = service.infos()[0]
-    return {
-        "id": info.served_model_name,
-        "object": "model",
-        "created": int(service.started),
-        "owned_by": "trimode",
-        "root": info.model,
-        "max_model_len": info.max_model_len,
-        "modes": [mode.value for mode in Mode],
-        "default_mode": service.default_mode.value,
-        "lora": info.lora,
-        "dtype": info.dtype,
-        "quantization": info.quantization,
-    }
 
 
 def _note(service: Service, request_id: str, parsed: ParsedRequest, reply: Json) -> None:

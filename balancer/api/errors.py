@@ -11,9 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from trimode.balancer.api.fields import DECODING_FIELDS, OWN_FIELDS
+from trimode.balancer.api.prompts import TOO_LONG
 from trimode.balancer.api.replies import error_body
 from trimode.balancer.router import QueueFullError
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
+from trimode.core.field_rules import CONTEXT_EXCEEDED
 
 
 class JsonResponse(JSONResponse):
@@ -25,33 +27,43 @@ class JsonResponse(JSONResponse):
         return text.encode("utf-8", "backslashreplace")
 
 
-def _error(message: str, status: int, param: str | None = None, code: str | None = None) -> JsonResponse:
+def error_reply(message: str, status: int, param: str | None = None, code: str | None = None) -> JsonResponse:
+    """Returns an error in OpenAI's shape."""
     return JsonResponse(error_body(message, status, param, code), status_code=status)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Of an unknown route or method."""
     assert isinstance(error, HTTPException)
-    return _error(error.detail, error.status_code)
+    called = f"{request.method} {request.url.path[:200]}"
+    if error.status_code == 404:
+        return error_reply(f"Invalid URL ({called}); /docs lists the routes", 404, code="unknown_url")
+    response = error_reply(f"Invalid method ({called})", error.status_code, code="method_not_supported")
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _invalid_request(_: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidRequestError)
-    return _error(error.message, error.status, error.param, error.code)
+    return error_reply(error.message, error.status, error.param, error.code)
 
 
-async def _generation_error(_: Request, error: Exception) -> Response:
+async def _generation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GenerationError)
+    if error.message.startswith(CONTEXT_EXCEEDED):
+        prompt = "messages" if request.url.path.endswith("/chat/completions") else "prompt"
+        return error_reply(error.message, error.status, prompt, TOO_LONG)
     # the project's messages begin with the field at fault
     first = re.match(r"\w+", error.message)
     param = first.group() if first and first.group() in DECODING_FIELDS | OWN_FIELDS else None
-    response = _error(error.message, error.status, param)
+    response = error_reply(error.message, error.status, param)
     if isinstance(error, QueueFullError):
         response.headers["retry-after"] = str(error.retry_after_s)
     return response
 
 
 async def _worker_error(_: Request, error: Exception) -> Response:
-    response = _error(str(error), 500)
+    response = error_reply(str(error), 500)
     response.headers["x-should-retry"] = "false"  # it was tried on several workers, and they died
     return response
 
@@ -62,7 +74,7 @@ async def _client_left(_request: Request, _left: Exception) -> Response:
 
 async def _defect(_request: Request, _error_of_ours: Exception) -> Response:
     """Of anything unexpected. The traceback goes to the log, since the server raises the error again."""
-    return _error("the server failed on this request; its log has the cause", 500)
+    return error_reply("the server failed on this request; its log has the cause", 500)
 
 
 ERROR_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = {

@@ -98,7 +98,7 @@ def test_what_never_fits_is_refused_with_the_numbers() -> None:
     runtime = Runtime(micro_settings(kv_cache_gb=0.001))
     with pytest.raises(GenerationError, match=r"needs \d+ pages .* the cache has \d+"):
         runtime.submit("big", {"prompt_ids": PROMPT, "mode": "ar", "max_new_tokens": 3000})
-    with pytest.raises(GenerationError, match="valid: at most 4096"):
+    with pytest.raises(GenerationError, match="maximum context length is 4096 tokens"):
         runtime.submit("long", {"prompt_ids": PROMPT, "mode": "ar", "max_new_tokens": 5000})
 
 
