@@ -27,7 +27,7 @@ layer=base
 for word in "$@"; do
   case $word in
     --demo | --local) [ "$layer" = none ] || layer=worker ;;
-    --dry-run | --help | -h) layer=none ;;
+    --dry-run | --help | -h | --server | --server=*) layer=none ;; # a running server needs no workers here
   esac
 done
 [ "$layer" != none ] || layer=base

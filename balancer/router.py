@@ -9,80 +9,20 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
+from trimode.balancer.work import MAX_ATTEMPTS, QueueFullError, Reply, WorkerSlot, WorkItem
+from trimode.core.delta import OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker
 
-MAX_ATTEMPTS = 3
-"""Attempts per request. The last one has a worker for itself, so that a request that kills workers takes no other
-request down, and no other takes it down."""
 MAX_HELD_PROMPT_TOKENS = 2**28
 """Prompts of all waiting and running requests together, about a gigabyte of text."""
 PROMPT_TOKENS_PER_OUTPUT_TOKEN = 16
 """This many prompt tokens count as one generated token: a prompt is read in a few wide forwards."""
 FIRST_GUESS_TOKENS = 256
 """Expected length of a reply before any has been seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the client of one request gets."""
-
-    generation: Generation
-    waited_s: float
-    """Seconds between the request's arrival and its hand-over to the worker that answered."""
-
-
-@dataclass(slots=True, eq=False)
-class WorkItem:
-    """One request that waits or runs."""
-
-    request_id: str
-    """Unlike that of any other request in the balancer."""
-    fields: dict[str, Any]
-    prompt_tokens: int
-    """Estimate, for weighing only."""
-    done: asyncio.Future[Reply]
-    arrived: float = field(default_factory=time.monotonic)
-    attempts: int = 0
-    last_slot: WorkerSlot | None = None
-    """The worker that died with it, or that works on it now."""
-    cost: float = 0.0
-    """Estimated tokens, as added to its slot's `outstanding`."""
-
-
-@dataclass(slots=True, eq=False)
-class WorkerSlot:
-    """One worker's place in the balancer; the process behind it may be replaced."""
-
-    index: int
-    worker: Worker | None = None
-    """None while no worker is ready here."""
-    running: dict[str, WorkItem] = field(default_factory=dict)
-    outstanding: float = 0.0
-    """Estimated tokens still to be generated here."""
-    finished: int = 0
-    failed: int = 0
-    deaths: int = 0
-    deaths_in_a_row: int = 0
-    """Deaths while idle or starting since the last finished request. A death with requests is charged to them: each has
-    MAX_ATTEMPTS, then it fails."""
-
-    @property
-    def taken_alone(self) -> bool:
-        """True if the request that runs here is on its last attempt."""
-        return any(item.attempts >= MAX_ATTEMPTS for item in self.running.values())
-
-
-class QueueFullError(GenerationError):
-    """There is no room for a request now; `retry_after_s` is a guess of when there will be."""
-
-    def __init__(self, what: str, retry_after_s: int) -> None:
-        super().__init__(f"{what}, which is the limit; try again later", 429)
-        self.retry_after_s = retry_after_s
 
 
 class Router:
@@ -137,15 +77,19 @@ class Router:
         if n > room + self.max_queue - len(self.queue):
             raise self._queue_full()
 
-    async def submit(self, request_id: str, fields: dict[str, Any], prompt_tokens: int) -> Reply:
+    async def submit(
+        self, request_id: str, fields: dict[str, Any], prompt_tokens: int, on_delta: OnDelta | None = None
+    ) -> Reply:
         """Queues a request and waits for its reply. Cancelling the call cancels the generation.
+
+        With `on_delta`, the parts of the answer are handed out as they come.
 
         Raises:
             GenerationError: the request is refused, failed or was ended.
             QueueFullError: too many requests are waiting.
             WorkerError: every worker that took it died.
         """
-        item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future())
+        item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future(), on_delta)
         # a request that a free slot takes at once never meets a full queue
         if len(self.queue) >= self.max_queue:
             raise self._queue_full()
@@ -238,7 +182,7 @@ class Router:
         """One attempt on one worker. The request keeps its place there until the worker has answered."""
         started = time.monotonic()
         try:
-            generation = await worker.generate(item.fields)
+            generation = await worker.generate(item.fields, item.on_delta)
         except WorkerError as error:
             self.slot_died(slot, worker, str(error))
             self._leave(slot, item)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -19,11 +20,12 @@ from trimode.balancer.actors.pool import WorkerPool
 from trimode.balancer.actors.private_folder import PrivateFolder
 from trimode.balancer.actors.ray_head import start_ray, stop_ray
 from trimode.balancer.actors.ray_watch import wait_until_ray_ends
+from trimode.balancer.actors.wire import Door, boot_id
 from trimode.balancer.api.app import build_app
 from trimode.balancer.api.guard import Visitors
 from trimode.balancer.api.service import Service
 from trimode.balancer.placement import Placement, place_workers
-from trimode.balancer.settings import BalancerSettings, is_loopback, parse_settings
+from trimode.balancer.settings import API_KEY, BalancerSettings, is_loopback, parse_settings
 from trimode.core.errors import ConfigError, GenerationError, Stopped, TrimodeError, WorkerError, guarded
 from trimode.core.files import write_json_atomic
 
@@ -63,7 +65,13 @@ def main(argv: Sequence[str]) -> int:
     """Runs the server. Returns 0 (stopped), 1 (could not start or go on) or 2 (the user's error, on one line)."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    return guarded(lambda: run_server(parse_settings(argv), PrivateFolder.from_environment()), text=_one_line)
+    return guarded(lambda: _run(argv), text=_one_line)
+
+
+def _run(argv: Sequence[str]) -> int:
+    settings = parse_settings(argv)
+    os.environ.pop(API_KEY, None)  # workers have no use for it
+    return run_server(settings, PrivateFolder.from_environment())
 
 
 def _one_line(error: TrimodeError) -> str:
@@ -117,7 +125,8 @@ class _Balancer:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)
-        pool = WorkerPool(self.settings, placement, self.log_dir, self._end)
+        door = Door(str(self.folder.path), boot_id(), secrets.token_hex(32))
+        pool = WorkerPool(self.settings, placement, self.log_dir, self._end, door)
         server = _QuietServer(self._uvicorn_config(pool))
         serving = asyncio.ensure_future(server.serve(sockets=[self.listener]))
         starting = asyncio.ensure_future(pool.start())

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import Mode, Quantization, WorkerSettings
+from trimode.core.model_flags import add_model_flags
+from trimode.core.protocol import Mode, WorkerSettings
 
+API_KEY = "TRIMODE_API_KEY"
+"""Environment variable with the bearer key. A file named by --api-key-file comes before it."""
 DEFAULT_WORKER_CLASS = "trimode.workers.worker:Worker"
 
 
@@ -44,7 +49,7 @@ class BalancerSettings:
     """Deaths of one worker in a row, while it starts or has no request, that end the balancer."""
     max_body_bytes: int = 16 * 2**20
     api_key: str | None = field(default=None, repr=False)
-    """Bearer key that every request but /health must carry."""
+    """Bearer key that every request but those to /health must carry."""
     allowed_hosts: frozenset[str] = frozenset()
     """Names beside localhost that a Host header may have; checked only on loopback."""
     allowed_origins: frozenset[str] = frozenset()
@@ -69,25 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, help="checkpoint folder or cached hub id")
+    add_model_flags(model)
     model.add_argument("--revision", help="commit, branch or tag of a hub id; main when absent")
     model.add_argument("--lora", help="adapter folder for linear_spec")
-    model.add_argument("--tokenizer", help="tokenizer folder; the checkpoint's own when absent")
     model.add_argument("--served-model-name", help="name in /v1/models; the folder's name when absent")
-    model.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    model.add_argument(
-        "--quantization",
-        default="none",
-        choices=[scheme.value for scheme in Quantization],
-        help="what is done to the weights of the layers at load",
-    )
-    model.add_argument("--quantize-head", action="store_true", help="quantise the head too")
-    model.add_argument(
-        "--batch-invariant",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="results that do not depend on the other requests of a batch, where a slower kernel can promise it",
-    )
     model.add_argument("--max-position-embeddings", type=int, help="overrides the checkpoint's context limit")
     workers = parser.add_argument_group("workers")
     workers.add_argument("--num-workers", type=int, help="one per visible GPU, else 1, when absent")
@@ -105,7 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     server.add_argument("--default-mode", default="ar", choices=[mode.value for mode in Mode])
     server.add_argument("--max-in-flight", type=int, default=0, help="per worker; 0 = max-num-seqs and a quarter more")
     server.add_argument("--max-queue", type=int, default=4096, help="waiting requests; one more is answered 429")
-    server.add_argument("--api-key-file", type=Path, help="file with the bearer key; needed beyond loopback")
+    server.add_argument(
+        "--api-key-file", type=Path, help=f"file with the bearer key, else ${API_KEY}; needed beyond loopback"
+    )
     server.add_argument("--allow-origin", action="append", help="origin of web pages that may ask; may be repeated")
     server.add_argument("--allow-host", action="append", help="further name in Host headers on loopback; repeatable")
     server.add_argument("--request-log", type=Path, help="append one JSON line per answered request")
@@ -129,7 +121,10 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
         raise ConfigError(f"--port: got {args.port}; valid: 0 to 65535")
     api_key = _read_api_key(args.api_key_file)
     if api_key is None and not is_loopback(args.host):
-        raise ConfigError(f"--host: got {args.host}, which others can reach; valid without --api-key-file: 127.0.0.1")
+        raise ConfigError(
+            f"--host: got {args.host}, which others can reach; valid: a loopback address such as 127.0.0.1, or a key "
+            f"(--api-key-file FILE, or {API_KEY} in the environment)"
+        )
     flags = vars(args)
     folders = {name: _absolute_if_path(flags[name]) for name in ("model", "lora", "tokenizer") if flags[name]}
     name = args.served_model_name or Path(args.model).name
@@ -173,12 +168,23 @@ def _absolute_if_path(name: str) -> str:
 
 
 def _read_api_key(path: Path | None) -> str | None:
-    if path is None:
+    """Returns the key in the file, else the one in the environment, else None."""
+    source, key = f"--api-key-file: got {path}", ""
+    if path is not None:
+        try:
+            key = path.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError:
+            raise ConfigError(f"{source}, which is no text; valid: a file holding one key") from None
+        except OSError as error:
+            raise ConfigError(f"{source}, which cannot be read ({error.strerror})") from error
+        if not key:
+            raise ConfigError(f"{source}, which is empty; valid: a file holding one key")
+    elif os.environ.get(API_KEY):
+        source, key = API_KEY, os.environ[API_KEY].strip()
+    else:
         return None
-    try:
-        key = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"--api-key-file: got {path}, which cannot be read ({error.strerror})") from error
-    if not key:
-        raise ConfigError(f"--api-key-file: got {path}, which is empty; valid: a file holding one key")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ConfigError(
+            f"{source}, whose key no header can carry; valid: letters, digits and signs of ASCII, no spaces"
+        )
     return key

@@ -26,6 +26,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from trimode.core.delta import OnDelta
 from trimode.core.processes import die_with_parent
 from trimode.core.protocol import FORWARD_KINDS, Cost, Generation, WorkerSettings
 from trimode.core.worker import Worker, WorkerInfo, WorkerStats
@@ -70,7 +71,7 @@ class EchoWorker(Worker):
     def close(self) -> None:
         """Does nothing: there is no thread to end."""
 
-    async def generate(self, fields: Mapping[str, object]) -> Generation:
+    async def generate(self, fields: Mapping[str, object], on_delta: OnDelta | None = None) -> Generation:  # noqa: ARG002
         """Returns the same reply for every request."""
         return Generation(
             request_id=str(fields["request_id"]),

@@ -82,7 +82,7 @@ class Totals:
         ours, theirs = answer.generation, plain.generation
         self.right[benchmark].append(answer.right)
         self.tokens += ours.cost.completion_tokens
-        self.nfe += ours.cost.nfe
+        self.nfe += ours.cost.nfe or 0
         self.accepted += ours.cost.acceptance_lengths
         common = _common(ours.token_ids, theirs.token_ids)
         if ours.token_ids == theirs.token_ids:

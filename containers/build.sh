@@ -9,6 +9,7 @@ Builds containers/Dockerfile with docker or podman and converts the image for py
   --variant NAME    cuda (default), or cpu for tests without a GPU
   --layer NAME      what is installed: worker (default) or test; as in scripts/setup_env.sh
   --nemo-skills     adds NeMo-Skills and evalplus at the commits of containers/nemo_skills_commits.txt
+  --serve           adds the code of this checkout and starts the server by itself (containers/serve)
   --to LIST         image, sqsh, sif, with commas between (default: image,sqsh); image is built in any case
   --out DIR         folder for the files (default: this one)
   --pip-conf FILE   pip.conf with a source of packages; used during the build, never kept in the image
@@ -19,12 +20,13 @@ TEXT
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 die() { echo "error: $*" >&2; exit 2; }
 
-variant=cuda layer=worker nemo="" to=image,sqsh out=$PWD pip_conf="" engine="" dry=""
+variant=cuda layer=worker nemo="" serve="" to=image,sqsh out=$PWD pip_conf="" engine="" dry=""
 while [ $# -gt 0 ]; do
   case $1 in
     --variant) variant=${2-}; shift ;;
     --layer) layer=${2-}; shift ;;
     --nemo-skills) nemo=yes ;;
+    --serve) serve=yes ;;
     --to) to=${2-}; shift ;;
     --out) out=${2-}; shift ;;
     --pip-conf) pip_conf=${2-}; shift ;;
@@ -46,7 +48,8 @@ wants() { [[ ,$to, == *,$1,* ]]; }
 name=trimode-$variant${nemo:+-nemo-skills}
 [ "$layer" = worker ] || name+=-$layer
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$ROOT/pyproject.toml")
-tag=$name:$version
+tag=$name:$version base_tag=$tag
+if [ "$serve" ]; then name+=-serve; tag=$name:$version; fi
 
 missing() { # what has to be installed first, one thing a line
   if [ -z "$engine" ]; then
@@ -70,13 +73,18 @@ plan() { # <engine>: the commands, one a line
   quoted "$engine" pull "$base"
   # the image is built from exactly these bytes, and its label says from which
   echo "base=\$($engine image inspect --format '{{index .RepoDigests 0}}' $base)"
-  build=("$engine" build --file "$ROOT/containers/Dockerfile" --tag "$tag" --build-arg "VARIANT=$variant"
+  build=("$engine" build --file "$ROOT/containers/Dockerfile" --tag "$base_tag" --build-arg "VARIANT=$variant"
     --build-arg "LAYER=$layer" --build-arg "VERSION=$version" --build-arg "NEMO_SKILLS=$nemo")
   [ "$engine" = podman ] || setting="DOCKER_BUILDKIT=1 "
   [ "$engine" = docker ] || build+=(--format docker --ignorefile "$ROOT/containers/Dockerfile.dockerignore")
   [ -z "$pip_conf" ] || build+=(--secret "id=pip,src=$(realpath "$pip_conf")")
   echo "$setting$(quoted "${build[@]}") --build-arg ${variant^^}_BASE=\"\$base\" --build-arg BASE_NAME=\"\$base\"" \
     "--build-arg REVISION=\"\$(git -C $(quoted "$ROOT") rev-parse HEAD)\" $(quoted "$ROOT")"
+  if [ "$serve" ]; then
+    build=("$engine" build --file "$ROOT/containers/serve/Dockerfile" --tag "$tag" --build-arg "BASE=$base_tag")
+    [ "$engine" = docker ] || build+=(--format docker --ignorefile "$ROOT/containers/serve/Dockerfile.dockerignore")
+    echo "$setting$(quoted "${build[@]}" "$ROOT")"
+  fi
   if wants sqsh; then
     local scheme=dockerd; [ "$engine" = docker ] || scheme=podman
     quoted rm -f "$out/$name.sqsh"

@@ -16,6 +16,8 @@ FAILED, USER_ERROR = 1, 2
 """Exit statuses of a command that failed, and of one whose user must act first."""
 RUN_AGAIN = 75
 """Exit status of a job that was interrupted and asks to be run again (EX_TEMPFAIL of sysexits.h)."""
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status of a job that SIGTERM has ended in order, as a shell gives it."""
 
 STORAGE_FULL = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE})
 """What the system says when a file system cannot be written."""

@@ -38,6 +38,8 @@ class Quantization(StrEnum):
     """4-bit integers, a scale and a zero per group of inputs."""
 
 
+NEVER_SCORED = "the scorer cannot judge this row"
+"""Begins the `scoring_error` of a row that no other try can change: its fields do not fit the scorer."""
 Row = dict[str, Any]
 """One sample of a benchmark as JSON: the data's fields, and once answered the reply's and the verdict's.
 
@@ -143,8 +145,9 @@ class Cost:
     """Model calls by kind, keys = FORWARD_KINDS: what the request needs alone, whatever the prefix cache holds."""
     forwards_saved: int = 0
     """Of the prefill calls in `forwards`, those that did not run because the prefix cache held their tokens."""
-    nfe: int = 0
-    """The reference's number, derived from `forwards` by one rule per mode (DecodeState.nfe)."""
+    nfe: int | None = 0
+    """The reference's number, derived from `forwards` by one rule per mode (DecodeState.nfe); None if a server that is
+    not this project's does not count it."""
     acceptance_lengths: list[int] = field(default_factory=list)
     """linear_spec: tokens emitted per verify, none past an end token or the limit; else empty."""
     queue_s: float = 0.0
@@ -201,9 +204,14 @@ class Generation:
 
     def to_json(self) -> dict[str, object]:
         """Returns a flat dict, ready for json: the fields of the cost stand beside the others."""
-        own = dataclasses.asdict(self)
-        cost: dict[str, object] = own.pop("cost")
-        return own | cost
+        own = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "cost"}
+        return own | self.cost.to_json()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Generation:
+        """Returns what `to_json` wrote."""
+        own = {item.name: value[item.name] for item in dataclasses.fields(cls) if item.name != "cost"}
+        return cls(**own, cost=Cost.from_json(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from trimode.core.delta import Delta, OnDelta
 from trimode.core.protocol import FORWARD_KINDS, Generation
 
 
@@ -124,16 +126,30 @@ class WorkerStats(EngineTotals):
 class Worker(Protocol):
     """One model on one device that answers requests: in this process, or a proxy of one in another process."""
 
-    async def generate(self, fields: Mapping[str, object]) -> Generation:
+    async def generate(self, fields: Mapping[str, object], on_delta: OnDelta | None = None) -> Generation:
         """Answers one request. Cancelling the call cancels the request.
 
         Args:
             fields: a prompt and DECODE_FIELDS (see workers.params); `request_id` names the request for `cancel`.
+            on_delta: called in the event loop with each part of the answer, before this call returns. None = the
+                answer is wanted as a whole.
 
         Raises:
             GenerationError: this request is refused or failed.
             WorkerError: the worker is closed, broken or gone.
         """
+
+    async def stream(self, fields: Mapping[str, object]) -> AsyncIterator[Delta | Generation]:
+        """Yields the parts of the answer to one request, then the whole. Raises as `generate` does."""
+        parts: asyncio.Queue[Delta | None] = asyncio.Queue()
+        work = asyncio.ensure_future(self.generate(fields, parts.put_nowait))
+        work.add_done_callback(lambda _: parts.put_nowait(None))
+        try:
+            while (part := await parts.get()) is not None:
+                yield part
+            yield work.result()
+        finally:
+            work.cancel()
 
     async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
         """Answers a question about text, in values that JSON has.

@@ -202,6 +202,19 @@ def gpus_in_gres(gres: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSpec:
+    """A running server with OpenAI's API that answers in place of this project's balancer."""
+
+    url: str
+    """Routes are appended to it; it ends in `/v1` or another version."""
+    engine: str
+    """Name in folder names and reports."""
+    api_key_file: str | None = None
+    fields: dict[str, object] = field(default_factory=dict)
+    """Request fields beside the standard ones; None leaves a standard one out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSpec:
     """How the prompts are sent and scored."""
 
@@ -215,6 +228,8 @@ class ClientSpec:
     kv_cache_gb: float | None = None
     max_failed_share: float = 0.0
     """Share of a benchmark's samples that may have no answer for reasons of the infrastructure."""
+    server: ServerSpec | None = None
+    """Who answers if it is not this project's balancer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

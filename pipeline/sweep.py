@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from trimode.core.counted import counted
 from trimode.core.errors import FAILED, Stopped, guarded
 from trimode.core.files import locked
 from trimode.pipeline.config.checks import check
@@ -202,8 +203,8 @@ def say_submitted(submitted: Sequence[Submitted], left: Sequence[JobSpec]) -> No
         print(f"submitted {item.job_id} ({item.spec.name}): {item.spec.run_dir}", flush=True)
     if left:
         print(
-            f"{len(left)} jobs are not submitted: Slurm takes no more of this user now (MaxSubmitJobs); the same "
-            "command submits them when others have ended",
+            f"{counted(len(left), 'job is', 'jobs are')} not submitted: Slurm takes no more of this user now "
+            "(MaxSubmitJobs); the same command submits them when others have ended",
             file=sys.stderr,
         )
 

@@ -82,7 +82,7 @@ if [ "$1" = newest ]; then
   echo "installing the newest packages into $VENV"
   source=()
   [ -z "$cpu_only" ] || mapfile -t source < <(cpu_source --extra-index-url)
-  install --upgrade --upgrade-strategy eager "${source[@]}" -e "$ROOT[worker,test]" || die "pip could not; see above"
+  install --upgrade --upgrade-strategy eager "${source[@]}" -e "${ROOT}[worker,test]" || die "pip could not; see above"
   exit 0
 fi
 

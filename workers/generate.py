@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from trimode.core.errors import USER_ERROR, ConfigError, GenerationError, guarded
-from trimode.core.protocol import Generation, Quantization, WorkerSettings
+from trimode.core.model_flags import add_model_flags
+from trimode.core.protocol import Generation, WorkerSettings
 from trimode.workers.boundary import one_request
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.rows import AnswerFile, InputRow, read_rows
@@ -29,25 +30,10 @@ INTERRUPTED = 130
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trimode.workers.generate", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True, help="checkpoint folder or hub id")
+    add_model_flags(parser)
     parser.add_argument("--lora", help='adapter folder; rows turn it on with "lora": true')
-    parser.add_argument("--tokenizer", help="tokenizer folder (default: the model's own)")
     parser.add_argument("--input", required=True, type=Path, help="rows, one JSON object per line")
     parser.add_argument("--output", required=True, type=Path, help="answers, one JSON object per line")
-    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="default: bfloat16")
-    parser.add_argument(
-        "--quantization",
-        default="none",
-        choices=[scheme.value for scheme in Quantization],
-        help="what is done to the weights of the layers at load (default: none)",
-    )
-    parser.add_argument("--quantize-head", action="store_true", help="quantise the head too")
-    parser.add_argument(
-        "--batch-invariant",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="results that do not depend on the other rows, where a slower kernel can promise it",
-    )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N (default: auto)")
     parser.add_argument("--max-num-seqs", type=int, default=32, help="rows decoded together (default: 32)")
     parser.add_argument("--kv-cache-gb", type=float, help="KV cache budget in GiB (default: a share of free memory)")

@@ -11,7 +11,9 @@ from trimode.core.protocol import DECODE_FIELDS, DEFAULT_MAX_NEW_TOKENS, DecodeP
 from trimode.workers.decode.registry import MODES
 
 PROMPT_FIELDS = ("prompt_ids", "messages", "prompt")
-KNOWN_FIELDS = DECODE_FIELDS | {"id", "request_id", *PROMPT_FIELDS}
+KNOWN_FIELDS = DECODE_FIELDS | {"id", "request_id", "stream_events", *PROMPT_FIELDS}
+STREAM_EVENTS = "denoise"
+"""Value of `stream_events` in a request whose passes over blocks are wanted beside its tokens."""
 MAX_ID_CHARACTERS = 1024
 """Longest request id."""
 SHOWN_NAMES = 8
@@ -25,6 +27,8 @@ def parse_params(raw: Mapping[str, object]) -> DecodeParams:
         GenerationError: status 400; names the field, what came and what is valid.
     """
     _check_names(raw)
+    if raw.get("stream_events") not in (None, STREAM_EVENTS):
+        raise GenerationError(f"stream_events: got {show(raw['stream_events'])}; valid: {STREAM_EVENTS}")
     # Typed by the rules: a field's rule and its DecodeParams field stand for the same type.
     given: dict[str, Any] = {
         name: value for name in sorted(DECODE_FIELDS & raw.keys()) if (value := read_field(name, raw[name])) is not None

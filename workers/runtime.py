@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
-from trimode.core.protocol import Cost, DecodeParams, Generation, WorkerSettings
+from trimode.core.protocol import DecodeParams, Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo
 from trimode.workers.boundary import one_request
 from trimode.workers.decode.state import StopFinder
@@ -32,7 +32,14 @@ from trimode.workers.model.memory import return_free_memory
 from trimode.workers.model.packed import check_weights
 from trimode.workers.model.quantized import load_options
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.params import check_end_think, check_vocabulary, parse_params, read_request_id
+from trimode.workers.params import (
+    STREAM_EVENTS,
+    check_end_think,
+    check_vocabulary,
+    parse_params,
+    read_request_id,
+)
+from trimode.workers.result import build_generation
 from trimode.workers.text import PromptLimits, Text, always
 
 LARGE_PROMPT_CHARACTERS = 1 << 20
@@ -81,7 +88,27 @@ def checkpoint_folder(model: str, revision: str | None = None, *, with_code: boo
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         named = f"{model} at revision {revision}" if revision else model
-        raise ConfigError(f"model: {named} is no folder, and the hub did not give it: {error}") from None
+        reason = _hub_reason(model, error)
+        raise ConfigError(f"model: {named} is no folder, and the hub did not give it: {reason}") from None
+
+
+def _hub_reason(model: str, error: Exception) -> str:
+    """Returns why the hub gave nothing and what to do, in one line: its own texts are long and name other things."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if constants.HF_HUB_OFFLINE:
+            return f"it is not in the hub's cache, and HF_HUB_OFFLINE is set; valid: `hf download {model}` first"
+        return "it is not in the hub's cache, and the hub cannot be reached; valid: a download where there is a network"
+    if isinstance(error, errors.GatedRepoError):
+        return "it is gated; valid: accept its licence on the hub, then `hf auth login` or HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "there is none of this name; valid: another name, or for a private one `hf auth login` or HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "it has no such revision; valid: a commit, branch or tag of it"
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        return f"it answered with status {error.response.status_code}; try again later"
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _default_name(model: str, folder: Path) -> str:
@@ -103,6 +130,8 @@ class Prepared:
     prompt_ids: list[int]
     params: DecodeParams
     find_stop: StopFinder | None
+    show_passes: bool = False
+    """True if the passes over blocks are wanted beside the tokens."""
 
 
 def read_request(
@@ -202,7 +231,7 @@ class Runtime:
         finally:
             if _is_large(fields):
                 return_free_memory()
-        return Prepared(prompt_ids, params, find_stop)
+        return Prepared(prompt_ids, params, find_stop, show_passes=fields.get("stream_events") == STREAM_EVENTS)
 
     def add(self, request_id: str, prepared: Prepared, arrived: float | None = None) -> Sequence:
         """Queues a prepared request. Only the engine's thread may call this. GenerationError if it cannot run."""
@@ -219,39 +248,7 @@ class Runtime:
     def generation(self, sequence: Sequence) -> Generation:
         """Returns the result of a request that ended without an error. GenerationError (500) if that fails."""
         with one_request("the reply"):
-            return self._generation(sequence)
-
-    def _generation(self, sequence: Sequence) -> Generation:
-        state = sequence.state
-        tokens = state.tokens()
-        text = self.text.decode(tokens)
-        if text is not None and state.params.stop:
-            text = self.text.cut_at_stop(text, state.params.stop)
-        arrived, ended = sequence.arrived, sequence.ended or sequence.arrived
-        rated = state.params.prompt_logprobs
-        return Generation(
-            request_id=sequence.request_id,
-            token_ids=tokens,
-            text=text,
-            finish_reason=state.finish_reason or "length",
-            cost=Cost(
-                prompt_tokens=len(state.prompt_ids),
-                completion_tokens=len(tokens),
-                forwards=dict(state.forwards),
-                forwards_saved=state.forwards_saved,
-                nfe=state.nfe(state.forwards),
-                acceptance_lengths=state.acceptance_lengths,
-                queue_s=(sequence.started or ended) - arrived,
-                first_token_s=(sequence.first_token or ended) - arrived,
-                total_s=ended - arrived,
-            ),
-            trace=state.trace,
-            logprobs=state.logprobs[: len(tokens)] if state.params.logprobs else None,
-            top_logprobs=state.top_logprobs[: len(tokens)] if state.num_top else None,
-            prompt_token_ids=None if rated is None else state.prompt_ids,
-            prompt_logprobs=None if rated is None else state.prompt_logprobs,
-            prompt_top_logprobs=state.prompt_top_logprobs if rated else None,
-        )
+            return build_generation(sequence, self.text)
 
     def text_task(self, task: str, fields: Mapping[str, object]) -> dict[str, object]:
         """Returns what Worker.text returns. Any thread may call this. GenerationError (400) if it cannot be done."""

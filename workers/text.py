@@ -14,7 +14,7 @@ from trimode.core.errors import ConfigError, GenerationError
 from trimode.core.field_rules import check_prompt_size, check_text, show
 from trimode.workers.boundary import one_request
 from trimode.workers.decode.state import StopFinder
-from trimode.workers.vocabulary import vocabulary
+from trimode.workers.vocabulary import BYTES, vocabulary
 
 END_THINK = "</think>"
 ROLES = ("system", "user", "assistant", "tool")
@@ -46,6 +46,9 @@ class Text:
     def __init__(self, folder: Path) -> None:
         """Reads the tokenizer of `folder`. Without one, `available` is False. ConfigError if it cannot be read."""
         self._tokenizer = None
+        self._bytes: dict[int, bytes] = {}
+        """Bytes of the tokens that have been asked for; those of special tokens are there from the start."""
+        self._joins_bytes = False
         if not (folder / "tokenizer.json").exists():
             return
         from transformers import PreTrainedTokenizerFast  # slow to import, and not needed without a tokenizer
@@ -56,6 +59,10 @@ class Text:
             # them.
             self._tokenizer.backend_tokenizer.no_truncation()
             self._tokenizer.backend_tokenizer.no_padding()
+            decoder = type(self._tokenizer.backend_tokenizer.decoder).__name__
+            added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
+            self._bytes = {number: b"" for number, token in added.items() if token.special}
+            self._joins_bytes = decoder == "ByteLevel" and not self._tokenizer.clean_up_tokenization_spaces
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"tokenizer: {folder} cannot be read: {error}") from None
 
@@ -139,6 +146,27 @@ class Text:
     def vocabulary(self, vocab_size: int) -> dict[str, object]:
         """Returns what workers.vocabulary says of the tokenizer."""
         return vocabulary(self._tokenizer, vocab_size)
+
+    @property
+    def joins_bytes(self) -> bool:
+        """True if a text is made of the bytes of its tokens, one after another."""
+        return self._joins_bytes
+
+    def token_bytes(self, token: int) -> bytes:
+        """Returns the bytes of one token, none for a special one. Only where `joins_bytes` is True."""
+        found = self._bytes.get(token)
+        if found is None:
+            name = self._need().backend_tokenizer.id_to_token(token) or ""
+            known = [BYTES.get(character) for character in name]
+            found = bytes(known) if None not in known else name.encode()  # type: ignore[arg-type]
+            self._bytes[token] = found
+        return found
+
+    def token_text(self, token: int) -> str:
+        """Returns the text of one token by itself, "" without a tokenizer. Half a character becomes U+FFFD."""
+        if self._joins_bytes:
+            return self.token_bytes(token).decode(errors="replace")
+        return self.decode([token]) or ""
 
     def end_think_token_id(self) -> int | None:
         """Id of `</think>`; None if the vocabulary has no such token."""

@@ -15,7 +15,8 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
-_BYTES = _byte_alphabet()
+BYTES = _byte_alphabet()
+"""Byte of each character in the names of a byte-level tokenizer's tokens."""
 
 
 def vocabulary(tokenizer: Any, size: int) -> dict[str, object]:  # noqa: ANN401 -- the tokenizer's class is untyped
@@ -37,7 +38,7 @@ def vocabulary(tokenizer: Any, size: int) -> dict[str, object]:  # noqa: ANN401 
     tokens = []
     for number in range(size):
         name = backend.id_to_token(number) or ""
-        known = [_BYTES.get(character) for character in name] if by_bytes and number not in added else [None]
+        known = [BYTES.get(character) for character in name] if by_bytes and number not in added else [None]
         token = name.encode() if None in known else bytes(byte for byte in known if byte is not None)
         if not by_bytes and number not in added:
             token = str(tokenizer.decode([number])).encode()

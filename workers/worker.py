@@ -6,6 +6,7 @@ Prompts are templated and tokenized in threads beside it, so that decoding and t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import sys
 import threading
@@ -17,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from trimode.core import worker
+from trimode.core.delta import OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.field_rules import show
 from trimode.core.protocol import Generation, WorkerSettings
@@ -24,9 +26,31 @@ from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.workers.engine.scheduler import CANCELLED, Sequence
 from trimode.workers.params import read_request_id
 from trimode.workers.runtime import Prepared, Runtime
+from trimode.workers.stream import News, PartMaker, Progress
 
 TOKENIZER_THREADS = 2
 """Threads that template and tokenize prompts. Two, so that one long prompt does not hold up the short ones."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Listener:
+    """Who takes the parts of one answer, and where."""
+
+    on_delta: OnDelta
+    loop: asyncio.AbstractEventLoop
+    progress: Progress = dataclasses.field(default_factory=Progress)
+    parts: PartMaker | None = None
+    """None until the prompt is tokenized."""
+
+    def hear(self, news: News) -> None:
+        """Hands out what a step brought. Runs in the event loop."""
+        assert self.parts is not None
+        self.on_delta(self.parts.delta(news))
+
+    def hear_last(self, generation: Generation) -> None:
+        """Hands out what was held back to the end. Runs in the event loop, after every `hear`."""
+        if self.parts is not None and (last := self.parts.last(generation)) is not None:
+            self.on_delta(last)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -36,6 +60,8 @@ class _Job:
     request_id: str
     fields: Mapping[str, object]
     future: Future[Generation]
+    listener: _Listener | None = None
+    """None if the answer is wanted as a whole."""
     arrived: float = dataclasses.field(default_factory=time.perf_counter)
     prepared: Prepared | None = None
     """None until the prompt is tokenized."""
@@ -67,6 +93,8 @@ class Worker(worker.Worker):
         self._inbox: deque[_Job] = deque()
         """Prepared requests for the engine's thread."""
         self._jobs: dict[str, _Job] = {}
+        self._listened: list[_Job] = []
+        """Requests inside the engine whose parts somebody takes. Used by the engine's thread only."""
         self._closed = False
         self._failure: str | None = None
         self._info: WorkerInfo | None = None
@@ -74,18 +102,20 @@ class Worker(worker.Worker):
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
-    async def generate(self, fields: Mapping[str, object]) -> Generation:
+    async def generate(self, fields: Mapping[str, object], on_delta: OnDelta | None = None) -> Generation:
         """Answers one request. Cancelling the call cancels the request.
 
         Args:
             fields: see workers.params; `request_id` names the request for `cancel`.
+            on_delta: takes the parts of the answer as they come; None = it is wanted as a whole.
 
         Raises:
             GenerationError: this request is refused or failed.
             WorkerError: the worker is closed or broken.
         """
         request_id = read_request_id(fields) or uuid.uuid4().hex
-        job = _Job(request_id, fields, Future())
+        listener = None if on_delta is None else _Listener(on_delta, asyncio.get_running_loop())
+        job = _Job(request_id, fields, Future(), listener)
         with self._wake:
             if self._closed or self._failure:
                 raise WorkerError(self._failure or "the worker is closed")
@@ -97,10 +127,13 @@ class Worker(worker.Worker):
             self._preparing.add(job)
             self._tokenizers.submit(self._prepare, job)
         try:
-            return await asyncio.wrap_future(job.future)
+            generation = await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
             self._cancel(request_id)
             raise
+        if listener is not None:
+            listener.hear_last(generation)
+        return generation
 
     async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
         """Answers a question about text, in a tokenizer thread."""
@@ -162,6 +195,8 @@ class Worker(worker.Worker):
         try:
             job.go_on()
             prepared = self._runtime.prepare(job.fields, job.go_on)
+            if job.listener is not None:
+                job.listener.parts = PartMaker(self._runtime.text, prepared.params.mode, prepared.params.stop)
         except GenerationError as error:
             self._resolve(job, error)
             return
@@ -190,7 +225,9 @@ class Worker(worker.Worker):
                     self._submit(job)
                 for sequence in gone:
                     self._runtime.engine.cancel(sequence)
-                for sequence in self._runtime.engine.step():
+                ended = self._runtime.engine.step()
+                self._hand_out_news()
+                for sequence in ended:
                     self._finish(sequence)
         except BaseException as error:
             failure = f"the engine stopped: {type(error).__name__}: {error}"
@@ -210,11 +247,29 @@ class Worker(worker.Worker):
         except GenerationError as error:
             self._resolve(job, error)
             return
+        if job.listener is not None:
+            job.sequence.state.passes = [] if job.prepared.show_passes else None
+            self._listened.append(job)
         if job.cancelled:
             self._runtime.engine.cancel(job.sequence)
 
+    def _hand_out_news(self) -> None:
+        """Gives each event loop, in one call, what the step brought for those who listen there."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Listener, News]]] = {}
+        for job in self._listened:
+            assert job.listener is not None
+            assert job.sequence is not None
+            news = job.listener.progress.take(job.sequence)
+            if news is not None:
+                by_loop.setdefault(job.listener.loop, []).append((job.listener, news))
+        for loop, found in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_hear_all, found)
+
     def _finish(self, sequence: Sequence) -> None:
         job = self._jobs[sequence.request_id]
+        if job.listener is not None:
+            self._listened.remove(job)
         result: Generation | GenerationError
         try:
             result = sequence.error or self._runtime.generation(sequence)
@@ -235,3 +290,8 @@ class Worker(worker.Worker):
             job.future.set_result(result)
         else:
             job.future.set_exception(result)
+
+
+def _hear_all(found: list[tuple[_Listener, News]]) -> None:
+    for listener, news in found:
+        listener.hear(news)

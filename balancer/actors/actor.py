@@ -1,7 +1,6 @@
 """The Ray actor around one worker: one process, one device, the worker class handed in by name.
 
-Errors that the project raises on purpose travel back as values, so that their message and status arrive unchanged.
-Anything else reaches the caller as Ray's own exception.
+Ray starts and ends it, and notices its death. Requests come over a socket of the worker's own.
 """
 
 from __future__ import annotations
@@ -9,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from trimode.core.errors import GenerationError, TrimodeError, WorkerError
+import ray
+from trimode.balancer.actors.wire import Door
+from trimode.balancer.actors.worker_socket import listen
+from trimode.core.errors import TrimodeError
 from trimode.core.processes import die_with_parent
-from trimode.core.protocol import Generation, WorkerSettings
-from trimode.core.worker import Worker, WorkerInfo, WorkerStats
+from trimode.core.protocol import WorkerSettings
+from trimode.core.worker import Worker, WorkerInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,55 +27,30 @@ class Started:
 
     info: WorkerInfo
     pid: int
+    address: str
+    """Where its socket is, for worker_client.connect."""
 
 
 class WorkerActor:
-    """Holds one worker. `start` must have returned Started before any other method is called."""
-
-    _worker: Worker
+    """Holds one worker. `start` must have returned Started before it can be asked anything."""
 
     def __init__(self, log_file: str) -> None:
         _redirect_output(Path(log_file))
         # a worker deep in a forward does not look at its socket to the raylet; the kernel ends it in time
         die_with_parent()
 
-    async def start(self, worker_class: str, settings: WorkerSettings) -> Started | TrimodeError:
-        """Loads the model. Returns the error that says why, when it cannot."""
+    async def start(self, worker_class: str, settings: WorkerSettings, door: Door) -> Started | TrimodeError:
+        """Loads the model and listens for requests. Returns the error that says why, when it cannot."""
         if settings.num_threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(settings.num_threads)  # Ray has put 1 there
         module, _, name = worker_class.partition(":")
         make_worker: Callable[[WorkerSettings], Worker] = getattr(importlib.import_module(module), name)
         try:
-            self._worker = make_worker(settings)
+            worker = make_worker(settings)
         except TrimodeError as error:
             return error
-        return Started(self._worker.info(), os.getpid())
-
-    async def generate(self, fields: dict[str, Any]) -> Generation | GenerationError:
-        """Answers one request. Returns the error of a request that the worker refused or failed on."""
-        try:
-            return await self._worker.generate(fields)
-        except GenerationError as error:
-            return error
-        except WorkerError as error:
-            # a broken engine answers no request: end its process, and the balancer starts a new one
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            os._exit(1)
-
-    async def text(self, task: str, fields: dict[str, Any]) -> dict[str, Any] | GenerationError:
-        """Answers a question about text. Returns the error of one that the worker refused."""
-        try:
-            return await self._worker.text(task, fields)
-        except GenerationError as error:
-            return error
-
-    async def cancel(self, request_id: str) -> None:
-        """Ends a running request; unknown ids are ignored."""
-        await self._worker.cancel(request_id)
-
-    async def stats(self) -> WorkerStats:
-        """Returns the worker's own counters."""
-        return await self._worker.stats()
+        self._server, address = await listen(worker, door, ray.util.get_node_ip_address())
+        return Started(worker.info(), os.getpid(), address)
 
     async def wait_until_dead(self) -> None:
         """Never returns: the call fails at the moment the process dies, which is how the balancer learns of it."""

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trimode.balancer.actors.ray_worker import Actors, RayActors, RayWorker
+from trimode.balancer.actors.wire import Door
 from trimode.balancer.placement import Placement
-from trimode.balancer.router import Router, WorkerSlot
+from trimode.balancer.router import Router
 from trimode.balancer.settings import BalancerSettings
+from trimode.balancer.work import WorkerSlot
 from trimode.core.errors import TrimodeError, WorkerError
 from trimode.core.worker import WorkerInfo, WorkerStats
 
@@ -37,6 +39,7 @@ class WorkerPool:
         placement: Placement,
         log_dir: Path,
         on_fatal: Callable[[str], None],
+        door: Door,
         actors: Actors | None = None,
     ) -> None:
         self.settings = settings
@@ -52,9 +55,10 @@ class WorkerPool:
         self.restarts = 0
         self.infos: list[WorkerInfo] = []
         self._on_fatal = on_fatal
+        self._door = door
         self._actors = actors or RayActors(
             num_gpus=placement.gpus_per_worker,
-            max_concurrency=2 * settings.in_flight_limit + 100,  # generations, their cancellations, stats, the watch
+            max_concurrency=4,  # the start and the watch; requests come over the worker's own socket
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -104,7 +108,7 @@ class WorkerPool:
 
     def _new_worker(self, slot: WorkerSlot) -> RayWorker:
         log_file = self.log_dir / f"{self.settings.log_prefix}worker_{slot.index}.log"
-        return RayWorker(self._actors, f"worker {slot.index}", log_file)
+        return RayWorker(self._actors, f"worker {slot.index}", log_file, self._door)
 
     def _put_in_service(self, slot: WorkerSlot, worker: RayWorker) -> None:
         slot.worker = worker

@@ -10,13 +10,15 @@ import random
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
 from ray import _raylet
 from ray._private import services
+from ray._private import worker as ray_worker
 from trimode.balancer.actors.private_folder import PrivateFolder
 from trimode.balancer.actors.reaper import end_processes, processes_in
 from trimode.core.errors import WorkerError
@@ -49,6 +51,7 @@ def start_ray(folder: PrivateFolder, *, num_cpus: int, num_gpus: int) -> None:
 
 
 def _start(folder: PrivateFolder, num_cpus: int, num_gpus: int) -> None:
+    say_first_lines()
     try:
         with _patient_start(folder.path):
             ray.init(
@@ -65,6 +68,18 @@ def _start(folder: PrivateFolder, num_cpus: int, num_gpus: int) -> None:
         raise
     except Exception as error:  # noqa: BLE001 (Ray raises a bare Exception when its head does not come up)
         raise WorkerError(f"Ray cannot start: {type(error).__name__}: {error}") from None
+
+
+def say_first_lines() -> None:
+    """Makes Ray log the first sentence of what it says to its driver. It prints dumps of its own state after it."""
+    if hasattr(ray_worker, "print_to_stdstream"):  # else another release of Ray
+        ray_worker.print_to_stdstream = _say
+
+
+def _say(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:  # noqa: ARG001 - as Ray calls it
+    for message in data.get("lines", ()):
+        first = next((line for line in str(message).splitlines() if line.strip()), "")
+        log.warning("Ray: %s", first.partition(". Last 20 lines")[0].strip())
 
 
 @contextlib.contextmanager

@@ -1,9 +1,8 @@
-"""One worker behind a Ray actor: how its process is started and ended, and how its calls travel."""
+"""One worker behind a Ray actor: how its process is started and ended, and how it is called."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,12 +10,13 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayError, RayTaskError
 from trimode.balancer.actors.actor import Started, WorkerActor
+from trimode.balancer.actors.wire import Door
+from trimode.balancer.actors.worker_client import WorkerClient, connect
 from trimode.balancer.placement import Placement
-from trimode.core.errors import GenerationError, TrimodeError, WorkerError
+from trimode.core.delta import OnDelta
+from trimode.core.errors import TrimodeError, WorkerError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker, WorkerInfo, WorkerStats
-
-log = logging.getLogger("trimode.balancer")
 
 STATS_TIMEOUT_S = 2.0
 """A worker that does not answer in time is shown without stats."""
@@ -52,58 +52,43 @@ class RayActors(Actors):
 class RayWorker(Worker):
     """A worker behind an actor. Ray's exceptions become the project's."""
 
-    def __init__(self, actors: Actors, name: str, log_file: Path) -> None:
+    def __init__(self, actors: Actors, name: str, log_file: Path, door: Door) -> None:
         self.name = name
         self.pid = 0
         self._actors = actors
         self._actor = actors.start(log_file)
+        self._door = door
         self._info: WorkerInfo | None = None
+        self._client: WorkerClient | None = None
 
     async def start(self, worker_class: str, placement: Placement) -> None:
         """Loads the model. WorkerError with the reason when it cannot."""
         try:
-            started: Started | TrimodeError = await self._actor.start.remote(worker_class, placement.worker)
+            started: Started | TrimodeError = await self._actor.start.remote(worker_class, placement.worker, self._door)
         except RayTaskError as error:
             raise WorkerError(f"{self.name} cannot start: {type(error.cause).__name__}: {error.cause}") from None
         except RayError as error:
             raise WorkerError(f"{self.name} died while it started ({type(error).__name__})") from None
         if isinstance(started, TrimodeError):
             raise WorkerError(f"{self.name} cannot start: {started}")
+        self._client = await connect(self.name, started.address, self._door.secret)
         self._info, self.pid = started.info, started.pid
 
-    async def generate(self, fields: Mapping[str, object]) -> Generation:
+    async def generate(self, fields: Mapping[str, object], on_delta: OnDelta | None = None) -> Generation:
         """Answers one request; GenerationError or WorkerError."""
         try:
-            result: Generation | GenerationError = await self._actor.generate.remote(fields)
-        except RayTaskError as error:
-            log.error("%s: unexpected %s in a request", self.name, type(error.cause).__name__)
-            raise GenerationError("the worker failed on this request; its log has the cause", 500) from None
-        except RayError as error:
+            return await self._connected().generate(fields, on_delta)
+        except WorkerError:
             self.close()  # an unreachable process counts as dead, so it must not live on
-            raise WorkerError(f"{self.name} died ({type(error).__name__})") from None
-        if isinstance(result, GenerationError):
-            raise result
-        return result
+            raise
 
     async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
         """Answers a question about text; GenerationError or WorkerError."""
-        try:
-            result: dict[str, Any] | GenerationError = await self._actor.text.remote(task, fields)
-        except RayTaskError as error:
-            log.error("%s: unexpected %s in a question about text", self.name, type(error.cause).__name__)
-            raise GenerationError("the worker failed on this request; its log has the cause", 500) from None
-        except RayError as error:
-            raise WorkerError(f"{self.name} died ({type(error).__name__})") from None
-        if isinstance(result, GenerationError):
-            raise result
-        return result
+        return await self._connected().text(task, fields)
 
     async def cancel(self, request_id: str) -> None:
         """Ends a running request; a dead worker has none."""
-        try:
-            await self._actor.cancel.remote(request_id)
-        except RayError:
-            return
+        await self._connected().cancel(request_id)
 
     def info(self) -> WorkerInfo:
         """Returns what the worker is; it must have started."""
@@ -114,10 +99,13 @@ class RayWorker(Worker):
         """Returns the worker's counters. WorkerError when it is dead or does not answer in time."""
         try:
             async with asyncio.timeout(STATS_TIMEOUT_S):
-                stats: WorkerStats = await self._actor.stats.remote()
-        except (RayError, TimeoutError) as error:
-            raise WorkerError(f"{self.name} does not answer ({type(error).__name__})") from None
-        return stats
+                return await self._connected().stats()
+        except TimeoutError:
+            raise WorkerError(f"{self.name} does not answer") from None
+
+    def _connected(self) -> WorkerClient:
+        assert self._client is not None, f"{self.name} has not started"
+        return self._client
 
     def close(self) -> None:
         """Ends the process now."""

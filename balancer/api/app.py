@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import time
@@ -14,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from trimode.balancer.api.api_key import KeyRequired
 from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
 from trimode.balancer.api.guard import Guard
 from trimode.balancer.api.models import model_routes
@@ -21,9 +23,12 @@ from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
 from trimode.balancer.api.requests import ParsedRequest, parse_chat, parse_completion
 from trimode.balancer.api.service import Json, Service
+from trimode.balancer.api.stream import DENOISE, Chunks, StreamOptions, stream_options, stream_reply
 from trimode.balancer.api.text_routes import text_routes
 from trimode.balancer.api.vocabulary import NO_VOCABULARY, Vocabulary
-from trimode.balancer.router import Reply, Router
+from trimode.balancer.router import Router
+from trimode.balancer.work import Reply
+from trimode.core.delta import Delta
 from trimode.core.protocol import Mode
 
 _UNSAFE_IN_ID = re.compile(r"[^A-Za-z0-9._:-]")
@@ -45,15 +50,18 @@ def build_app(service: Service) -> Starlette:
         body = {"status": "ok" if ready else "no worker is ready", "workers_ready": ready, "workers": total}
         return JsonResponse(body, status_code=200 if ready else 503)
 
-    async def stats(request: Request) -> Response:
-        service.authorize(request)
+    async def stats(_: Request) -> Response:
         uptime = round(time.time() - service.started, 3)
         return JsonResponse(json_safe({"uptime_s": uptime, "replies": service.totals, **await service.stats()}))
 
     async def probe(_: Request) -> Response:
         return JsonResponse({"status": "ok"})
 
+    guards = [Middleware(Guard, visitors=service.visitors)]
+    if service.api_key is not None:
+        guards.append(Middleware(KeyRequired, api_key=service.api_key))
     return Starlette(
+        middleware=guards,
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", completion, methods=["POST"]),
@@ -67,7 +75,6 @@ def build_app(service: Service) -> Starlette:
             Route("/v1/", probe, methods=["GET", "PUT"]),
         ],
         exception_handlers=ERROR_HANDLERS,
-        middleware=[Middleware(Guard, visitors=service.visitors)],
     )
 
 
@@ -78,24 +85,34 @@ async def _answer(
     build: Callable[[Json, ParsedRequest, Sequence[Reply], Vocabulary], Json],
 ) -> Response:
     """One generation request from bytes to reply."""
-    parsed = await service.read(request, lambda body, limits: parse(body, service.default_mode, limits))
-    info = service.served()
+
+    def read(body: Json, limits: ModelLimits) -> tuple[ParsedRequest, StreamOptions | None]:
+        return parse(body, service.default_mode, limits), stream_options(body)
+
+    parsed, options = await service.read(request, read)
     service.router.check_room(parsed.num_replies)
-    shown_id = parsed.request_id or request.headers.get("x-request-id", "")[:200] or uuid.uuid4().hex
-    # two clients may send one id; inside, every request has its own
-    inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}-{uuid.uuid4().hex[:8]}"
     vocabulary = await service.vocabulary() if parsed.names_tokens else NO_VOCABULARY
-    replies = await _until_client_leaves(request, _generate_all(service.router, parsed, inner_id))
-    if replies is None:
-        return Response(status_code=499)
+    shown_id = parsed.request_id or request.headers.get("x-request-id", "")[:200] or uuid.uuid4().hex
     prefix = "chatcmpl" if build is chat_body else "cmpl"
-    head = {"id": f"{prefix}-{shown_id}", "created": int(time.time()), "model": info.served_model_name}
-    reply = build(head, parsed, replies, vocabulary)
-    _note(service, shown_id, parsed, reply)
+    name = service.served().served_model_name
+    head = {"id": f"{prefix}-{shown_id}", "created": int(time.time()), "model": name}
     headers = {"x-request-id": _UNSAFE_IN_ID.sub("_", shown_id)}
     if parsed.ignored:
         headers["x-trimode-ignored-fields"] = _ignored_header(parsed.ignored)
-    return JsonResponse(reply, headers=headers)
+
+    async def answer(on_delta: Callable[[int, Delta], None] | None = None) -> Json:
+        replies = await _generate_all(service.router, parsed, shown_id, on_delta)
+        reply = build(head, parsed, replies, vocabulary)
+        _note(service, shown_id, parsed, reply)
+        return reply
+
+    if options is not None:
+        if options.denoise:
+            parsed.fields["stream_events"] = DENOISE
+        chunks = Chunks(head, parsed, options, vocabulary, chat=build is chat_body)
+        return await stream_reply(request, chunks, answer, _disconnected(request), headers)
+    reply = await _until_client_leaves(request, answer())
+    return Response(status_code=499) if reply is None else JsonResponse(reply, headers=headers)
 
 
 def _ignored_header(names: Sequence[str]) -> str:
@@ -108,12 +125,20 @@ def _ignored_header(names: Sequence[str]) -> str:
     return ",".join(shown)
 
 
-async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) -> list[Reply]:
-    """Generates all replies at the same time. The first failure ends all."""
-    tasks = [
-        asyncio.ensure_future(router.submit(fields["request_id"], fields, parsed.prompt_tokens))
-        for fields in parsed.replies(inner_id)
-    ]
+async def _generate_all(
+    router: Router, parsed: ParsedRequest, shown_id: str, on_delta: Callable[[int, Delta], None] | None
+) -> list[Reply]:
+    """Generates all replies at the same time. The first failure ends all.
+
+    `on_delta` takes the parts of the replies as they come, each with the number of its reply.
+    """
+    # two clients may send one id; inside, every request has its own
+    inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}-{uuid.uuid4().hex[:8]}"
+    tasks = []
+    for index, fields in enumerate(parsed.replies(inner_id)):
+        listener = None if on_delta is None else functools.partial(on_delta, index)
+        work = router.submit(fields["request_id"], fields, parsed.prompt_tokens, listener)
+        tasks.append(asyncio.ensure_future(work))
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -121,7 +146,7 @@ async def _generate_all(router: Router, parsed: ParsedRequest, inner_id: str) ->
             task.cancel()
 
 
-async def _until_client_leaves(request: Request, work: Awaitable[list[Reply]]) -> list[Reply] | None:
+async def _until_client_leaves(request: Request, work: Awaitable[Json]) -> Json | None:
     """Returns the result of `work`; None, with `work` cancelled, when the client hangs up first."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))

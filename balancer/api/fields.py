@@ -31,6 +31,9 @@ OWN_FIELDS = frozenset(
         "chat_template_kwargs",
         "return_token_ids",
         "return_tokens_as_token_ids",
+        "stream",
+        "stream_options",
+        "stream_events",
     }
 )
 """Read here."""
@@ -55,8 +58,6 @@ NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "min_tokens": (0,),
     "modalities": (["text"],),
     "response_format": ({"type": "text"},),
-    "stream": (False,),
-    "stream_options": ({},),
     "structured_outputs": ({},),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),

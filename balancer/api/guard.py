@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from trimode.balancer.api.errors import error_reply
+from trimode.balancer.api.errors import error_response
 from trimode.core.field_rules import show
 
 ANY = "*"
@@ -65,12 +65,12 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._visitors.admits_host(host):
             message = f"host: got {show(host)}; valid: localhost, a loopback address, or a name given with --allow-host"
-            await error_reply(message, 403, code="host_not_allowed")(scope, receive, send)
+            await error_response(message, 403, code="host_not_allowed")(scope, receive, send)
         elif origin is None:
             await self._app(scope, receive, send)
         elif not self._visitors.admits_origin(origin, host):
             message = f"origin: got {show(origin)}; valid: this server's own pages, or one given with --allow-origin"
-            await error_reply(message, 403, code="origin_not_allowed")(scope, receive, send)
+            await error_response(message, 403, code="origin_not_allowed")(scope, receive, send)
         elif not self._visitors.names(origin):
             await self._app(scope, receive, send)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:

@@ -17,12 +17,10 @@ from trimode.core.protocol import Mode
 def model_routes(service: Service) -> list[Route]:
     """Returns the routes that say what is served."""
 
-    async def models(request: Request) -> Response:
-        service.authorize(request)
+    async def models(_: Request) -> Response:
         return JsonResponse({"object": "list", "data": [_model_card(service)] if service.infos() else []})
 
     async def model(request: Request) -> Response:
-        service.authorize(request)
         name = request.path_params["name"]
         info = service.served()
         if name not in (info.served_model_name, info.model):
@@ -30,8 +28,7 @@ def model_routes(service: Service) -> list[Route]:
             raise InvalidRequestError(message, "model", 404, "model_not_found")
         return JsonResponse(_model_card(service))
 
-    async def shown_version(request: Request) -> Response:
-        service.authorize(request)
+    async def shown_version(_: Request) -> Response:
         return JsonResponse({"version": own_version()})
 
     return [

@@ -10,7 +10,7 @@ from trimode.balancer.api.logprobs import Rated, chat_logprobs, prompt_logprobs,
 from trimode.balancer.api.reasoning import split_reasoning
 from trimode.balancer.api.requests import ParsedRequest
 from trimode.balancer.api.vocabulary import NO_VOCABULARY, Offsets, TokenNames, Vocabulary
-from trimode.balancer.router import Reply
+from trimode.balancer.work import Reply
 from trimode.core.protocol import Cost, Generation
 
 Json = dict[str, Any]
@@ -125,7 +125,7 @@ def _total_cost(replies: Sequence[Reply], n: int) -> Cost:
         completion_tokens=sum(cost.completion_tokens for cost in costs),
         forwards=forwards,
         forwards_saved=sum(cost.forwards_saved for cost in costs),
-        nfe=sum(cost.nfe for cost in costs),
+        nfe=sum(cost.nfe or 0 for cost in costs),
         acceptance_lengths=[length for cost in costs for length in cost.acceptance_lengths],
         queue_s=round(max(reply.waited_s + reply.generation.cost.queue_s for reply in replies), 6),
         first_token_s=round(max(reply.waited_s + reply.generation.cost.first_token_s for reply in replies), 6),

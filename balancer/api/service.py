@@ -1,9 +1,8 @@
-"""What the routes share: the served model, the key, bodies, and the vocabulary."""
+"""What the routes share: the served model, bodies, and the vocabulary."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +42,7 @@ class Service:
     default_mode: Mode
     max_body_bytes: int
     api_key: str | None
+    """Bearer key of every request but those to /health; None = all are answered."""
     request_log: Path | None
     infos: Callable[[], Sequence[WorkerInfo]]
     """What the workers are; empty until they are ready."""
@@ -57,14 +57,6 @@ class Service:
     """Whom the server answers."""
     known_vocabulary: Vocabulary | None = None
     """None until somebody has asked for it."""
-
-    def authorize(self, request: Request) -> None:
-        """Refuses a request without the key. InvalidRequestError (401)."""
-        if self.api_key is None:
-            return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self.api_key.encode()):
-            raise InvalidRequestError("the API key is missing or wrong", status=401, code="invalid_api_key")
 
     def served(self) -> WorkerInfo:
         """Returns what is served. GenerationError (503) before the workers are ready."""
@@ -92,9 +84,8 @@ class Service:
         """Returns what `parse` makes of the body of a request for the served model.
 
         Raises:
-            InvalidRequestError: the key, the body, the model or whatever `parse` refuses.
+            InvalidRequestError: the body, the model or whatever `parse` refuses.
         """
-        self.authorize(request)
         info = self.served()
         check_content_type(request)
         data = await read_body(request, self.max_body_bytes)

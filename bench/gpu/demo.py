@@ -74,7 +74,7 @@ def _record(
     same = sum(a.token_ids == b.token_ids for a, b in pairs)
     agreed = sum(common_prefix(a.token_ids, b.token_ids) for a, b in pairs)
     total = sum(len(b.token_ids) for _, b in pairs)
-    nfe = sum(a.cost.nfe for a, _ in pairs), sum(b.cost.nfe for _, b in pairs)
+    nfe = sum(a.cost.nfe or 0 for a, _ in pairs), sum(b.cost.nfe or 0 for _, b in pairs)
     counts: dict[str, Condition] = {"answers": len(pairs), "NFE": nfe[0], "NFE on the CPU": nfe[1]}
     bench.record(Record(name="same answers", value=same / len(pairs), unit="of all", conditions=where | counts))
     bench.record(Record(name="same first tokens", value=agreed / max(1, total), unit="of all", conditions=where))

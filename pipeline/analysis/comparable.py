@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 from trimode.pipeline.analysis.job_specs import Json
@@ -48,7 +49,7 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     The name of a fact about one benchmark ends in the benchmark's name.
     """
     manifest = run.manifest
-    if manifest:
+    if manifest and run.engine is None:
         yield "weights sha256", _short(manifest.get("weights_sha256"))
     if manifest and run.lora:
         yield "adapter sha256", _short(manifest.get("lora_sha256"))
@@ -94,12 +95,19 @@ def _job_facts(run: Run) -> Iterator[tuple[str, str]]:
         if not isinstance(job, dict):
             continue  # reading the run has noted it
         spec = job_from_json(job.get("config"))
+        server = spec.client.server if spec is not None else None
         if spec is not None:
             for field in DECODE_FIELDS:
                 yield field, str(getattr(spec.decode, field))
+            yield "client", spec.client.kind
+            yield "engine", "trimode" if server is None else server.engine
+        if spec is not None and server is None:
             for field in MODE_FIELDS:
                 yield f"{field} of {run.label}", str(getattr(spec.decode, field))
-            yield "client", spec.client.kind
+        if server is not None:
+            yield f"fields sent to {server.engine}", json.dumps(server.fields, sort_keys=True)
+            yield from _versions(job)
+            continue
         yield "dtype", str(job.get("dtype") or (spec.model.dtype if spec else _MISSING))
         yield "quantization", str(job.get("quantization") or (spec.model.quantization.value if spec else "none"))
         yield "git commit", ", ".join(dict.fromkeys(_short(version) for version, _ in _code_versions(job))) or _MISSING

@@ -95,8 +95,14 @@ class Run:
 
     @property
     def label(self) -> str:
-        """`ar`, `dlm`, `linear_spec` or `linear_spec+lora`."""
-        return f"{self.mode.value}+lora" if self.lora else self.mode.value
+        """`ar`, `dlm`, `linear_spec` or `linear_spec+lora`; of a running server `ar@engine`."""
+        name = f"{self.mode.value}+lora" if self.lora else self.mode.value
+        return name if self.engine is None else f"{name}@{self.engine}"
+
+    @property
+    def engine(self) -> str | None:
+        """Engine of the running server that was asked; None if this project's balancer answered."""
+        return next((job.client.server.engine for job in self.jobs if job.client.server is not None), None)
 
 
 def find_run_folders(root: Path) -> list[Path]:

@@ -181,9 +181,10 @@ def summarize_runs(runs: list[Run]) -> list[ReportRow]:
 
 def tpf_interval(records: list[NfeRecord]) -> Interval | None:
     """Interval of TPF over problems."""
-    return _record_interval(
-        [(r.sample_id, float(r.cost.completion_tokens), float(r.cost.nfe)) for r in records if r.error is None]
-    )
+    answered = [r for r in records if r.error is None]
+    if any(r.cost.nfe is None for r in answered):
+        return None
+    return _record_interval([(r.sample_id, float(r.cost.completion_tokens), float(r.cost.nfe or 0)) for r in answered])
 
 
 def speed_interval(records: list[NfeRecord]) -> Interval | None:

@@ -1,7 +1,7 @@
-"""Asks the balancer over HTTP with bounded retries: one user message in, one answer with its cost out.
+"""Asks the balancer, or another server, over HTTP with bounded retries: one user message in, one answer out.
 
-Sends exactly the body of NeMo-Skills' vllm client plus flat fields for the mode. No answer is lost silently: a
-sample that got none comes back as an Answer with `error`.
+The balancer gets exactly the body of NeMo-Skills' vllm client plus flat fields for the mode; `server_body` says what
+another server gets. No answer is lost silently: a sample that got none comes back as an Answer with `error`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 import httpx
+from trimode.core.errors import WorkerError
 from trimode.core.protocol import NO_COST, Cost
 from trimode.pipeline.client.answer import REQUEST, Answer, mode_fields
+from trimode.pipeline.client.server_body import server_body
 from trimode.pipeline.run_folder.rows import INFRASTRUCTURE
+from trimode.pipeline.server.address import NO_KEY, headers, is_loopback
+from trimode.pipeline.server.errors import FATAL, error_message, explain_status, explain_transport
 from trimode.pipeline.spec import ClientSpec, DecodeSpec
 
 RETRIED_STATUSES = frozenset({408, 425, 429})
 """Retried besides every 5xx."""
+LATER_STATUSES = frozenset({402, 403})
+"""No balance, or no right, at a server: not tried again now, but when the command is repeated."""
 REQUESTS_PER_SLOT = 2
 """Requests under way per slot of a worker: one that is decoded, and one that takes its place."""
 CONNECTIONS_PER_POOL = 32
@@ -101,9 +107,14 @@ class ChatClient:
         client: ClientSpec,
         retry: RetryPolicy | None = None,
         slots: int | None = None,
+        api_key: str = NO_KEY,
     ) -> None:
         """`slots`: requests that the workers decode at the same time; None = as many as the client may send."""
-        self._endpoint = f"{url.rstrip('/')}/v1/chat/completions"
+        self._server = client.server
+        base = f"{url.rstrip('/')}/v1" if client.server is None else client.server.url
+        self._url = base
+        self._endpoint = f"{base}/chat/completions"
+        self._timeout_s = client.request_timeout_s
         self._model = model
         self._decode = decode
         self._retry = retry or RetryPolicy()
@@ -116,8 +127,8 @@ class ChatClient:
             httpx.AsyncClient(
                 timeout=httpx.Timeout(rounds * client.request_timeout_s, connect=30.0, pool=None),
                 limits=limits,
-                headers={"Authorization": "Bearer EMPTY"},
-                trust_env=False,
+                headers={"Authorization": f"Bearer {api_key}"} if client.server is None else headers(client.server),
+                trust_env=client.server is not None and not is_loopback(base),
             )
             for _ in range(0, at_once, CONNECTIONS_PER_POOL)
         ]
@@ -135,9 +146,10 @@ class ChatClient:
     async def ask(self, name: str, prompt: str, seed: int) -> Answer:
         """Sends one prompt until it gets an answer or a refusal (4xx), or until no attempt is left.
 
-        `name` stands in for a missing reply id; `seed` is that of the sample.
+        `name` stands in for a missing reply id; `seed` is that of the sample. Raises WorkerError if a server refuses
+        what every request has: key, model, address.
         """
-        content = json.dumps(request_body(self._decode, self._model, prompt, seed)).encode()
+        content = json.dumps(self._body(prompt, seed)).encode()
         failures = 0
         timeouts = 0
         while True:
@@ -151,27 +163,58 @@ class ChatClient:
                 return attempt.answer
             await asyncio.sleep(max(attempt.wait_s, self._retry.delay_s(failures)))
 
+    def _body(self, prompt: str, seed: int) -> dict[str, object]:
+        if self._server is None:
+            return request_body(self._decode, self._model, prompt, seed)
+        return server_body(self._server, self._decode, self._model, prompt, seed)
+
     async def _attempt(self, name: str, content: bytes, started: float) -> _Attempt:
         pool = self._free.pop() if self._free else self._pools[0]
         try:
             response = await pool.post(self._endpoint, content=content, headers={"Content-Type": "application/json"})
         except httpx.ReadTimeout:
-            failure = _failure(name, started, "no answer within the request timeout", INFRASTRUCTURE)
-            return _Attempt(failure, timed_out=True)
+            late = f"no answer within the request timeout ({self._timeout_s:g} s, client.request_timeout_s)"
+            return _Attempt(_failure(name, started, late, INFRASTRUCTURE), timed_out=True)
         except httpx.TransportError as error:
-            return _Attempt(_failure(name, started, f"no connection ({type(error).__name__}: {error})", INFRASTRUCTURE))
+            return _Attempt(_failure(name, started, explain_transport(self._url, error), INFRASTRUCTURE))
         finally:
             self._free.append(pool)
         if response.status_code != httpx.codes.OK:
-            kind = INFRASTRUCTURE if _is_retried(response.status_code) else REQUEST
-            failure = _failure(name, started, _error_text(response), kind)
-            hopeless = response.headers.get("x-should-retry", "").lower() == "false"
-            return _Attempt(failure, wait_s=_retry_after_s(response), hopeless=hopeless)
+            return self._refusal(name, response, started)
         try:
-            return _Attempt(read_reply(response.json(), name, started))
+            answer = read_reply(response.json(), name, started)
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            reason = f"not a chat completion ({type(error).__name__}: {error})"
-            return _Attempt(_failure(name, started, reason, INFRASTRUCTURE))
+            return _Attempt(_failure(name, started, f"not a chat completion: {no_reply(error)}", INFRASTRUCTURE))
+        return _Attempt(answer if self._server is None else seen_from_outside(answer))
+
+    def _refusal(self, name: str, response: httpx.Response, started: float) -> _Attempt:
+        """Returns the outcome of a status other than 200. Raises WorkerError if all requests would get the same."""
+        status, later = response.status_code, False
+        text = f"HTTP {status}: {error_message(response.text)}"
+        if self._server is not None:
+            text = explain_status(self._server, status, response.text, response.headers.get("location", ""))
+            if status in FATAL:
+                raise WorkerError(text)
+            later = status in LATER_STATUSES
+        kind = INFRASTRUCTURE if later or _is_retried(status) else REQUEST
+        hopeless = later or response.headers.get("x-should-retry", "").lower() == "false"
+        return _Attempt(_failure(name, started, text, kind), wait_s=_retry_after_s(response), hopeless=hopeless)
+
+
+def no_reply(error: Exception) -> str:
+    """Returns why a body is no chat completion."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"the body is no JSON ({error})"
+    if isinstance(error, IndexError):
+        return "it has no choices"
+    return f"{type(error).__name__}: {error}"
+
+
+def seen_from_outside(answer: Answer) -> Answer:
+    """Returns the answer of a server with the time that the client measured, where its usage has none."""
+    if answer.cost.total_s > 0:
+        return answer
+    return replace(answer, cost=replace(answer.cost, total_s=round(answer.ended_at - answer.started_at, 6)))
 
 
 def read_reply(reply: dict[str, object], name: str, started: float) -> Answer:
@@ -184,14 +227,14 @@ def read_reply(reply: dict[str, object], name: str, started: float) -> Answer:
     return Answer(
         request_id=str(reply.get("id") or name),
         text=message.get("content") or "",
-        reasoning=message.get("reasoning_content"),
+        reasoning=message.get("reasoning_content") or message.get("reasoning"),
         finish_reason=choice.get("finish_reason") or "stop",
         cost=Cost(
             prompt_tokens=_integer(usage.get("prompt_tokens")),
             completion_tokens=_integer(usage.get("completion_tokens")),
             forwards=dict(usage.get("forwards") or {}),  # type: ignore[call-overload]
             forwards_saved=_integer(usage.get("forwards_saved")),
-            nfe=_integer(usage.get("nfe")),
+            nfe=_integer(usage["nfe"]) if usage.get("nfe") is not None else None,
             acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
             queue_s=_seconds(usage.get("queue_s")),
             first_token_s=_seconds(usage.get("first_token_s")),
@@ -217,15 +260,6 @@ def _failure(name: str, started: float, error: str, kind: str) -> Answer:
 
 def _is_retried(status: int) -> bool:
     return status >= httpx.codes.INTERNAL_SERVER_ERROR or status in RETRIED_STATUSES
-
-
-def _error_text(response: httpx.Response) -> str:
-    """`HTTP <status>: <message>` with the message of an OpenAI error body where there is one."""
-    try:
-        message = response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = response.text[:500]
-    return f"HTTP {response.status_code}: {message}"
 
 
 def _retry_after_s(response: httpx.Response) -> float:

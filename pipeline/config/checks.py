@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode, Quantization
-from trimode.pipeline.config.schema import Config, ModeConfig
+from trimode.pipeline.config.schema import Backend, Config, ModeConfig
+from trimode.pipeline.config.server_checks import check_backend
 from trimode.pipeline.config.submission_checks import at_least, check_submission, stays_in_its_line
 from trimode.pipeline.spec import ClientKind, Device
 
@@ -35,12 +36,13 @@ def check(config: Config) -> None:
     _check_decoding(config)
     _check_cluster(config)
     check_submission(config)
+    check_backend(config)
     if config.exp_name is not None and (not SAFE_NAME.fullmatch(config.exp_name) or len(config.exp_name) > MAX_NAME):
         raise ConfigError(
             f"exp_name is one folder's name: got {config.exp_name!r}; "
             f"valid: up to {MAX_NAME} letters, digits, _ . - and first a letter or digit"
         )
-    if not config.model.path:
+    if not config.model.path and config.balancer.backend is Backend.trimode:
         raise ConfigError("model: got an empty path; valid: a checkpoint folder or a hub id")
     if config.model.quantize_head and config.model.quantization is Quantization.none:
         raise ConfigError("model.quantize_head: got true with model.quantization none; valid: with fp8 or w4a16")

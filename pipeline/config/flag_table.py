@@ -110,6 +110,12 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("--wait", None, "off", "return when all jobs have ended: 0 all completed, 1 any failed"),
     ),
+    "a running server": (
+        Flag("--server", "URL", "none", "ask this server with OpenAI's API, of any engine; starts no model"),
+        Flag("--api-key-file", "FILE", "no key", "file with the server's key", "balancer.api_key_file"),
+        Flag("--engine", "NAME", "server", "name of the server's engine in folder names", "balancer.engine"),
+        Flag("--max-in-flight", "N", "16", "requests that the server has at a time", "balancer.max_in_flight"),
+    ),
     "what Slurm is asked for": (
         Flag(
             "--partition",
@@ -150,5 +156,13 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--status", "[logs|cancel] DIR", "none", "show how the jobs in DIR stand and exit (--watch, --json)"),
     ),
 }
+SERVER_ONLY = tuple(flag.dest for flag in FLAGS["a running server"][1:])
+"""Flags that act with a running server only."""
+SERVERS_OWN = (
+    *("tokenizer", "quantization", "block_length", "threshold", "lora", "lora_path", "draft_lora_only"),
+    *("max_thinking_tokens", "no_eos_early_stop", "max_model_len", "max_pos_emb"),
+    *("device", "gpus", "workers", "batch_size", "calibrate"),
+)
+"""Flags of what a running server has decided itself."""
 SLURM_ONLY = tuple(flag.dest for flag in FLAGS["what Slurm is asked for"])
 """Flags without meaning for jobs on this machine."""

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from trimode.core.errors import ConfigError
-from trimode.pipeline.config.flag_table import ALL_MODES, DEMO_MODES, FLAGS, NULL, SLURM_ONLY
+from trimode.pipeline.config.flag_table import (
+    ALL_MODES,
+    DEMO_MODES,
+    FLAGS,
+    NULL,
+    SERVER_ONLY,
+    SERVERS_OWN,
+    SLURM_ONLY,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,6 +102,7 @@ def _refuse(given: dict[str, object]) -> None:
         )
     if "json" in given and "dry_run" not in given:
         raise ConfigError("--json prints a dry run: give --dry-run too")
+    _refuse_server(given)
     cluster = given.get("cluster")
     if "local" in given and cluster not in (None, "local"):
         raise ConfigError(f"--local and --cluster {cluster}: got both; valid: one of them")
@@ -105,14 +114,32 @@ def _refuse(given: dict[str, object]) -> None:
                 )
 
 
+def _refuse_server(given: dict[str, object]) -> None:
+    """Raises ConfigError for flags of a server without one, and for flags that a server cannot obey."""
+    if "server" not in given:
+        for name in SERVER_ONLY:
+            if name in given:
+                raise ConfigError(f"--{name.replace('_', '-')}: acts with a running server only: give --server too")
+        return
+    for name in SERVERS_OWN:
+        if name in given:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} with --server: the running server has its own; valid: set it where the "
+                "server is started, and tell runs apart by --engine NAME"
+            )
+
+
 def _is_local(given: dict[str, object]) -> bool:
-    return "local" in given or given.get("cluster") == "local" or ("demo" in given and "cluster" not in given)
+    here = "local" in given or given.get("cluster") == "local"
+    return here or ("cluster" not in given and ("demo" in given or "server" in given))
 
 
 def _modes(given: dict[str, object]) -> list[str]:
     """Returns the names of the chosen entries of `modes`. Raises ConfigError for an unknown one."""
-    known = DEMO_MODES if "demo" in given else ALL_MODES
+    known = DEMO_MODES if "demo" in given and "server" not in given else ALL_MODES
     if "mode" not in given:
+        if "server" in given:
+            return ["ar"]
         if "demo" in given:
             return list(known)
         raise ConfigError(f"--mode is required; valid: {', '.join(ALL_MODES)}, a comma list of them, or all")
@@ -126,7 +153,11 @@ def _modes(given: dict[str, object]) -> list[str]:
 
 def _choices(given: dict[str, object], modes: list[str]) -> list[str]:
     """Returns the overrides that choose groups of conf/ and drop the entries that were not chosen."""
-    if "demo" in given:
+    if "server" in given:
+        groups = [f"mode=[{','.join(modes)}]", "balancer=openai", f"balancer.url={quote(str(given['server']))}"]
+        groups += ["model=served"] if "model" not in given else []
+        groups += ["suite=demo"] if "demo" in given else []
+    elif "demo" in given:
         groups = ["mode=demo", "suite=demo", "model=demo"] + [
             f"~modes.{name}" for name in DEMO_MODES if name not in modes
         ]

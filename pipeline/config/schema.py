@@ -6,11 +6,21 @@ Hydra fills ComposedConfig; `compose` parses what is still text there and hands 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from omegaconf import MISSING
 from trimode.core.protocol import Mode, Quantization
 from trimode.pipeline.spec import ClientKind, Container, Device, DType, Executor, JobsPer
+
+
+class Backend(StrEnum):
+    """Who answers the prompts."""
+
+    trimode = "trimode"
+    """This project's balancer, which each job starts."""
+    openai = "openai"
+    """A running server with OpenAI's API."""
 
 
 @dataclass
@@ -35,7 +45,7 @@ class ModelConfig:
     """Which weights answer."""
 
     path: str = MISSING
-    """Checkpoint folder, or a hub id."""
+    """Checkpoint folder, or a hub id. Of a server: its name for the model; empty = the only one it has."""
     name: str | None = None
     """Stands for `path` in folder names; null = the path as given."""
     tokenizer: str | None = None
@@ -133,6 +143,18 @@ class BalancerConfig:
     """Requests a worker decodes together."""
     kv_cache_gb: float | None = None
     """KV cache of a worker in GiB; null = a share of free memory."""
+    backend: Backend = Backend.trimode
+    """Who answers. The settings below belong to `openai`, those above to `trimode`."""
+    url: str | None = None
+    """Address of the server; `/v1` is added where it ends in no version."""
+    engine: str = "server"
+    """Name of the server's engine and set-up, for folder names and reports."""
+    api_key_file: str | None = None
+    """File with the server's key."""
+    max_in_flight: int = 16
+    """Requests that the server has at a time."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Request fields beside the standard ones; null leaves a standard one out."""
 
 
 @dataclass

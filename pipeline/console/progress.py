@@ -166,7 +166,7 @@ class Progress:
         task.unscored += unscored
         task.worked_s += worked_s
         task.tokens += cost.completion_tokens
-        task.nfe += cost.nfe
+        task.nfe += cost.nfe or 0
         if now - self._lines_at.get(benchmark, 0.0) >= LINE_EVERY_S and task.done < task.total:
             self._line(benchmark)
         if now - self._bars_at >= BARS_EVERY_S:

@@ -1,6 +1,7 @@
 """Checks a sweep before its first run: python -m trimode.pipeline.doctor [--probe] [--json] [the flags of eval.sh].
 
-Prints a line per finding: ok, warn or fail, with what to do about it. Exit status: 0 nothing fails, 1 something does,
+Prints a line per finding: ok, warn or fail, with what to do about it. Without --mode it looks at Slurm, folders and
+environment, and at no sweep. Exit status: 0 nothing fails, 1 something does,
 2 the flags are wrong. Nothing is submitted without --probe, which runs one small job of some seconds.
 """
 
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trimode.core.counted import counted
 from trimode.core.errors import FAILED, ConfigError, guarded
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.compose import compose
@@ -20,12 +22,13 @@ from trimode.pipeline.config.schema import Config
 from trimode.pipeline.doctor import place, slurm
 from trimode.pipeline.doctor.probe_host import PROBE
 from trimode.pipeline.launch import preflight
-from trimode.pipeline.launch.finding import Finding, State, Subject, failure, findings, ok
+from trimode.pipeline.launch.finding import Check, Finding, State, Subject, failure, findings, ok, warn
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.rounds import JobProgress, continue_or_start
 from trimode.pipeline.plan.survey import survey
 from trimode.pipeline.spec import JobSpec
 
+NEEDS_MODE = "give the flags of the sweep, for example --mode dlm --benchmarks gsm8k"
 WIDTH = 20
 """Columns of a finding's name."""
 
@@ -49,24 +52,41 @@ def subject_of(config: Config, cwd: Path) -> tuple[Subject, list[Finding]]:
         states = continue_or_start(plan(config, found), config.fresh)
         jobs = [state.spec for state in states if state.progress is not JobProgress.SKIPPED]
         done = len(states) - len(jobs)
-        problems.append(ok("plan", f"{len(jobs)} jobs" + (f", {done} finished before" if done else "")))
+        problems.append(ok("plan", counted(len(jobs), "job") + (f", {done} finished before" if done else "")))
     except ConfigError as error:
         problems.append(failure("plan", error))
     return Subject(config=config, survey=found, jobs=jobs), problems
 
 
-def examine(config: Config, cwd: Path, probe: bool) -> Iterator[Finding]:
-    """Yields what every check finds, as soon as it is known."""
+def examine(config: Config, cwd: Path, probe: bool, sweep: bool = True) -> Iterator[Finding]:
+    """Yields what every check finds, as soon as it is known. `sweep`: False leaves out what belongs to jobs."""
     try:
         check(config)
         yield ok("settings", "every rule holds")
     except ConfigError as error:
         yield failure("settings", error)
     subject, problems = subject_of(config, cwd)
-    yield from problems
-    for each in (*preflight.CHECKS, *place.CHECKS, *slurm.CHECKS, *((PROBE,) if probe else ())):
+    if sweep:
+        yield from problems
+    else:
+        subject = dataclasses.replace(subject, jobs=())
+        yield warn("sweep", "not checked: without --mode there is no sweep to look at", NEEDS_MODE)
+    for each in (*preflight.CHECKS, *place.CHECKS):
         if each.name != "sbatch":  # asked for its version below
             yield from findings(each, subject)
+    yield from examine_cluster(subject, (*slurm.CHECKS, *((PROBE,) if probe else ())), sweep)
+
+
+def examine_cluster(subject: Subject, checks: Sequence[Check], sweep: bool) -> Iterator[Finding]:
+    """Yields what the checks of the cluster find. Where there is none, one says why and the others do not ask."""
+    absent = False
+    for each in checks:
+        if absent:
+            yield warn(each.name, "not checked: there is no cluster here", "")
+        elif sweep or each.needs_no_job:
+            for finding in findings(each, subject):
+                absent = absent or (finding.name == slurm.NO_CLUSTER and finding.state is State.FAIL)
+                yield finding
 
 
 def line(finding: Finding) -> str:
@@ -81,9 +101,10 @@ def run(argv: Sequence[str]) -> int:
     if {"--help", "-h"} & set(words):
         print(__doc__)
         return 0
-    config = compose(to_overrides(words))
+    sweep = any(word.partition("=")[0] in ("--mode", "--demo") for word in words)
+    config = compose(to_overrides(words if sweep else [*words, "--mode", "all"]))
     found: list[Finding] = []
-    for finding in examine(config, Path.cwd(), "--probe" in argv):
+    for finding in examine(config, Path.cwd(), "--probe" in argv, sweep):
         found.append(finding)
         if "--json" not in argv:
             print(line(finding), flush=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import getpass
 from collections.abc import Iterator, Sequence
 
+from trimode.core.counted import counted
 from trimode.pipeline.launch.dry_run import job_scripts
 from trimode.pipeline.launch.finding import Finding, Subject, fail, ok, warn
-from trimode.pipeline.slurm.cluster_facts import Node, Partition, nodes, partitions, settings
+from trimode.pipeline.slurm.cluster_facts import Node, Partition, keeps_accounts, nodes, partitions, settings
 from trimode.pipeline.slurm.commands import Reply, ask
 from trimode.pipeline.spec import ResourceSpec
-
-NO_ACCOUNTING = ("accounting_storage/none", "(null)", "")
 
 
 def show(what: str) -> Reply:
@@ -21,7 +20,10 @@ def show(what: str) -> Reply:
 
 def check_limits(subject: Subject) -> Iterator[Finding]:
     """Compares what the jobs ask for with what the cluster gives."""
-    if not subject.on_slurm or not subject.jobs:
+    if not subject.on_slurm:
+        return
+    if not subject.jobs:
+        yield _what_is_there()
         return
     config = show("config")
     if config.problem is not None:
@@ -48,6 +50,25 @@ def check_limits(subject: Subject) -> Iterator[Finding]:
         yield from _machines(asked, nodes(machines.out), resources)
 
 
+def _what_is_there() -> Finding:
+    """The partitions with their nodes, where there is no job to compare with."""
+    listed, machines = show("partition"), show("node")
+    problem = listed.problem or machines.problem
+    if problem is not None:
+        return fail("partitions", problem, "see the lines of the commands")
+    known = nodes(machines.out)
+    parts = []
+    for item in partitions(listed.out):
+        there = [node for node in known if item.name in node.partitions]
+        usable = [node for node in there if node.usable]
+        gpus = f", up to {counted(max(node.gpus for node in usable), 'GPU')} each" if usable else ""
+        mark = " (default)" if item.is_default else ""
+        parts.append(f"{item.name}{mark}: {len(usable)} of {counted(len(there), 'node')} usable{gpus}")
+    if not parts:
+        return fail("partitions", "there is none", "ask the cluster's support")
+    return ok("partitions", "; ".join(parts))
+
+
 def _chosen(known: Sequence[Partition], names: str | None) -> list[Partition]:
     """Returns the partitions that the jobs name, or the default one."""
     if names is None:
@@ -58,23 +79,23 @@ def _chosen(known: Sequence[Partition], names: str | None) -> list[Partition]:
 def _array_size(subject: Subject, text: str) -> Finding:
     largest = max((len(jobs) for jobs, _ in job_scripts(subject.jobs)), default=0)
     if not text.isdigit():
-        return ok("MaxArraySize", f"not known; the largest array has {largest} jobs")
+        return ok("MaxArraySize", f"not known; the largest array has {counted(largest, 'job')}")
     limit = int(text)
     if largest > limit:
         return fail(
             "MaxArraySize",
-            f"{limit}; the largest array has {largest} jobs",
+            f"{limit}; the largest array has {counted(largest, 'job')}",
             "fewer jobs in a sweep: --jobs-per mode, fewer --num-chunks",
         )
-    return ok("MaxArraySize", f"{limit}; the largest array has {largest} jobs")
+    return ok("MaxArraySize", f"{limit}; the largest array has {counted(largest, 'job')}")
 
 
 def _max_submit(subject: Subject, known: dict[str, str]) -> Finding:
     """The least limit that the user's associations and QOS set on jobs in the queue."""
     num_jobs = len(subject.jobs)
-    if known.get("AccountingStorageType", "") in NO_ACCOUNTING:
+    if not keeps_accounts(known):
         most = known.get("MaxJobCount", "")
-        return ok("MaxSubmit", f"no accounts, so no limit per user ({num_jobs} jobs; {most or '?'} in all)")
+        return ok("MaxSubmit", f"no accounts, so no limit per user ({counted(num_jobs, 'job')}; {most or '?'} in all)")
     user = getpass.getuser()
     fields = "format=Account,QOS,MaxSubmitJobs,GrpSubmitJobs"
     reply = ask(["sacctmgr", "--noheader", "--parsable2", "show", "assoc", "where", f"user={user}", fields])
@@ -88,7 +109,7 @@ def _max_submit(subject: Subject, known: dict[str, str]) -> Finding:
         return fail("MaxSubmit", f"you have no association with account {account}", f"valid: --account {names or '?'}")
     limits = [int(text) for row in mine for text in row[2:] if text.isdigit()]
     if not limits:
-        return ok("MaxSubmit", f"no limit ({num_jobs} jobs)")
+        return ok("MaxSubmit", f"no limit ({counted(num_jobs, 'job')})")
     queue = ask(["squeue", "--noheader", "--array", "--me"])
     queued = len(queue.out.splitlines()) if queue.problem is None else 0
     text = f"{min(limits)}; {queued} of yours are in the queue, {num_jobs} would be added"

@@ -24,6 +24,8 @@ TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOK
 
 def check_packages(subject: Subject) -> Iterator[Finding]:
     """Looks for the workers' packages where jobs run in this environment."""
+    if subject.survey.server is not None:
+        return
     if subject.config.cluster.container is not Container.none:
         yield ok("packages", "those of the image count; the doctor cannot look into it without --probe")
     elif has_worker_packages():
@@ -55,6 +57,8 @@ def check_files(subject: Subject) -> Iterator[Finding]:
 def check_hub(subject: Subject) -> Iterator[Finding]:
     """Looks for the hub's cache and token. The token is never shown."""
     cluster, model = subject.config.cluster, subject.survey.model
+    if subject.survey.server is not None:
+        return
     cache = hub_cache(os.environ, None if cluster.container is Container.none else cluster.hub_cache)
     token = next((name for name in TOKEN_VARIABLES if os.environ.get(name)), None)
     home = os.environ.get("HF_HOME") or (os.environ.get("XDG_CACHE_HOME") or "~/.cache") + "/huggingface"

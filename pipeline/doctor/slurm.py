@@ -8,11 +8,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 
+from trimode.core.counted import counted
 from trimode.pipeline.doctor.limits import check_limits, show
 from trimode.pipeline.launch.dry_run import job_scripts
 from trimode.pipeline.launch.finding import Check, Finding, Subject, fail, ok, warn
 from trimode.pipeline.slurm.cluster_facts import partitions
-from trimode.pipeline.slurm.commands import MISSING, SILENT, ask
+from trimode.pipeline.slurm.commands import MISSING, SILENT, Reply, ask
 from trimode.pipeline.spec import Container
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol")
@@ -20,6 +21,8 @@ MOST_SCRIPTS = 5
 """Batch scripts that are shown to sbatch. A sweep has one per set of resources."""
 PROGRAMS = {"apptainer": ("apptainer", "singularity")}
 """What runs the containers of a kind that is no plugin of Slurm."""
+NO_CLUSTER = "slurm"
+"""Name of the finding that there is no cluster here, so that its other checks have nothing to ask."""
 NO_ACCOUNTING = "accounting storage is disabled"
 
 
@@ -27,8 +30,11 @@ def check_commands(subject: Subject) -> Iterator[Finding]:
     """Asks each command of Slurm for its version, and the controller whether it answers."""
     if not subject.on_slurm:
         return
-    for name in NEEDED:
-        reply = ask([name, "--version"])
+    replies = {name: ask([name, "--version"]) for name in NEEDED}
+    if all(reply.lacks_cluster for reply in replies.values()):
+        yield _no_cluster(list(replies.values()))
+        return
+    for name, reply in replies.items():
         if reply.problem is None:
             yield ok(name, reply.out.strip() or "answers")
         elif reply.status == MISSING:
@@ -37,9 +43,19 @@ def check_commands(subject: Subject) -> Iterator[Finding]:
             yield fail(name, reply.problem, "run on a machine of the cluster, or set SLURM_CONF; else ask its support")
     reply = ask(["squeue", "--noheader", "--me"])
     if reply.problem is None:
-        yield ok("controller", f"answers; {len(reply.out.splitlines())} jobs of yours wait or run")
+        yield ok("controller", f"answers; {counted(len(reply.out.splitlines()), 'job')} of yours in the queue")
     elif reply.status != MISSING:
         yield fail("controller", reply.problem, "wait until slurmctld answers (`scontrol ping`), or ask support")
+
+
+def _no_cluster(replies: Sequence[Reply]) -> Finding:
+    """Why there is no cluster here, said once."""
+    if all(reply.status == MISSING for reply in replies):
+        remedy = "run on a machine that submits to Slurm (or `module load slurm`)"
+        return fail(NO_CLUSTER, f"{', '.join(NEEDED)} are not on PATH", remedy)
+    remedy = "run on a machine of the cluster, or set SLURM_CONF; else ask its support"
+    problems = [str(reply.problem) for reply in replies if reply.status != MISSING]
+    return fail(NO_CLUSTER, problems[0], remedy)
 
 
 def check_accounting(subject: Subject) -> Iterator[Finding]:
@@ -121,7 +137,7 @@ def check_container(subject: Subject) -> Iterator[Finding]:
 CHECKS: Sequence[Check] = (
     Check(name="slurm", look=check_commands, limit_s=120.0),
     Check(name="sacct", look=check_accounting),
-    Check(name="sbatch --test-only", look=check_submission, limit_s=200.0),
+    Check(name="sbatch --test-only", look=check_submission, limit_s=200.0, needs_no_job=False),
     Check(name="limits", look=check_limits, limit_s=120.0),
     Check(name="container", look=check_container),
 )

@@ -46,7 +46,7 @@ class Counts:
         add_points(self.possible, points[1])
         if record is not None:
             self.tokens += record.cost.completion_tokens
-            self.nfe += record.cost.nfe
+            self.nfe += record.cost.nfe or 0
 
     def text(self) -> str:
         """Returns `acc=93.78% avg_tok=302.0 avg_nfe=52.1 TPF=5.79`."""

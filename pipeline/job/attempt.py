@@ -1,11 +1,11 @@
-"""One run of a job under Slurm: how many came before it, and whether an interrupted one asks for another."""
+"""One run of a job under Slurm: how many came before it, and what follows when a signal interrupts it."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-from trimode.core.errors import Stopped, WorkerError
+from trimode.core.errors import RUN_AGAIN, TERMINATED, Stopped, WorkerError
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import Executor, JobSpec
@@ -19,27 +19,45 @@ def restart_count() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
-def another_run(spec: JobSpec, paths: RunPaths, error: BaseException) -> str | WorkerError | None:
-    """Decides what follows an interrupted run, after the manifest has recorded it.
+def after_a_signal(spec: JobSpec, paths: RunPaths, error: BaseException) -> tuple[int, str] | WorkerError | None:
+    """Decides what follows a run that a signal has interrupted, after the manifest has recorded it.
 
     Returns:
-        The message with which the job asks Slurm for another run. A WorkerError that says why it does not, although the
-        time limit ended it. None if the time limit did not end it.
+        Exit status and message of a job that leaves no failure record: RUN_AGAIN near the time limit, so that the batch
+        script requeues it, and TERMINATED after SIGTERM. Slurm sends that to preempt a job and to cancel it, and only
+        the batch script can ask which. A WorkerError that says why the job is not run again, although the time limit
+        ended it. None if no signal of Slurm ended it.
     """
-    stopped_at_limit = isinstance(error, Stopped) and error.signum == WARNING
-    if not stopped_at_limit or spec.resources.executor is not Executor.slurm or "SLURM_JOB_ID" not in os.environ:
+    if not isinstance(error, Stopped) or spec.resources.executor is not Executor.slurm:
         return None
-    before, most, minutes = restart_count(), spec.resources.max_requeues, spec.resources.time_limit_min
-    limit = f"the time limit of {minutes} min ended run {before + 1}"
+    if "SLURM_JOB_ID" not in os.environ:
+        return None
+    if error.signum == signal.SIGTERM:
+        return TERMINATED, "ended by SIGTERM: Slurm preempts or cancels the job; what is finished is kept"
+    if error.signum != WARNING:
+        return None
+    at_the_limit, preempted = _ends(spec, paths)
+    before, most, minutes = restart_count() - preempted, spec.resources.max_requeues, spec.resources.time_limit_min
+    limit = f"the time limit of {minutes} min ended run {restart_count() + 1}"
     if before >= most:
         return WorkerError(
             f"{limit}; a job is requeued at most {most} times (cluster.max_requeues). What is finished is kept: run "
             "the same command again, or give the jobs more time (--time) or more chunks (--num-chunks)"
         )
-    last_runs = runs_of(spec, paths)[-2:]
-    if len(last_runs) == 2 and not any(run.get("new_samples") for run in last_runs):
+    if len(at_the_limit) >= 2 and not any(run.get("new_samples") for run in at_the_limit[-2:]):
         return WorkerError(
             f"{limit}, and neither this run nor the one before finished a single sample: the limit is too short for "
             "starting the workers and answering one batch; give more time (--time)"
         )
-    return f"time limit: {limit}; requeued {before + 1}/{most}"
+    return RUN_AGAIN, f"time limit: {limit}; requeued {before + 1}/{most}"
+
+
+def _ends(spec: JobSpec, paths: RunPaths) -> tuple[list[dict[str, object]], int]:
+    """Returns the runs that SIGTERM has not ended, and how many runs of this Slurm job it has ended.
+
+    A preemption is no sign that a run had too little time, and does not count against the bound on requeues.
+    """
+    runs = runs_of(spec, paths)
+    by_term = [run for run in runs if signal.SIGTERM.name in str(run.get("cause"))]
+    here = [run for run in by_term if run.get("slurm_job_id") == os.environ.get("SLURM_JOB_ID")]
+    return [run for run in runs if run not in by_term], len(here)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import serve_job
 from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
+from trimode.pipeline.job.ready import Ready
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
@@ -36,24 +37,6 @@ STOP_S = 30.0
 """The balancer is killed if it has not ended its workers by then."""
 BALANCER = ("-m", "trimode.balancer")
 """Arguments of the Python interpreter that start the balancer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What the balancer wrote into its ready file."""
-
-    url: str
-    workers: list[WorkerInfo]
-
-    @property
-    def model(self) -> str:
-        """Model name for requests."""
-        return self.workers[0].served_model_name
-
-    @property
-    def slots(self) -> int:
-        """Requests that all workers together decode at the same time."""
-        return sum(worker.max_num_seqs for worker in self.workers)
 
 
 class BalancerProcess:
@@ -71,6 +54,8 @@ class BalancerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._url: str | None = None
+        self._api_key = secrets.token_urlsafe(32)
+        self._key_fd: int | None = None
 
     def command(self) -> list[str]:
         """The balancer's command line."""
@@ -95,6 +80,7 @@ class BalancerProcess:
             "--log-prefix": f"group{self._spec.index}_",
             "--request-log": self._request_log(),
             "--max-queue": max(4096, 2 * client.max_concurrent_requests),
+            "--api-key-file": None if self._key_fd is None else f"/proc/self/fd/{self._key_fd}",
         }
         for flag, value in options.items():
             if value is not None:
@@ -114,6 +100,7 @@ class BalancerProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._ready_file.unlink(missing_ok=True)
         self._log = log.open("ab")
+        self._key_fd = _file_in_memory(self._api_key)
         self._log.write(f"--- {now()} {' '.join(self.command())}\n".encode())
         self._log.flush()
         write_server_info(self._spec, self._paths, "starting", None, self._devices)
@@ -123,6 +110,7 @@ class BalancerProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=(self._key_fd,),
             preexec_fn=serve_job,  # the balancer's reaper then ends the workers
         )
         return self
@@ -133,6 +121,8 @@ class BalancerProcess:
         finally:
             if self._log is not None:
                 self._log.close()
+            if self._key_fd is not None:
+                os.close(self._key_fd)
             self._ready_file.unlink(missing_ok=True)
             if self._lease is None or self._lease.is_held():
                 status = "stopped" if kind is None else "failed"
@@ -154,7 +144,8 @@ class BalancerProcess:
             if time.monotonic() - began > READY_TIMEOUT_S:
                 raise WorkerError(f"the workers were not ready after {READY_TIMEOUT_S:.0f} s; {self._end_of_log()}")
         content = json.loads(self._ready_file.read_text(encoding="utf-8"))
-        ready = Ready(url=content["url"], workers=[WorkerInfo.from_json(worker) for worker in content["workers"]])
+        workers = [WorkerInfo.from_json(worker) for worker in content["workers"]]
+        ready = Ready(url=content["url"], workers=workers, api_key=self._api_key)
         self._url = ready.url
         write_server_info(self._spec, self._paths, "running", self._url, self._devices)
         return ready
@@ -180,6 +171,16 @@ class BalancerProcess:
     def _end_of_log(self) -> str:
         log = self._paths.balancer_log(self._spec.index)
         return f"its log {log} ends with:\n{tail(log, 20)}"
+
+
+def _file_in_memory(text: str) -> int:
+    """Returns the descriptor of a file that has no name: only this process and those that inherit it can read it.
+
+    /proc/self/fd/N names it there, as often as it is wanted.
+    """
+    handle = os.memfd_create("api-key")
+    os.write(handle, text.encode())
+    return handle
 
 
 def write_server_info(spec: JobSpec, paths: RunPaths, status: str, url: str | None, devices: Devices) -> None:

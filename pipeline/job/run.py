@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from trimode.core.errors import RUN_AGAIN, JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
+from trimode.core.counted import counted
+from trimode.core.errors import JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.project import child_environment
 from trimode.pipeline.client.answer import Answer, check_context
@@ -27,9 +28,11 @@ from trimode.pipeline.client.tasks import LoadedTask, load_tasks
 from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
 from trimode.pipeline.console.signals import Signals
-from trimode.pipeline.job.attempt import another_run
-from trimode.pipeline.job.balancer import BALANCER, BalancerProcess, Ready
+from trimode.pipeline.job.attempt import after_a_signal
+from trimode.pipeline.job.balancer import BALANCER, BalancerProcess
 from trimode.pipeline.job.devices import choose_devices
+from trimode.pipeline.job.foreign import ForeignServer, server_facts
+from trimode.pipeline.job.ready import Ready
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -37,6 +40,8 @@ from trimode.pipeline.run_folder.provenance import now
 from trimode.pipeline.spec import ClientKind, Executor, JobSpec
 
 WATCH_EVERY_S = 0.2
+Server = BalancerProcess | ForeignServer
+"""What answers a job's prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +57,8 @@ class Hooks:
 def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
     """Runs one job to COMPLETED_group<N>; rows that earlier runs finished are kept.
 
-    Raises JobFailed after writing FAILED_group<N>, or SystemExit(RUN_AGAIN) without a marker where the time limit ended
-    the run and Slurm is asked for another.
+    Raises JobFailed after writing FAILED_group<N>, or SystemExit without a marker where a signal of Slurm ended the run
+    (`job.attempt`).
     """
     hooks = hooks or Hooks()
     paths = RunPaths(Path(spec.run_dir).absolute())
@@ -76,11 +81,12 @@ def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
             if not lease.is_held():
                 print(f"=== {now()} {spec.name}: another run of this job has started; this one stops", flush=True)
                 raise JobFailed(f"{spec.name}: another run of this job has started") from error
-            again = another_run(spec, paths, error)
-            if isinstance(again, str):
-                print(f"=== {now()} {spec.name}: {again}", flush=True)
-                raise SystemExit(RUN_AGAIN) from error
-            raise _record_failure(spec, paths, again or error) from error
+            ending = after_a_signal(spec, paths, error)
+            if isinstance(ending, tuple):
+                status, message = ending
+                print(f"=== {now()} {spec.name}: {message}", flush=True)
+                raise SystemExit(status) from error
+            raise _record_failure(spec, paths, ending or error) from error
 
 
 def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> None:
@@ -92,17 +98,19 @@ def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> No
     signals.check()
     with recorded_run(spec, paths, loaded) as manifest:
         if any(item.num_left for item in loaded):
-            devices = choose_devices(spec.resources)
-            print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
-            with BalancerProcess(folder, devices, hooks.balancer) as server:
+            with _server(folder, hooks) as server:
                 ready = server.wait_ready(signals.check)
-                manifest.add_workers(ready.workers)
-                check_context(spec.decode, ready.workers[0].max_model_len)
+                if spec.client.server is None or ready.served is None:
+                    manifest.add_workers(ready.workers)
+                else:
+                    manifest.add_server(server_facts(spec.client.server, ready.served))
+                if ready.max_model_len is not None:
+                    check_context(spec.decode, ready.max_model_len)
                 print(f"serving at {ready.url}", flush=True)
                 _run_client(folder, (server, ready), loaded, (log, signals), hooks)
         else:
             unscored = sum(len(positions) for item in loaded for positions in item.unscored.values())
-            again = f"{unscored} answers are scored again, then" if unscored else "only"
+            again = f"{counted(unscored, 'answer is', 'answers are')} scored again, then" if unscored else "only"
             print(f"every sample is finished; {again} the metrics are written", flush=True)
             with _progress(spec, paths, log, loaded) as progress:
                 signals.run(run_tasks(folder, loaded, _ask_nobody, progress, hooks.make_pool))
@@ -113,9 +121,20 @@ def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> No
                 _announce_share(item)
 
 
+def _server(folder: RunFolder, hooks: Hooks) -> Server:
+    """Returns what is to answer the prompts: a balancer that is started, or a server that runs already."""
+    spec = folder.spec
+    if spec.client.server is not None:
+        print(f"asking {spec.model.path} at {spec.client.server.url}; no model is started here", flush=True)
+        return ForeignServer(spec, spec.client.server)
+    devices = choose_devices(spec.resources)
+    print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
+    return BalancerProcess(folder, devices, hooks.balancer)
+
+
 def _run_client(
     folder: RunFolder,
-    served: tuple[BalancerProcess, Ready],
+    served: tuple[Server, Ready],
     loaded: list[LoadedTask],
     console: tuple[JobLog, Signals],
     hooks: Hooks,
@@ -124,12 +143,12 @@ def _run_client(
     spec, paths = folder.spec, folder.paths
     server, ready = served
     log, signals = console
-    if spec.client.kind is ClientKind.nemo_skills:
+    if spec.client.kind is ClientKind.nemo_skills and ready.slots is not None:
         at_once = most_at_once(spec.client, ready.slots)
         spec = replace(spec, client=replace(spec.client, max_concurrent_requests=at_once))
         for task in spec.tasks:
             with signals.at_once():
-                nemo_skills_client.run_task(spec, task, ready.url, paths)
+                nemo_skills_client.run_task(spec, task, (ready.url, ready.api_key), paths)
         return
     with _progress(spec, paths, log, loaded) as progress:
         signals.run(_run_embedded(folder, served, loaded, progress, hooks))
@@ -138,7 +157,7 @@ def _run_client(
 
 async def _run_embedded(
     folder: RunFolder,
-    served: tuple[BalancerProcess, Ready],
+    served: tuple[Server, Ready],
     loaded: list[LoadedTask],
     progress: Progress,
     hooks: Hooks,
@@ -146,7 +165,8 @@ async def _run_embedded(
     """Runs the tasks while the balancer lives. Raises WorkerError if the balancer ends."""
     spec = folder.spec
     server, ready = served
-    async with ChatClient(ready.url, ready.model, spec.decode, spec.client, slots=ready.slots) as client:
+    chat = ChatClient(ready.url, ready.model, spec.decode, spec.client, slots=ready.slots, api_key=ready.api_key)
+    async with chat as client:
         work = asyncio.create_task(run_tasks(folder, loaded, client.ask, progress, hooks.make_pool))
         watch = asyncio.create_task(_watch(server, folder))
         try:
@@ -166,7 +186,7 @@ def _announce_share(loaded: LoadedTask) -> None:
     print(f"{loaded.benchmark.name}: {share} is finished; the last one to finish puts all together", flush=True)
 
 
-async def _watch(server: BalancerProcess, folder: RunFolder) -> None:
+async def _watch(server: Server, folder: RunFolder) -> None:
     while True:
         server.check()
         if folder.lease is not None:

@@ -12,9 +12,11 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from trimode.core.counted import counted
 from trimode.core.protocol import Quantization
 from trimode.pipeline.benchmarks import without_scorer
 from trimode.pipeline.config.schema import Config
+from trimode.pipeline.launch.dry_run_server import server_settings
 from trimode.pipeline.launch.fitting import fitting_arrays
 from trimode.pipeline.launch.local import local_dir
 from trimode.pipeline.plan.resources import resource_spec
@@ -44,9 +46,15 @@ def as_text(sweeps: Sequence[PlannedSweep], price: Sequence[str] = ()) -> str:
     for group, script in scripts:
         lines += ["", f"Script of {_names(group)}", script.rstrip("\n")]
     if (later := len(jobs) - sum(len(group) for group, _ in scripts)) > 0:
-        lines += ["", f"{later} more jobs would have to wait: Slurm takes no more of this user now (MaxSubmitJobs)"]
+        lines += [
+            "",
+            f"{counted(later, 'more job')} would have to wait: Slurm takes no more of this user now (MaxSubmitJobs)",
+        ]
     if len(sweeps) > 1:
-        lines += ["", f"{len(sweeps)} sweeps, {len(jobs)} jobs to start in {len(scripts)} scripts"]
+        lines += [
+            "",
+            f"{len(sweeps)} sweeps, {counted(len(jobs), 'job')} to start in {counted(len(scripts), 'script')}",
+        ]
     return "\n".join([*lines, "", END])
 
 
@@ -106,6 +114,8 @@ def common_settings(sweeps: Sequence[PlannedSweep]) -> list[tuple[str, str]]:
 def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
     """Returns label and value of every resolved setting."""
     model, cluster = config.model, config.cluster
+    if survey.server is not None:
+        return [*server_settings(config, survey, survey.server), *_submission(config, survey)]
     rows: list[tuple[str, object]] = [
         ("modes", ", ".join(config.modes)),
         ("model", _weights(survey.model)),
@@ -147,6 +157,13 @@ def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
         ("chunks", config.num_chunks),
         ("out dir", absolute(config.out_dir, survey.cwd)),
     ]
+    return rows + _submission(config, survey)
+
+
+def _submission(config: Config, survey: Survey) -> list[tuple[str, object]]:
+    """What Slurm is asked for; nothing for jobs on this machine."""
+    cluster = config.cluster
+    rows: list[tuple[str, object]] = []
     if cluster.executor is Executor.slurm:
         rows += [
             ("partition", cluster.partition or "the cluster's default"),
@@ -189,7 +206,9 @@ def _cells(state: JobState) -> tuple[str, ...]:
     names = [task.benchmark + (" (no scorer yet)" if task.benchmark in unscored else "") for task in spec.tasks]
     requests = sum(task.num_requests for task in spec.tasks)
     left = "" if state.progress is not JobProgress.RESUMED else f" ({state.num_left} left)"
-    workers = spec.resources.num_workers or spec.resources.num_gpus or "per GPU"
+    workers: object = spec.resources.num_workers or spec.resources.num_gpus or "per GPU"
+    if spec.client.server is not None:
+        workers = "none, a running server"
     mode = spec.decode.mode.value + (" + LoRA" if spec.decode.lora else "")
     repeats = ",".join(str(task.repeats) for task in spec.tasks)
     return (

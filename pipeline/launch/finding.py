@@ -71,6 +71,8 @@ class Check:
     """Returns what it finds: nothing if the question does not arise. May raise ConfigError, which is a failure."""
     limit_s: float | None = 60.0
     """Seconds the doctor waits for it; None for a check that limits itself and has something to tidy up."""
+    needs_no_job: bool = True
+    """False for a check that says nothing of use where there is no job."""
 
 
 def ok(name: str, text: str) -> Finding:

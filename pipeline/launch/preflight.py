@@ -13,14 +13,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trimode.core.errors import ConfigError, SubmissionError
+from trimode.core.errors import ConfigError, SubmissionError, WorkerError
 from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.benchmarks import load_benchmark, without_scorer
 from trimode.pipeline.client.nemo_skills.installation import find_installation
-from trimode.pipeline.config.schema import Config
-from trimode.pipeline.data import load_rows
-from trimode.pipeline.launch.finding import Check, Finding, Subject, demand, fail, failure, ok
+from trimode.pipeline.config.schema import Backend, Config
+from trimode.pipeline.data import data_root, load_rows
+from trimode.pipeline.data.load import has_rows
+from trimode.pipeline.data.sources import SOURCES
+from trimode.pipeline.launch.finding import Check, Finding, Subject, demand, fail, failure, ok, warn
 from trimode.pipeline.plan.survey import Survey, image_path
+from trimode.pipeline.server.models import find_model
 from trimode.pipeline.slurm.apptainer import wrong_image
 from trimode.pipeline.spec import ClientKind, Container, Executor, JobSpec
 
@@ -85,7 +88,9 @@ def check_sbatch(subject: Subject) -> Iterator[Finding]:
 
 
 def check_weights(subject: Subject) -> Iterator[Finding]:
-    """Looks for the folders of model and tokenizer."""
+    """Looks for the folders of model and tokenizer. The model of a running server is asked for by `check_server`."""
+    if subject.survey.server is not None:
+        return
     for weights, name in ((subject.survey.model, "model"), (subject.survey.tokenizer, "tokenizer")):
         if weights is None:
             continue
@@ -95,6 +100,23 @@ def check_weights(subject: Subject) -> Iterator[Finding]:
             yield ok(name, weights.path)
         else:
             yield ok(name, f"{weights.path} (hub id)")
+
+
+def check_server(subject: Subject) -> Iterator[Finding]:
+    """Asks a running server for its models."""
+    server = subject.survey.server
+    if server is None:
+        return
+    try:
+        model = find_model(server, subject.survey.model.path)
+    except WorkerError as error:
+        yield fail("server", str(error), "start the server, or give its address (--server)")
+        return
+    if model.listed:
+        owner = f", owned by {model.owned_by}" if model.owned_by else ""
+        yield ok("server", f"{server.url} has {model.name}{owner}")
+    else:
+        yield warn("server", f"{server.url} lists no models", f"make sure that it has {model.name}")
 
 
 def check_adapter(subject: Subject) -> Iterator[Finding]:
@@ -132,13 +154,31 @@ def check_data(subject: Subject) -> Iterator[Finding]:
     jobs = subject.jobs
     data_dir = Path(jobs[0].data_dir) if jobs and jobs[0].data_dir else None
     found = []
+    missing: dict[str, ConfigError] = {}
     for name in subject.benchmarks:
+        benchmark = load_benchmark(name)
         try:
-            found.append(f"{name} {len(load_rows(load_benchmark(name), data_dir))}")
+            found.append(f"{name} {len(load_rows(benchmark, data_dir))}")
         except ConfigError as error:
-            yield failure("data", error)
+            if benchmark.source == "bundled" or has_rows(benchmark, data_dir):
+                yield failure("data", error)
+            else:
+                missing[name] = error
+    if len(missing) > 1:
+        yield _several_missing(list(missing), data_root(data_dir))
+    else:
+        yield from (failure("data", error) for error in missing.values())
     if found:
         yield ok("data", f"rows: {', '.join(found)}")
+
+
+def _several_missing(names: Sequence[str], folder: Path) -> Finding:
+    """Benchmarks without a file, in one line."""
+    loaded = [name for name in names if name in SOURCES]
+    made = [name for name in names if name not in SOURCES]
+    ways = [f"`python -m trimode.pipeline.data prepare {' '.join(loaded)} --data-dir {folder}`"] if loaded else []
+    ways += [f"NeMo-Skills' `ns prepare_data {' '.join(made)}`"] if made else []
+    return fail("data", f"no data for {', '.join(names)} in {folder}", f"{'; '.join(ways)}; or give --data-dir")
 
 
 def check_nemo_skills(subject: Subject) -> Iterator[Finding]:
@@ -154,6 +194,7 @@ CHECKS = (
     Check(name="image", look=check_image),
     Check(name="sbatch", look=check_sbatch),
     Check(name="weights", look=check_weights),
+    Check(name="server", look=check_server),
     Check(name="adapter", look=check_adapter),
     Check(name="scorers", look=check_scorers),
     Check(name="data", look=check_data, limit_s=120.0),
@@ -167,7 +208,7 @@ def ensure_worker_packages(config: Config) -> None:
 
     Raises ConfigError if this is another environment that lacks it, SubmissionError if the installation fails.
     """
-    if config.cluster.container is not Container.none:
+    if config.cluster.container is not Container.none or config.balancer.backend is Backend.openai:
         return
     if Path(sys.prefix) == PROJECT_DIR / ".venv" and not has_worker_packages():
         script = PROJECT_DIR / "scripts" / "setup_env.sh"

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from trimode.core.errors import RUN_AGAIN
 from trimode.pipeline.launch.call import JobCall
 from trimode.pipeline.run_folder.submission import Call, read_call
+from trimode.pipeline.slurm.requeue import wish_of
 
 PATIENCE_S = 60.0
 """Seconds until a file that the submitting machine has written is seen on every node."""
@@ -45,11 +47,22 @@ def again_if_allowed(call: Call) -> None:
     signal.signal(signal.SIGUSR2, warned)
 
 
+def wish_for_another_run(folder: str) -> None:
+    """Says to the batch script that this job wants another run, in case its step outlives it for long."""
+    with suppress(OSError):  # the exit status says it too
+        wish_of(folder, os.environ.get("SLURM_JOB_ID", "")).touch()
+
+
 def main(argv: list[str]) -> int:
     """The command. Returns 0 for a job that has completed; one that fails raises its error."""
     call = wait_for_call(Path(argv[0]), task_number())
     again_if_allowed(call)
-    JobCall(spec=call.spec, token=call.token, function=call.function)()
+    try:
+        JobCall(spec=call.spec, token=call.token, function=call.function)()
+    except SystemExit as end:
+        if end.code == RUN_AGAIN:
+            wish_for_another_run(argv[0])
+        raise
     return 0
 
 

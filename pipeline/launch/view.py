@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from trimode.core.errors import WorkerError
+from trimode.core.files import tail
 from trimode.pipeline.console.progress import TaskProgress, duration, read_snapshot
 from trimode.pipeline.launch.outcome import cause
 from trimode.pipeline.launch.owner import Life, read_owner
+from trimode.pipeline.run_folder.lease import holder_runs_here
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.submission import JOB_ID, planned
+from trimode.pipeline.run_folder.submission import FOLDER, JOB_ID, out_dir_of, planned
 from trimode.pipeline.slurm.queue import QueueEntry, ended_states, has_ended, queue_entries
 from trimode.pipeline.spec import JobSpec, job_from_json
 
@@ -24,6 +27,7 @@ ENDS = {
 """What Slurm's final states mean."""
 HELD = ("launch failed", "JobHeld", "held")
 """What Slurm's reasons of held jobs contain."""
+LAST_LINES = 5
 
 
 class Stage(StrEnum):
@@ -109,8 +113,11 @@ def views(run_dirs: Iterable[Path]) -> list[JobView]:
         entries = queue_entries(ids)
     except WorkerError:
         entries = {}
-    forgotten = ended_states(job_id for job_id in ids if job_id not in entries) if len(entries) < len(ids) else {}
-    entries |= {job_id: QueueEntry(state.split()[0], "") for job_id, state in forgotten.items() if state}
+    asked = [job_id for job_id in ids if job_id not in entries or entries[job_id].state == "CANCELLED"]
+    for job_id, state in (ended_states(asked) if asked else {}).items():
+        name, _, by = state.partition(" ")
+        if name and (job_id not in entries or name == entries[job_id].state):
+            entries[job_id] = QueueEntry(name, by)
     return [view(spec, job_id, entries.get(job_id) if job_id else None) for spec, job_id in jobs]
 
 
@@ -145,7 +152,7 @@ def _stage(spec: JobSpec, paths: RunPaths, job_id: str | None, entry: QueueEntry
     if job_id is not None and entry is not None and not has_ended(entry.state):
         if entry.state != "PENDING":
             return Stage.RUNNING, number
-        again = f"requeued {len(runs)}/{spec.resources.max_requeues}, " if runs else ""
+        again = _why_again(spec, runs) if runs else ""
         why = f"held: {entry.reason}" if any(word in entry.reason for word in HELD) else entry.reason
         return Stage.PENDING, again + why
     if paths.completed(spec.index).exists():
@@ -153,13 +160,34 @@ def _stage(spec: JobSpec, paths: RunPaths, job_id: str | None, entry: QueueEntry
     if paths.failed(spec.index).exists():
         return Stage.FAILED, cause(paths.failed(spec.index))
     if job_id is None and _lives_here(paths):
-        return Stage.RUNNING, number
+        if holder_runs_here(paths, spec.index):
+            return Stage.RUNNING, number
+        return Stage.PENDING, "it waits for the jobs before it"
     if entry is not None:
         how = ENDS.get(entry.state, entry.state.lower())
-        return Stage.ENDED, f"{how}; the same command goes on" if entry.state != "COMPLETED" else "it left no marker"
+        if entry.reason.startswith("by "):  # who cancelled it, and when
+            how = f"{how} {entry.reason}"
+        if entry.state != "COMPLETED":
+            return Stage.ENDED, f"{how}; the same command goes on"
+        return Stage.ENDED, f"it left no marker{_last_words(spec, job_id)}"
     if runs:
         return Stage.ENDED, f"{runs[-1].get('cause') or runs[-1].get('status')}; the same command goes on"
     return Stage.PLANNED, ""
+
+
+def _last_words(spec: JobSpec, job_id: str | None) -> str:
+    """The end of Slurm's own log, which alone knows why a step was not started."""
+    folder = out_dir_of(Path(spec.run_dir)) / FOLDER
+    for log in sorted(folder.glob(f"*/{job_id}_*_log.out")):
+        return f"; {log} ends with:\n{tail(log, LAST_LINES)}"
+    return ""
+
+
+def _why_again(spec: JobSpec, runs: list[dict[str, object]]) -> str:
+    """Why a job that has run before waits again."""
+    if signal.SIGTERM.name in str(runs[-1].get("cause")):
+        return "preempted, "
+    return f"requeued {len(runs)}/{spec.resources.max_requeues}, "
 
 
 def _lives_here(paths: RunPaths) -> bool:

@@ -16,6 +16,12 @@ from trimode.pipeline.config.submission_checks import stays_in_its_line
 from trimode.pipeline.plan.identity import eval_dir_name, run_identity
 from trimode.pipeline.plan.names import derived_name, label, model_label
 from trimode.pipeline.plan.resources import container_mounts, resource_spec
+from trimode.pipeline.plan.server_runs import (
+    server_decode,
+    server_exp_name,
+    server_identity,
+    server_model,
+)
 from trimode.pipeline.plan.survey import Survey, absolute
 from trimode.pipeline.spec import (
     ClientSpec,
@@ -25,6 +31,7 @@ from trimode.pipeline.spec import (
     JobsPer,
     ModelSpec,
     SampleShare,
+    ServerSpec,
     TaskSpec,
 )
 
@@ -73,25 +80,17 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
     """Returns the job of one mode with all its benchmarks."""
     mode = config.modes[name]
     decode = decode_spec(config, mode, survey)
-    model = ModelSpec(
-        path=survey.model.path,
-        tokenizer=survey.tokenizer.path if survey.tokenizer else None,
-        dtype=config.model.dtype,
-        max_position_embeddings=context_limit(mode, survey),
-        revision=config.model.revision,
-        quantization=config.model.quantization,
-        quantize_head=config.model.quantize_head,
-        batch_invariant=config.model.batch_invariant,
-    )
-    check_context(name, decode, model.max_position_embeddings)
-    fingerprints = {
-        "weights": survey.model.fingerprint,
-        "adapter": survey.adapter.fingerprint if survey.adapter and mode.lora else None,
-        "tokenizer": own_tokenizer(survey),
-    }
-    identity = run_identity(decode, model, fingerprints, config.starting_seed)
-    exp_name = config.exp_name or derived_exp_name(config, survey, mode, decode)
     out_dir = absolute(config.out_dir, survey.cwd)
+    server = survey.server
+    if server is not None:
+        decode, model = server_decode(decode), server_model(survey.model.path, config)
+        identity = server_identity(model.path, server, decode, config.starting_seed)
+        exp_name = config.exp_name or server_exp_name(config.model.name or model.path, server, decode)
+    else:
+        model = model_spec(config, mode, survey)
+        check_context(name, decode, model.max_position_embeddings)
+        identity = run_identity(decode, model, fingerprints(survey, mode), config.starting_seed)
+        exp_name = config.exp_name or derived_exp_name(config, survey, mode, decode)
     if config.cluster.executor is Executor.slurm:
         stays_in_its_line("out_dir", str(out_dir))
     data_dir = str(absolute(config.data_dir, survey.cwd)) if config.data_dir else None
@@ -104,10 +103,33 @@ def mode_job(config: Config, survey: Survey, name: str, tasks: tuple[TaskSpec, .
         model=model,
         tasks=tasks,
         resources=resource_spec(config, survey, container_mounts(config, survey, out_dir, data_dir)),
-        client=client_spec(config),
+        client=client_spec(config, server),
         data_dir=data_dir,
         identity=identity,
     )
+
+
+def model_spec(config: Config, mode: ModeConfig, survey: Survey) -> ModelSpec:
+    """Returns the weights of one mode's jobs."""
+    return ModelSpec(
+        path=survey.model.path,
+        tokenizer=survey.tokenizer.path if survey.tokenizer else None,
+        dtype=config.model.dtype,
+        max_position_embeddings=context_limit(mode, survey),
+        revision=config.model.revision,
+        quantization=config.model.quantization,
+        quantize_head=config.model.quantize_head,
+        batch_invariant=config.model.batch_invariant,
+    )
+
+
+def fingerprints(survey: Survey, mode: ModeConfig) -> dict[str, str | None]:
+    """Returns the fingerprints of what one mode's jobs load."""
+    return {
+        "weights": survey.model.fingerprint,
+        "adapter": survey.adapter.fingerprint if survey.adapter and mode.lora else None,
+        "tokenizer": own_tokenizer(survey),
+    }
 
 
 def own_tokenizer(survey: Survey) -> str | None:
@@ -181,14 +203,16 @@ def task_specs(config: Config) -> tuple[TaskSpec, ...]:
     )
 
 
-def client_spec(config: Config) -> ClientSpec:
+def client_spec(config: Config, server: ServerSpec | None) -> ClientSpec:
     """Returns how prompts are sent and scored."""
+    at_once = config.client.max_concurrent_requests
     return ClientSpec(
         kind=config.client.kind,
-        max_concurrent_requests=config.client.max_concurrent_requests,
+        max_concurrent_requests=at_once if server is None else min(at_once, config.balancer.max_in_flight),
         max_num_seqs=config.balancer.max_num_seqs,
         request_timeout_s=config.client.request_timeout_s,
         num_scorers=config.client.num_scorers,
         kv_cache_gb=config.balancer.kv_cache_gb,
         max_failed_share=config.client.max_failed_share,
+        server=server,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
-from trimode.pipeline.config.schema import ClusterConfig, Config
+from trimode.pipeline.config.schema import Backend, ClusterConfig, Config
 from trimode.pipeline.config.submission_checks import stays_in_its_line
 from trimode.pipeline.plan.survey import Survey, image_path
 from trimode.pipeline.spec import Container, Device, Executor, ResourceSpec
@@ -37,9 +37,13 @@ OPTIONS = (
 
 
 def resource_spec(config: Config, survey: Survey, mounts: tuple[str, ...]) -> ResourceSpec:
-    """Returns what a job asks for. On the CPU no GPUs are asked for, and `cluster.gpus` is the number of workers."""
+    """Returns what a job asks for. On the CPU no GPUs are asked for, and `cluster.gpus` is the number of workers.
+
+    A job that asks a running server needs neither.
+    """
     cluster = config.cluster
-    on_cpu = config.balancer.device is Device.cpu
+    on_server = config.balancer.backend is Backend.openai
+    on_cpu = on_server or config.balancer.device is Device.cpu
     free = {
         name.replace("_", "-") for name, value in cluster.sbatch.items() if value is not None and value is not False
     }
@@ -48,9 +52,9 @@ def resource_spec(config: Config, survey: Survey, mounts: tuple[str, ...]) -> Re
     return ResourceSpec(
         cluster=cluster.name,
         executor=cluster.executor,
-        device=config.balancer.device,
+        device=Device.cpu if on_server else config.balancer.device,
         num_gpus=0 if on_cpu else cluster.gpus or 0,
-        num_workers=config.balancer.workers or (cluster.gpus if on_cpu else None),
+        num_workers=None if on_server else config.balancer.workers or (cluster.gpus if on_cpu else None),
         time_limit_min=cluster.time_limit_min,
         partition=cluster.partition or None,
         account=cluster.account or None,
@@ -81,7 +85,9 @@ def sbatch_options(cluster: ClusterConfig) -> tuple[tuple[str, str | None], ...]
 
 
 def num_workers(config: Config) -> int:
-    """Returns the workers of a job."""
+    """Returns the workers of a job; 0 if it asks a running server."""
+    if config.balancer.backend is Backend.openai:
+        return 0
     return config.balancer.workers or config.cluster.gpus or 1
 
 
@@ -95,7 +101,7 @@ def needed_gb(config: Config, survey: Survey) -> int | None:
 
     A GPU worker has its KV cache on the GPU. On the CPU its size is known only if `balancer.kv_cache_gb` is set.
     """
-    weights = survey.model.num_bytes
+    weights = 0 if config.balancer.backend is Backend.openai else survey.model.num_bytes
     kv_cache = config.balancer.kv_cache_gb if config.balancer.device is Device.cpu else 0.0
     if weights is None or kv_cache is None:
         return None

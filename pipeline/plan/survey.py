@@ -12,10 +12,12 @@ from pathlib import Path
 
 from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
-from trimode.pipeline.config.schema import Config
+from trimode.pipeline.config.schema import Backend, Config
 from trimode.pipeline.plan.hub_cache import hub_cache, repository, snapshot
 from trimode.pipeline.plan.identity import folder_fingerprint
-from trimode.pipeline.spec import Container
+from trimode.pipeline.server.address import api_base
+from trimode.pipeline.server.models import find_model
+from trimode.pipeline.spec import Container, ServerSpec
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 MAX_LINKS = 40
@@ -58,10 +60,19 @@ class Survey:
     """Context limit in the model folder's config.json; None if it cannot be read here."""
     stored_quantization: str | None = None
     """Method of a quantised model folder, as its config.json names it; None if it has none or cannot be read here."""
+    server: ServerSpec | None = None
+    """The running server that answers; None if this project's balancer does."""
 
 
 def survey(config: Config, cwd: Path) -> Survey:
-    """Returns what a config's paths mean. Raises ConfigError for a missing adapter or a revision of a folder."""
+    """Returns what a config's paths mean. A running server is asked for its model only if none is named.
+
+    Raises ConfigError for a missing adapter or a revision of a folder.
+    """
+    if (server := server_spec(config, cwd)) is not None:
+        name = config.model.path or find_model(server, "").name
+        model = Weights(path=name, fingerprint=f"server:{name}", is_folder=False)
+        return Survey(cwd, model, tokenizer=None, adapter=None, server=server)
     model = find_weights(config.model.path, cwd, config.model.revision)
     if not model.is_folder and (files := _cached(config, model.path)) is not None:
         model = replace(model, num_bytes=weight_bytes(files))
@@ -71,6 +82,21 @@ def survey(config: Config, cwd: Path) -> Survey:
     limit, stored = raw.get("max_position_embeddings"), raw.get("quantization_config")
     method = str(stored.get("quant_method")) if isinstance(stored, dict) else None
     return Survey(cwd, model, tokenizer, adapter, limit if isinstance(limit, int) else None, method)
+
+
+def server_spec(config: Config, cwd: Path) -> ServerSpec | None:
+    """Returns the running server of a sweep; None if its jobs start this project's balancer. Raises ConfigError."""
+    balancer = config.balancer
+    if balancer.backend is Backend.trimode:
+        return None
+    if not balancer.url:
+        raise ConfigError("balancer.url: got none; valid: the address of the server (--server)")
+    return ServerSpec(
+        url=api_base(balancer.url),
+        engine=balancer.engine,
+        api_key_file=str(absolute(balancer.api_key_file, cwd)) if balancer.api_key_file else None,
+        fields=dict(balancer.fields),
+    )
 
 
 def _model_config(model: Weights) -> dict[str, object]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
-from trimode.pipeline.config.schema import Config
+from trimode.pipeline.config.schema import Backend, Config
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.rounds import JobProgress, JobState, continue_or_start
 from trimode.pipeline.plan.survey import Survey, survey
@@ -38,7 +38,9 @@ def plan_sweeps(configs: Sequence[Config], cwd: Path) -> list[PlannedSweep]:
     seen: dict[str, Survey] = {}
     surveys = []
     for config in configs:
-        key = repr((config.model, any(mode.lora for mode in config.modes.values()), config.cluster.hub_cache))
+        lora = any(mode.lora for mode in config.modes.values())
+        server = config.balancer if config.balancer.backend is Backend.openai else None
+        key = repr((config.model, lora, config.cluster.hub_cache, server))
         if key not in seen:
             seen[key] = survey(config, cwd)
         surveys.append(seen[key])

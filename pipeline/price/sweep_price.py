@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimode.core.counted import counted
 from trimode.pipeline.console.progress import duration
 from trimode.pipeline.plan.rounds import JobProgress, JobState
 from trimode.pipeline.price.calibrate import ENOUGH_S
@@ -58,12 +59,12 @@ class SweepPrice:
                 lines.append(f"  {cost.job.name}: {text}; --calibrate again measures more samples, if there are more")
             if cost.num_runs > 1:
                 limit = duration(60 * cost.job.resources.time_limit_min)
-                lines.append(f"  {cost.job.name}: its time limit is {limit}: about {cost.num_runs} runs")
+                lines.append(f"  {cost.job.name}: its time limit is {limit}: about {counted(cost.num_runs, 'run')}")
             elif cost.num_runs == 0:
                 lines.append(f"  {cost.job.name}: its time limit is shorter than its start-up: give a longer --time")
         lines += ["", f"Expected precision (95 % interval at an assumed accuracy of {100 * ASSUMED:.0f} %)"]
         lines += [
-            f"  {name}: +- {100 * width:.1f} points ({problems} problems, {repeats} repeats)"
+            f"  {name}: +- {100 * width:.1f} points ({counted(problems, 'problem')}, {counted(repeats, 'repeat')})"
             for name, problems, repeats, width in self.widths
         ]
         if self.greedy and any(repeats > 1 for _, _, repeats, _ in self.widths):
@@ -80,7 +81,7 @@ class SweepPrice:
             if local
             else f"{duration(longest)} if all run at once, {duration(in_turn)} one after another, and the queue's time"
         )
-        part = "" if len(known) == len(self.jobs) else f" ({len(known)} of {len(self.jobs)} jobs)"
+        part = "" if len(known) == len(self.jobs) else f" ({len(known)} of {counted(len(self.jobs), 'job')})"
         return f"in all{part}: {times}" + (f"; {hours:.2f} GPU-hours" if hours else "; no GPUs")
 
     def to_json(self) -> dict[str, object]:
@@ -109,8 +110,8 @@ class SweepPrice:
 def sweep_price(states: Sequence[JobState], out_dir: Path) -> SweepPrice | None:
     """Returns the price of the jobs that would be started, from what was measured in `out_dir`; None without jobs."""
     started = [state for state in states if state.progress is not JobProgress.SKIPPED]
-    if not started:
-        return None
+    if not started or started[0].spec.client.server is not None:
+        return None  # the time of a running server is its own
     runs = measured_runs(out_dir)
     jobs = tuple((state.spec, price(state.spec, _left(state), runs)) for state in started)
     greedy = started[0].spec.decode.temperature == 0
@@ -142,5 +143,5 @@ def _cells(job: JobSpec, cost: JobPrice | str) -> tuple[str, ...]:
         duration(cost.serving_s),
         duration(cost.wall_s),
         f"{cost.gpu_hours:.2f}" if cost.job.resources.num_gpus else "-",
-        f"{cost.num_measured} samples, {duration(cost.measured_s)}",
+        f"{counted(cost.num_measured, 'sample')}, {duration(cost.measured_s)}",
     )

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from trimode.core.errors import TrimodeError
 from trimode.core.files import write_json_atomic
+from trimode.core.processes import process_id
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
 
@@ -60,6 +61,16 @@ class Lease:
         except LeaseLost:
             return False
         return True
+
+
+def holder_runs_here(paths: RunPaths, index: int) -> bool:
+    """True if the run that holds the lease of job `index` is a living process of this host."""
+    try:
+        entry = json.loads(paths.lease(index).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    pid = entry.get("pid") if isinstance(entry, dict) else None
+    return isinstance(pid, int) and entry.get("host") == socket.gethostname() and process_id(pid) is not None
 
 
 def _describe(entry: Mapping[str, object]) -> str:

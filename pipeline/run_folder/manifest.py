@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from trimode.core.errors import ConfigError
+from trimode.core.errors import ConfigError, Stopped
 from trimode.core.files import locked, write_json_atomic
 from trimode.core.worker import WorkerInfo
 from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
@@ -51,6 +52,7 @@ class Manifest:
                     earlier[name] = job[name]
                 if earlier.get("status") == "running":  # it was killed: only one run of a job writes at a time
                     earlier["status"] = "lost"
+                _note_preemption(earlier, run)
             runs.append(run | code)
             job.update(
                 config=asdict(self._spec),
@@ -77,6 +79,14 @@ class Manifest:
             if runs := _list(self._job(manifest), "runs"):
                 runs[-1]["worker_versions"] = dict(first.versions)
                 runs[-1]["devices"] = [worker.device for worker in workers]
+
+    def add_server(self, facts: Mapping[str, object]) -> None:
+        """Records the running server that answers. Raises ConfigError if another model gave the folder's results."""
+        self.pin({"server_model": facts["model"]})
+        with self._edit() as manifest:
+            self._job(manifest)["server"] = dict(facts)
+            if runs := _list(self._job(manifest), "runs"):
+                runs[-1]["server"] = dict(facts)
 
     def pin(self, facts: Mapping[str, object]) -> None:
         """Compares pinned entries with the recorded ones, then records them.
@@ -131,6 +141,13 @@ class Manifest:
             manifest = read_manifest(path)
             yield manifest
             write_json_atomic(path, manifest)
+
+
+def _note_preemption(earlier: dict[str, object], run: Mapping[str, object]) -> None:
+    """Names the cause of a run that SIGTERM has ended, if Slurm has run the same job again: it was not cancelled."""
+    same_job = earlier.get("slurm_job_id") is not None and earlier.get("slurm_job_id") == run["slurm_job_id"]
+    if same_job and str(earlier.get("cause")) == str(Stopped(signal.SIGTERM)):
+        earlier["cause"] = f"preempted: {earlier['cause']}, and Slurm has run it again"
 
 
 def runs_of(spec: JobSpec, paths: RunPaths) -> list[dict[str, object]]:

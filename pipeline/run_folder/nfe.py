@@ -69,8 +69,9 @@ def _checks(record: NfeRecord) -> Iterator[tuple[str, bool]]:
     yield "benchmark", isinstance(record.benchmark, str)
     for name in ("sample_id", "seed"):
         yield name, is_count(getattr(record, name))
-    for name in ("prompt_tokens", "completion_tokens", "nfe", "queue_s", "first_token_s", "total_s"):
+    for name in ("prompt_tokens", "completion_tokens", "queue_s", "first_token_s", "total_s"):
         yield name, is_count(getattr(cost, name))
+    yield "nfe", cost.nfe is None or is_count(cost.nfe)
     yield "forwards", isinstance(cost.forwards, dict) and all(map(is_count, cost.forwards.values()))
     yield (
         "acceptance_lengths",
@@ -147,19 +148,20 @@ def summarize(records: Iterable[NfeRecord]) -> dict[str, float | int | None]:
     Every sample counts, as in the accuracy: one that got no answer adds nothing to any sum, and 1 to nfe_count and to
     failed. average_nfe = nfe / nfe_count. The others are ratios of sums: tpf = tokens / nfe, tpf_total = tokens /
     forwards of every kind, and tokens_per_second = tokens / seconds from first forward to end (the speed of one
-    stream). x / 0 is None.
+    stream). x / 0 is None, and so is what needs the nfe of an answer whose server did not count it.
     """
     asked = list(records)
     answered = [record for record in asked if record.error is None]
     tokens = sum(record.cost.completion_tokens for record in answered)
-    nfe = sum(record.cost.nfe for record in answered)
+    counted = all(record.cost.nfe is not None for record in answered)
+    nfe = sum(record.cost.nfe or 0 for record in answered)
     forwards = sum(sum(record.cost.forwards.values()) for record in answered)
     seconds = sum(record.cost.total_s - record.cost.queue_s for record in answered)
     return {
-        "average_nfe": round(nfe / len(asked), 4) if answered else None,
+        "average_nfe": round(nfe / len(asked), 4) if answered and counted else None,
         "nfe_count": len(asked),
         "failed": len(asked) - len(answered),
-        "tpf": round(tokens / nfe, 4) if nfe else None,
+        "tpf": round(tokens / nfe, 4) if nfe and counted else None,
         "tpf_total": round(tokens / forwards, 4) if forwards else None,
         "tokens_per_second": round(tokens / seconds, 2) if seconds > 0 else None,
     }

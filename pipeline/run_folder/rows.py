@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from trimode.core.errors import ConfigError
 from trimode.core.files import whole_lines
-from trimode.core.protocol import Row
+from trimode.core.protocol import NEVER_SCORED, Row
 from trimode.pipeline.run_folder.nfe import NfeRecord
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec, TaskSpec
@@ -139,7 +139,9 @@ class SeedState:
     carried: dict[int, NfeRecord] = field(default_factory=dict)
     """Ledger records that -async rows carry, by position."""
     unscored: set[int] = field(default_factory=set)
-    """Finished positions whose row could not be scored."""
+    """Finished positions whose row could not be scored, and may be when it is tried again."""
+    never_scored: set[int] = field(default_factory=set)
+    """Finished positions whose row no scorer can judge, however often it is tried."""
 
 
 def read_seed(paths: RunPaths, benchmark: str, seed: int) -> SeedState:
@@ -164,18 +166,21 @@ def _note(state: SeedState, position: int, row: Row) -> None:
     """Adds what the row of a position says. A later row of the position replaces an earlier one."""
     state.stored.add(position)
     state.unscored.discard(position)
+    state.never_scored.discard(position)
     if is_infrastructure_failure(row):
         return
     state.finished.add(position)
     if SCORING_ERROR in row:
-        state.unscored.add(position)
+        never = str(row[SCORING_ERROR]).startswith(NEVER_SCORED)
+        (state.never_scored if never else state.unscored).add(position)
 
 
 def read_unscored(spec: JobSpec, paths: RunPaths) -> Iterator[tuple[str, int, int, str]]:
     """Yields benchmark, seed, position and reason of every row of a job's benchmarks that could not be scored."""
     for task in spec.tasks:
         for seed in task.seeds:
-            if read_seed(paths, task.benchmark, seed).unscored:
+            state = read_seed(paths, task.benchmark, seed)
+            if state.unscored or state.never_scored:
                 for position, row in sorted(read_rows(paths, task.benchmark, seed).items()):
                     if SCORING_ERROR in row:
                         yield task.benchmark, seed, position, str(row[SCORING_ERROR])

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from trimode.core.processes import serve_job
-from trimode.core.protocol import Row
+from trimode.core.protocol import NEVER_SCORED, Row
 from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring.registry import score_row, scorer_of, unscored
 from trimode.pipeline.scoring.time_limits import count_cpu_seconds
@@ -45,8 +45,10 @@ def judge(benchmark: Benchmark, row: Row, data_dir: Path | None) -> Row:
     try:
         verdict = score_row(benchmark, row, data_dir)
     except (Exception, MemoryError, RecursionError) as error:  # noqa: BLE001 - the boundary "one row in a scorer"
-        verdict = unscored(benchmark, row, f"{type(error).__name__}: {error}")
-        return verdict if isinstance(error, ROW_ERRORS) else verdict | {JUDGE_AGAIN: True}
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, ROW_ERRORS):
+            return unscored(benchmark, row, f"{NEVER_SCORED}: {reason}")
+        return unscored(benchmark, row, reason) | {JUDGE_AGAIN: True}
     if "interleaved_eval_single_time_s" in scorer_of(benchmark).VERDICT_KEYS:
         verdict["interleaved_eval_single_time_s"] = time.monotonic() - started
     return verdict

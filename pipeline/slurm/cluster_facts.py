@@ -6,11 +6,15 @@ An unknown or odd value is None, which stands for no limit.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 UNUSABLE = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "INVAL", "MAINT", "POWERED_DOWN")
 """What the state of a node holds on which no job starts now."""
+
+
+WITHOUT_ACCOUNTS = ("accounting_storage/none", "(null)", "")
+"""What AccountingStorageType is on a cluster that keeps no accounts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,11 @@ def settings(text: str) -> dict[str, str]:
     """Returns the settings in the output of `scontrol show config`."""
     found = (re.fullmatch(r"(\w+)\s*=\s*(.*)", line.strip()) for line in text.splitlines())
     return {match[1]: match[2].strip() for match in found if match}
+
+
+def keeps_accounts(known: Mapping[str, str]) -> bool:
+    """True if a cluster with these settings has associations and QOS, which may limit a user's jobs."""
+    return known.get("AccountingStorageType", "") not in WITHOUT_ACCOUNTS
 
 
 def partitions(text: str) -> list[Partition]:

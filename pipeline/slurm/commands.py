@@ -29,6 +29,11 @@ class Reply:
     err: str = ""
 
     @property
+    def lacks_cluster(self) -> bool:
+        """True if the command is not there, or finds no slurm.conf."""
+        return self.status != 0 and (self.status == MISSING or any(words in self.err for words in NO_CLUSTER))
+
+    @property
     def problem(self) -> str | None:
         """What went wrong, in one line; None if the command succeeded."""
         if self.status == 0:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import getpass
-import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from trimode.pipeline.slurm.cluster_facts import keeps_accounts, settings
+
 QUERY_TIMEOUT_S = 20.0
-NO_ACCOUNTING = ("accounting_storage/none", "(null)", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def cluster_limits(account: str | None, partition: str | None, qos: str | None) 
     config = _config()
     size = config.get("MaxArraySize", "")
     max_array_size = int(size) if size.isdigit() and int(size) > 0 else None
-    if config.get("AccountingStorageType", "") in NO_ACCOUNTING:
+    if not keeps_accounts(config):
         return Limits(max_array_size)
     max_submit = _max_submit(account, partition, qos)
     return Limits(max_array_size, max_submit, 0 if max_submit is None else _in_queue(account))
@@ -49,7 +49,7 @@ def cluster_name() -> str:
 
 
 def _config() -> dict[str, str]:
-    return dict(_settings(_output(["scontrol", "show", "config"])))
+    return settings(_output(["scontrol", "show", "config"]))
 
 
 def _max_submit(account: str | None, partition: str | None, qos: str | None) -> int | None:
@@ -79,12 +79,6 @@ def _in_queue(account: str | None) -> int:
 def _rows(words: Sequence[str]) -> Iterator[list[str]]:
     for line in _output(["sacctmgr", "--noheader", "--parsable2", *words]).splitlines():
         yield line.strip().split("|")
-
-
-def _settings(text: str) -> Iterator[tuple[str, str]]:
-    for line in text.splitlines():
-        if match := re.fullmatch(r"(\w+)\s*=\s*(.*)", line.strip()):
-            yield match[1], match[2].strip()
 
 
 def _output(command: Sequence[str]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from trimode.core.errors import WorkerError
@@ -72,7 +73,10 @@ def queue_entries(job_ids: Iterable[str]) -> dict[str, QueueEntry]:
 
 
 def ended_states(job_ids: Iterable[str]) -> dict[str, str]:
-    """Returns how jobs ended that squeue has forgotten, as far as the accounting knows; nothing without accounting."""
+    """Returns how jobs ended, as far as the accounting knows: `FAILED`, or `CANCELLED by alice, TIME`.
+
+    Nothing without accounting.
+    """
     wanted = sorted(set(job_ids))
     if not wanted:
         return {}
@@ -81,15 +85,25 @@ def ended_states(job_ids: Iterable[str]) -> dict[str, str]:
         "--noheader",
         "--allocations",
         "--parsable2",
-        "--format=JobID,State",
+        "--format=JobID,State,End",
         f"--jobs={','.join(wanted)}",
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    rows = (line.strip().partition("|") for line in done.stdout.splitlines())
-    return {job_id: state for job_id, _, state in rows if job_id in wanted}
+    rows = [line.strip().split("|") for line in done.stdout.splitlines()]
+    return {row[0]: _named(*row[1:3]) for row in rows if len(row) > 1 and row[0] in wanted}
+
+
+def _named(state: str, ended: str = "") -> str:
+    """Returns a state of sacct with the name of the user who cancelled the job, and when; other states as they are."""
+    what, _, user = state.partition(" by ")
+    if not user:
+        return state
+    with suppress(ValueError, KeyError):
+        user = pwd.getpwuid(int(user)).pw_name
+    return f"{what} by {user}" + (f", {ended}" if ended[:1].isdigit() else "")
 
 
 def has_ended(state: str | None) -> bool:

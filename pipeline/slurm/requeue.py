@@ -6,12 +6,21 @@ and only the job's own process acts on it. The script runs outside of any contai
 
 from __future__ import annotations
 
-from trimode.core.errors import RUN_AGAIN
+import signal
+from pathlib import Path
+
+from trimode.core.errors import RUN_AGAIN, TERMINATED
+from trimode.pipeline.spec import Container, ResourceSpec
 
 WARNING_S = 120
 """Seconds before the time limit at which Slurm warns. It may warn up to a minute earlier."""
 LEAST_WARNING_S = 60
 """The shortest warning, for jobs of a few minutes."""
+LAST_CALL_S = 25
+"""Seconds before the time limit at which the batch script waits no longer for a step whose job has ended: pyxis removes
+the container within the step, which may take minutes on a slow disk."""
+EARLY_WARNING = "early=; trap 'early=USR2' USR2; trap 'early=TERM' TERM  # until srun is there to get it"
+"""First line of a batch script: a signal that comes before the step is started must not end the script."""
 
 
 def warning_s(time_limit_min: int) -> int:
@@ -19,21 +28,78 @@ def warning_s(time_limit_min: int) -> int:
     return max(LEAST_WARNING_S, min(WARNING_S, time_limit_min * 60 // 3))
 
 
-SRUN_FUNCTION = (
-    "srun() {  # runs the step, passes warnings on, and has the job run again if it asks for that",
-    '  command srun "$@" &',
-    "  local step=$! status",
-    "  trap 'kill -USR2 \"$step\"' USR2  # the time limit is near",
-    "  trap 'kill -TERM \"$step\"' TERM",
-    '  while kill -0 "$step" 2>/dev/null; do wait "$step"; done  # a signal interrupts wait',
-    '  wait "$step"',
-    "  status=$?",
-    f'  if [ "$status" -eq {RUN_AGAIN} ]; then',
-    "    trap - TERM USR2",
-    '    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # Slurm ends this script meanwhile',
-    '    echo "Slurm did not requeue the job; the same command goes on where it ended" >&2',
-    "  fi",
-    '  exit "$status"',
+def wish_of(folder: str | Path, job_id: str) -> Path:
+    """Returns the file of an array's folder by which a job asks for another run before its step has ended."""
+    return Path(folder) / f"again_{job_id}"
+
+
+def srun_function(resources: ResourceSpec) -> list[str]:
+    """Returns the lines of a batch script that replace srun by a function of its name.
+
+    submitit writes the line that calls it. Its last argument is the array's folder, where the job leaves its wish.
+    """
+    last_call_s = max(0, resources.time_limit_min * 60 - LAST_CALL_S)
+    died_of_warning = 128 + signal.SIGUSR2
+    return [
+        # the id of an array's last job stands for the whole array in scontrol's eyes
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} job=${job:-$SLURM_JOB_ID}",
+        "srun() {  # runs the step, passes warnings on, and has the job run again if it asks for that",
+        '  local step status timer wish="${!#}/again_$SLURM_JOB_ID"',
+        '  rm -f "$wish"',
+        *(_REMOVE_CONTAINERS if resources.container is Container.pyxis else ()),
+        '  [ -z "$early" ] || exit_early',
+        '  command srun "$@" &',
+        "  step=$!",
+        "  last_call &",
+        "  timer=$!",
+        "  trap 'kill -USR2 \"$step\"' USR2  # the time limit is near",
+        "  trap 'kill -TERM \"$step\"' TERM",
+        '  [ -z "$early" ] || kill "-$early" "$step"',
+        '  while kill -0 "$step" 2>/dev/null; do wait "$step"; done  # a signal interrupts wait',
+        '  wait "$step"',
+        "  status=$?",
+        '  kill "$timer" 2>/dev/null',
+        f'  [ "$status" -ne {died_of_warning} ] || exit_early  # the warning came before the job could act on it',
+        f'  [ "$status" -ne {TERMINATED} ] || ! is_preempted || run_again',
+        f'  [ "$status" -ne {RUN_AGAIN} ] || run_again',
+        '  exit "$status"',
+        "}",
+        "last_call() {  # the job has ended and its step has not: it would run into the time limit",
+        f'  while [ "$SECONDS" -lt {last_call_s} ]; do kill -0 $$ 2>/dev/null || return; sleep 2; done',
+        '  [ ! -e "$wish" ] || scontrol requeue "$job"',
+        "}",
+        *_IS_PREEMPTED,
+        "exit_early() {",
+        f'  [ "$early" != TERM ] || exit {TERMINATED}',
+        f'  [ "${{SLURM_RESTART_COUNT:-0}}" -ge {resources.max_requeues} ] || run_again',
+        '  echo "the time limit ended this run before the job had begun, and it is not requeued again" >&2',
+        "  exit 1",
+        "}",
+        "run_again() {",
+        "  trap - TERM USR2",
+        '  scontrol requeue "$job" && sleep 60  # Slurm ends this script meanwhile',
+        '  echo "Slurm did not requeue the job; the same command goes on where it ended" >&2',
+        f"  exit {RUN_AGAIN}",
+        "}",
+    ]
+
+
+_IS_PREEMPTED = (
+    "is_preempted() {  # and Slurm leaves it to the job to run again: it requeues nothing that ends by itself",
+    '  case " $(scontrol --oneliner show job "$job" 2>/dev/null) " in',
+    '    *" JobState=RUNNING "*" Requeue=1 "*" PreemptTime="[0-9]*) return 0 ;;',
+    "  esac",
+    "  return 1",
     "}",
 )
-"""Lines of a batch script that replace srun by a function of its name, since submitit writes the line that calls it."""
+"""A preemption with a grace time sends SIGTERM to the step while the job counts as running. Without a grace time, or at
+its end, Slurm has requeued or cancelled the job before the step ends. Then, and after scancel, the job's state is no
+longer RUNNING, and the script leaves the job alone."""
+_REMOVE_CONTAINERS = (
+    "  (  # of a run that was cut off: pyxis makes no container over one that is there, and takes no settings of a job",
+    '    unset "${!ENROOT_@}"',
+    '    for left in $(enroot list 2>/dev/null | grep "^pyxis_$SLURM_JOB_ID\\."); do',
+    '      enroot remove -f "$left" </dev/null >/dev/null 2>&1',
+    "    done",
+    "  )",
+)

@@ -13,7 +13,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 from trimode.core.project import IMPORT_DIR, PROJECT_DIR
 from trimode.pipeline.slurm.apptainer import apptainer_arguments
 from trimode.pipeline.slurm.arrays import array_mounts, array_name, submission_dir
-from trimode.pipeline.slurm.requeue import SRUN_FUNCTION, warning_s
+from trimode.pipeline.slurm.requeue import EARLY_WARNING, srun_function, warning_s
 from trimode.pipeline.spec import Container, JobSpec, ResourceSpec
 
 TASK_MODULE = "trimode.pipeline.launch.task"
@@ -74,11 +74,12 @@ def setup_lines(resources: ResourceSpec) -> list[str]:
     """Returns the shell lines of the batch script that run before the job."""
     types = shlex.quote(str(IMPORT_DIR))
     return [
+        EARLY_WARNING,
         "export PYTHONSAFEPATH=1",
         f"export PYTHONPATH={types}${{PYTHONPATH:+:$PYTHONPATH}}",
         *(f"module load {shlex.quote(name)}" for name in resources.modules),
         *resources.setup,
-        *SRUN_FUNCTION,
+        *srun_function(resources),
     ]
 
 

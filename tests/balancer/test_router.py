@@ -7,7 +7,9 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import pytest
-from trimode.balancer.router import MAX_ATTEMPTS, MAX_HELD_PROMPT_TOKENS, QueueFullError, Reply, Router, WorkerSlot
+from trimode.balancer.router import MAX_HELD_PROMPT_TOKENS, Router
+from trimode.balancer.work import MAX_ATTEMPTS, QueueFullError, Reply, WorkerSlot
+from trimode.core.delta import OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker, WorkerInfo, WorkerStats
@@ -30,7 +32,7 @@ class HeldWorker(Worker):
     def close(self) -> None:
         self.die()
 
-    async def generate(self, fields: Mapping[str, Any]) -> Generation:
+    async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:  # noqa: ARG002
         future: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
         self.held[fields["request_id"]] = future
         try:

@@ -72,6 +72,31 @@ def test_an_empty_or_missing_key_file_is_refused(tmp_path: Path) -> None:
             parse_settings(["--model", "m", "--api-key-file", str(tmp_path / name)])
 
 
+def test_the_key_may_come_from_the_environment_and_a_file_comes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIMODE_API_KEY", " from-the-environment\n")
+    assert parse_settings(["--model", "m", "--host", "0.0.0.0"]).api_key == "from-the-environment"
+    (tmp_path / "key").write_text("from-the-file")
+    assert parse_settings(["--model", "m", "--api-key-file", str(tmp_path / "key")]).api_key == "from-the-file"
+    monkeypatch.setenv("TRIMODE_API_KEY", "")
+    assert parse_settings(["--model", "m"]).api_key is None
+
+
+@pytest.mark.parametrize("key", ["two words", "schlüssel", "a\x00b"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    (tmp_path / "key").write_text(key, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"--api-key-file: .* no header can carry") as raised:
+        parse_settings(["--model", "m", "--api-key-file", str(tmp_path / "key")])
+    assert key not in str(raised.value)
+    if "\x00" not in key:
+        monkeypatch.setenv("TRIMODE_API_KEY", key)
+        with pytest.raises(ConfigError, match=r"TRIMODE_API_KEY, whose key no header can carry"):
+            parse_settings(["--model", "m"])
+
+
 @pytest.mark.parametrize(
     ("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)]
 )

@@ -128,3 +128,17 @@ def test_the_other_layers(tmp_path: Path, layer: str, torch: bool, triton: bool)
     planned = run(tmp_path, "rootfs.sh", "--dry-run", "--layer", layer, "x.sqsh").stdout
     assert ("torch==" in planned, "triton==" in planned) == (torch, triton)
     assert f"/locks/{layer}.txt" in planned
+
+
+def test_a_server_stands_on_the_image_and_is_what_is_converted(tmp_path: Path) -> None:
+    tools = fake(tmp_path / "tools", "podman", "enroot", "apptainer")
+    flags = ("--dry-run", "--serve", "--engine", "podman", "--to", "sqsh,sif", "--out", "/images")
+    lines = run(tmp_path, "build.sh", *flags, tools=tools).stdout.splitlines()
+    assert "--tag trimode-cuda:0.1.0" in lines[2]
+    assert lines[3] == (
+        f"podman build --file {CONTAINERS}/serve/Dockerfile --tag trimode-cuda-serve:0.1.0 "
+        f"--build-arg BASE=trimode-cuda:0.1.0 --format docker --ignorefile {CONTAINERS}/serve/Dockerfile.dockerignore "
+        f"{ROOT}"
+    )
+    assert lines[5] == "enroot import --output /images/trimode-cuda-serve.sqsh podman://trimode-cuda-serve:0.1.0"
+    assert lines[7].endswith("/images/trimode-cuda-serve.sif docker-archive:/images/trimode-cuda-serve.tar")

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from trimode.core.delta import OnDelta
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import Generation, Quantization, WorkerSettings
@@ -58,7 +59,7 @@ class Adder(FakeWorker):
         self._fail_from = fail_from
         self._refuse = refuse
 
-    async def generate(self, fields: Mapping[str, Any]) -> Generation:
+    async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:  # noqa: ARG002
         self.asked.append(fields)
         if self._fail_from is not None and len(self.asked) > self._fail_from:
             raise WorkerError("the device is lost")

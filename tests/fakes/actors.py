@@ -1,18 +1,25 @@
-"""Worker actors without Ray: each method has `remote`, as an actor handle's, and the test decides what it answers."""
+"""Worker actors without Ray: each method has `remote`, as an actor handle's, and the test decides what it answers.
+
+Requests come over a real unix socket in this process.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray.exceptions import ActorDiedError
 from trimode.balancer.actors.actor import Started
-from trimode.core.errors import TrimodeError
+from trimode.balancer.actors.wire import Door, boot_id
+from trimode.balancer.actors.worker_socket import UNIX, WorkerSocket
+from trimode.core.delta import Delta, OnDelta
+from trimode.core.errors import GenerationError, TrimodeError
 from trimode.core.protocol import Generation, WorkerSettings
-from trimode.core.worker import WorkerStats
-from trimode.tests.fakes.worker import generation, worker_info
+from trimode.core.worker import Worker, WorkerInfo, WorkerStats
+from trimode.tests.fakes.worker import fake_text, generation, worker_info
 
 
 class Method:
@@ -32,42 +39,103 @@ class Method:
         return work.result()
 
 
-class FakeActor:
+class HeldAnswers(Worker):
     """Answers each request with its own id, unless the test has put something else into `answers`."""
 
-    def __init__(self, pid: int, refusal: TrimodeError | None = None) -> None:
+    def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.answers: dict[str, Exception | asyncio.Future[Generation]] = {}
+        self.parts: dict[str, list[Delta]] = {}
+        """Handed out before the answer of that request."""
         self.cancelled: list[str] = []
+
+    def info(self) -> WorkerInfo:
+        return worker_info()
+
+    async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:
+        name = str(fields["request_id"])
+        if on_delta is not None:
+            for part in self.parts.get(name, []):
+                on_delta(part)
+        answer = self.answers.get(name)
+        if isinstance(answer, Exception):
+            raise answer
+        return await answer if answer is not None else generation(request_id=name)
+
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        if task == "detokenize":
+            raise GenerationError("tokens: got a string; valid: a list of token ids")
+        return fake_text(task, fields)
+
+    async def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+
+    async def stats(self) -> WorkerStats:
+        return WorkerStats(steps=self.pid)
+
+    def close(self) -> None:
+        return
+
+
+class FakeActor:
+    """A worker with held answers behind a socket."""
+
+    def __init__(self, pid: int, refusal: TrimodeError | None = None) -> None:
+        self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.worker = HeldAnswers(pid)
+        self.answers = self.worker.answers
+        self.parts = self.worker.parts
+        self.cancelled = self.worker.cancelled
+        self.connections: list[WorkerSocket] = []
         self._refusal = refusal
+        self._server: asyncio.Server | None = None
         self.start = Method(self, self._start)
-        self.generate = Method(self, self._generate)
-        self.cancel = Method(self, self._cancel)
-        self.stats = Method(self, self._stats)
         self.wait_until_dead = Method(self, asyncio.Event().wait)
 
     def die(self) -> None:
         if not self.died.done():
             self.died.set_result(None)
+            self.hang_up()
 
-    async def _start(self, _worker_class: str, settings: WorkerSettings) -> Started | TrimodeError:
-        return self._refusal or Started(worker_info(model=settings.model), self.pid)
+    def close(self) -> None:
+        self.hang_up()
+        if self._server is not None:
+            self._server.close()
 
-    async def _generate(self, fields: Mapping[str, Any]) -> Generation | Exception:
-        name = str(fields["request_id"])
-        answer = self.answers.get(name)
-        if isinstance(answer, TrimodeError):
-            return answer
-        if isinstance(answer, Exception):
-            raise answer
-        return await answer if answer is not None else generation(request_id=name)
+    def hang_up(self) -> None:
+        """Loses the connections and lives on."""
+        for connection in self.connections:
+            connection.close()
 
-    async def _cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
+    async def _start(self, _worker_class: str, settings: WorkerSettings, door: Door) -> Started | TrimodeError:
+        if self._refusal is not None:
+            return self._refusal
 
-    async def _stats(self) -> WorkerStats:
-        return WorkerStats(steps=self.pid)
+        def connection() -> WorkerSocket:
+            self.connections.append(WorkerSocket(self.worker, door.secret))
+            return self.connections[-1]
+
+        path = Path(door.folder) / f"worker-{self.worker.pid}"
+        self._server = await asyncio.get_running_loop().create_unix_server(connection, path)
+        return Started(worker_info(model=settings.model), self.worker.pid, f"{UNIX}{path}")
+
+
+_made: list[FakeActors] = []
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Runs a test in an event loop of its own, and closes the sockets of all fake actors that it has made."""
+
+    async def whole() -> None:
+        try:
+            await test
+        finally:
+            while _made:
+                _made.pop().close()
+            for _ in range(20):  # so that both ends see it
+                await asyncio.sleep(0)
+
+    asyncio.run(whole())
 
 
 class FakeActors:
@@ -77,6 +145,9 @@ class FakeActors:
         self.started: list[FakeActor] = []
         self.log_files: list[Path] = []
         self._refusals = refusals or {}
+        self._folder = tempfile.TemporaryDirectory()
+        self.door = Door(self._folder.name, boot_id(), "a secret")
+        _made.append(self)
 
     def start(self, log_file: Path) -> FakeActor:
         pid = len(self.started) + 1
@@ -86,3 +157,8 @@ class FakeActors:
 
     def kill(self, actor: FakeActor) -> None:
         actor.die()
+
+    def close(self) -> None:
+        for actor in self.started:
+            actor.close()
+        self._folder.cleanup()

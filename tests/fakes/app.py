@@ -8,9 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from starlette.applications import Starlette
 from trimode.balancer.api.app import build_app
 from trimode.balancer.api.service import Service
-from trimode.balancer.router import Router, WorkerSlot
+from trimode.balancer.router import Router
+from trimode.balancer.work import WorkerSlot
+from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation, Mode
 from trimode.core.worker import Worker, WorkerInfo, WorkerStats
@@ -43,7 +46,7 @@ class StrictWorker(Worker):
     def close(self) -> None:
         return
 
-    async def generate(self, fields: Mapping[str, Any]) -> Generation:
+    async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:
         if self.dead is not None:
             raise WorkerError(self.dead)
         self.fields.append(fields)
@@ -60,6 +63,8 @@ class StrictWorker(Worker):
             self.dead = f"killed by {type(error).__name__}: {error}"[:500]
             raise WorkerError(self.dead) from error
         shown = f"seed {params.seed}"
+        if on_delta is not None:
+            on_delta(Delta(token_ids=[0, 1, 2], text=shown))
         return generation(request_id=str(fields["request_id"]), text=shown, cost=cost(prompt_tokens=1))
 
 
@@ -93,10 +98,13 @@ class AppBench:
     async def _stats(self) -> dict[str, Any]:
         return {}
 
+    def app(self) -> Starlette:
+        return build_app(self.service)
+
     @asynccontextmanager
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
         """A client whose requests run through the app; an exception of the app becomes a reply, as under uvicorn."""
-        transport = httpx.ASGITransport(app=build_app(self.service), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app=self.app(), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://balancer", timeout=60) as client:
             yield client
 

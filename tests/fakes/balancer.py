@@ -64,8 +64,13 @@ class FakeBalancer:
     """Serves on a free loopback port while the context is open. `reply(body, attempt)` may sleep or refuse."""
 
     def __init__(
-        self, reply: Callable[[Body, int], Reply] | None = None, headers: dict[str, str] | None = None
+        self,
+        reply: Callable[[Body, int], Reply] | None = None,
+        headers: dict[str, str] | None = None,
+        api_key: str = "EMPTY",
     ) -> None:
+        """`api_key`: requests with another key, or none, are refused."""
+        self._api_key = api_key
         self._reply = reply or (lambda body, _attempt: answer(body))
         self._headers = headers or {}
         self.bodies: list[Body] = []
@@ -112,17 +117,21 @@ class FakeBalancer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, reply = fake.answer(body)
+                status, reply = fake.answer(body) if self._is_allowed() else error(401, "wrong key")
                 if status == 0:  # hang up without a word
                     self.close_connection = True
                     return
                 self._send(status, reply)
 
             def do_GET(self) -> None:
-                self._send(200, {"object": "list", "data": [{"id": "fake", "object": "model"}]})
+                cards = {"object": "list", "data": [{"id": "fake", "object": "model"}]}
+                self._send(*((200, cards) if self._is_allowed() else error(401, "wrong key")))
 
             def do_PUT(self) -> None:
                 self._send(200, {"status": "ok"})
+
+            def _is_allowed(self) -> bool:
+                return self.headers.get("Authorization") == f"Bearer {fake._api_key}"
 
             def _send(self, status: int, reply: dict[str, object]) -> None:
                 content = json.dumps(reply).encode()
@@ -153,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--ready-file", type=Path, required=True)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--api-key-file", type=Path, required=True)
     args, _ = parser.parse_known_args()
     behaviour = json.loads(os.environ.get("FAKE_BALANCER", "{}"))
     if "fail_start" in behaviour:
@@ -173,7 +183,10 @@ def main() -> None:
             return error(400, "refused on purpose")
         return answer(body)
 
-    with FakeBalancer(reply) as fake:
+    api_key = args.api_key_file.read_text()
+    if "key_file" in behaviour:
+        Path(behaviour["key_file"]).write_text(api_key)
+    with FakeBalancer(reply, api_key=api_key) as fake:
         info = worker_info(weights_sha256=behaviour.get("weights", "w0"))
         ready = {"url": fake.url, "pid": os.getpid(), "workers": [info.to_json()]}
         beside = args.ready_file.with_suffix(".new")

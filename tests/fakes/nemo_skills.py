@@ -27,7 +27,10 @@ def ask(flags: dict[str, str], overrides: dict[str, str], row: dict[str, Any], s
         + row["problem"]
     )
     body = {"messages": [{"role": "user", "content": content}], "model": flags["model"], "seed": seed, **extra}
-    reply = httpx.post(f"{flags['server_address']}/chat/completions", json=body, trust_env=False).json()
+    key = os.environ[overrides["server.api_key_env_var"]]
+    headers = {"Authorization": f"Bearer {key}"}
+    url = f"{flags['server_address']}/chat/completions"
+    reply = httpx.post(url, json=body, headers=headers, trust_env=False).json()
     text = reply["choices"][0]["message"]["content"]
     return {**row, "generation": text, "num_generated_tokens": reply["usage"]["completion_tokens"]}
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import ConfigError, GenerationError
 from trimode.core.protocol import FORWARD_KINDS, Cost, Generation, WorkerSettings
 from trimode.core.worker import Worker, WorkerInfo, WorkerStats
@@ -76,7 +78,7 @@ def fake_text(task: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class FakeWorker(Worker):
-    """Repeats the prompt in its reply. Some words in the prompt have an effect:
+    """Repeats the prompt in its reply, word by word. Some words in the prompt have an effect:
 
     `sleep:S` waits S seconds, `wait:PATH` waits until the file PATH exists, `crash` ends the process, `crash-once:PATH`
     ends it unless the file PATH exists and creates it, `refuse` raises GenerationError, `bug` raises ValueError. Every
@@ -115,14 +117,17 @@ class FakeWorker(Worker):
     def close(self) -> None:
         return
 
-    async def generate(self, fields: Mapping[str, Any]) -> Generation:
+    async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:
         request_id = str(fields["request_id"])
         text = fields.get("prompt") or (fields["messages"][-1]["content"] if "messages" in fields else "ids")
         self._log(f"begin {request_id} pid {os.getpid()} on {os.environ.get('CUDA_VISIBLE_DEVICES')}")
-        for word in str(text).split():
-            await self._act(word, request_id)
-        self.finished += 1
         shown = f"{fields['mode']} {text}"
+        for place, piece in enumerate(re.findall(r"\s*\S+|\s+$", shown)):
+            if place:
+                await self._act(piece.strip(), request_id)
+            if on_delta is not None:
+                on_delta(_part(place, piece, fields))
+        self.finished += 1
         num_tokens = len(shown.split())
         return generation(
             request_id=request_id,
@@ -155,6 +160,18 @@ class FakeWorker(Worker):
         if path:
             with Path(path).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+def _part(place: int, piece: str, fields: Mapping[str, Any]) -> Delta:
+    """One word of the reply as one token."""
+    token = {"id": place, "text": piece, "state": "committed", "p": 0.5, "pass": 1}
+    event = {"mode": fields["mode"], "block": place, "pass": 1, "start": place, "tokens": [token]}
+    return Delta(
+        token_ids=[place] if piece.strip() else [],
+        logprobs=[-0.5] if fields.get("logprobs") and piece.strip() else None,
+        text=piece,
+        passes=[event] if fields.get("stream_events") == "denoise" else [],
+    )
 
 
 class LongFakeWorker(FakeWorker):

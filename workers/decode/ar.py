@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from trimode.core.protocol import MODE_DEFAULTS, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Sampled, deferred
+from trimode.workers.decode.passes import one_token
 from trimode.workers.decode.state import DecodeState
 
 
@@ -61,4 +62,7 @@ class ArState(DecodeState):
         if budget is not None and len(self.output) >= budget and self._still_thinking():
             assert self.params.end_think_token_id is not None
             token, logprob = self.params.end_think_token_id, self._forced_logprob
+        if self.passes is not None:
+            place = len(self.output)
+            self.passes.append(one_token(place, 1, place, token, logprob))
         self._emit([token], [logprob], [top])

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled
 from trimode.workers.decode.masked_block import MaskedBlock
+from trimode.workers.decode.passes import BlockPass, TokenState
 from trimode.workers.decode.state import DecodeContext, DecodeState
 
 
@@ -98,6 +99,9 @@ class DlmState(DecodeState):
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
         if chunk.kind == "denoise":
             self._commits.append(self._block.commit(sampled))
+            if self.passes is not None:
+                shown = self._block.shown(TokenState.COMMITTED)
+                self.passes.append(BlockPass(len(self._trace), len(self._commits), len(self.output), shown))
             is_last = len(self._commits) == len(self._block)
             self._denoising = bool(self._block.masked) and not is_last and not self._ended_before_mask()
             return

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify, deferred
 from trimode.workers.decode.masked_block import MaskedBlock
+from trimode.workers.decode.passes import BlockPass, BlockToken, TokenState, one_token
 from trimode.workers.decode.state import DecodeContext, DecodeState
 
 
@@ -66,6 +67,8 @@ class LinearSpecState(DecodeState):
         return params.temperature > 0 and params.acceptance == "rejection" and not params.threshold
 
     def _begin(self, token: int, logprob: float, top: Top = ()) -> None:
+        if self.passes is not None:
+            self.passes.append(one_token(0, 0, 0, token, logprob))
         self._emit([token], [logprob], [top])
         self._draft_after(token)
 
@@ -136,6 +139,9 @@ class LinearSpecState(DecodeState):
             self._proposals = sampled.distributions
             self._passes += 1
             self._drafting = bool(self._block.masked)
+            if self.passes is not None:
+                drafted = self._block.shown(TokenState.DRAFT)[1:]
+                self.passes.append(BlockPass(len(self._cycles), self._passes, len(self.output), drafted))
         else:
             self._accept(sampled)
 
@@ -151,6 +157,22 @@ class LinearSpecState(DecodeState):
         if over and end is not None and end not in tokens and not ended:
             tokens[-1] = end
             logprobs[-1] = sampled.forced_logprobs[accepted - 1] if sampled.forced_logprobs else 0.0
+        if self.passes is not None:
+            self.passes.append(self._verified(tokens, sampled.confidences))
         self._emit(tokens, logprobs, sampled.tops[:accepted])
         if self.finish_reason is None:
             self._draft_after(tokens[-1])
+
+    def _verified(self, tokens: Sequence[int], confidences: Sequence[float]) -> BlockPass:
+        """Returns what a verify made of its drafts: the accepted ones, the token of its own, the rejected ones."""
+        number, own = self._passes + 1, len(tokens) - 1
+        shown = [
+            BlockToken(token, TokenState.COMMITTED if row == own else TokenState.VERIFIED, confidences[row], number)
+            for row, token in enumerate(tokens)
+        ]
+        block = self._block
+        shown += [
+            BlockToken(block.tokens[at], TokenState.STRUCK, block.confidences[at], block.set_by[at])
+            for at in range(len(tokens), len(block))
+        ]
+        return BlockPass(len(self._cycles) - 1, number, len(self.output), shown)

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from trimode.core.protocol import FORWARD_KINDS, DecodeParams, ModeDefaults, Top
 from trimode.workers.decode.chunk import Chunk, Confidence, Sampled
+from trimode.workers.decode.passes import BlockPass
 
 StopFinder = Callable[[Sequence[int], int], int | None]
 """(output, number of tokens already searched) -> number of tokens to keep if a stop string was found, else None."""
@@ -60,6 +61,8 @@ class DecodeState(ABC):
         """Forwards that this request alone needs, by kind: those that ran and those in `forwards_saved`."""
         self.forwards_saved = 0
         """Prefill forwards that did not run, because the KV of the prompt's beginning was there already."""
+        self.passes: list[BlockPass] | None = None
+        """Passes over blocks that nobody has taken yet; None = nobody watches."""
         self._forced_logprob = 0.0
         """Log-probability of an end of thinking forced after the last causal pass; 0 unless logprobs are asked for."""
         self._searched = 0

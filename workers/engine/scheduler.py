@@ -164,6 +164,7 @@ class Scheduler:
         self._let_go(sequence, unclean=True)
         state = sequence.state
         sequence.state = type(state)(state.prompt_ids, state.params, state.context)
+        sequence.state.passes = None if state.passes is None else []
         sequence.num_shared_tokens = 0
         sequence.may_share = False
         sequence.first_token = None

@@ -34,15 +34,18 @@ from trimode.pipeline.spec import DecodeSpec, JobSpec, TaskSpec
 
 MARK = "TRIMODE_NEMO_SKILLS_RUN"
 """Environment variable that marks every process of a run: its launchers detach their children from the group."""
+API_KEY = "TRIMODE_SERVER_KEY"
+"""Environment variable in which its processes find the balancer's bearer key."""
 REPORT_EVERY_S = 30.0
 POLL_S = 0.5
 STOP_S = 10.0
 
 
-def run_task(spec: JobSpec, task: TaskSpec, url: str, paths: RunPaths) -> None:
+def run_task(spec: JobSpec, task: TaskSpec, server: tuple[str, str], paths: RunPaths) -> None:
     """Runs one benchmark to its metrics.json; rows that NeMo-Skills finished earlier are kept.
 
-    Raises ConfigError if it cannot run at all, WorkerError if it left less than was asked.
+    `server`: address and bearer key of the balancer. The key goes through the environment of the processes, never
+    through a command line. Raises ConfigError if it cannot run at all, WorkerError if it left less than was asked.
     """
     installation = find_installation()
     if installation.is_newer:
@@ -51,9 +54,10 @@ def run_task(spec: JobSpec, task: TaskSpec, url: str, paths: RunPaths) -> None:
             "flat extra_body fields of server type vllm, --data_dir packages and output-rsN.jsonl(-async, .done)",
             flush=True,
         )
+    url, api_key = server
     run = _Run(spec, task, paths, installation)
-    run.prepare()
-    served = _served_model(url)
+    run.prepare(api_key)
+    served = _served_model(url, api_key)
     for seeds in run.batches():
         run.execute(run.eval_command(seeds, url, served), f"seeds {seeds[0]} to {seeds[-1]}")
     run.execute(run.summarize_command(), "metrics")
@@ -87,7 +91,7 @@ class _Run:
         self._data_dir = Path(spec.data_dir) if spec.data_dir else None
         self._variables: dict[str, str] = {}
 
-    def prepare(self) -> None:
+    def prepare(self, api_key: str) -> None:
         """Ends processes that an earlier, killed run left, writes the data, and reopens outputs with too few rows."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _end_all(self._mark)
@@ -96,6 +100,7 @@ class _Run:
         self.rows_asked = write_dataset(benchmark, self._data_dir, self.task.limit, folders)
         self._variables = {
             MARK: self._mark,
+            API_KEY: api_key,
             "NEMORUN_HOME": str(self.folder / "nemorun"),
             **dataset_override(benchmark, self._data_dir, self.rows_asked, self.folder),
         }
@@ -121,6 +126,7 @@ class _Run:
             "--server_type=vllm",
             f"--server_address={url.rstrip('/')}/v1",
             f"--model={model}",
+            f"++server.api_key_env_var={API_KEY}",
             f"--log_dir={self.folder / 'logs'}",
             "--no-auto_summarize_results",
             *overrides(
@@ -182,10 +188,11 @@ class _Run:
         return tests if self.task.benchmark == "livecodebench" and tests.is_file() else None
 
 
-def _served_model(url: str) -> str:
+def _served_model(url: str, api_key: str) -> str:
     """Returns the model name for requests. Raises WorkerError if the balancer does not answer."""
     try:
-        reply = httpx.get(f"{url.rstrip('/')}/v1/models", timeout=60, trust_env=False).raise_for_status()
+        key = {"Authorization": f"Bearer {api_key}"}
+        reply = httpx.get(f"{url.rstrip('/')}/v1/models", headers=key, timeout=60, trust_env=False).raise_for_status()
         return str(reply.json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError) as error:
         raise WorkerError(f"{url}/v1/models: {type(error).__name__}: {error}") from error

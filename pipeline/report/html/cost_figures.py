@@ -16,10 +16,10 @@ from trimode.pipeline.report.html.svg import INK, KINDS, MARKERS, PAPER, SERIES,
 
 def nfe_per_token(series: Sequence[Series]) -> Panel | None:
     """Histogram of forwards per token over the answers: one row per run on a shared axis."""
-    values = [
-        (s, np.array([r.cost.nfe / r.cost.completion_tokens for r in s.records if r.cost.completion_tokens]))
-        for s in series
-    ]
+    values = []
+    for s in series:
+        costs = [r.cost for r in s.records if r.cost.completion_tokens]
+        values.append((s, np.array([c.nfe / c.completion_tokens for c in costs if c.nfe is not None])))
     values = [(s, v) for s, v in values if len(v)]
     if not values:
         return None
@@ -122,7 +122,7 @@ def forwards_by_kind(series: Sequence[Series]) -> Panel | None:
     bars = []
     for s in series:
         tokens = sum(r.cost.completion_tokens for r in s.records)
-        if tokens:
+        if tokens and any(r.cost.forwards for r in s.records):
             bars.append((s, [100 * sum(r.cost.forwards.get(k, 0) for r in s.records) / tokens for k in FORWARD_KINDS]))
     if not bars:
         return None
@@ -137,7 +137,7 @@ def time_by_phase(series: Sequence[Series]) -> Panel | None:
     phases = ("queue", "to first token", "rest of the answer")
     bars = []
     for s in series:
-        records = [r for r in s.records if r.cost.total_s > 0]
+        records = [r for r in s.records if r.cost.total_s > 0 and r.cost.nfe is not None]
         if records:
             queue = float(np.mean([r.cost.queue_s for r in records]))
             first = float(np.mean([max(r.cost.first_token_s - r.cost.queue_s, 0.0) for r in records]))

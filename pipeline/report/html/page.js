@@ -29,7 +29,7 @@
   }
 
   const tpf = (n) => (index.n[n] ? index.t[n] / index.n[n] : null);
-  const fixed = (value, digits) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+  const fixed = (value, digits) => ((value ?? null) === null ? "–" : value.toFixed(digits));
   const verdict = (n) => (index.end[n] === "error" ? "failed" : index.ok[n] ? "right" : "wrong");
   const run = (n) => index.runs[index.r[n]];
   const shapes = ["●", "■", "▲", "◆", "▼", "✚", "✖", "★"];
@@ -147,7 +147,7 @@
 
   function ledger(n, record) {
     if (!record) return [element("p", { class: "empty" }, "No line in nfe_log.jsonl.")];
-    const facts = [["tokens", index.t[n]], ["NFE", index.n[n]], ["TPF", fixed(tpf(n), 2)], ["finish", index.end[n]],
+    const facts = [["tokens", index.t[n]], ["NFE", fixed(index.n[n], 0)], ["TPF", fixed(tpf(n), 2)], ["finish", index.end[n]],
       ...Object.entries(record.forwards).map(([kind, count]) => [kind + " forwards", count]),
       ["prompt tokens", record.prompt], ["in queue", record.queue + " s"], ["first token", record.first + " s"],
       ["in all", record.total + " s"]];

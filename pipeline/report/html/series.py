@@ -81,7 +81,7 @@ def make_series(runs: Sequence[Run], rows: Sequence[ReportRow]) -> list[Series]:
         mine = {row.benchmark: row for row in rows if row.run_path == run.path}
         if not mine:
             continue
-        slot = _SLOTS[run.label]
+        slot = _SLOTS[f"{run.mode.value}+lora" if run.lora else run.mode.value]
         if slot in used:
             slot = next((s for s in range(len(_SLOTS), NUM_SLOTS) if s not in used), slot)
         used.add(slot)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from trimode.balancer.actors.pool import WorkerPool
 from trimode.balancer.placement import Placement
-from trimode.balancer.router import Reply
 from trimode.balancer.settings import BalancerSettings
+from trimode.balancer.work import Reply
 from trimode.core.errors import ConfigError, TrimodeError, WorkerError
 from trimode.core.protocol import Generation, WorkerSettings
-from trimode.tests.fakes.actors import FakeActors
+from trimode.tests.fakes.actors import FakeActors, run
 
 WORKER = WorkerSettings(model="m", max_num_seqs=4)
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -39,7 +34,8 @@ class Bench:
         self.actors = FakeActors(refusals)
         self.fatal: list[str] = []
         settings = BalancerSettings(worker=WORKER, log_prefix="group3_", max_worker_deaths=2)
-        self.pool = WorkerPool(settings, Placement(2, 0, WORKER), Path("logs"), self.fatal.append, self.actors)
+        placement, door = Placement(2, 0, WORKER), self.actors.door
+        self.pool = WorkerPool(settings, placement, Path("logs"), self.fatal.append, door, self.actors)
 
     def submit(self, name: str) -> asyncio.Task[Reply]:
         return asyncio.ensure_future(self.pool.router.submit(name, {"request_id": name}, 0))

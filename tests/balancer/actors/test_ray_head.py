@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ray._private import services
+from ray._private import worker as ray_worker
 from trimode.balancer.actors import ray_head
 from trimode.balancer.actors.private_folder import PrivateFolder
 from trimode.core.errors import WorkerError
@@ -98,3 +99,15 @@ def test_a_living_raylet_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monke
     finally:
         process.kill()
         process.wait()
+
+
+def test_ray_says_one_line_and_dumps_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(ray_worker, "print_to_stdstream", ray_worker.print_to_stdstream)  # put back afterwards
+    ray_head.say_first_lines()
+    said = (
+        "Raylet is terminated. Termination is unexpected. Last 20 lines of the Raylet logs:\n    [state-dump] a\n    b"
+    )
+    ray_worker.print_to_stdstream({"lines": [said], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Ray: Raylet is terminated. Termination is unexpected"
+    ]

@@ -130,7 +130,8 @@ def test_recorded_requests_of_nemo_skills_are_accepted(balancer: RunningBalancer
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"stream": True}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_events": "denoise"}, "stream_events"),
         ({"tools": [{}]}, "tools"),
         ({"presence_penalty": 3.0}, "presence_penalty"),
         ({"n": 0}, "n"),

@@ -12,7 +12,7 @@ from trimode.balancer.api.logprobs import LOWEST_LOGPROB
 from trimode.balancer.api.replies import chat_body, completion_body, error_body, json_safe, usage
 from trimode.balancer.api.requests import parse_chat, parse_completion
 from trimode.balancer.api.vocabulary import Vocabulary
-from trimode.balancer.router import Reply
+from trimode.balancer.work import Reply
 from trimode.core.protocol import Mode
 from trimode.tests.fakes.worker import cost, generation
 

@@ -56,7 +56,10 @@ TCPTimeout=5
 PropagateResourceLimits=NONE
 NodeName=n1 NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((PORT + 11)) CPUs=16 CoresPerSocket=16 RealMemory=65536 Gres=gpu:8 State=UNKNOWN
 NodeName=n2 NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((PORT + 12)) CPUs=16 CoresPerSocket=16 RealMemory=65536 Gres=gpu:8 State=UNKNOWN
-PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE DefaultTime=60 State=UP OverSubscribe=NO
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE DefaultTime=60 State=UP OverSubscribe=NO GraceTime=60
+PartitionName=urgent Nodes=n2 PriorityTier=10 MaxTime=INFINITE DefaultTime=60 State=UP OverSubscribe=NO
 CONF
 
 export SLURM_CONF=$S/etc/slurm.conf

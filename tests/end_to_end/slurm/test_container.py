@@ -1,7 +1,8 @@
-"""A job in an image on a real Slurm, with stand-ins for pyxis and Apptainer: it is requeued from outside of the image.
+"""A job in an image on a real Slurm: it is requeued from outside of the image, by stand-ins for pyxis and Apptainer.
 
-TRIMODE_TEST_IMAGE names an image of containers/rootfs.sh. Without it the image is an empty one with this machine's
-/usr and Python mounted, which takes no time to make.
+With enroot on PATH and pyxis' plugin on this machine (TRIMODE_TEST_PYXIS names it, or it lies in a folder of Slurm's
+plugins) the same job runs in them too. TRIMODE_TEST_IMAGE names an image of containers/rootfs.sh. Without it the image
+is an empty one with this machine's /usr and Python mounted, which takes no time to make.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ NEEDED = {"gcc": shutil.which("gcc"), "mksquashfs": shutil.which("mksquashfs")} 
     "mount namespaces": not subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode,
     "the demo model": (MODEL / "model.safetensors").exists(),
 }
+CLUSTERS = {"stand-in for apptainer": "apptainer"}
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.skipif(
@@ -40,12 +42,28 @@ pytestmark = [
 ]
 
 
+def real_pyxis() -> Path | None:
+    """pyxis' plugin, if it and enroot are installed."""
+    places = (Path("/usr/local/lib/slurm"), Path("/usr/lib/slurm"), *Path("/usr/lib").glob("*/slurm*"))
+    given = os.environ.get("TRIMODE_TEST_PYXIS")
+    candidates = [Path(given)] if given else [place / "spank_pyxis.so" for place in places]
+    return next((path for path in candidates if path.exists() and shutil.which("enroot")), None)
+
+
 @pytest.fixture
-def pyxis(cluster: Path) -> Iterator[None]:
+def plugins(cluster: Path, kind: str) -> Iterator[None]:
     """Slurm takes pyxis' options. The daemons read the list of plugins at each step, so they need no restart."""
-    plugin, listed = cluster / "stand_in_for_pyxis.so", cluster / "etc" / "plugstack.conf"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-o", plugin, SOURCE], check=True)
-    listed.write_text(f"required {plugin}\n")
+    listed = cluster / "etc" / "plugstack.conf"
+    if kind == "pyxis itself":
+        plugin = real_pyxis()
+        if plugin is None:
+            pytest.skip("enroot and pyxis are not installed")
+        (cluster / "pyxis").mkdir(exist_ok=True)  # slurmd makes it when it starts with the plugin
+        listed.write_text(f"required {plugin} runtime_path={cluster / 'pyxis'}\n")
+    else:
+        plugin = cluster / "stand_in_for_pyxis.so"
+        subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-o", plugin, SOURCE], check=True)
+        listed.write_text(f"required {plugin}\n")
     yield
     listed.write_text("")
 
@@ -96,15 +114,26 @@ def apptainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
 
 
-@pytest.mark.usefixtures("pyxis", "apptainer")
-@pytest.mark.parametrize("kind", ["slurm", "apptainer"])
+@pytest.mark.usefixtures("plugins", "apptainer")
+@pytest.mark.parametrize("kind", ["stand-in for pyxis", "stand-in for apptainer", "pyxis itself"])
 def test_a_job_in_an_image_is_requeued_from_outside_and_completes(
     tmp_path: Path, image: tuple[str, ...], kind: str
 ) -> None:
     submitted = evaluate(
         tmp_path,
         *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "200", "--tokens", "64"),
-        *("--cluster", kind, "--account", "us", "--partition", "main", "--device", "cpu", "--gpus", "1"),
+        *(
+            "--cluster",
+            CLUSTERS.get(kind, "slurm"),
+            "--account",
+            "us",
+            "--partition",
+            "main",
+            "--device",
+            "cpu",
+            "--gpus",
+            "1",
+        ),
         *("--out-dir", "out", "cluster.mem_gb=null", "cluster.cpus_per_task=null", "cluster.hub_cache=null", *image),
     )
     assert submitted.returncode == 0, submitted.stderr

@@ -140,7 +140,7 @@ def test_timeout_is_tried_once_more() -> None:
     with FakeBalancer(reply) as fake:
         (got,) = ask(fake, ["say 7"], request_timeout_s=0.5)
         release.set()
-    assert got.error == "no answer within the request timeout"
+    assert got.error == "no answer within the request timeout (0.5 s, client.request_timeout_s)"
     assert fake.attempts["say 7"] == 2
 
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import pytest
 from trimode.core.errors import ConfigError, WorkerError
-from trimode.core.protocol import Cost, Row
+from trimode.core.protocol import NEVER_SCORED, Cost, Row
 from trimode.pipeline.client.answer import REQUEST, Answer, Ask, sample_seed
 from trimode.pipeline.client.metrics_file import UnansweredError, check_metrics
 from trimode.pipeline.client.samples import Scorers, run_tasks
@@ -61,12 +61,20 @@ class FakeAsk:
 class Stumbling(FakeScoring):
     """Cannot score the answers 14 and 21."""
 
+    reason = "a crash"
+
     def submit(self, row: Row) -> Future[Row]:
         verdict = super().submit(row)
         if verdict.result()["predicted_answer"] in ("14", "21"):
             verdict = Future()
-            verdict.set_result({"predicted_answer": None, "symbolic_correct": False, "scoring_error": "a crash"})
+            verdict.set_result({"predicted_answer": None, "symbolic_correct": False, "scoring_error": self.reason})
         return verdict
+
+
+class Refusing(Stumbling):
+    """Cannot judge them, however often it is asked."""
+
+    reason = f"{NEVER_SCORED}: KeyError: 'test'"
 
 
 def run(
@@ -269,6 +277,14 @@ def test_an_answer_that_could_not_be_scored_is_counted_and_scored_again_without_
     assert json.loads(folder.paths.metrics("gsm8k").read_text())["unscored"] == 0
     assert read_run_ledger(folder.paths.run_dir) == before
     assert len(read_nfe_log(folder.paths.nfe_log(0))) == ROWS
+    assert is_finished(one_seed)
+
+
+def test_a_row_that_no_scorer_can_judge_is_named_and_not_tried_again(one_seed: JobSpec) -> None:
+    reason = Refusing.reason
+    folder, _ = run(one_seed, FakeAsk(), make_pool=Refusing)
+    assert json.loads(folder.paths.metrics("gsm8k").read_text())["unscored"] == 2
+    assert list(read_unscored(one_seed, folder.paths)) == [("gsm8k", 0, position, reason) for position in (2, 3)]
     assert is_finished(one_seed)
 
 

@@ -169,7 +169,7 @@ def test_arrays_are_split_where_the_cluster_takes_short_ones_only(
     put_on_path(place / "bin", monkeypatch, {"scontrol": SCONTROL.replace("= 1001", "= 1")})
     status, rows = screen(capsys, *SWEEP)
     said = {row["name"]: row["text"] for row in rows}
-    assert (status, said["MaxArraySize"]) == (0, "1; the largest array has 1 jobs"), rows
+    assert (status, said["MaxArraySize"]) == (0, "1; the largest array has 1 job"), rows
 
 
 def test_a_cluster_without_accounts(
@@ -201,6 +201,68 @@ def test_the_token_is_named_and_never_shown(
     assert main(SWEEP) == 0
     told = capsys.readouterr()
     assert "present ($HF_TOKEN)" in told.out and "hf_secret" not in told.out + told.err
+
+
+NO_CONF = "echo 'fatal: Could not establish a configuration source' >&2; exit 1"
+COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "sacct")
+
+
+@pytest.mark.parametrize(
+    ("command", "cause"),
+    [(NO_CONF, "there is no slurm.conf here"), (None, "sbatch, srun, squeue, scontrol are not on")],
+)
+def test_no_cluster_is_said_once_and_the_others_are_not_checked(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str | None, cause: str
+) -> None:
+    put_on_path(place / "bin", monkeypatch, dict.fromkeys(COMMANDS, command))
+    status, rows = screen(capsys, *SWEEP)
+    assert status == 1
+    assert [row["name"] for row in rows if cause in row["text"]] == ["slurm"]
+    assert of_state(rows, "warn")[-4:] == [
+        (name, "not checked: there is no cluster here", "")
+        for name in ("sacct", "sbatch --test-only", "limits", "container")
+    ]
+
+
+def test_without_a_mode_it_looks_at_slurm_folders_and_environment(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_on_path(place / "bin", monkeypatch, {})
+    status, rows = screen(capsys, "--cluster", "bare", "--model", "./model")
+    assert status == 0, rows
+    said = {row["name"]: row["text"] for row in rows}
+    assert said["sweep"] == "not checked: without --mode there is no sweep to look at"
+    assert said["partitions"] == (
+        "main (default): 1 of 2 nodes usable, up to 8 GPUs each; short: 1 of 1 node usable, up to 8 GPUs each; "
+        "closed: 1 of 1 node usable, up to 8 GPUs each"
+    )
+    assert {"sbatch", "controller", "disk", "packages", "hub token", "model"} <= set(said)
+    assert not {"plan", "data", "scorers", "sbatch --test-only"} & set(said)
+    assert not (place / "eval_suit_results").exists(), "nothing is written"
+
+
+def test_without_a_mode_a_cluster_that_is_not_there_hides_nothing_else(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_on_path(place / "bin", monkeypatch, dict.fromkeys(COMMANDS, NO_CONF))
+    status, rows = screen(capsys)
+    assert status == 1
+    assert [row["name"] for row in rows if row["state"] == "fail"] == ["account", "image", "slurm"]
+    assert {"disk", "hub token"} <= {row["name"] for row in rows}
+
+
+def test_all_benchmarks_without_data_share_a_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_on_path(place / "bin", monkeypatch, {})
+    benchmarks = ("--benchmarks", "gsm8k,mbpp,livecodebench-cpp", "--data-dir", "none")
+    _, rows = screen(capsys, *SWEEP, *benchmarks)
+    folder = place / "none"
+    prepare = f"`python -m trimode.pipeline.data prepare gsm8k mbpp --data-dir {folder}`"
+    made = "NeMo-Skills' `ns prepare_data livecodebench-cpp`"
+    assert [row for row in of_state(rows, "fail") if row[0] == "data"] == [
+        ("data", f"no data for gsm8k, mbpp, livecodebench-cpp in {folder}", f"{prepare}; {made}; or give --data-dir")
+    ]
 
 
 def test_a_local_sweep_asks_no_cluster(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from trimode.core.errors import RUN_AGAIN
+from trimode.core.errors import RUN_AGAIN, TERMINATED
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -78,15 +78,53 @@ def test_the_number_of_requeues_is_bounded(spec: JobSpec, tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_other_signals_leave_a_record(spec: JobSpec, tmp_path: Path, number: signal.Signals) -> None:
-    job = start_job(spec, tmp_path, {"delay_s": 600.0}, SLURM_JOB_ID="77")
+def stopped(spec: JobSpec, folder: Path, number: signal.Signals, **environment: str) -> tuple[int, str]:
+    """Starts a run of a Slurm job and sends it a signal while it serves."""
+    job = start_job(spec, folder, {"delay_s": 600.0}, SLURM_JOB_ID="77", **environment)
     assert job.stdout is not None
-    assert any("serving at" in line for line in job.stdout)
+    output = ""
+    for line in job.stdout:
+        output += line
+        if "serving at" in line:
+            break
     job.send_signal(number)
-    job.communicate(timeout=60)
-    assert job.returncode == 1
-    assert number.name in RunPaths(Path(spec.run_dir)).failed(0).read_text()
+    rest, _ = job.communicate(timeout=60)
+    return job.returncode, output + rest
+
+
+def test_other_signals_leave_a_record(spec: JobSpec, tmp_path: Path) -> None:
+    assert stopped(spec, tmp_path, signal.SIGINT)[0] == 1
+    assert "SIGINT" in RunPaths(Path(spec.run_dir)).failed(0).read_text()
+
+
+def test_a_preempted_or_cancelled_run_is_no_failure(spec: JobSpec, tmp_path: Path) -> None:
+    paths = RunPaths(Path(spec.run_dir))
+    status, output = stopped(spec, tmp_path, signal.SIGTERM)
+    assert status == TERMINATED, output
+    assert "ended by SIGTERM: Slurm preempts or cancels the job; what is finished is kept" in output
+    assert not paths.failed(0).exists() and not paths.completed(0).exists()
+    [run] = runs_of(spec, paths)
+    assert (run["status"], run["cause"]) == ("interrupted", "the job was ended by SIGTERM")
+    last = start_job(spec, tmp_path, SLURM_JOB_ID="77", SLURM_RESTART_COUNT="1")
+    assert last.communicate(timeout=60) and last.returncode == 0
+    causes = [run["cause"] for run in runs_of(spec, paths)]
+    assert causes == ["preempted: the job was ended by SIGTERM, and Slurm has run it again", None]
+
+
+def test_a_cancelled_run_stays_one_when_another_job_goes_on(spec: JobSpec, tmp_path: Path) -> None:
+    stopped(spec, tmp_path, signal.SIGTERM)
+    start_job(spec, tmp_path, SLURM_JOB_ID="78").communicate(timeout=60)
+    causes = [run["cause"] for run in runs_of(spec, RunPaths(Path(spec.run_dir)))]
+    assert causes == ["the job was ended by SIGTERM", None]
+
+
+def test_preemptions_do_not_count_as_time_limits(spec: JobSpec, tmp_path: Path) -> None:
+    spec = dataclasses.replace(spec, resources=dataclasses.replace(spec.resources, max_requeues=1))
+    for restart in range(2):
+        assert stopped(spec, tmp_path, signal.SIGTERM, SLURM_RESTART_COUNT=str(restart))[0] == TERMINATED
+    status, output = stopped(spec, tmp_path, signal.SIGUSR2, SLURM_RESTART_COUNT="2")
+    assert status == RUN_AGAIN, output
+    assert "ended run 3; requeued 1/1" in output
 
 
 def test_a_run_that_was_killed_does_not_stay_running(spec: JobSpec, tmp_path: Path) -> None:

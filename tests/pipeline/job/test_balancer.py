@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from trimode.balancer.settings import BalancerSettings, parse_settings
 from trimode.core.protocol import Quantization
-from trimode.pipeline.job.balancer import BALANCER, BalancerProcess
+from trimode.pipeline.job.balancer import BALANCER, BalancerProcess, _file_in_memory
 from trimode.pipeline.job.devices import Devices
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -38,3 +41,15 @@ def test_quantization_and_batch_invariance_reach_the_workers(
         tmp_path, quantization=quantization, quantize_head=head, batch_invariant=invariant
     ).worker
     assert (settings.quantization, settings.quantize_head, settings.batch_invariant) == (quantization, head, invariant)
+
+
+@pytest.mark.process
+def test_the_key_can_be_read_twice_by_the_process_that_inherits_it_and_by_no_other() -> None:
+    handle = _file_in_memory("key")
+    name = f"/proc/self/fd/{handle}"
+    again = f"import os; os.execv('/bin/cat', ['cat', '{name}', '{name}'])"
+    program = f"print(open('{name}').read(), flush=True); {again}"
+    read = [sys.executable, "-c", program]
+    assert subprocess.run(read, pass_fds=(handle,), capture_output=True, text=True, check=True).stdout == "key\nkeykey"
+    assert subprocess.run(read, capture_output=True, text=True, check=False).stdout == ""
+    os.close(handle)

@@ -108,6 +108,22 @@ def test_job_leaves_the_whole_tree(spec: JobSpec, tmp_path: Path) -> None:
     assert_ledger_equals_rows(spec)
 
 
+def test_the_key_of_a_run_is_new_and_nowhere_to_be_read(spec: JobSpec, tmp_path: Path) -> None:
+    keys = []
+    for number in range(2):
+        note = tmp_path / f"key{number}"
+        job = start_job(spec, tmp_path, {"key_file": str(note), "delay_s": 0.05})
+        wait_for(lambda note=note: note.exists() and note.read_text(), "the key")
+        keys.append(note.read_text())
+        assert len(keys[-1]) >= 43
+        assert processes_naming(keys[-1]) == []
+        job.send_signal(signal.SIGTERM)
+        job.communicate(timeout=PATIENCE_S)
+    assert keys[0] != keys[1]
+    files = [path for path in Path(spec.run_dir).rglob("*") if path.is_file()]
+    assert not [path for path in files for key in keys if key.encode() in path.read_bytes()]
+
+
 def test_row_has_nemo_skills_fields(spec: JobSpec, tmp_path: Path) -> None:
     run(spec, tmp_path)
     row = read_output(paths_of(spec), "gsm8k", 0)[3]

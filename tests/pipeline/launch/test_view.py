@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from trimode.core.files import write_json_atomic, write_text_atomic
 from trimode.pipeline.launch.living import write_plan
+from trimode.pipeline.launch.owner import claim, this_process
 from trimode.pipeline.launch.view import Stage, run_dirs_below, view, views
+from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import QueueEntry
 from trimode.pipeline.spec import JobSpec
-from trimode.tests.fakes.sweeps import finish, jobs_of
+from trimode.tests.fakes.sweeps import finish, jobs_of, local_jobs
 
 
 @pytest.fixture
@@ -46,10 +48,36 @@ def test_states_of_slurm_in_words(job: JobSpec, entry: QueueEntry | None, stage:
     assert (seen.stage, seen.detail) == (stage, detail)
 
 
+def test_a_step_that_was_not_started_shows_what_slurm_wrote(job: JobSpec, tmp_path: Path) -> None:
+    folder = tmp_path / "out" / ".submitit" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "7_0_log.out").write_text("srun: error: task 0 launch failed: Plugin initialization failed\n")
+    detail = view(job, "7", QueueEntry("COMPLETED", "")).detail
+    assert detail.startswith("it left no marker; ")
+    assert detail.endswith("7_0_log.out ends with:\nsrun: error: task 0 launch failed: Plugin initialization failed")
+
+
+def test_a_local_job_runs_only_when_its_turn_has_come(tmp_path: Path) -> None:
+    first, second = local_jobs(tmp_path)[:2]
+    for each in (first, second):
+        Path(each.run_dir).mkdir(parents=True, exist_ok=True)
+        claim(Path(each.run_dir), this_process())
+    Lease(RunPaths(Path(first.run_dir)), first.index)
+    assert view(first, None, None).stage is Stage.RUNNING
+    waiting = view(second, None, None)
+    assert (waiting.stage, waiting.detail) == (Stage.PENDING, "it waits for the jobs before it")
+
+
 def test_a_requeued_job_says_how_often(job: JobSpec) -> None:
     ran(job, {"status": "interrupted", "cause": "the job was ended by SIGUSR2"})
     assert view(job, "7", QueueEntry("PENDING", "BeginTime")).detail == "requeued 1/10, BeginTime"
     assert view(job, "7", None).detail == "the job was ended by SIGUSR2; the same command goes on"
+
+
+def test_a_preempted_job_waits_to_run_again(job: JobSpec) -> None:
+    ran(job, {"status": "interrupted", "cause": "the job was ended by SIGTERM"})
+    assert view(job, "7", QueueEntry("PENDING", "BeginTime")).detail == "preempted, BeginTime"
+    assert view(job, "7", QueueEntry("PREEMPTED", "")).detail == "preempted; the same command goes on"
 
 
 def test_markers_count_once_the_job_is_over(job: JobSpec) -> None:
@@ -86,12 +114,12 @@ def test_all_jobs_below_a_folder_with_one_question(
 
     monkeypatch.setattr("trimode.pipeline.launch.view.queue_entries", entries)
     monkeypatch.setattr(
-        "trimode.pipeline.launch.view.ended_states", lambda ids: {"8": "CANCELLED by 0"} if [*ids] else {}
+        "trimode.pipeline.launch.view.ended_states", lambda ids: {"8": "CANCELLED by me, 2026-11-26"} if [*ids] else {}
     )
     write_plan(Path(job.run_dir), [], [(job, "7"), (job, "8"), (job, None)])
     seen = views(run_dirs_below(tmp_path / "out"))
     assert [(item.job_id, item.stage) for item in seen] == [
         ("7", Stage.PENDING), ("8", Stage.ENDED), (None, Stage.PLANNED)
     ]  # fmt: skip
-    assert seen[1].detail.startswith("cancelled")
+    assert seen[1].detail == "cancelled by me, 2026-11-26; the same command goes on"
     assert asked == [["7", "8"]]

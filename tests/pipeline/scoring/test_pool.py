@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Never
 
 import pytest
+from trimode.core.protocol import NEVER_SCORED
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.scoring import ScoringPool, pool
 from trimode.pipeline.scoring.answers import choice
@@ -41,7 +42,7 @@ def test_rows_are_scored_by_other_processes() -> None:
 def test_a_row_the_scorer_cannot_judge_is_marked() -> None:
     with ScoringPool(MATH, None, 1) as scorers:
         bad, good = scorers.submit({"generation": "4"}), scorers.submit({"generation": "4", "expected_answer": "4"})
-        assert bad.result() == {**NO_ANSWER, "scoring_error": "KeyError: 'expected_answer'"}
+        assert bad.result() == {**NO_ANSWER, "scoring_error": f"{NEVER_SCORED}: KeyError: 'expected_answer'"}
         assert "scoring_error" not in good.result()
 
 

@@ -57,7 +57,8 @@ def test_a_scorer_that_failed_for_a_reason_outside_of_the_row_is_asked_again(
 
     monkeypatch.setattr(worker, "score_row", score)
     verdict = worker.judge(load_benchmark("demo-mcq"), {}, None)
-    assert verdict["scoring_error"] == f"{type(error).__name__}: {error}"
+    never = "" if again else "the scorer cannot judge this row: "
+    assert verdict["scoring_error"] == f"{never}{type(error).__name__}: {error}"
     assert (worker.JUDGE_AGAIN in verdict) == again
 
 

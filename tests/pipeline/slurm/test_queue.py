@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from trimode.core.errors import WorkerError
-from trimode.pipeline.slurm.queue import has_ended, job_states, outside_of_jobs
+from trimode.pipeline.slurm.queue import ended_states, has_ended, job_states, outside_of_jobs
 
 
 def fake_squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
@@ -59,3 +59,14 @@ def test_variables_of_an_enclosing_job_step_aside(monkeypatch: pytest.MonkeyPatc
         assert "SBATCH_PARTITION" not in os.environ and "SLURM_JOB_ID" not in os.environ
         assert os.environ["SLURM_CONF"] == "/etc/there"
     assert os.environ["SLURM_JOB_ID"] == "7"
+
+
+@pytest.mark.process
+def test_the_accounting_says_who_cancelled_a_job_and_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_squeue(tmp_path, monkeypatch, "true")
+    rows = "7|CANCELLED by 0|2026-11-26T08:00:00\n8|FAILED|2026-11-26T08:00:00\n9|CANCELLED by 999999999|Unknown\n"
+    (tmp_path / "squeue").rename(tmp_path / "sacct")
+    (tmp_path / "sacct").write_text(f"#!/bin/sh\nprintf '{rows}'\n")
+    assert ended_states(["7", "8", "9"]) == {
+        "7": "CANCELLED by root, 2026-11-26T08:00:00", "8": "FAILED", "9": "CANCELLED by 999999999"
+    }  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from trimode.core.project import PROJECT_DIR
 from trimode.pipeline.launch.dry_run import job_scripts
 from trimode.pipeline.slurm.arrays import by_shape, submission_dir
-from trimode.pipeline.slurm.requeue import SRUN_FUNCTION, warning_s
+from trimode.pipeline.slurm.requeue import EARLY_WARNING, srun_function, warning_s
 from trimode.pipeline.slurm.script import container_arguments, sbatch_text
 from trimode.tests.fakes.sweeps import jobs_of, local_jobs
 
@@ -36,9 +36,10 @@ def test_a_single_bare_job(tmp_path: Path) -> None:
         "#SBATCH --time=90",
         "",
         "# setup",
+        EARLY_WARNING,
         "export PYTHONSAFEPATH=1",
         f"export PYTHONPATH={TYPES}${{PYTHONPATH:+:$PYTHONPATH}}",
-        *SRUN_FUNCTION,
+        *srun_function(jobs[0].resources),
         "",
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
@@ -83,11 +84,12 @@ def test_an_array_in_containers(tmp_path: Path) -> None:
         "#SBATCH --time=240",
         "",
         "# setup",
+        EARLY_WARNING,
         "export PYTHONSAFEPATH=1",
         f"export PYTHONPATH={TYPES}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export HF_HOME=/hub",
         "module load cuda",
-        *SRUN_FUNCTION,
+        *srun_function(jobs[0].resources),
         "",
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",

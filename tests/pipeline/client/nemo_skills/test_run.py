@@ -35,6 +35,7 @@ from trimode.tests.fakes.specs import client_spec, decode_spec, job_spec, task_s
 
 pytestmark = pytest.mark.process
 
+KEY = "key-of-the-job"
 IMITATION = Path(__file__).parents[3] / "fakes" / "nemo_skills.py"
 
 
@@ -66,7 +67,7 @@ def _logged(spec: JobSpec, paths: RunPaths) -> FakeBalancer:
             file.write(json.dumps(line) + "\n")
         return status, told
 
-    return FakeBalancer(reply)
+    return FakeBalancer(reply, api_key=KEY)
 
 
 def _run(tmp_path: Path, task: TaskSpec, num_rows: int = 5, **changes: Any) -> tuple[RunPaths, list[Body]]:
@@ -74,7 +75,7 @@ def _run(tmp_path: Path, task: TaskSpec, num_rows: int = 5, **changes: Any) -> t
     spec = job_spec(tmp_path, (task,), client=client_spec(kind=ClientKind.nemo_skills), **changes)
     paths = RunPaths(Path(spec.run_dir))
     with _logged(spec, paths) as balancer:
-        run_task(spec, task, balancer.url, paths)
+        run_task(spec, task, (balancer.url, KEY), paths)
         return paths, balancer.bodies
 
 
@@ -142,7 +143,7 @@ def test_rows_with_the_same_prompt_get_a_line_each(tmp_path: Path) -> None:
     spec = job_spec(tmp_path, (task_spec(),), client=client_spec(kind=ClientKind.nemo_skills))
     paths = RunPaths(Path(spec.run_dir))
     with _logged(spec, paths) as balancer:
-        run_task(spec, spec.tasks[0], balancer.url, paths)
+        run_task(spec, spec.tasks[0], (balancer.url, KEY), paths)
     assert [record.sample_id for record in read_nfe_log(paths.nfe_log(0))] == [0, 1, 2]
 
 
@@ -170,6 +171,14 @@ def test_processes_that_the_client_detaches_are_ended_with_it(
     while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("imitation")
+def test_the_key_is_on_no_command_line_and_in_no_file(tmp_path: Path) -> None:
+    paths, _ = _run(tmp_path, task_spec())
+    log = (paths.results / "nemo_skills" / "gsm8k" / "client.log").read_text(encoding="utf-8")
+    assert "++server.api_key_env_var=TRIMODE_SERVER_KEY" in log
+    assert not [path for path in paths.run_dir.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
 def test_its_commands_find_the_right_interpreter_first(imitation: Path, tmp_path: Path) -> None:

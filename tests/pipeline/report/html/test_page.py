@@ -51,6 +51,10 @@ def test_the_page_asks_nothing_of_the_network(sweep_page: str) -> None:
     assert "default-src 'none'" in sweep_page
 
 
+def test_no_value_is_missing_in_the_page(sweep_page: str) -> None:
+    assert [word for word in ("undefined", "NaN") if word in sweep_page] == []
+
+
 def test_every_answer_is_in_the_browser_once(sweep_page: str) -> None:
     index = index_of(sweep_page)
     assert len(index["q"]) == 4 * 4 * 40
