@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -33,6 +34,8 @@ log = logging.getLogger("trimode.balancer")
 
 CLOSE_S = 2
 """Seconds that open connections get at the end."""
+COUNTERS_S = 2.0
+"""Seconds that the workers get to say at the end what they have done."""
 STUCK_S = 25.0
 """An orderly end that takes longer than this many seconds is cut short."""
 
@@ -143,9 +146,17 @@ class _Balancer:
         finally:
             for task in (starting, stopping, watching):
                 task.cancel()
+            await self._log_counters(pool)
             pool.router.fail_all(GenerationError("the server is stopping", 503))
             server.should_exit = True
             await asyncio.wait({serving})
+
+    async def _log_counters(self, pool: WorkerPool) -> None:
+        """Logs what the workers have done, unless nothing can be asked any more."""
+        if self.fatal is None and pool.infos:
+            with contextlib.suppress(TimeoutError):
+                workers = (await asyncio.wait_for(pool.stats(), COUNTERS_S))["workers"]
+                log.info("workers at the end: %s", json.dumps({"url": self._url(), "workers": workers}))
 
     async def _watch_ray(self) -> None:
         cause = await wait_until_ray_ends(self.folder.path)
@@ -181,10 +192,13 @@ class _Balancer:
             timeout_graceful_shutdown=CLOSE_S,
         )
 
-    def _write_ready(self, pool: WorkerPool) -> None:
+    def _url(self) -> str:
         host, port = self.listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        url = f"http://{shown}:{port}"
+        return f"http://{shown}:{port}"
+
+    def _write_ready(self, pool: WorkerPool) -> None:
+        url = self._url()
         log.info("serving %s with %d workers", url, len(pool.infos))
         if self.settings.ready_file is None:
             return

@@ -16,6 +16,10 @@ FAILED, USER_ERROR = 1, 2
 """Exit statuses of a command that failed, and of one whose user must act first."""
 RUN_AGAIN = 75
 """Exit status of a job that was interrupted and asks to be run again (EX_TEMPFAIL of sysexits.h)."""
+START_AGAIN = 69
+"""Exit status of a job that can go on at once on the same devices, in a new process (EX_UNAVAILABLE)."""
+RESTARTS = "TRIMODE_STEP_RESTARTS"
+"""Variable that says to a job how often it was started again in this way. Without it nobody starts it again."""
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a job that SIGTERM has ended in order, as a shell gives it."""
 

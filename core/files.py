@@ -6,11 +6,15 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+LEAST_BYTES = 64 << 10
+"""Less free space than this is called none: a failure record may not fit."""
 
 
 @contextmanager
@@ -60,13 +64,18 @@ class AppendFile:
         self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def append(self, line: str) -> None:
-        """Appends one line, given with its newline. Raises OSError, which names the file, if it cannot be written."""
-        data = line.encode()
+        """Appends one line, given with its newline. Raises OSError, which names the file, if it cannot be written.
+
+        Nothing of the line stays then: the next one, if there is space again, must not follow a torn one.
+        """
+        data, end = line.encode(), os.fstat(self._handle).st_size
         try:
             while data:
                 data = data[os.write(self._handle, data) :]
         except OSError as error:
             error.filename = str(self._path)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._handle, end)
             raise
 
     def sync(self) -> None:
@@ -145,3 +154,11 @@ def tail(path: Path, num_lines: int) -> str:
         return ""
     with path.open(encoding="utf-8", errors="replace") as file:
         return "".join(deque(file, num_lines)).rstrip("\n")
+
+
+def has_space(folder: Path) -> bool:
+    """True if files can be written in a folder, as far as its file system says."""
+    try:
+        return shutil.disk_usage(folder).free >= LEAST_BYTES
+    except OSError:
+        return True

@@ -68,7 +68,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "balancer/router": {"core", "balancer/work"},
     "balancer/settings": {"core"},
     "balancer/placement": {"core", "balancer/settings"},
-    "balancer/api": {"core", "balancer/work", "balancer/router"},
+    "balancer/chat_page": {"core"},
+    "balancer/api": {"core", *("balancer/" + name for name in ("work", "router", "chat_page"))},
     "balancer/actors": {"core", *("balancer/" + name for name in ("work", "router", "settings", "placement"))},
     "balancer/server": {"core", "balancer/settings", "balancer/placement", "balancer/api", "balancer/actors"},
     "balancer/__main__": {"core", "balancer/settings", "balancer/placement", "balancer/actors"},
@@ -129,11 +130,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline/__main__": {"core", "pipeline/config", "pipeline/sweep"},
     # commands and recipes
     "evaluate": {"core", "workers/worker", "pipeline/in_process"},
+    "chat": {
+        "core",
+        *(PIPELINE + name for name in ("spec", "server")),
+        *("workers/" + name for name in ("decode", "runtime", "worker")),
+    },
     "recipes": {"core", "pipeline/benchmarks", "pipeline/scoring", "workers/generate", "workers/runtime"},
     "bench": {
         "core",
         "kernels",
-        *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "scoring")),
+        *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "run_folder", "scoring", "slurm")),
         *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
     },
     "scripts": set(),
@@ -364,7 +370,7 @@ def test_no_literal_types_and_no_open_ends() -> None:
 def test_every_package_is_in_the_wheel() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     inits = {p.parent.relative_to(ROOT) for p in ROOT.glob("**/__init__.py") if not p.is_relative_to(ROOT / ".venv")}
-    shipped = {"core", "pipeline", "balancer", "workers", "kernels", "conf", "recipes"}
+    shipped = {"core", "pipeline", "balancer", "workers", "kernels", "conf", "recipes", "chat"}
     expected = {"trimode." + ".".join(p.parts) for p in inits if p.parts and p.parts[0] in shipped} | {"trimode"}
     assert listed == expected
 

@@ -19,6 +19,7 @@ from trimode.balancer.api.api_key import KeyRequired
 from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
 from trimode.balancer.api.guard import Guard
 from trimode.balancer.api.models import model_routes
+from trimode.balancer.api.page import page_routes
 from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
 from trimode.balancer.api.requests import ParsedRequest, parse_chat, parse_completion
@@ -69,8 +70,9 @@ def build_app(service: Service) -> Starlette:
             *text_routes(service),
             Route("/health", health, methods=["GET"]),
             Route("/stats", stats, methods=["GET"]),
+            *page_routes(),
             # NeMo-Skills asks with PUT until the server is up
-            Route("/", probe, methods=["GET", "PUT"]),
+            Route("/", probe, methods=["PUT"]),
             Route("/v1", probe, methods=["GET", "PUT"]),
             Route("/v1/", probe, methods=["GET", "PUT"]),
         ],

@@ -182,11 +182,11 @@ def _flip(a: TaskResult, b: TaskResult, key: Key, a_is_right: bool) -> Flip:
 
 
 def _divergence(a: TaskResult, b: TaskResult, key: Key) -> Divergence | None:
-    """Returns None if both answers are the same text in the same number of tokens."""
+    """Returns None if both answers are the same text in the same number of tokens, as far as both count alike."""
     field = a.benchmark.generation_key
     text_a, text_b = str(a.rows[key].get(field) or ""), str(b.rows[key].get(field) or "")
     tokens = [task.rows[key].get("num_generated_tokens") for task in (a, b)]
-    if text_a == text_b and tokens[0] == tokens[1]:
+    if text_a == text_b and (tokens[0] == tokens[1] or a.counts_end != b.counts_end):
         return None
     at = common_prefix(text_a, text_b)
     return Divergence(a.benchmark.name, *key, at, text_a[at : at + 40], text_b[at : at + 40])

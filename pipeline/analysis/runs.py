@@ -18,7 +18,15 @@ from trimode.pipeline.analysis.job_specs import Json, num_expected, read_jobs
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, is_count, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import LEDGER, POSITION, SCORING_ERROR, add_row, placed_lines, read_lines
+from trimode.pipeline.run_folder.rows import (
+    LEDGER,
+    POSITION,
+    SCORING_ERROR,
+    UNSCORED,
+    add_row,
+    placed_lines,
+    read_lines,
+)
 from trimode.pipeline.run_folder.submission import planned
 from trimode.pipeline.scoring.verdicts import is_scored
 from trimode.pipeline.spec import JobSpec
@@ -44,6 +52,8 @@ class TaskResult:
     """Aggregations of metrics.json; None until it is written."""
     num_expected: int | None = None
     """Number of rows when finished (samples x seeds); None if no job spec says it."""
+    counts_end: bool = True
+    """True if the end token is among the generated tokens, as this project counts; a running server may not."""
 
     @property
     def seeds(self) -> list[int]:
@@ -160,7 +170,10 @@ def read_run(folder: Path) -> Run:
         _attach(task, wanted, f"{mode.value}{'+lora' if lora else ''} {task.benchmark.name}", notes)
         task.num_expected = num_expected(jobs, manifest, task.benchmark.name)
         tasks[task.benchmark.name] = task
-    return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
+    run = Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
+    for task in tasks.values():
+        task.counts_end = run.engine is None
+    return run
 
 
 def _is_run_folder(folder: Path) -> bool:
@@ -238,6 +251,8 @@ def _read_task(task_dir: Path, notes: list[str]) -> TaskResult | None:
             continue
         seed = int(match["seed"] or 0)
         for position, row in placed_lines(path, notes):
+            if UNSCORED in row:
+                continue
             for name in _BULKY:
                 row.pop(name, None)
             index = row.pop(POSITION, position)

@@ -26,7 +26,7 @@ from trimode.pipeline.data.prompts import user_message
 from trimode.pipeline.data.row_checks import row_error
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.nfe import NfeRecord, read_run_ledger
-from trimode.pipeline.run_folder.rows import INFRASTRUCTURE, LEDGER, SCORING_ERROR, read_rows
+from trimode.pipeline.run_folder.rows import INFRASTRUCTURE, SCORING_ERROR, UNSCORED, read_unscored_rows
 from trimode.pipeline.run_folder.store import chunk_lock
 from trimode.pipeline.scoring import ScoringPool, finish_rows
 from trimode.pipeline.scoring.verdicts import row_points
@@ -113,9 +113,8 @@ class _TaskRun:
         benchmark, run_dir = self.loaded.task.benchmark, self._folder.paths.run_dir
         ledger = read_run_ledger(run_dir) if any(self.loaded.unscored.values()) else {}
         for seed, positions in self.loaded.unscored.items():
-            rows = read_rows(self._folder.paths, benchmark, seed) if positions else {}
-            for position in sorted(positions):
-                row = {key: value for key, value in rows[position].items() if key != LEDGER}
+            rows = read_unscored_rows(self._folder.paths, benchmark, seed, positions) if positions else {}
+            for position, row in rows.items():
                 yield _Question(self, seed, position), row, ledger.get((benchmark, seed, position))
 
     async def score(self, row: Row) -> Row:
@@ -233,7 +232,11 @@ class _Stream:
             await self._backlog.acquire()
             row = answered_row(benchmark, question.row, answer)
             record = nfe_record(self._spec, question.key, answer)
-            group.create_task(self._score_and_store(question, row, record))
+            if is_kept := answer.error is None:  # scoring takes its time, and a kill in between costs no answer
+                unscored = judged_row(benchmark, row, {}) | {UNSCORED: True}
+                question.run.stores[question.seed].append(question.position, unscored, record)
+                self._ledger.append(record)
+            group.create_task(self._score_and_store(question, row, record, logged=is_kept))
 
     def _watch(self, answer: Answer) -> None:
         if answer.error_kind != INFRASTRUCTURE:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
 from pathlib import Path
 from typing import IO, TextIO
@@ -13,22 +15,39 @@ def printable(text: str, encoding: str = "utf-8") -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+class LogFile:
+    """A file that text is appended to at once. What does not fit on a full disk is lost, and nobody fails for it."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def write(self, text: str) -> None:
+        """Appends text. A character that UTF-8 lacks is written as an escape."""
+        data = printable(text).encode()
+        with contextlib.suppress(OSError):
+            while data:
+                data = data[os.write(self._handle, data) :]
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._handle)
+
+
 class Tee(io.TextIOBase):
     """A text stream that writes to the stream it replaces, and to the job's log."""
 
-    def __init__(self, stream: TextIO, log: IO[str]) -> None:
+    def __init__(self, stream: TextIO, log: LogFile) -> None:
         self._stream = stream
         self._log = log
 
     def write(self, text: str) -> int:
         """Writes to both. Returns the number of characters."""
-        self._log.write(printable(text))
+        self._log.write(text)
         self._stream.write(printable(text, self._stream.encoding or "utf-8"))
         return len(text)
 
     def flush(self) -> None:
-        """Flushes both."""
-        self._log.flush()
+        """Flushes the stream; the log has everything already."""
         self._stream.flush()
 
     def isatty(self) -> bool:
@@ -48,7 +67,7 @@ class JobLog:
         self._streams = (sys.stdout, sys.stderr)
 
     def __enter__(self) -> JobLog:
-        self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        self._file = LogFile(self.path)
         self._streams = (sys.stdout, sys.stderr)
         sys.stdout = Tee(self._streams[0], self._file)
         sys.stderr = Tee(self._streams[1], self._file)
@@ -65,4 +84,4 @@ class JobLog:
 
     def write_line(self, line: str) -> None:
         """Writes a line to the log only."""
-        self._file.write(printable(line) + "\n")
+        self._file.write(line + "\n")

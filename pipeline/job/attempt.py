@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from trimode.core.errors import RUN_AGAIN, TERMINATED, Stopped, WorkerError
+from trimode.core.errors import RESTARTS, RUN_AGAIN, TERMINATED, Stopped, WorkerError
+from trimode.pipeline.job.balancer import ServerEnded
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import Executor, JobSpec
@@ -44,7 +45,7 @@ def after_a_signal(spec: JobSpec, paths: RunPaths, error: BaseException) -> tupl
             f"{limit}; a job is requeued at most {most} times (cluster.max_requeues). What is finished is kept: run "
             "the same command again, or give the jobs more time (--time) or more chunks (--num-chunks)"
         )
-    if len(at_the_limit) >= 2 and not any(run.get("new_samples") for run in at_the_limit[-2:]):
+    if len(at_the_limit) >= 2 and all(run.get("new_samples") == 0 for run in at_the_limit[-2:]):
         return WorkerError(
             f"{limit}, and neither this run nor the one before finished a single sample: the limit is too short for "
             "starting the workers and answering one batch; give more time (--time)"
@@ -61,3 +62,12 @@ def _ends(spec: JobSpec, paths: RunPaths) -> tuple[list[dict[str, object]], int]
     by_term = [run for run in runs if signal.SIGTERM.name in str(run.get("cause"))]
     here = [run for run in by_term if run.get("slurm_job_id") == os.environ.get("SLURM_JOB_ID")]
     return [run for run in runs if run not in by_term], len(here)
+
+
+def may_start_again(error: BaseException) -> bool:
+    """True if the batch script is to start the job again on the same devices: its server died.
+
+    A server that never came up is tried once more.
+    """
+    restarts = os.environ.get(RESTARTS)
+    return restarts is not None and isinstance(error, ServerEnded) and (error.came_up or int(restarts) == 0)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from trimode.core.errors import WorkerError
+from trimode.core.errors import USER_ERROR, WorkerError
 from trimode.core.files import tail, write_text_atomic
 from trimode.core.processes import serve_job
 from trimode.core.worker import WorkerInfo
@@ -37,6 +37,17 @@ STOP_S = 30.0
 """The balancer is killed if it has not ended its workers by then."""
 BALANCER = ("-m", "trimode.balancer")
 """Arguments of the Python interpreter that start the balancer."""
+
+
+class ServerEnded(WorkerError):  # noqa: N818 - an event
+    """The balancer ended before the job. `came_up`: True if it had served, or was killed before it could."""
+
+    def __init__(self, message: str, came_up: bool) -> None:
+        super().__init__(message)
+        self.came_up = came_up
+
+    def __reduce__(self) -> tuple[type[ServerEnded], tuple[str, bool]]:
+        return ServerEnded, (str(self), self.came_up)
 
 
 class BalancerProcess:
@@ -151,10 +162,13 @@ class BalancerProcess:
         return ready
 
     def check(self) -> None:
-        """Raises WorkerError if the balancer has ended."""
+        """Raises WorkerError if the balancer has ended: a ServerEnded unless the user must act."""
         if self._process is not None and (status := self._process.poll()) is not None:
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-            raise WorkerError(f"the balancer {how}; {self._end_of_log()}")
+            message = f"the balancer {how}; {self._end_of_log()}"
+            if status == USER_ERROR:
+                raise WorkerError(message)
+            raise ServerEnded(message, came_up=status < 0 or self._url is not None)
 
     def _stop(self) -> None:
         if self._process is None or self._process.poll() is not None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 from trimode.core.counted import counted
-from trimode.core.errors import JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
-from trimode.core.files import tail, write_text_atomic
+from trimode.core.errors import START_AGAIN, JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
+from trimode.core.files import has_space, tail, write_text_atomic
 from trimode.core.project import child_environment
 from trimode.pipeline.client.answer import Answer, check_context
 from trimode.pipeline.client.chat import ChatClient, most_at_once
@@ -28,11 +28,12 @@ from trimode.pipeline.client.tasks import LoadedTask, load_tasks
 from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
 from trimode.pipeline.console.signals import Signals
-from trimode.pipeline.job.attempt import after_a_signal
+from trimode.pipeline.job.attempt import after_a_signal, may_start_again
 from trimode.pipeline.job.balancer import BALANCER, BalancerProcess
 from trimode.pipeline.job.devices import choose_devices
 from trimode.pipeline.job.foreign import ForeignServer, server_facts
 from trimode.pipeline.job.ready import Ready
+from trimode.pipeline.run_folder.failure_record import FailureRecord
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -57,24 +58,25 @@ class Hooks:
 def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
     """Runs one job to COMPLETED_group<N>; rows that earlier runs finished are kept.
 
-    Raises JobFailed after writing FAILED_group<N>, or SystemExit without a marker where a signal of Slurm ended the run
-    (`job.attempt`).
+    Raises JobFailed after writing FAILED_group<N>; SystemExit(START_AGAIN) after it where the batch script can start
+    the job again; SystemExit without a marker where a signal of Slurm ended the run (`job.attempt`).
     """
     hooks = hooks or Hooks()
     paths = RunPaths(Path(spec.run_dir).absolute())
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     _enter(paths.run_dir)
-    lease = Lease(paths, spec.index)
+    lease, record = Lease(paths, spec.index), FailureRecord(paths.failed(spec.index))
     with JobLog(paths.pipeline_log(spec.index)) as log, Signals() as signals:
         try:
             paths.completed(spec.index).unlink(missing_ok=True)
-            paths.failed(spec.index).unlink(missing_ok=True)
+            record.reserve()
             print(f"=== {now()} {spec.name}: job {spec.index} on {socket.gethostname()}, pid {os.getpid()}", flush=True)
             _run(RunFolder(spec, paths, lease), (log, signals), hooks)
             signals.check()
             signals.ignore()
             lease.check_now()
             write_text_atomic(paths.completed(spec.index), now() + "\n")
+            record.release()
             print(f"=== {now()} {spec.name}: completed", flush=True)
         except BaseException as error:  # the job's boundary: every end that the process survives leaves a record
             signals.ignore()
@@ -83,10 +85,14 @@ def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
                 raise JobFailed(f"{spec.name}: another run of this job has started") from error
             ending = after_a_signal(spec, paths, error)
             if isinstance(ending, tuple):
+                record.release()
                 status, message = ending
                 print(f"=== {now()} {spec.name}: {message}", flush=True)
                 raise SystemExit(status) from error
-            raise _record_failure(spec, paths, ending or error) from error
+            failure = _record_failure(spec, paths, record, ending or error)
+            if may_start_again(error):
+                raise SystemExit(START_AGAIN) from error
+            raise failure from error
 
 
 def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> None:
@@ -215,22 +221,27 @@ def _progress(spec: JobSpec, paths: RunPaths, log: JobLog, loaded: list[LoadedTa
     return progress
 
 
-def _record_failure(spec: JobSpec, paths: RunPaths, error: BaseException) -> JobFailed:
+def _record_failure(spec: JobSpec, paths: RunPaths, record: FailureRecord, error: BaseException) -> JobFailed:
     """Writes FAILED_group<N> with the cause and the logs' tails, and returns the error to raise."""
     problem = storage_problem(error) if isinstance(error, OSError) else None
     if problem is None and not isinstance(error, TrimodeError | Stopped):
         traceback.print_exception(error)
     cause = problem or f"{type(error).__name__}: {error}"
+    if problem is None and not has_space(paths.run_dir):
+        cause += f"\nno space is left in {paths.run_dir}"
     print(f"=== {now()} {spec.name}: failed: {cause}", file=sys.stderr, flush=True)
-    record = paths.failed(spec.index)
-    log = paths.pipeline_log(spec.index)
+    path, log = paths.failed(spec.index), paths.pipeline_log(spec.index)
     text = f"{now()}\nCause: {cause}\n\n--- end of {log.name}\n{tail(log, 40)}\n"
     balancer_log = paths.balancer_log(spec.index)
     if balancer_log.exists():
         text += f"\n--- end of {balancer_log.name}\n{tail(balancer_log, 40)}\n"
     paths.completed(spec.index).unlink(missing_ok=True)
-    write_text_atomic(record, text)
-    return JobFailed(f"{spec.name}: {cause}\nfailure record: {record}", record)
+    try:
+        record.write(text)
+    except OSError as unwritten:
+        print(f"=== {now()} {spec.name}: no failure record could be written: {unwritten}", file=sys.stderr, flush=True)
+        return JobFailed(f"{spec.name}: {cause}")
+    return JobFailed(f"{spec.name}: {cause}\nfailure record: {path}", path)
 
 
 def _enter(run_dir: Path) -> None:

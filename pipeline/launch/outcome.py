@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from trimode.core.files import tail
+from trimode.core.files import has_space, tail
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.spec import JobSpec
 
 TAIL_LINES = 30
 """Lines of the executor's log that stand for a failure record that is missing."""
-
-LEAST_BYTES = 64 << 10
-"""Less free space than this is called none: a failure record may not fit."""
-
-
-def has_space(folder: Path) -> bool:
-    """True if files can be written in a folder, as far as its file system says."""
-    try:
-        return shutil.disk_usage(folder).free >= LEAST_BYTES
-    except OSError:
-        return True
 
 
 def is_completed(spec: JobSpec) -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from trimode.core.errors import RUN_AGAIN
+from trimode.core.errors import RUN_AGAIN, guarded
 from trimode.pipeline.launch.call import JobCall
 from trimode.pipeline.run_folder.submission import Call, read_call
 from trimode.pipeline.slurm.requeue import wish_of
@@ -54,14 +54,19 @@ def wish_for_another_run(folder: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """The command. Returns 0 for a job that has completed; one that fails raises its error."""
-    call = wait_for_call(Path(argv[0]), task_number())
+    """The command. Returns 0 for a job that has completed. An error of this project is shown without traceback."""
+    return guarded(lambda: run_call(Path(argv[0])))
+
+
+def run_call(folder: Path) -> int:
+    """Runs the call of this job in the folder of its array. Returns 0; a job that fails raises its error."""
+    call = wait_for_call(folder, task_number())
     again_if_allowed(call)
     try:
         JobCall(spec=call.spec, token=call.token, function=call.function)()
     except SystemExit as end:
         if end.code == RUN_AGAIN:
-            wish_for_another_run(argv[0])
+            wish_for_another_run(folder)
         raise
     return 0
 

@@ -187,7 +187,7 @@ def _why_again(spec: JobSpec, runs: list[dict[str, object]]) -> str:
     """Why a job that has run before waits again."""
     if signal.SIGTERM.name in str(runs[-1].get("cause")):
         return "preempted, "
-    return f"requeued {len(runs)}/{spec.resources.max_requeues}, "
+    return f"requeued {int(str(runs[-1].get('restart_count') or 0)) + 1}/{spec.resources.max_requeues}, "
 
 
 def _lives_here(paths: RunPaths) -> bool:

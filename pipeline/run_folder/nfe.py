@@ -71,7 +71,7 @@ def _checks(record: NfeRecord) -> Iterator[tuple[str, bool]]:
         yield name, is_count(getattr(record, name))
     for name in ("prompt_tokens", "completion_tokens", "queue_s", "first_token_s", "total_s"):
         yield name, is_count(getattr(cost, name))
-    yield "nfe", cost.nfe is None or is_count(cost.nfe)
+    yield "nfe", is_count(cost.nfe) or (cost.nfe is None and not cost.forwards)
     yield "forwards", isinstance(cost.forwards, dict) and all(map(is_count, cost.forwards.values()))
     yield (
         "acceptance_lengths",

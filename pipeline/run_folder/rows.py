@@ -26,6 +26,9 @@ ERROR_KIND = "error_kind"
 INFRASTRUCTURE = "infrastructure"
 SCORING_ERROR = "scoring_error"
 """Key of a row that could not be scored: why. A repeated command scores it again and does not ask again."""
+UNSCORED = "_unscored"
+"""Key of an -async row with an answer that is still to be scored. The row with its verdict follows, unless a kill comes
+first: then a repeated command scores it and does not ask again. Only `read_seed` and `read_unscored_rows` see it."""
 
 
 def parse_row(line: str, path: Path, number: int) -> Row:
@@ -94,8 +97,11 @@ def read_output(paths: RunPaths, benchmark: str, seed: int) -> list[Row]:
     return list(read_lines(paths.output(benchmark, seed)))
 
 
-def read_async(paths: RunPaths, benchmark: str, seed: int) -> dict[int, Row]:
-    """Returns the arrived rows of a seed by position, with `_nfe`, those of all jobs that share the benchmark."""
+def read_async(paths: RunPaths, benchmark: str, seed: int, unscored: bool = False) -> dict[int, Row]:
+    """Returns the arrived rows of a seed by position, with `_nfe`, those of all jobs that share the benchmark.
+
+    `unscored`: also rows that are still to be scored.
+    """
     rows: dict[int, Row] = {}
     for path in paths.outputs_async(benchmark, seed):
         for number, row in enumerate(read_lines(path), 1):
@@ -109,7 +115,8 @@ def read_async(paths: RunPaths, benchmark: str, seed: int) -> dict[int, Row]:
                 raise ConfigError(
                     f"{path}: line {number} is no arrived row: {error}; valid: restore or remove it"
                 ) from error
-            add_row(rows, position, row)
+            if unscored or UNSCORED not in row:
+                add_row(rows, position, row)
     return rows
 
 
@@ -126,6 +133,14 @@ def read_rows(paths: RunPaths, benchmark: str, seed: int) -> dict[int, Row]:
     # In this order, because a job that merges removes -async files only after the finished file is in place.
     newer = read_async(paths, benchmark, seed)
     return merge_rows(read_output(paths, benchmark, seed), newer)
+
+
+def read_unscored_rows(paths: RunPaths, benchmark: str, seed: int, positions: set[int]) -> dict[int, Row]:
+    """Returns the rows at some positions, to be scored: without what an -async row carries."""
+    newer = read_async(paths, benchmark, seed, unscored=True)
+    rows = merge_rows(read_output(paths, benchmark, seed), newer)
+    carried = (LEDGER, UNSCORED)
+    return {position: {k: v for k, v in rows[position].items() if k not in carried} for position in sorted(positions)}
 
 
 @dataclass(slots=True)
@@ -146,7 +161,7 @@ class SeedState:
 
 def read_seed(paths: RunPaths, benchmark: str, seed: int) -> SeedState:
     """Reads every file of a seed once."""
-    newer = read_async(paths, benchmark, seed)
+    newer = read_async(paths, benchmark, seed, unscored=True)
     retry = f'"{ERROR_KIND}": "{INFRASTRUCTURE}"'
     state = SeedState()
     for position, line in enumerate(whole_lines(paths.output(benchmark, seed))):
@@ -170,8 +185,8 @@ def _note(state: SeedState, position: int, row: Row) -> None:
     if is_infrastructure_failure(row):
         return
     state.finished.add(position)
-    if SCORING_ERROR in row:
-        never = str(row[SCORING_ERROR]).startswith(NEVER_SCORED)
+    if SCORING_ERROR in row or UNSCORED in row:
+        never = str(row.get(SCORING_ERROR, "")).startswith(NEVER_SCORED)
         (state.never_scored if never else state.unscored).add(position)
 
 

@@ -31,6 +31,7 @@ from trimode.pipeline.benchmarks import Benchmark
 from trimode.pipeline.scoring import worker
 from trimode.pipeline.scoring.patience import Patience
 from trimode.pipeline.scoring.registry import SCORERS, scorer_of, unscored
+from trimode.pipeline.scoring.sandbox.folders import remove_left
 from trimode.pipeline.scoring.turns import TURNS
 
 WORKER_MODULE = worker.__name__
@@ -62,6 +63,7 @@ class ScoringPool:
         if SCORERS[self._benchmark.scorer].runs_programs:
             from trimode.pipeline.scoring.sandbox.protection import announce  # loads httpx, which others do not need
 
+            remove_left()
             announce()
         for thread in self._threads:
             thread.start()

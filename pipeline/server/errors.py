@@ -62,7 +62,7 @@ def explain_transport(url: str, error: httpx.TransportError) -> str:
     if isinstance(error, httpx.ConnectTimeout):
         return f"no server answers at {url} (no connection in time)"
     if isinstance(error, httpx.ConnectError):
-        return f"no server answers at {url} ({text}); is it running, and is this its address?"
+        return f"no server answers at {url} ({text})"
     if isinstance(error, httpx.TimeoutException):
         return f"{url} did not answer in time"
     return f"the connection to {url} broke ({type(error).__name__}: {text})"

@@ -25,6 +25,10 @@ class ServedModel:
     """Mostly the name of the engine."""
     max_model_len: int | None = None
     """Prompt and answer of one request at most, in tokens."""
+    modes: tuple[str, ...] = ()
+    """Modes of this project's server; empty for others."""
+    lora: bool = False
+    """True if this project's server has loaded an adapter."""
     listed: bool = True
     """False if the server has no list of models, so that the name is only the user's."""
 
@@ -79,9 +83,11 @@ def list_models(server: ServerSpec) -> list[ServedModel] | None:
 
 def _model(entry: dict[str, object]) -> ServedModel:
     """Returns one entry of the list. `max_model_len` is a field of vLLM, SGLang and this project's server."""
-    owner, limit = entry.get("owned_by"), entry.get("max_model_len")
+    owner, limit, modes = entry.get("owned_by"), entry.get("max_model_len"), entry.get("modes")
     return ServedModel(
         name=str(entry["id"]),
         owned_by=str(owner) if owner else None,
         max_model_len=limit if isinstance(limit, int) and limit > 0 else None,
+        modes=tuple(map(str, modes)) if isinstance(modes, list) else (),
+        lora=entry.get("lora") is True,
     )

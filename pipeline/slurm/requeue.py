@@ -1,7 +1,8 @@
-"""What a batch script does around its step: it passes Slurm's warning on, and asks for another run where one is needed.
+"""What a batch script does around its step: it passes Slurm's warning on, and has the job go on where that is possible.
 
 Slurm warns the batch script alone, before the time limit and before a preemption. The step gets the warning from srun,
 and only the job's own process acts on it. The script runs outside of any container, where scontrol is.
+A step that was killed, or whose job lost its server, is started again in the same allocation and goes on there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from trimode.core.errors import RUN_AGAIN, TERMINATED
+from trimode.core.errors import RESTARTS, RUN_AGAIN, START_AGAIN, TERMINATED
 from trimode.pipeline.spec import Container, ResourceSpec
 
 WARNING_S = 120
@@ -21,6 +22,10 @@ LAST_CALL_S = 25
 the container within the step, which may take minutes on a slow disk."""
 EARLY_WARNING = "early=; trap 'early=USR2' USR2; trap 'early=TERM' TERM  # until srun is there to get it"
 """First line of a batch script: a signal that comes before the step is started must not end the script."""
+
+
+STEP_RESTARTS = 3
+"""How often a batch script starts its step again."""
 
 
 def warning_s(time_limit_min: int) -> int:
@@ -43,26 +48,40 @@ def srun_function(resources: ResourceSpec) -> list[str]:
     return [
         # the id of an array's last job stands for the whole array in scontrol's eyes
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} job=${job:-$SLURM_JOB_ID}",
-        "srun() {  # runs the step, passes warnings on, and has the job run again if it asks for that",
-        '  local step status timer wish="${!#}/again_$SLURM_JOB_ID"',
+        "srun() {  # runs the step, passes signals on, starts it again if it was killed, has the job run again",
+        '  local step status timer told= restarts=0 wish="${!#}/again_$SLURM_JOB_ID"',
         '  rm -f "$wish"',
         *(_REMOVE_CONTAINERS if resources.container is Container.pyxis else ()),
         '  [ -z "$early" ] || exit_early',
-        '  command srun "$@" &',
-        "  step=$!",
-        "  last_call &",
-        "  timer=$!",
-        "  trap 'kill -USR2 \"$step\"' USR2  # the time limit is near",
-        "  trap 'kill -TERM \"$step\"' TERM",
-        '  [ -z "$early" ] || kill "-$early" "$step"',
-        '  while kill -0 "$step" 2>/dev/null; do wait "$step"; done  # a signal interrupts wait',
-        '  wait "$step"',
-        "  status=$?",
-        '  kill "$timer" 2>/dev/null',
-        f'  [ "$status" -ne {died_of_warning} ] || exit_early  # the warning came before the job could act on it',
-        f'  [ "$status" -ne {TERMINATED} ] || ! is_preempted || run_again',
-        f'  [ "$status" -ne {RUN_AGAIN} ] || run_again',
+        "  while :; do",
+        f'    {RESTARTS}=$restarts command srun "$@" &',
+        "    step=$!",
+        "    last_call &",
+        "    timer=$!",
+        "    trap 'told=USR2; warn_in_time' USR2  # the time limit is near",
+        "    trap 'told=TERM; kill -TERM \"$step\"' TERM",
+        '    [ -z "$early" ] || kill "-$early" "$step"',
+        '    while kill -0 "$step" 2>/dev/null; do wait "$step"; done  # a signal interrupts wait',
+        '    wait "$step"',
+        "    status=$?",
+        '    kill "$timer" 2>/dev/null',
+        f'    [ "$status" -ne {died_of_warning} ] || exit_early  # the warning came before the job could act on it',
+        f'    [ "$status" -ne {TERMINATED} ] || ! is_preempted || run_again',
+        f'    [ "$status" -ne {RUN_AGAIN} ] || run_again',
+        f'    [ "$status" -eq {START_AGAIN} ] || [ "$status" -gt 128 ] || break',
+        '    [ "$told" != USR2 ] || exit_early  # it died after the warning',
+        f'    [ -z "$told$early" ] && [ "$restarts" -lt {STEP_RESTARTS} ] || break',
+        "    restarts=$((restarts + 1))",
+        f'    echo "the step ended with status $status and is started again ($restarts/{STEP_RESTARTS})" >&2',
+        "  done",
         '  exit "$status"',
+        "}",
+        "warn_in_time() {  # Slurm may warn up to a minute too early",
+        "  local end left",
+        '  end=$(date -d "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null)" +%s 2>/dev/null)',
+        f"  left=$((${{end:-0}} - $(date +%s) - {warning_s(resources.time_limit_min)}))",
+        '  [ "$left" -gt 0 ] && [ "$left" -le 60 ] || left=0',
+        '  { sleep "$left"; kill -USR2 "$step"; } &',
         "}",
         "last_call() {  # the job has ended and its step has not: it would run into the time limit",
         f'  while [ "$SECONDS" -lt {last_call_s} ]; do kill -0 $$ 2>/dev/null || return; sleep 2; done',

@@ -34,6 +34,7 @@ COMMANDS = (
     ("-m", "trimode.bench.balancer"),
     ("-m", "trimode.bench.engine"),
     ("-m", "trimode.bench.coverage"),
+    ("-m", "trimode.bench.drills"),
     ("-m", "trimode.bench.gpu"),
     ("-m", "trimode.kernels.resources"),
     ("-m", "trimode.bench.quantization"),

@@ -18,6 +18,19 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 120.0
+KEY_CODES = {
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+    " ": 32,
+    "End": 35,
+    "Home": 36,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+}
+"""Codes of the keys that have a name."""
 
 
 def find_chromium() -> str | None:
@@ -84,8 +97,12 @@ class Browser:
 
     def open(self, page: Path) -> None:
         """Loads a file and waits for its load event."""
+        self.visit(page.resolve().as_uri())
+
+    def visit(self, url: str) -> None:
+        """Loads an address and waits for its load event."""
         self.events.clear()
-        self.send("Page.navigate", url=page.resolve().as_uri())
+        self.send("Page.navigate", url=url)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
 
@@ -102,11 +119,19 @@ class Browser:
             assert time.monotonic() < deadline, f"never true: {expression}"
             time.sleep(0.05)
 
-    def press(self, key: str) -> None:
-        """One key, down and up."""
+    def press(self, key: str, *, alt: bool = False, shift: bool = False) -> None:
+        """One key, down and up: a character or a name such as `Enter`. With `alt` a letter is a shortcut."""
+        code = KEY_CODES.get(key, ord(key.upper()) if len(key) == 1 else 0)
+        place = {"code": key if len(key) > 1 else f"Key{key.upper()}"} if key in KEY_CODES or key.isalpha() else {}
+        held = {"modifiers": alt + 8 * shift, "windowsVirtualKeyCode": code, **place}
         for kind in ("keyDown", "keyUp"):
-            text = {"text": key} if kind == "keyDown" and len(key) == 1 else {}
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, **text)
+            written = {"Enter": "\r", " ": " "}.get(key, key if len(key) == 1 and not alt else "")
+            text = {"text": written} if kind == "keyDown" and written else {}
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, **held, **text)
+
+    def type(self, text: str) -> None:
+        """Puts text into the field that has the focus, as a keyboard or a paste does."""
+        self.send("Input.insertText", text=text)
 
     def look(self, width: int, dark: bool = False) -> None:
         """Sets the width of the window in CSS pixels and the colour scheme the user prefers."""

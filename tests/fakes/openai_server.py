@@ -13,7 +13,7 @@ from typing import Any
 
 KNOWN = {
     *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed", "n", "stop"),
-    *("stream", "chat_template_kwargs", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "user"),
+    *("stream", "stream_options", "chat_template_kwargs", "presence_penalty", "frequency_penalty", "logprobs", "user"),
 }
 """Fields that it takes. Others are refused, as at api.openai.com."""
 
@@ -47,8 +47,10 @@ class OpenAIServer:
         models: tuple[str, ...] = ("tiny",),
         key: str | None = None,
         listed: Callable[[], Reply] | None = None,
+        strict: bool = True,
     ) -> None:
-        self.reply, self.models, self.key, self.listed = reply, models, key, listed
+        """`strict`: fields that are not OpenAI's are refused."""
+        self.reply, self.models, self.key, self.listed, self.strict = reply, models, key, listed, strict
         self.bodies: list[Body] = []
         self.headers: list[dict[str, str]] = []
         self.most_at_once = 0
@@ -82,7 +84,7 @@ class OpenAIServer:
             return 404, {"detail": "Not Found"}, {}
         if body.get("model") not in self.models:
             return failure(404, f"The model {body.get('model')!r} does not exist")
-        if unknown := sorted(body.keys() - KNOWN):
+        if self.strict and (unknown := sorted(body.keys() - KNOWN)):
             return failure(400, f"Unrecognized request argument supplied: {', '.join(unknown)}")
         with self._lock:
             self.bodies.append(body)

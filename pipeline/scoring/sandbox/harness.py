@@ -9,12 +9,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trimode.core.project import PROJECT_DIR
+from trimode.pipeline.scoring.sandbox.folders import sandbox_folder
 from trimode.pipeline.scoring.sandbox.judge import message
 from trimode.pipeline.scoring.sandbox.run import environment
 from trimode.pipeline.scoring.sandbox.service import execute_remotely, service_url
@@ -99,8 +99,7 @@ def bundle(module: str) -> str:
 
 def _run_here(module: str, task: str, time_s: float) -> tuple[str, str, str]:
     """Returns how the judge ended ("timeout" or not), its output and its log."""
-    with tempfile.TemporaryDirectory(prefix="trimode-sandbox-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with sandbox_folder() as folder:
         folder.chmod(0o755)
         (folder / "cwd").mkdir()
         process = subprocess.Popen(

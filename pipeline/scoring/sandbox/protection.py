@@ -6,10 +6,9 @@ import functools
 import json
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 from trimode.core.project import PROJECT_DIR
+from trimode.pipeline.scoring.sandbox.folders import sandbox_folder
 from trimode.pipeline.scoring.sandbox.run import BOOT, CHILD, PROBE, environment
 from trimode.pipeline.scoring.sandbox.service import service_url
 
@@ -28,11 +27,11 @@ PROBE_LIMIT_S = 60.0
 @functools.cache
 def in_force() -> frozenset[str]:
     """Returns the names of the parts that are in force here. Starts a process that tries them."""
-    with tempfile.TemporaryDirectory(prefix="trimode-sandbox-") as folder:
+    with sandbox_folder() as folder:
         done = subprocess.run(
             [sys.executable, "-I", str(BOOT), str(PROJECT_DIR), CHILD, PROBE],
             cwd=folder,
-            env=environment(Path(folder)),
+            env=environment(folder),
             capture_output=True,
             timeout=PROBE_LIMIT_S,
             check=False,

@@ -13,11 +13,11 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.core.project import PROJECT_DIR
+from trimode.pipeline.scoring.sandbox.folders import sandbox_folder
 from trimode.pipeline.scoring.sandbox.service import execute_remotely, service_url
 
 BOOT = Path(__file__).with_name("boot.py")
@@ -71,8 +71,8 @@ def run_program(program: str, stdin: str = "", limits: Limits = DEFAULT_LIMITS) 
     """
     if url := service_url():
         return Outcome(**execute_remotely(url, program, stdin, limits.time_s, limits.output_bytes))
-    with tempfile.TemporaryDirectory(prefix="trimode-sandbox-", ignore_cleanup_errors=True) as folder:
-        return _run_in(Path(folder), program, stdin, limits)
+    with sandbox_folder() as folder:
+        return _run_in(folder, program, stdin, limits)
 
 
 def _run_in(folder: Path, program: str, stdin: str, limits: Limits) -> Outcome:

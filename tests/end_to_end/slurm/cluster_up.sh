@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a private Slurm cluster on this machine, as any user: cluster_up.sh STATE_DIR PORT
+# Starts a private Slurm cluster on this machine, as any user: cluster_up.sh STATE_DIR PORT [LINE OF SLURM.CONF ...]
 # Two nodes that claim 16 CPUs, 64 GB and 8 GPUs each (links to /dev/null); every socket on loopback; nothing in /etc is touched.
 # Needs Debian's slurmctld slurmd slurm-client munge. Afterwards: export SLURM_CONF=STATE_DIR/etc/slurm.conf
 set -euo pipefail
@@ -61,6 +61,7 @@ PreemptMode=REQUEUE
 PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE DefaultTime=60 State=UP OverSubscribe=NO GraceTime=60
 PartitionName=urgent Nodes=n2 PriorityTier=10 MaxTime=INFINITE DefaultTime=60 State=UP OverSubscribe=NO
 CONF
+[ $# -le 2 ] || printf '%s\n' "${@:3}" >>"$S/etc/slurm.conf"
 
 export SLURM_CONF=$S/etc/slurm.conf
 cd "$S"

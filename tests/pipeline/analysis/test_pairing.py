@@ -74,6 +74,13 @@ def test_the_same_text_in_another_number_of_tokens_is_not_identical() -> None:
     assert paired(task("r", tokens=5), task("r", tokens=6)).num_identical == 0
 
 
+def test_a_server_that_does_not_count_the_end_token_wrote_the_same() -> None:
+    other = task("rr", tokens=4)
+    other.counts_end = False
+    assert paired(task("rr"), other).num_identical == 2
+    assert paired(other, task("rr")).num_identical == 2
+
+
 def test_the_pool_weighs_problems_alike() -> None:
     total = pool([paired(task("rrrr"), task("rrrw")), paired(task("ww"), task("rr"))])
     assert total.num_problems == 6

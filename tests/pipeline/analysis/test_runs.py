@@ -210,7 +210,8 @@ def test_a_damaged_ledger_line_is_left_out_with_a_note(tmp_path: Path, name: str
     first, *others = log.read_text().splitlines()
     if (name, value) in (("forwards", {}), ("acceptance_lengths", [1])):
         return
-    log.write_text("\n".join([json.dumps(json.loads(first) | {name: value}), *others]) + "\n")
+    damaged = json.loads(first) | {"forwards": {"verify": 3}} | {name: value}
+    log.write_text("\n".join([json.dumps(damaged), *others]) + "\n")
     run = read_run(paths.run_dir)
     assert len(run.tasks["demo-math"].records) == 2
     assert any("a line lacks fields" in note or "ledger record" in note for note in run.notes)

@@ -14,6 +14,7 @@ from typing import IO, Any
 import pytest
 from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.protocol import NEVER_SCORED, Cost, Row
+from trimode.pipeline.analysis.runs import read_run
 from trimode.pipeline.client.answer import REQUEST, Answer, Ask, sample_seed
 from trimode.pipeline.client.metrics_file import UnansweredError, check_metrics
 from trimode.pipeline.client.samples import Scorers, run_tasks
@@ -285,6 +286,40 @@ def test_a_row_that_no_scorer_can_judge_is_named_and_not_tried_again(one_seed: J
     folder, _ = run(one_seed, FakeAsk(), make_pool=Refusing)
     assert json.loads(folder.paths.metrics("gsm8k").read_text())["unscored"] == 2
     assert list(read_unscored(one_seed, folder.paths)) == [("gsm8k", 0, position, reason) for position in (2, 3)]
+    assert is_finished(one_seed)
+
+
+class Dying(FakeScoring):
+    """Scores the first two answers. The job is killed while it scores the third."""
+
+    count = 0
+
+    def submit(self, row: Row) -> Future[Row]:
+        Dying.count += 1
+        if Dying.count > 2:
+            raise KeyboardInterrupt
+        return super().submit(row)
+
+
+def test_an_answer_that_was_not_scored_before_a_kill_is_not_asked_again(one_seed: JobSpec) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(one_seed, first := FakeAsk(), make_pool=Dying)
+    paths = RunPaths(Path(one_seed.run_dir))
+    assert len(read_rows(paths, "gsm8k", 0)) <= 2, "an answer without a verdict is no scored row"
+    before = {record.key: record for record in read_nfe_log(paths.nfe_log(0))}
+    assert len(before) > 2
+    [result] = read_run(paths.run_dir).tasks.values()
+    assert len(result.rows) <= 2 and not result.unscored_keys
+    ask = FakeAsk()
+    folder, _ = run(one_seed, ask)
+    assert len(ask.names) == ROWS - len(before) and {*first.names, *ask.names} >= {
+        f"gsm8k-rs0-{position}" for position in range(ROWS)
+    }
+    rows = read_output(folder.paths, "gsm8k", 0)
+    assert [row["symbolic_correct"] for row in rows] == [True] * ROWS
+    assert not any(key.startswith("_") for row in rows for key in row)
+    after = {record.key: record for record in read_nfe_log(paths.nfe_log(0))}
+    assert len(after) == ROWS and before.items() <= after.items()
     assert is_finished(one_seed)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from trimode.core.errors import RUN_AGAIN, TERMINATED
+from trimode.core.errors import RUN_AGAIN, START_AGAIN, TERMINATED
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -173,3 +173,29 @@ def test_of_two_runs_of_one_job_the_earlier_stops(spec: JobSpec, tmp_path: Path)
     assert [run["status"] for run in runs_of(spec, paths)] == ["lost", "completed"]
     assert 'SERVER_STATUS="stopped"' in paths.server_info(0).read_text()
     assert not list(paths.balancer_log(0).parent.glob("*.ready.json"))
+
+
+def started(spec: JobSpec, folder: Path, behaviour: dict[str, object], restarts: int) -> tuple[int, str]:
+    """Runs a job whose batch script can start it again, and has done so `restarts` times."""
+    job = start_job(spec, folder, behaviour, SLURM_JOB_ID="77", TRIMODE_STEP_RESTARTS=str(restarts))
+    output, _ = job.communicate(timeout=60)
+    return job.returncode, output
+
+
+def test_a_job_whose_server_died_asks_to_be_started_again(spec: JobSpec, tmp_path: Path) -> None:
+    paths = RunPaths(Path(spec.run_dir))
+    for restarts in (0, 2):
+        status, output = started(spec, tmp_path, {"die_after": 5}, restarts)
+        assert status == START_AGAIN, output
+        assert "the balancer was killed by SIGKILL" in paths.failed(0).read_text()
+        assert "Traceback" not in output
+    status, output = started(spec, tmp_path, {}, 3)
+    assert status == 0, output
+    assert not paths.failed(0).exists() and len(read_output(paths, "gsm8k", 0)) == 20
+
+
+def test_a_server_that_never_comes_up_is_tried_once_more(spec: JobSpec, tmp_path: Path) -> None:
+    assert started(spec, tmp_path, {"fail_start": "out of memory"}, 0)[0] == START_AGAIN
+    status, _ = started(spec, tmp_path, {"fail_start": "out of memory"}, 1)
+    assert status == 1
+    assert "out of memory" in RunPaths(Path(spec.run_dir)).failed(0).read_text()

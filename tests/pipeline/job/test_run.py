@@ -224,7 +224,7 @@ def test_dead_balancer_fails_the_job_and_keeps_what_is_done(spec: JobSpec, tmp_p
     status, output = run(spec, tmp_path, {"die_after": 15})
     assert status != 0
     record = paths_of(spec).failed(0).read_text()
-    assert "WorkerError: the balancer was killed by SIGKILL" in record
+    assert "ServerEnded: the balancer was killed by SIGKILL" in record
     assert "JobFailed" in output
     assert 'SERVER_STATUS="failed"' in paths_of(spec).server_info(0).read_text()
     assert not paths_of(spec).completed(0).exists()

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from trimode.core.errors import RUN_AGAIN, TERMINATED
+from trimode.core.errors import RUN_AGAIN, START_AGAIN, TERMINATED
 from trimode.pipeline.slurm import requeue
-from trimode.pipeline.slurm.requeue import EARLY_WARNING, srun_function
+from trimode.pipeline.slurm.requeue import EARLY_WARNING, STEP_RESTARTS, srun_function
 from trimode.pipeline.spec import ResourceSpec
 from trimode.tests.fakes.sweeps import jobs_of
 
@@ -141,3 +141,68 @@ def test_a_container_that_a_cut_off_run_has_left_is_removed(tmp_path: Path) -> N
     resources = resources_of(tmp_path, "cluster=slurm", "cluster.account=us", "cluster.container_image=/i.sqsh")
     assert script(tmp_path, "exit 0", resources).wait() == 0
     assert calls(tmp_path) == ["enroot list", "enroot remove -f pyxis_7.0"]
+
+
+STEP = """echo "${TRIMODE_STEP_RESTARTS:-none}" >>%(folder)s/steps
+status=$(sed -n "$(wc -l <%(folder)s/steps)p" %(folder)s/statuses)
+trap 'exit %(on_signal)s' USR2 TERM
+while [ "$status" = wait ]; do touch %(folder)s/ready; sleep 0.05; done
+exit "$status"
+"""
+
+
+def steps(tmp_path: Path) -> list[str]:
+    return (tmp_path / "steps").read_text().split()
+
+
+def batch(tmp_path: Path, *statuses: object, on_signal: int = 0) -> subprocess.Popen[bytes]:
+    """A batch script whose steps end with these statuses, one after another; `wait` waits for a signal."""
+    (tmp_path / "statuses").write_text("".join(f"{status}\n" for status in statuses))
+    (tmp_path / "facts").write_text(SHOWN.format(state="RUNNING", requeue=1, preempted=""))
+    return script(tmp_path, STEP % {"folder": tmp_path, "on_signal": on_signal}, resources_of(tmp_path))
+
+
+@pytest.mark.parametrize("status", [137, START_AGAIN, TERMINATED])
+def test_a_step_that_was_killed_or_lost_its_server_is_started_again(tmp_path: Path, status: int) -> None:
+    assert batch(tmp_path, status, status, 0).wait() == 0
+    assert (steps(tmp_path), calls(tmp_path)) == (["0", "1", "2"], [])
+
+
+def test_starts_are_bounded(tmp_path: Path) -> None:
+    assert batch(tmp_path, *[137] * 10).wait() == 137
+    assert len(steps(tmp_path)) == 1 + STEP_RESTARTS
+
+
+def test_a_cancelled_step_is_not_started_again(tmp_path: Path) -> None:
+    began = batch(tmp_path, "wait", 0, on_signal=TERMINATED)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    began.send_signal(signal.SIGTERM)
+    assert began.wait() == TERMINATED
+    assert (steps(tmp_path), calls(tmp_path)) == (["0"], [])
+
+
+@pytest.mark.parametrize("status", [RUN_AGAIN, START_AGAIN, 137])
+def test_a_step_that_ends_after_the_warning_is_requeued(tmp_path: Path, status: int) -> None:
+    began = batch(tmp_path, "wait", 0, on_signal=status)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    began.send_signal(signal.SIGUSR2)
+    assert began.wait() == -signal.SIGKILL
+    assert (steps(tmp_path), calls(tmp_path)) == (["0"], ["scontrol requeue 7"])
+
+
+@pytest.mark.parametrize(("left_s", "waits"), [(124, True), (119, False), (7200, False)])
+def test_a_warning_that_comes_too_early_is_passed_on_in_time(tmp_path: Path, left_s: int, waits: bool) -> None:
+    """The job is warned two minutes before its end. More than three before it, the signal is no early warning."""
+    began = batch(tmp_path, "wait", on_signal=9)
+    squeue = tmp_path / "tools" / "squeue"
+    squeue.write_text(f"#!/bin/bash\ndate -d @$(($(cat {tmp_path}/warned) + {left_s})) +%FT%T\n")
+    squeue.chmod(0o755)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    (tmp_path / "warned").write_text(str(int(time.time())))
+    sent = time.monotonic()
+    began.send_signal(signal.SIGUSR2)
+    assert began.wait() == 9
+    assert not waits or time.monotonic() - sent > 2

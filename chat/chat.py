@@ -1,0 +1,15 @@
+"""A conversation with the model on a terminal: python chat/chat.py --mode dlm [--model assets/demo_model]."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# This checkout's own code, and no module of this folder that has the name of a package.
+sys.path[:] = [str(ROOT / ".types"), *(entry for entry in sys.path if Path(entry or ".").resolve().parent != ROOT)]
+
+from trimode.chat.talk import conversation
+
+if __name__ == "__main__":
+    sys.exit(conversation(sys.argv[1:], "chat.py"))

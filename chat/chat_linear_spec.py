@@ -1,0 +1,15 @@
+"""One user message from stdin, answered in mode linear_spec: echo Hello | python chat/chat_linear_spec.py"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# This checkout's own code, and no module of this folder that has the name of a package.
+sys.path[:] = [str(ROOT / ".types"), *(entry for entry in sys.path if Path(entry or ".").resolve().parent != ROOT)]
+
+from trimode.chat.talk import one_question
+
+if __name__ == "__main__":
+    sys.exit(one_question(sys.argv[1:], "linear_spec", "chat_linear_spec.py"))
