@@ -205,3 +205,13 @@ def test_a_step_launched_ahead_takes_the_last_row_of_a_rated_prompt(micro: Runti
     assert [sequence.state.tokens() for sequence in sequences] == [got.token_ids for got in expected]
     assert [sequence.state.prompt_logprobs for sequence in sequences] == [got.prompt_logprobs for got in expected]
     assert runner.num_ahead
+
+
+def test_a_token_of_a_prompt_has_the_number_of_its_alternative_to_the_bit(micro: Runtime) -> None:
+    """lm-evaluation-harness finds out by equality whether the model would have chosen the token."""
+    got = answer(micro, mode="ar", max_new_tokens=1, prompt_logprobs=20)
+    assert got.prompt_token_ids and got.prompt_logprobs and got.prompt_top_logprobs
+    rated = zip(got.prompt_token_ids[1:], got.prompt_logprobs, got.prompt_top_logprobs, strict=True)
+    pairs = [(value, dict(top)[token]) for token, value, top in rated if token in dict(top)]
+    assert len(pairs) > 5
+    assert [value for value, _ in pairs] == [other for _, other in pairs]

@@ -152,7 +152,7 @@ class Sampler:
         forced = torch.zeros_like(total)
         if _any(part.forced):
             row, token = numbers["forced_row"][part.forced], numbers["forced_token"][part.forced]
-            forced = forced.index_copy(0, row, raw[row, token] - (peak + total.log())[row])
+            forced = forced.index_copy(0, row, (raw[row, token] - peak[row]) - total[row].log())
         drawn_pass = _Drawn(tokens, confidences, logprobs, forced)
         if not _any(part.tops):
             return drawn_pass, None
