@@ -68,7 +68,8 @@ def check_fits(num_prompt: int, params: DecodeParams, limit: int, *, has_adapter
         # Clients of other servers read this sentence and its numbers.
         raise GenerationError(
             f"{CONTEXT_EXCEEDED} {limit} tokens. However, you requested {total} tokens ({num_prompt} in the messages, "
-            f"{params.max_new_tokens} in the completion). Please reduce the length of the messages or completion."
+            f"{params.max_new_tokens} in the completion). Please reduce the length of the messages or completion. "
+            "(context_length_exceeded)"
         )
     if params.lora and not has_adapter:
         raise GenerationError("lora: got true, but no adapter is loaded; valid: false, or start with --lora DIR")

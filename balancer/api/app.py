@@ -10,15 +10,19 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from trimode.balancer.api.api_key import KeyRequired
+from trimode.balancer.api.docs import docs_routes
 from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
 from trimode.balancer.api.guard import Guard
+from trimode.balancer.api.metrics import CountResponses
 from trimode.balancer.api.models import model_routes
+from trimode.balancer.api.openapi import PATHS
 from trimode.balancer.api.page import page_routes
 from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
@@ -55,10 +59,14 @@ def build_app(service: Service) -> Starlette:
         uptime = round(time.time() - service.started, 3)
         return JsonResponse(json_safe({"uptime_s": uptime, "replies": service.totals, **await service.stats()}))
 
+    async def metrics(_: Request) -> Response:
+        return Response(service.metrics.text(await service.stats()), media_type=CONTENT_TYPE_LATEST)
+
     async def probe(_: Request) -> Response:
         return JsonResponse({"status": "ok"})
 
-    guards = [Middleware(Guard, visitors=service.visitors)]
+    counted = Middleware(CountResponses, metrics=service.metrics, paths=frozenset(PATHS))
+    guards = [counted, Middleware(Guard, visitors=service.visitors)]
     if service.api_key is not None:
         guards.append(Middleware(KeyRequired, api_key=service.api_key))
     return Starlette(
@@ -70,6 +78,8 @@ def build_app(service: Service) -> Starlette:
             *text_routes(service),
             Route("/health", health, methods=["GET"]),
             Route("/stats", stats, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
+            *docs_routes(),
             *page_routes(),
             # NeMo-Skills asks with PUT until the server is up
             Route("/", probe, methods=["PUT"]),
@@ -106,6 +116,7 @@ async def _answer(
         replies = await _generate_all(service.router, parsed, shown_id, on_delta)
         reply = build(head, parsed, replies, vocabulary)
         _note(service, shown_id, parsed, reply)
+        service.metrics.add_replies(parsed.fields["mode"], replies)
         return reply
 
     if options is not None:

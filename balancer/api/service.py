@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from trimode.balancer.api.body import read_json
 from trimode.balancer.api.guard import Visitors
+from trimode.balancer.api.metrics import Metrics
 from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.vocabulary import Vocabulary
 from trimode.balancer.router import Router
@@ -55,6 +56,7 @@ class Service:
     """Reads large bodies."""
     visitors: Visitors = field(default_factory=Visitors)
     """Whom the server answers."""
+    metrics: Metrics = field(default_factory=Metrics)
     known_vocabulary: Vocabulary | None = None
     """None until somebody has asked for it."""
 
