@@ -6,13 +6,15 @@ Everything here runs on one event loop.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+from trimode.balancer.delivered import Delivered
 from trimode.balancer.work import MAX_ATTEMPTS, QueueFullError, Reply, WorkerSlot, WorkItem
-from trimode.core.delta import OnDelta
+from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker
@@ -89,7 +91,8 @@ class Router:
             QueueFullError: too many requests are waiting.
             WorkerError: every worker that took it died.
         """
-        item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future(), on_delta)
+        delivered = None if on_delta is None else Delivered(on_delta)
+        item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future(), delivered)
         # a request that a free slot takes at once never meets a full queue
         if len(self.queue) >= self.max_queue:
             raise self._queue_full()
@@ -174,15 +177,13 @@ class Router:
         item.last_slot = slot
         slot.running[item.request_id] = item
         slot.outstanding += item.cost
-        task = asyncio.get_running_loop().create_task(self._call(slot, worker, item))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._call(slot, worker, item))
 
     async def _call(self, slot: WorkerSlot, worker: Worker, item: WorkItem) -> None:
         """One attempt on one worker. The request keeps its place there until the worker has answered."""
         started = time.monotonic()
         try:
-            generation = await worker.generate(item.fields, item.on_delta)
+            generation = await worker.generate(item.fields, self._listener(worker, item))
         except WorkerError as error:
             self.slot_died(slot, worker, str(error))
             self._leave(slot, item)
@@ -198,8 +199,26 @@ class Router:
             slot.deaths_in_a_row = 0
             self._learn(generation, time.monotonic() - started)
             if not item.done.done():
-                item.done.set_result(Reply(generation, waited_s=started - item.arrived))
+                item.done.set_result(_reply(generation, item, started))
         self._leave(slot, item)
+
+    def _listener(self, worker: Worker, item: WorkItem) -> OnDelta | None:
+        """Returns what takes the parts of the answer from this worker. Ends the request if it contradicts itself."""
+        delivered = item.delivered
+        if delivered is None:
+            return None
+
+        def take(delta: Delta) -> None:
+            if item.done.done():
+                return
+            try:
+                delivered.take(delta)
+            except ValueError as error:
+                message = f"generation failed: its worker died, and another one did not go on with the answer: {error}"
+                item.done.set_exception(GenerationError(message, 500))
+                self._spawn(worker.cancel(item.request_id))
+
+        return take
 
     def _leave(self, slot: WorkerSlot, item: WorkItem) -> None:
         del slot.running[item.request_id]
@@ -214,6 +233,8 @@ class Router:
             item.done.set_exception(WorkerError(message))
             return
         self.retried += 1
+        if item.delivered is not None and (continuation := item.delivered.go_on()) is not None:
+            item.fields["continuation"] = continuation
         self.queue.appendleft(item)
         self.dispatch()
 
@@ -225,7 +246,10 @@ class Router:
         slot = item.last_slot
         if slot is None or slot.worker is None or item.request_id not in slot.running:
             return
-        task = asyncio.get_running_loop().create_task(slot.worker.cancel(item.request_id))
+        self._spawn(slot.worker.cancel(item.request_id))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -241,3 +265,12 @@ class Router:
     def _retry_after_s(self) -> int:
         room = max(1, self.num_ready * self.in_flight_limit)
         return max(1, min(60, round(self._expected_s * len(self.queue) / room)))
+
+
+def _reply(generation: Generation, item: WorkItem, started: float) -> Reply:
+    """Returns the reply to a request whose last attempt began at `started`."""
+    first = None if item.delivered is None else item.delivered.first_token
+    if first is not None and first < started:  # a worker that has died gave it; the clock of the last one begins anew
+        cost = dataclasses.replace(generation.cost, first_token_s=first - started)
+        generation = dataclasses.replace(generation, cost=cost)
+    return Reply(generation, waited_s=started - item.arrived)

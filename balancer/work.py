@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimode.core.delta import OnDelta
+from trimode.balancer.delivered import Delivered
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker
@@ -36,7 +36,7 @@ class WorkItem:
     prompt_tokens: int
     """Estimate, for weighing only."""
     done: asyncio.Future[Reply]
-    on_delta: OnDelta | None = None
+    delivered: Delivered | None = None
     """Takes the parts of the answer as they come; None = it is wanted as a whole."""
     arrived: float = field(default_factory=time.monotonic)
     attempts: int = 0

@@ -11,7 +11,7 @@ from trimode.chat.answer import Answerer, Reply
 from trimode.chat.commands import State, run
 from trimode.chat.conversation import Conversation
 from trimode.chat.flags import DTYPES, MODEL, loads, parser, settings_of
-from trimode.chat.local import LocalModel, find_adapter, local_modes
+from trimode.chat.local import find_adapter, load, local_modes
 from trimode.chat.screen import Screen
 from trimode.chat.server import ServedModel
 from trimode.chat.settings import LORA_SUFFIX, checked_mode
@@ -49,7 +49,7 @@ def open_answerer(args: argparse.Namespace, mode: str | None) -> Answerer:
         quantization=args.quantization,
         max_num_seqs=1,
     )
-    return LocalModel(settings, name)
+    return load(settings, name)
 
 
 async def answer(state: State, question: str, screen: Screen) -> Reply:

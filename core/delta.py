@@ -27,16 +27,19 @@ class Delta:
     passes: Sequence[Json] = ()
     """Passes over blocks as JSON, in order: mode, block, pass, start and tokens of a denoise event (docs/serving.md).
     Empty unless asked for."""
+    boundary: Json | None = None
+    """A core.continuation.Continuation of the request after these tokens, as JSON, without token_ids and logprobs:
+    those of this Delta and of all before it belong there. None if the request cannot go on from here elsewhere."""
 
     def to_json(self) -> list[object]:
         """Returns the fields as a short list."""
-        return [self.token_ids, self.logprobs, self.tops, self.text, self.passes]
+        return [self.token_ids, self.logprobs, self.tops, self.text, self.passes, self.boundary]
 
     @classmethod
     def from_json(cls, value: Sequence[Any]) -> Delta:
         """Returns what `to_json` wrote."""
-        token_ids, logprobs, tops, text, passes = value
-        return cls(token_ids=token_ids, logprobs=logprobs, tops=tops, text=text, passes=passes)
+        token_ids, logprobs, tops, text, passes, boundary = value
+        return cls(token_ids=token_ids, logprobs=logprobs, tops=tops, text=text, passes=passes, boundary=boundary)
 
 
 OnDelta = Callable[[Delta], None]

@@ -115,6 +115,16 @@ class DecodeParams:
     The prompt is then computed as a whole, whatever the prefix cache holds."""
 
     @property
+    def num_top(self) -> int:
+        """Alternatives reported for each generated token."""
+        return self.top_logprobs if self.logprobs else 0
+
+    @property
+    def rates_more(self) -> bool:
+        """True if more is rated than the generated tokens: alternatives to them, or the prompt."""
+        return self.num_top > 0 or self.prompt_logprobs is not None
+
+    @property
     def sees_past(self) -> bool:
         """True if the logits depend on which tokens came before, beside what the model makes of them."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
@@ -150,6 +160,8 @@ class Cost:
     not this project's does not count it."""
     acceptance_lengths: list[int] = field(default_factory=list)
     """linear_spec: tokens emitted per verify, none past an end token or the limit; else empty."""
+    continuations: int = 0
+    """How often another worker went on with the sample after the end of the one before."""
     queue_s: float = 0.0
     """Seconds from arrival to the first forward."""
     first_token_s: float = 0.0
@@ -158,8 +170,9 @@ class Cost:
     """Seconds from arrival to the end."""
 
     def to_json(self) -> dict[str, object]:
-        """Returns the fields as a dict; its lists are not copied."""
-        return {name: getattr(self, name) for name in COST_FIELDS}
+        """Returns the fields as a dict, `continuations` only if there are any; its lists are not copied."""
+        left_out = () if self.continuations else ("continuations",)
+        return {name: getattr(self, name) for name in COST_FIELDS if name not in left_out}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Cost:

@@ -72,6 +72,12 @@ class EngineTotals:
     """Sum of the KV lengths attended to."""
     dropped_rows: int = 0
     """Forwards launched ahead for requests that had ended. Nothing else counts them."""
+    continued_requests: int = 0
+    """Requests that another worker had begun and that went on here."""
+    continued_tokens: int = 0
+    """Tokens of finished requests that another worker had generated. They are part of `tokens_generated`."""
+    continued_rows: int = 0
+    """Forwards that computed the KV of continued requests again. Nothing else counts them."""
     model_s: float = 0.0
     """Seconds in forward and sampling."""
     host_s: float = 0.0
@@ -112,7 +118,7 @@ class WorkerStats(EngineTotals):
         return dataclasses.asdict(self) | {
             "tpf": self.tokens_generated / self.nfe if self.nfe else None,
             "acceptance_length": self.accepted / self.cycles if self.cycles else None,
-            "tokens_per_second": self.tokens_generated / busy_s if busy_s else None,
+            "tokens_per_second": (self.tokens_generated - self.continued_tokens) / busy_s if busy_s else None,
             "forwards_per_second": self.steps / busy_s if busy_s else None,
             "host_gap": self.host_s / busy_s if busy_s else None,
         }

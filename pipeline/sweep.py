@@ -200,7 +200,8 @@ def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launche
 def say_submitted(submitted: Sequence[Submitted], left: Sequence[JobSpec]) -> None:
     """Prints the jobs that Slurm has accepted, and how many it does not take now."""
     for item in submitted:
-        print(f"submitted {item.job_id} ({item.spec.name}): {item.spec.run_dir}", flush=True)
+        then = f", then {', '.join(item.follow_ups)} as needed" if item.follow_ups else ""
+        print(f"submitted {item.job_id} ({item.spec.name}{then}): {item.spec.run_dir}", flush=True)
     if left:
         print(
             f"{counted(len(left), 'job is', 'jobs are')} not submitted: Slurm takes no more of this user now "
@@ -241,7 +242,7 @@ def rewrite_plans(submitted: Sequence[Submitted], living: dict[str, list[LivingJ
     """Writes plan.json where one describes something else; elsewhere the files of the submission stand for it."""
     here: dict[str, list[tuple[JobSpec, str | None]]] = {}
     for item in submitted:
-        here.setdefault(item.spec.run_dir, []).append((item.spec, item.job_id))
+        here.setdefault(item.spec.run_dir, []).extend((item.spec, job_id) for job_id in item.job_ids)
     for run_dir, jobs in here.items():
         if run_dir in living or RunPaths(Path(run_dir)).plan.exists():
             write_plan(Path(run_dir), living.get(run_dir, []), jobs)

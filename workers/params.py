@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trimode.core.continuation import Continuation, request_digest
 from trimode.core.errors import GenerationError
 from trimode.core.field_rules import CONTEXT_EXCEEDED, MAX_INT, check_text, read_field, show
 from trimode.core.protocol import DECODE_FIELDS, DEFAULT_MAX_NEW_TOKENS, DecodeParams
 from trimode.workers.decode.registry import MODES
 
 PROMPT_FIELDS = ("prompt_ids", "messages", "prompt")
-KNOWN_FIELDS = DECODE_FIELDS | {"id", "request_id", "stream_events", *PROMPT_FIELDS}
+KNOWN_FIELDS = DECODE_FIELDS | {"id", "request_id", "stream_events", "continuation", *PROMPT_FIELDS}
 STREAM_EVENTS = "denoise"
 """Value of `stream_events` in a request whose passes over blocks are wanted beside its tokens."""
 MAX_ID_CHARACTERS = 1024
@@ -59,6 +60,27 @@ def read_request_id(raw: Mapping[str, object]) -> str | None:
         raise GenerationError(f"request_id: got {show(value)}; valid: a string of at most {MAX_ID_CHARACTERS}")
     check_text("request_id", value)
     return value
+
+
+def read_continuation(
+    raw: Mapping[str, object], prompt_ids: Sequence[int], params: DecodeParams, vocab_size: int
+) -> Continuation | None:
+    """Returns where a request goes on; None if it begins. GenerationError (400) if that is not of this request."""
+    value = raw.get("continuation")
+    if value is None:
+        return None
+    valid = "a continuation of this prompt with these parameters"
+    if not isinstance(value, Mapping):
+        raise GenerationError(f"continuation: got {show(value)}; valid: {valid}")
+    try:
+        found = Continuation.from_json(value)
+    except ValueError as error:
+        raise GenerationError(f"continuation: {error}; valid: {valid}") from None
+    if found.digest != request_digest(prompt_ids, params):
+        raise GenerationError(f"continuation: got one of another request; valid: {valid}")
+    if any(token >= vocab_size for token in (*found.token_ids, found.next_token or 0)):
+        raise GenerationError(f"continuation: got a token that the model does not have; valid: {valid}")
+    return found
 
 
 def check_fits(num_prompt: int, params: DecodeParams, limit: int, *, has_adapter: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from trimode.core.continuation import Continuation
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import DecodeParams, Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo
@@ -32,19 +33,9 @@ from trimode.workers.model.memory import return_free_memory
 from trimode.workers.model.packed import check_weights
 from trimode.workers.model.quantized import load_options
 from trimode.workers.model.transformer import TriModeModel
-from trimode.workers.params import (
-    STREAM_EVENTS,
-    check_end_think,
-    check_vocabulary,
-    parse_params,
-    read_request_id,
-)
+from trimode.workers.params import check_end_think, check_vocabulary, parse_params, read_continuation, read_request_id
 from trimode.workers.result import build_generation
-from trimode.workers.text import PromptLimits, Text, always
-
-LARGE_PROMPT_CHARACTERS = 1 << 20
-"""From this size on, the memory that tokenizing took is returned to the system. It takes about 200 bytes per
-character."""
+from trimode.workers.text import PromptLimits, Text, always, is_large
 
 
 def resolve_device(name: str) -> torch.device:
@@ -130,8 +121,8 @@ class Prepared:
     prompt_ids: list[int]
     params: DecodeParams
     find_stop: StopFinder | None
-    show_passes: bool = False
-    """True if the passes over blocks are wanted beside the tokens."""
+    continuation: Continuation | None = None
+    """Where the request goes on; None = it begins."""
 
 
 def read_request(
@@ -159,14 +150,6 @@ def read_request(
             raise GenerationError("max_thinking_tokens: the vocabulary has no </think>; give end_think_token_id")
         params = dataclasses.replace(params, end_think_token_id=end)
     return prompt_ids, params
-
-
-def _is_large(fields: Mapping[str, object]) -> bool:
-    """True if the work on the prompt leaves so much free memory behind that it is worth giving back."""
-    messages = fields.get("messages")
-    chat = messages if isinstance(messages, list | tuple) else ()
-    parts = [fields.get("prompt"), *(message.get("content") for message in chat if isinstance(message, Mapping))]
-    return sum(len(part) for part in parts if isinstance(part, str)) >= LARGE_PROMPT_CHARACTERS
 
 
 class Runtime:
@@ -229,14 +212,16 @@ class Runtime:
                 prompt_ids, params = read_request(fields, self.text, engine.model.config, limits)
                 find_stop = self.text.stop_finder(params.stop)
         finally:
-            if _is_large(fields):
+            if is_large(fields):
                 return_free_memory()
-        return Prepared(prompt_ids, params, find_stop, show_passes=fields.get("stream_events") == STREAM_EVENTS)
+        return Prepared(prompt_ids, params, find_stop, read_continuation(fields, prompt_ids, params, limits.vocab_size))
 
     def add(self, request_id: str, prepared: Prepared, arrived: float | None = None) -> Sequence:
         """Queues a prepared request. Only the engine's thread may call this. GenerationError if it cannot run."""
         with one_request("the decoder"):
-            sequence = self.engine.add(request_id, prepared.prompt_ids, prepared.params, prepared.find_stop)
+            sequence = self.engine.add(
+                request_id, prepared.prompt_ids, prepared.params, prepared.find_stop, prepared.continuation
+            )
         if arrived is not None:
             sequence.arrived = arrived
         return sequence

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from trimode.core.delta import Delta, Json
+from trimode.core.continuation import Continuation
+from trimode.core.delta import Delta, Json, OnDelta
 from trimode.core.protocol import Generation, Top
 from trimode.workers.decode.passes import BlockPass
 from trimode.workers.engine.scheduler import Sequence as Request
+from trimode.workers.runtime import Prepared
 from trimode.workers.text import Text
 
 
@@ -62,50 +66,40 @@ class StableText:
 class News:
     """What one step brought for one request, as the engine has it."""
 
-    token_ids: list[int]
-    logprobs: list[float] | None
-    tops: list[Top] | None
-    passes: list[BlockPass]
-
-
-class Progress:
-    """What has been handed out of one request. Used by the engine's thread."""
-
-    def __init__(self) -> None:
-        self._num_tokens = 0
-
-    def take(self, request: Request) -> News | None:
-        """Returns what has come since the last call; None if nothing has."""
-        state = request.state
-        passes = state.passes
-        if passes:
-            state.passes = []
-        # a request that had to start again repeats its tokens
-        new = state.output[self._num_tokens :]
-        if not new:
-            return News([], None, None, passes) if passes else None
-        logprobs = state.logprobs[self._num_tokens :] if state.params.logprobs else None
-        tops = state.top_logprobs[self._num_tokens :] if state.num_top else None
-        self._num_tokens += len(new)
-        return News(new, logprobs, tops, passes or [])
+    token_ids: Sequence[int]
+    logprobs: Sequence[float] | None
+    tops: Sequence[Top] | None
+    passes: Sequence[BlockPass]
+    boundary: Continuation | None
+    """The part of the request since the boundary before; None if it cannot be continued from here."""
 
 
 class PartMaker:
-    """Makes the Deltas of one request from its news. Used by the event loop's thread."""
+    """Makes the Deltas of one request from its news."""
 
-    def __init__(self, text: Text, mode: str, stops: Sequence[str]) -> None:
+    def __init__(self, text: Text, prepared: Prepared) -> None:
+        """What the continuation of the request holds is taken as handed out."""
+        params = prepared.params
         self._text = text
-        self._mode = mode
-        self._stable = StableText(text.token_bytes if text.joins_bytes else None, stops)
+        self._mode = params.mode
+        self._stable = StableText(text.token_bytes if text.joins_bytes else None, params.stop)
+        if prepared.continuation is not None:
+            self._stable.add(prepared.continuation.token_ids)
 
     def delta(self, news: News) -> Delta:
         """Returns the next part."""
+        boundary = None
+        if news.boundary is not None:
+            boundary = news.boundary.to_json()
+            for name in ("token_ids", "logprobs"):
+                boundary.pop(name, None)
         return Delta(
             token_ids=news.token_ids,
             logprobs=news.logprobs,
             tops=news.tops,
             text=self._stable.add(news.token_ids),
             passes=[self._shown(one) for one in news.passes],
+            boundary=boundary,
         )
 
     def last(self, generation: Generation) -> Delta | None:
@@ -125,3 +119,83 @@ class PartMaker:
             for item in one.tokens
         ]
         return {"mode": self._mode, "block": one.block, "pass": one.number, "start": one.start, "tokens": tokens}
+
+
+class Listener:
+    """Who takes the parts of one answer, and what it has got."""
+
+    def __init__(self, on_delta: OnDelta, loop: asyncio.AbstractEventLoop, *, show_passes: bool) -> None:
+        """`on_delta` is called in `loop`. `show_passes`: the passes over blocks are wanted beside the tokens."""
+        self.loop = loop
+        self.show_passes = show_passes
+        self._on_delta = on_delta
+        self._parts: PartMaker | None = None
+        self._num_tokens = 0
+        self._trace_length = 0
+
+    def begin(self, text: Text, prepared: Prepared) -> None:
+        """Must be called before anything else. What the request's own continuation holds is taken as handed out."""
+        self._parts = PartMaker(text, prepared)
+        if prepared.continuation is not None:
+            self._num_tokens = prepared.continuation.end
+            self._trace_length = len(prepared.continuation.trace or ())
+
+    def take(self, request: Request) -> News | None:
+        """Returns what has come since the last call; None if nothing has. For the engine's thread."""
+        state = request.state
+        passes = state.passes or ()
+        if passes:
+            state.passes = []
+        start = self._num_tokens
+        # a request that had to start again repeats its tokens
+        if len(state.output) <= start:
+            return News((), None, None, passes, None) if passes else None
+        self._num_tokens = len(state.output)
+        logprobs = state.logprobs[start:] if state.params.logprobs else None
+        boundary = request.boundary(start, self._trace_length)
+        if boundary is not None:
+            self._trace_length += len(boundary.trace or ())
+        tops = state.top_logprobs[start:] if state.params.num_top else None
+        return News(state.output[start:], logprobs, tops, passes, boundary)
+
+    def hear(self, news: News) -> None:
+        """Hands out what a step brought. Runs in the event loop."""
+        assert self._parts is not None
+        self._on_delta(self._parts.delta(news))
+
+    def hear_last(self, generation: Generation) -> None:
+        """Hands out what was held back to the end. Runs in the event loop, after every `hear`."""
+        if self._parts is not None and (last := self._parts.last(generation)) is not None:
+            self._on_delta(last)
+
+
+class Listeners:
+    """The listeners of all requests inside an engine. For the engine's thread."""
+
+    def __init__(self) -> None:
+        self._of: dict[Request, Listener] = {}
+
+    def add(self, request: Request, listener: Listener) -> None:
+        """Notes who listens to a request that the engine has just got."""
+        self._of[request] = listener
+        request.state.passes = [] if listener.show_passes else None
+
+    def remove(self, request: Request) -> None:
+        """Forgets a request that has ended, if somebody listened to it."""
+        self._of.pop(request, None)
+
+    def hand_out(self) -> None:
+        """Gives each event loop, in one call, what the last step brought for those who listen there."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Listener, News]]] = {}
+        for request, listener in self._of.items():
+            news = listener.take(request)
+            if news is not None:
+                by_loop.setdefault(listener.loop, []).append((listener, news))
+        for loop, found in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_hear_all, found)
+
+
+def _hear_all(found: Sequence[tuple[Listener, News]]) -> None:
+    for listener, news in found:
+        listener.hear(news)

@@ -19,6 +19,9 @@ from trimode.workers.vocabulary import BYTES, vocabulary
 END_THINK = "</think>"
 ROLES = ("system", "user", "assistant", "tool")
 
+LARGE_PROMPT_CHARACTERS = 1 << 20
+"""From this size on, the memory that tokenizing took is returned to the system. It takes about 200 bytes per
+character."""
 TEMPLATE_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
 """What a chat template raises on messages that it does not expect, beside jinja2's own errors."""
 MAX_SAID = 300
@@ -209,6 +212,14 @@ class Text:
         if self._tokenizer is None:
             raise GenerationError("this checkpoint has no tokenizer; valid: prompt_ids, and no stop strings")
         return self._tokenizer
+
+
+def is_large(fields: Mapping[str, object]) -> bool:
+    """True if the work on the prompt leaves so much free memory behind that it is worth giving back."""
+    messages = fields.get("messages")
+    chat = messages if isinstance(messages, list | tuple) else ()
+    parts = [fields.get("prompt"), *(message.get("content") for message in chat if isinstance(message, Mapping))]
+    return sum(len(part) for part in parts if isinstance(part, str)) >= LARGE_PROMPT_CHARACTERS
 
 
 def _check_size(name: str, value: object, max_model_len: int) -> None:

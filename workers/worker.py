@@ -6,7 +6,6 @@ Prompts are templated and tokenized in threads beside it, so that decoding and t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import sys
 import threading
@@ -24,33 +23,12 @@ from trimode.core.field_rules import show
 from trimode.core.protocol import Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.workers.engine.scheduler import CANCELLED, Sequence
-from trimode.workers.params import read_request_id
+from trimode.workers.params import STREAM_EVENTS, read_request_id
 from trimode.workers.runtime import Prepared, Runtime
-from trimode.workers.stream import News, PartMaker, Progress
+from trimode.workers.stream import Listener, Listeners
 
 TOKENIZER_THREADS = 2
 """Threads that template and tokenize prompts. Two, so that one long prompt does not hold up the short ones."""
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _Listener:
-    """Who takes the parts of one answer, and where."""
-
-    on_delta: OnDelta
-    loop: asyncio.AbstractEventLoop
-    progress: Progress = dataclasses.field(default_factory=Progress)
-    parts: PartMaker | None = None
-    """None until the prompt is tokenized."""
-
-    def hear(self, news: News) -> None:
-        """Hands out what a step brought. Runs in the event loop."""
-        assert self.parts is not None
-        self.on_delta(self.parts.delta(news))
-
-    def hear_last(self, generation: Generation) -> None:
-        """Hands out what was held back to the end. Runs in the event loop, after every `hear`."""
-        if self.parts is not None and (last := self.parts.last(generation)) is not None:
-            self.on_delta(last)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -60,7 +38,7 @@ class _Job:
     request_id: str
     fields: Mapping[str, object]
     future: Future[Generation]
-    listener: _Listener | None = None
+    listener: Listener | None = None
     """None if the answer is wanted as a whole."""
     arrived: float = dataclasses.field(default_factory=time.perf_counter)
     prepared: Prepared | None = None
@@ -93,8 +71,8 @@ class Worker(worker.Worker):
         self._inbox: deque[_Job] = deque()
         """Prepared requests for the engine's thread."""
         self._jobs: dict[str, _Job] = {}
-        self._listened: list[_Job] = []
-        """Requests inside the engine whose parts somebody takes. Used by the engine's thread only."""
+        self._listeners = Listeners()
+        """Of the requests inside the engine."""
         self._closed = False
         self._failure: str | None = None
         self._info: WorkerInfo | None = None
@@ -114,7 +92,10 @@ class Worker(worker.Worker):
             WorkerError: the worker is closed or broken.
         """
         request_id = read_request_id(fields) or uuid.uuid4().hex
-        listener = None if on_delta is None else _Listener(on_delta, asyncio.get_running_loop())
+        listener = None
+        if on_delta is not None:
+            shows = fields.get("stream_events") == STREAM_EVENTS
+            listener = Listener(on_delta, asyncio.get_running_loop(), show_passes=shows)
         job = _Job(request_id, fields, Future(), listener)
         with self._wake:
             if self._closed or self._failure:
@@ -196,7 +177,7 @@ class Worker(worker.Worker):
             job.go_on()
             prepared = self._runtime.prepare(job.fields, job.go_on)
             if job.listener is not None:
-                job.listener.parts = PartMaker(self._runtime.text, prepared.params.mode, prepared.params.stop)
+                job.listener.begin(self._runtime.text, prepared)
         except GenerationError as error:
             self._resolve(job, error)
             return
@@ -226,7 +207,7 @@ class Worker(worker.Worker):
                 for sequence in gone:
                     self._runtime.engine.cancel(sequence)
                 ended = self._runtime.engine.step()
-                self._hand_out_news()
+                self._listeners.hand_out()
                 for sequence in ended:
                     self._finish(sequence)
         except BaseException as error:
@@ -248,28 +229,13 @@ class Worker(worker.Worker):
             self._resolve(job, error)
             return
         if job.listener is not None:
-            job.sequence.state.passes = [] if job.prepared.show_passes else None
-            self._listened.append(job)
+            self._listeners.add(job.sequence, job.listener)
         if job.cancelled:
             self._runtime.engine.cancel(job.sequence)
 
-    def _hand_out_news(self) -> None:
-        """Gives each event loop, in one call, what the step brought for those who listen there."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Listener, News]]] = {}
-        for job in self._listened:
-            assert job.listener is not None
-            assert job.sequence is not None
-            news = job.listener.progress.take(job.sequence)
-            if news is not None:
-                by_loop.setdefault(job.listener.loop, []).append((job.listener, news))
-        for loop, found in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_hear_all, found)
-
     def _finish(self, sequence: Sequence) -> None:
         job = self._jobs[sequence.request_id]
-        if job.listener is not None:
-            self._listened.remove(job)
+        self._listeners.remove(sequence)
         result: Generation | GenerationError
         try:
             result = sequence.error or self._runtime.generation(sequence)
@@ -290,8 +256,3 @@ class Worker(worker.Worker):
             job.future.set_result(result)
         else:
             job.future.set_exception(result)
-
-
-def _hear_all(found: list[tuple[_Listener, News]]) -> None:
-    for listener, news in found:
-        listener.hear(news)

@@ -45,6 +45,7 @@ NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "bad_words": ([],),
     "best_of": (1,),
     "chat_template": (),
+    "continuation": (),
     "continue_final_message": (False,),
     "documents": ([],),
     "function_call": ("none",),

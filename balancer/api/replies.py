@@ -127,6 +127,7 @@ def _total_cost(replies: Sequence[Reply], n: int) -> Cost:
         forwards_saved=sum(cost.forwards_saved for cost in costs),
         nfe=sum(cost.nfe or 0 for cost in costs),
         acceptance_lengths=[length for cost in costs for length in cost.acceptance_lengths],
+        continuations=sum(cost.continuations for cost in costs),
         queue_s=round(max(reply.waited_s + reply.generation.cost.queue_s for reply in replies), 6),
         first_token_s=round(max(reply.waited_s + reply.generation.cost.first_token_s for reply in replies), 6),
         total_s=round(max(reply.waited_s + reply.generation.cost.total_s for reply in replies), 6),

@@ -106,8 +106,7 @@ class Run:
     @property
     def label(self) -> str:
         """`ar`, `dlm`, `linear_spec` or `linear_spec+lora`; of a running server `ar@engine`."""
-        name = f"{self.mode.value}+lora" if self.lora else self.mode.value
-        return name if self.engine is None else f"{name}@{self.engine}"
+        return self.mode.value + ("+lora" if self.lora else "") + (f"@{self.engine}" if self.engine else "")
 
     @property
     def engine(self) -> str | None:
@@ -169,11 +168,9 @@ def read_run(folder: Path) -> Run:
         wanted = [record for record in ledger if record.benchmark == task.benchmark.name]
         _attach(task, wanted, f"{mode.value}{'+lora' if lora else ''} {task.benchmark.name}", notes)
         task.num_expected = num_expected(jobs, manifest, task.benchmark.name)
+        task.counts_end = all(job.client.server is None for job in jobs)
         tasks[task.benchmark.name] = task
-    run = Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
-    for task in tasks.values():
-        task.counts_end = run.engine is None
-    return run
+    return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
 
 
 def _is_run_folder(folder: Path) -> bool:

@@ -141,6 +141,13 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--throttle", "N", "all", "jobs of an array that run at the same time", "cluster.array_throttle"),
         Flag("--nice", "N", "0", "lowers the priority", "cluster.nice"),
         Flag("--max-requeues", "N", "10", "runs again after the time limit; 0: none", "cluster.max_requeues"),
+        Flag(
+            "--requeue",
+            "slurm|chain",
+            "slurm",
+            "chain: further arrays go on, where requeueing is forbidden",
+            "cluster.requeue",
+        ),
         Flag("--modules", "LIST", "none", "environment modules to load, with commas"),
     ),
     "output": (
@@ -151,6 +158,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--dry-run", None, "off", "print settings, jobs and scripts; write nothing"),
         Flag("--json", None, "off", "with --dry-run: print JSON only"),
         Flag("--calibrate", None, "off", "run 16 samples per benchmark and mode: --dry-run then says what it costs"),
+        Flag("--serve", None, "off", "first of all flags: serve the demo model, or --model (flags of the balancer)"),
         Flag("--doctor", None, "off", "first of all flags: check all before a run and exit (--probe, --json)"),
         Flag("--setup", "base|worker", "none", "make or update the environment and exit"),
         Flag("--status", "[logs|cancel] DIR", "none", "show how the jobs in DIR stand and exit (--watch, --json)"),

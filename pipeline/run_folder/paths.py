@@ -106,6 +106,10 @@ class RunPaths:
         """Where the balancer of one run of a job says that it serves."""
         return self.results / "worker_logs" / f"group{group}_{attempt}.ready.json"
 
+    def balancers_ready(self, group: int) -> list[Path]:
+        """The ready files that runs of a job have left."""
+        return sorted(self.balancer_log(group).parent.glob(f"group{group}_*.ready.json"))
+
     def submitit_dir(self, group: int) -> Path:
         """submitit's own pickles and logs."""
         return self.run_dir / ".submitit" / f"group{group}"

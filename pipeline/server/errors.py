@@ -47,7 +47,7 @@ def explain_status(server: ServerSpec, status: int, text: str, location: str = "
     if status == 429:
         return f"{said}; the server takes no more; fewer at a time: --max-in-flight"
     if status == 400 and _CONTEXT.search(said):
-        return f"{said}; fewer --tokens leave more room for the prompt"
+        return f"{said}; fewer tokens per answer leave more room for the prompt"
     return said
 
 

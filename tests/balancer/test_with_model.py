@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 from trimode.core.protocol import Mode
 from trimode.tests.fakes.balancer_process import ROOT, RunningBalancer, start_balancer, wait_for
+from trimode.tests.fakes.events import Events, read_events
 
 pytestmark = pytest.mark.process
 
@@ -97,3 +101,79 @@ def test_a_refusal_names_its_field(serving: RunningBalancer) -> None:
     refused = serving.ask("hello", model=None, top_p=7)
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "top_p"
+
+
+def stream(balancer: RunningBalancer, mode: str, on_chunk: Callable[[int], None], **fields: Any) -> Events:
+    """Streams one long answer; calls `on_chunk` with the number of chunks that have come."""
+    body = {
+        "messages": [{"role": "user", "content": "What is 2 + 3?"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "stream_events": "denoise",
+        "mode": mode,
+        "max_tokens": 400,
+        "ignore_eos": True,
+        "temperature": 1.0,
+        "seed": 7,
+        "logprobs": True,
+        **fields,
+    }
+    received, count = "", 0
+    with httpx.stream("POST", balancer.url + "/v1/chat/completions", json=body, timeout=180) as reply:
+        assert reply.status_code == 200
+        for text in reply.iter_text():
+            received += text
+            if (now := received.count("data: {")) > count:
+                count = now
+                on_chunk(count)
+    return read_events(received)
+
+
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_a_stream_goes_on_after_its_worker_was_killed(serving: RunningBalancer, mode: str) -> None:
+    undisturbed = stream(serving, mode, lambda _: None)
+    killed: list[int] = []
+
+    def kill(count: int) -> None:
+        if count > 6 and not killed:
+            killed.extend(worker["pid"] for worker in serving.stats()["workers"] if worker["running"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    retried = serving.stats()["balancer"]["retried"]
+    events = stream(serving, mode, kill)
+    assert serving.stats()["balancer"]["retried"] == retried + 1
+    assert events.text() == undisturbed.text()
+    assert events.finish_reasons() == ["length"]
+    assert named_tokens(events) == named_tokens(undisturbed)
+    assert [(one["block"], one["pass"], one["start"]) for one in events.denoise] == [
+        (one["block"], one["pass"], one["start"]) for one in undisturbed.denoise
+    ]
+    usage, expected = (each.chunks[-1]["usage"] for each in (events, undisturbed))
+    apart = {"queue_s", "first_token_s", "total_s", "forwards_saved", "continuations"}
+    assert {k: v for k, v in usage.items() if k not in apart} == {k: v for k, v in expected.items() if k not in apart}
+    assert usage["continuations"] == 1
+    wait_for(lambda: all(worker["ready"] for worker in serving.stats()["workers"]))
+
+
+def named_tokens(events: Events) -> list[tuple[str, float]]:
+    choices = [choice for chunk in events.chunks for choice in chunk["choices"] if choice["logprobs"]]
+    entries = [entry for choice in choices for entry in choice["logprobs"]["content"]]
+    return [(entry["token"], pytest.approx(entry["logprob"], abs=1e-4)) for entry in entries]
+
+
+def test_a_client_that_leaves_a_stream_frees_its_slot(serving: RunningBalancer) -> None:
+    body = {"messages": [{"role": "user", "content": "1"}], "stream": True, "ignore_eos": True, "max_tokens": 8000}
+    cancelled = serving.stats()["balancer"]["cancelled"]
+    with httpx.stream("POST", serving.url + "/v1/chat/completions", json=body, timeout=180) as reply:
+        next(reply.iter_bytes())
+    wait_for(lambda: serving.stats()["balancer"]["cancelled"] == cancelled + 1)
+    wait_for(lambda: not any(engine["running"] for engine in engines(serving.stats())))
+
+
+def test_64_streams_at_once(serving: RunningBalancer) -> None:
+    with ThreadPoolExecutor(64) as threads:
+        modes = ["ar", "dlm", "linear_spec", "ar"] * 16
+        found = list(threads.map(lambda mode: stream(serving, mode, lambda _: None, max_tokens=24), modes))
+    assert {len(named_tokens(events)) for events in found} == {24}
+    for mode, events in zip(modes, found, strict=True):
+        assert events.text() == found[modes.index(mode)].text()

@@ -17,6 +17,7 @@ class ArState(DecodeState):
     """Emits one token per causal forward until an end condition holds."""
 
     defaults = MODE_DEFAULTS[Mode.ar]
+    goes_on = True
 
     @staticmethod
     def nfe(forwards: Mapping[str, int]) -> int:
@@ -50,7 +51,7 @@ class ArState(DecodeState):
             history=self._history(),
             num_prompt_history=self._num_prompt_history,
             forced_token=self._forced_token(),
-            num_top=self.num_top,
+            num_top=self.params.num_top,
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:  # noqa: ARG002 -- this mode has one kind of chunk

@@ -88,6 +88,9 @@ class Chunk:
     """Tokens that count as seen by penalties: the prompt's, then generated ones. None = no penalty and no bias."""
     num_prompt_history: int = 0
     """How many tokens of `history` are the prompt's. Only the repetition penalty acts on them."""
+    again: bool = False
+    """True if the chunk reads tokens again that another worker has computed for this request. Such forwards are not the
+    request's; they are counted apart."""
     forced_token: int | None = None
     """Token that may take the place of a sampled one: its log-probability is wanted in every row; None = none."""
     targets: Sequence[int] = ()

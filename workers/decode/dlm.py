@@ -5,9 +5,12 @@ Source: `generate` with causal context in the released remote code.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from trimode.core.continuation import Continuation
+from trimode.core.errors import GenerationError
 from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled
 from trimode.workers.decode.masked_block import MaskedBlock
@@ -19,6 +22,8 @@ class DlmState(DecodeState):
     """Denoises one block after another. A block's first token is sampled by the causal pass before it."""
 
     defaults = MODE_DEFAULTS[Mode.dlm]
+    goes_on = True
+    caches_output = True
 
     def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
         super().__init__(prompt_ids, params, context)
@@ -31,18 +36,38 @@ class DlmState(DecodeState):
         self._forced_at = 0
         """Position in the current block of a forced end of thinking, if it is not the first."""
         self._trace: list[object] = []
+        self._next = (0, 0.0, 0.0)
+        """What the last causal pass gave: the next token, its log-probability, and that of a forced one."""
 
     @staticmethod
     def nfe(forwards: Mapping[str, int]) -> int:
         """Returns the denoising passes plus one caching pass per block. Prefill is not counted."""
         return forwards["denoise"] + forwards["cache"]
 
-    @property
-    def trace(self) -> list[object] | None:
+    def _trace_from(self, start: int) -> list[object] | None:
         """Number of commits in each denoising pass, one list per finished block."""
-        return self._trace
+        return self._trace[start:]
+
+    def _forwards_since(self) -> Mapping[str, int]:
+        return {"denoise": len(self._commits)}
+
+    def boundary(self, digest: str, start: int = 0, trace_start: int = 0) -> Continuation | None:
+        """Returns the request after its last finished block."""
+        at = super().boundary(digest, start, trace_start)
+        token, logprob, forced = self._next
+        if at is None or not self.params.logprobs:
+            return at and dataclasses.replace(at, next_token=token)
+        return dataclasses.replace(at, next_token=token, next_logprob=logprob, forced_logprob=forced)
+
+    def _restore(self, continuation: Continuation) -> None:
+        if continuation.next_token is None:
+            raise GenerationError("continuation: got no next_token; valid in dlm: one")
+        self._trace = list(continuation.trace or ())
+        self._forced_logprob = continuation.forced_logprob
+        self._begin(continuation.next_token, continuation.next_logprob)
 
     def _begin(self, token: int, logprob: float, top: Top = ()) -> None:
+        self._next = (token, logprob, self._forced_logprob)
         length = self.params.block_length
         self._block = MaskedBlock(token, logprob, length, self.context.mask_token_id, top)
         self._forced_at = 0
@@ -78,7 +103,7 @@ class DlmState(DecodeState):
                 history=self._history(self._block.known()),
                 num_prompt_history=self._num_prompt_history,
                 forced_token=forced,
-                num_top=self.num_top,
+                num_top=self.params.num_top,
             )
         threshold = self.params.threshold
         step = len(self._commits)
@@ -93,7 +118,7 @@ class DlmState(DecodeState):
             selection=Commit(math.inf, self._quota[step]) if threshold is None else Commit(threshold, 1),
             history=self._history(self._block.known()),
             num_prompt_history=self._num_prompt_history,
-            num_top=self.num_top,
+            num_top=self.params.num_top,
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:

@@ -6,8 +6,10 @@ although the last cycle runs whole. A forced end of thinking appears in the outp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
+from trimode.core.continuation import Continuation
 from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify, deferred
 from trimode.workers.decode.masked_block import MaskedBlock
@@ -31,6 +33,7 @@ class LinearSpecState(DecodeState):
     """Repeats draft and verify. Every emitted token was sampled by a causal pass or forced."""
 
     defaults = MODE_DEFAULTS[Mode.linear_spec]
+    goes_on = True
 
     def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
         super().__init__(prompt_ids, params, context)
@@ -46,10 +49,18 @@ class LinearSpecState(DecodeState):
         """Returns draft and verify forwards plus one for the prefill, which the reference counts in this mode only."""
         return min(forwards["prefill"], 1) + forwards["draft"] + forwards["verify"]
 
-    @property
-    def trace(self) -> list[object] | None:
+    def _trace_from(self, start: int) -> list[object] | None:
         """One [draft passes, accepted tokens] per cycle, as it ran: the last may go past the end of the output."""
-        return [list(cycle) for cycle in self._cycles]
+        return [list(cycle) for cycle in self._cycles[start:]]
+
+    def _forwards_since(self) -> Mapping[str, int]:
+        return {"draft": self._passes}
+
+    def _restore(self, continuation: Continuation) -> None:
+        self._cycles = [
+            (passes, accepted) for passes, accepted in cast("Iterable[tuple[int, int]]", continuation.trace)
+        ]
+        self._draft_after(self.output[-1])
 
     @property
     def acceptance_lengths(self) -> list[int]:
@@ -113,7 +124,7 @@ class LinearSpecState(DecodeState):
             history=self._history(),
             num_prompt_history=self._num_prompt_history,
             forced_token=self._forced_token(),
-            num_top=self.num_top,
+            num_top=self.params.num_top,
         )
 
     def _draft(self, block: MaskedBlock, position: int) -> Chunk:

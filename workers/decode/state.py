@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from trimode.core.continuation import Continuation
+from trimode.core.errors import GenerationError
 from trimode.core.protocol import FORWARD_KINDS, DecodeParams, ModeDefaults, Top
 from trimode.workers.decode.chunk import Chunk, Confidence, Sampled
 from trimode.workers.decode.passes import BlockPass
@@ -39,6 +41,10 @@ class DecodeState(ABC):
     """The mode's block_length and threshold for requests that give none."""
     causal_prompt: ClassVar[bool] = True
     """True if the prompt is prefilled with causal attention, False if with full attention."""
+    goes_on: ClassVar[bool] = False
+    """True if the mode can take a request over at a boundary, see `_restore`. Its prompt is causal."""
+    caches_output: ClassVar[bool] = False
+    """True if at a boundary the KV of all of the output is kept, False if that of the last token is not."""
 
     def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
         self.prompt_ids = list(prompt_ids)
@@ -66,6 +72,10 @@ class DecodeState(ABC):
         self._forced_logprob = 0.0
         """Log-probability of an end of thinking forced after the last causal pass; 0 unless logprobs are asked for."""
         self._searched = 0
+        self._known = self.prompt_ids
+        """What is prefilled: the prompt, and of a continued request also its output."""
+        self.continued: Continuation | None = None
+        """Where the request began here; None = at its prompt."""
 
     @staticmethod
     @abstractmethod
@@ -87,7 +97,63 @@ class DecodeState(ABC):
     @property
     def trace(self) -> list[object] | None:
         """The mode's record of its forwards; None if the mode keeps none."""
+        return self._trace_from(0)
+
+    def _trace_from(self, start: int) -> list[object] | None:  # noqa: ARG002 -- for modes that keep one
+        """Returns the entries of the trace from number `start` on; None if the mode keeps none."""
         return None
+
+    def _forwards_since(self) -> Mapping[str, int]:
+        """Returns the forwards by kind since the last boundary."""
+        return {}
+
+    def boundary(self, digest: str, start: int = 0, trace_start: int = 0) -> Continuation | None:
+        """Returns the request at its last boundary; None if it has no output yet, has ended, or cannot be continued.
+
+        Args:
+            digest: of the request.
+            start: number of tokens that the caller has already.
+            trace_start: number of entries of the trace that the caller has already.
+        """
+        if not self.output or self.finish_reason is not None or not self.goes_on or self.params.rates_more:
+            return None
+        since = self._forwards_since()
+        return Continuation(
+            digest=digest,
+            token_ids=self.output[start:],
+            logprobs=self.logprobs[start:] if self.params.logprobs else None,
+            forwards={kind: count - since.get(kind, 0) for kind, count in self.forwards.items()},
+            forwards_saved=self.forwards_saved,
+            trace=self._trace_from(trace_start),
+            continuations=self.continuations,
+            start=start,
+            trace_start=trace_start,
+        )
+
+    @property
+    def continuations(self) -> int:
+        """How often the request was continued by another worker."""
+        return 0 if self.continued is None else self.continued.continuations + 1
+
+    def continue_from(self, continuation: Continuation) -> None:
+        """Takes over what was generated. Its KV is computed again, by forwards that are not the request's.
+
+        Must be called before anything else. GenerationError (400) if nothing can follow the continuation.
+        """
+        size = len(continuation.token_ids)
+        if continuation.start or not 0 < size < self.params.max_new_tokens or not self.goes_on:
+            raise GenerationError(f"continuation: got {size} tokens; valid: all tokens of a request that goes on")
+        self.continued = continuation
+        self.output = list(continuation.token_ids)
+        self.logprobs = list(continuation.logprobs or [0.0] * size)
+        self.forwards |= continuation.forwards
+        self.forwards_saved = continuation.forwards_saved
+        self._searched = size
+        self._known = self.prompt_ids + (self.output if self.caches_output else self.output[:-1])
+        self._restore(continuation)
+
+    def _restore(self, continuation: Continuation) -> None:  # noqa: B027 -- most modes have no more than their output
+        """Takes over what the mode has at a boundary beside the output, which is there already."""
 
     @property
     def acceptance_lengths(self) -> list[int]:
@@ -104,14 +170,16 @@ class DecodeState(ABC):
 
         The saved forwards count all the same: what a request costs must not depend on what ran before it.
         """
-        size, total = self.context.prefill_slice, len(self.prompt_ids)
         self.cached = num_tokens
+        if self.continued is not None:
+            return
+        size, total = self.context.prefill_slice, len(self.prompt_ids)
         self.forwards_saved = -(-total // size) - -(-(total - num_tokens) // size)
         self.forwards["prefill"] += self.forwards_saved
 
     def next_chunk(self) -> Chunk:
         """Returns what to run next. Must not be called once `finish_reason` is set."""
-        return self._prefill(self.cached) if self.cached < len(self.prompt_ids) else self._next_chunk()
+        return self._prefill(self.cached) if self.cached < len(self._known) else self._next_chunk()
 
     def following(self, chunk: Chunk) -> Chunk | None:
         """Returns the chunk after `chunk`, which runs now, if it is known up to the tokens that `chunk` samples.
@@ -127,8 +195,10 @@ class DecodeState(ABC):
             a penalty. None also if the request surely ends.
         """
         end = chunk.position + len(chunk.token_ids)
-        if chunk.kind == "prefill" and end < len(self.prompt_ids):
+        if chunk.kind == "prefill" and end < len(self._known):
             return self._prefill(end)
+        if chunk.again:
+            return None
         known = not self.params.sees_past and not self._still_thinking()
         return self._following(chunk, end) if known else None
 
@@ -137,31 +207,32 @@ class DecodeState(ABC):
         return None
 
     def _prefill(self, start: int) -> Chunk:
-        prompt = self.prompt_ids
-        end = min(start + self.context.prefill_slice, len(prompt))
-        last = end == len(prompt)
+        known, again = self._known, self.continued is not None
+        end = min(start + self.context.prefill_slice, len(known))
+        is_last = end == len(known)
         rated = self.params.prompt_logprobs
-        rows: Sequence[int] = (end - start - 1,) if last else ()
+        rows: Sequence[int] = (end - start - 1,) if is_last and not again else ()
         return Chunk(
             kind="prefill",
-            token_ids=prompt[start:end],
+            token_ids=known[start:end],
             position=start,
             causal=self.causal_prompt,
             keep_kv=True,
             rows=rows if rated is None else range(end - start),
+            again=again,
             purpose="decode",
             confidence=Confidence.RAW,
             sample_offset=1,
             history=self._history(),
             num_prompt_history=self._num_prompt_history,
-            forced_token=self._forced_token() if last else None,
-            targets=() if rated is None else prompt[start + 1 : end + 1],
-            num_top=max(rated or 0, self.num_top if last else 0),
+            forced_token=self._forced_token() if is_last else None,
+            targets=() if rated is None else known[start + 1 : end + 1],
+            num_top=max(rated or 0, self.params.num_top if rows else 0),
         )
 
     def advance(self, chunk: Chunk, sampled: Sampled) -> None:
         """Takes in the result of `chunk` and counts its forward."""
-        self.forwards[chunk.kind] += 1
+        self.forwards[chunk.kind] += not chunk.again
         if sampled.forced_logprobs:
             self._forced_logprob = sampled.forced_logprobs[-1]
         if chunk.kind != "prefill":
@@ -172,10 +243,10 @@ class DecodeState(ABC):
         self.prompt_logprobs += sampled.logprobs[:num_targets]
         if self.params.prompt_logprobs:
             self.prompt_top_logprobs += [top[: self.params.prompt_logprobs] for top in sampled.tops[:num_targets]]
-        if self.cached < len(self.prompt_ids):
+        if self.cached < len(self._known) or chunk.again:
             return
         if self.params.max_new_tokens:
-            top = sampled.tops[-1][: self.num_top] if self.num_top else ()
+            top = sampled.tops[-1][: self.params.num_top] if self.params.num_top else ()
             self._begin(sampled.tokens[-1], sampled.logprobs[-1], top)
         else:
             self.finish_reason = "length"
@@ -195,22 +266,12 @@ class DecodeState(ABC):
         """How many tokens of `_history` are the prompt's."""
         return len(self.prompt_ids) if self.params.sees_past else 0
 
-    @property
-    def num_top(self) -> int:
-        """How many alternatives to each generated token are reported."""
-        return self.params.top_logprobs if self.params.logprobs else 0
-
-    @property
-    def may_share_prefix(self) -> bool:
-        """True if a beginning of the prompt that an earlier request has computed may be left out."""
-        return self.causal_prompt and self.params.prompt_logprobs is None
-
     def _emit(self, tokens: Sequence[int], logprobs: Sequence[float], tops: Sequence[Top] = ()) -> None:
         """Appends to the output. At an end token, stop string or max_new_tokens, cuts it and sets `finish_reason`."""
         start = len(self.output)
         self.output += tokens
         self.logprobs += logprobs
-        if self.num_top:
+        if self.params.num_top:
             self.top_logprobs += tops
         keep = self._first_end(start)
         if self.context.find_stop is not None:
@@ -226,10 +287,8 @@ class DecodeState(ABC):
             self.finish_reason = "length"
 
     def _first_end(self, start: int) -> int | None:
-        for index in range(start, len(self.output)):
-            if self.output[index] in self.end_token_ids:
-                return index + 1
-        return None
+        ends = (index + 1 for index in range(start, len(self.output)) if self.output[index] in self.end_token_ids)
+        return next(ends, None)
 
     def _still_thinking(self) -> bool:
         """True if a thinking budget is set and the output holds no end-of-thinking token yet."""

@@ -1,8 +1,8 @@
 """The engine's counters: forwards by kind, tokens, steps, and seconds in the model and outside of it.
 
-They follow exactly from the sums over all requests, less the prefill forwards that the prefix cache saved. One
-exception: forwards of a request that had to start again, because the pages it shared were not finite, are counted here
-and not in its reply.
+They follow exactly from the sums over all requests, less the prefill forwards that the prefix cache saved and less what
+other workers had run of continued requests. One exception: forwards of a request that had to start again, because the
+pages it shared were not finite, are counted here and not in its reply.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class EngineCounters(EngineTotals):
             return
         self.steps += 1
         for chunk in chunks:
-            self.rows[chunk.kind] += 1
+            if chunk.again:
+                self.continued_rows += 1
+            else:
+                self.rows[chunk.kind] += 1
             self.step_tokens += len(chunk.token_ids)
             self.kv_tokens += chunk.position + len(chunk.token_ids)
         self.model_s += model_s
@@ -45,6 +48,7 @@ class EngineCounters(EngineTotals):
         nfe = state.nfe(state.forwards)
         self.requests_finished += 1
         self.tokens_generated += len(state.tokens())
+        self.continued_tokens += 0 if state.continued is None else state.continued.end
         self.nfe += nfe
         self.accepted += sum(state.acceptance_lengths)
         self.cycles += len(state.acceptance_lengths)

@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 
+from trimode.core.continuation import Continuation
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import DecodeParams
 from trimode.workers.boundary import one_request
@@ -98,27 +99,34 @@ class Engine:
         check_vocabulary(params, config.vocab_size)
 
     def add(
-        self, request_id: str, prompt_ids: list[int], params: DecodeParams, find_stop: StopFinder | None = None
+        self,
+        request_id: str,
+        prompt_ids: list[int],
+        params: DecodeParams,
+        find_stop: StopFinder | None = None,
+        continuation: Continuation | None = None,
     ) -> Sequence:
-        """Queues a request. It joins at one of the next steps.
+        """Queues a request, which goes on from `continuation` if there is one. It joins at one of the next steps.
 
         Raises:
-            GenerationError: it can never run (context, cache size, adapter).
+            GenerationError: it can never run (context, cache size, adapter), or the continuation has an end.
         """
         self.check(len(prompt_ids), params)
         config = self.model.config
         ends = frozenset(config.eos_token_ids)
         context = DecodeContext(config.mask_token_id, ends, self._prefill_slice, find_stop)
-        if params.temperature > 0:
-            params = dataclasses.replace(params, seed=request_seed(params.seed, prompt_ids))
-        state = MODES[params.mode](prompt_ids, params, context)
+        seed = request_seed(params.seed, prompt_ids) if params.temperature > 0 else params.seed
+        state = MODES[params.mode](prompt_ids, dataclasses.replace(params, seed=seed), context)
+        if continuation is not None:
+            state.continue_from(continuation)
+            self.counters.continued_requests += 1
         needed, total = self.allocator.pages_for(state.max_kv_tokens), self.allocator.num_pages
         if needed > total:
             raise GenerationError(
                 f"KV cache: the request needs {needed} pages of {PAGE_SIZE} tokens ({len(prompt_ids)} prompt + "
                 f"{params.max_new_tokens} new + scratch), the cache has {total}"
             )
-        sequence = Sequence(request_id, state)
+        sequence = Sequence(request_id, state, params=params)
         self.scheduler.add(sequence)
         return sequence
 

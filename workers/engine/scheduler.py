@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from trimode.core.continuation import Continuation, request_digest
 from trimode.core.errors import GenerationError
+from trimode.core.protocol import DecodeParams
 from trimode.workers.boundary import one_request
 from trimode.workers.decode.chunk import Chunk, Sampled
 from trimode.workers.decode.state import DecodeState
@@ -51,6 +53,20 @@ class Sequence:
     """Prompt tokens whose KV an earlier request had computed."""
     may_share: bool = True
     """False if it must compute all of its prompt itself."""
+    params: DecodeParams | None = None
+    """As the request gave them; None = as the state has them."""
+    digest: str = ""
+    """Names the request by its content; empty until `boundary` is called."""
+
+    def boundary(self, start: int = 0, trace_start: int = 0) -> Continuation | None:
+        """Returns the request at its last boundary; None if it has no output yet, has ended, or cannot be continued.
+
+        Args:
+            start: number of tokens that the caller has already.
+            trace_start: number of entries of the trace that the caller has already.
+        """
+        self.digest = self.digest or request_digest(self.state.prompt_ids, self.params or self.state.params)
+        return self.state.boundary(self.digest, start, trace_start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +250,8 @@ class Scheduler:
         """Gives a request all pages that it may need. Returns False if there are too few now."""
         allocator, state = self.allocator, sequence.state
         needed = allocator.pages_for(state.max_kv_tokens)
-        shared = allocator.match(state.prompt_ids) if state.may_share_prefix and sequence.may_share else []
+        may_share = state.causal_prompt and state.params.prompt_logprobs is None and sequence.may_share
+        shared = allocator.match(state.prompt_ids) if may_share else []
         own = allocator.allocate(needed - len(shared))
         if own is None:
             allocator.release(shared)

@@ -33,7 +33,7 @@ def test_a_long_page_is_cut() -> None:
 @pytest.mark.parametrize(
     ("status", "said", "advice"),
     [
-        (400, "This model's maximum context length is 2048 tokens", "fewer --tokens"),
+        (400, "This model's maximum context length is 2048 tokens", "fewer tokens per answer"),
         (404, "The model x does not exist", "http://h/v1/models lists"),
         (429, "Rate limit reached", "--max-in-flight"),
         (401, "Unauthorized", "none was given"),
