@@ -52,6 +52,8 @@ class Kind(IntEnum):
     """Balancer: number of the call. Worker: the same, once its running requests are written down."""
     FAILED = 8
     """Worker: number of the call. An exception that nobody expected; the worker's log has it."""
+    TEXT = 9
+    """Balancer: number of the call, task, fields. Worker: number of the call, an object."""
 
 
 Message = Sequence[Any]
