@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trimode.bench.drills.cluster import SETTINGS, Cluster, output, running_cluster
-from trimode.bench.drills.drill import Record, Reference, make_reference, run_drill
+from trimode.bench.drills.drill import Record, Reference, make_reference, read_records, run_drill, write_record
 from trimode.bench.drills.strikes import KINDS
 from trimode.bench.drills.sweep import Settings
 from trimode.bench.drills.table import as_markdown, describe, machine
@@ -38,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--limit", type=int, default=40, metavar="N", help="samples of each benchmark (40)")
     flags.add_argument("--tokens", type=int, default=320, metavar="N", help="tokens of each answer (320)")
     flags.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (0)")
+    flags.add_argument(
+        "--records", type=Path, metavar="FILE", help="adds to the records of earlier commands in this file"
+    )
     flags.add_argument("--write", type=Path, metavar="FILE", help="writes the table to this file too")
     flags.add_argument("--keep", action="store_true", help="keep the folders of drills that were not clean")
     return flags
@@ -128,6 +131,9 @@ class Drills:
         )
         for line in describe(record):
             say(f"    {line}")
+        if self._arguments.records is not None:
+            with SAY:
+                write_record(self._arguments.records, record)
         if record.is_clean or not self._arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
         return record
@@ -169,7 +175,13 @@ def run(argv: Sequence[str]) -> int:
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
     made = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {slurm} with two nodes on one machine of {machine()}"
-    page = as_markdown(records, f"python -m trimode.bench.drills {shlex.join(argv)}", made)
+    if arguments.records is not None:
+        records = read_records(arguments.records)
+    page = as_markdown(
+        sorted(records, key=lambda record: list(KINDS).index(record.kind)),
+        f"python -m trimode.bench.drills {shlex.join(argv)}",
+        made,
+    )
     print(f"\n{page}", flush=True)
     if arguments.write is not None:
         arguments.write.write_text(page, encoding="utf-8")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trimode.bench.drills.cluster import REST_S, Cluster, scontrol
@@ -16,8 +17,8 @@ from trimode.bench.drills.compare import Difference, Result, difference, read_re
 from trimode.bench.drills.strikes import KINDS, Kind, Strike, unmount
 from trimode.bench.drills.sweep import Settings, Sweep
 from trimode.core.errors import WorkerError
+from trimode.core.files import whole_lines
 from trimode.core.project import child_environment
-from trimode.pipeline.slurm.queue import has_ended
 
 PATIENCE_S = 900.0
 """A drill that takes longer hangs."""
@@ -83,6 +84,27 @@ class Record:
         )
 
 
+def read_records(path: Path) -> list[Record]:
+    """Returns the records that earlier commands have written; none if the file is not there."""
+    records = []
+    for line in whole_lines(path):
+        raw = json.loads(line)
+        if raw["found"] is not None:
+            raw["found"] = Difference(**{name: _tuple(value) for name, value in raw["found"].items()})
+        records.append(Record(**raw))
+    return records
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Appends a record to a file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
+
+
 class Drill:
     """One sweep from its first submission to its end, with somebody beside it who types what a person must."""
 
@@ -133,10 +155,10 @@ class Drill:
                 return False
         except WorkerError:  # slurmctld is away
             return False
-        if self.sweep.is_completed() and has_ended(state):
-            return True
-        self._type_again()
-        return False
+        if not self.sweep.is_completed():
+            self._type_again()
+            return False
+        return True
 
     def _may_start(self, reason: str) -> bool:
         """True if a requeued job may begin: the drill plays the clock, since Slurm waits for two minutes."""
