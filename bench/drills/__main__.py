@@ -177,11 +177,8 @@ def run(argv: Sequence[str]) -> int:
     made = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {slurm} with two nodes on one machine of {machine()}"
     if arguments.records is not None:
         records = read_records(arguments.records)
-    page = as_markdown(
-        sorted(records, key=lambda record: list(KINDS).index(record.kind)),
-        f"python -m trimode.bench.drills {shlex.join(argv)}",
-        made,
-    )
+    records.sort(key=lambda record: list(KINDS).index(record.kind))
+    page = as_markdown(records, f"python -m trimode.bench.drills {shlex.join(argv)}", made)
     print(f"\n{page}", flush=True)
     if arguments.write is not None:
         arguments.write.write_text(page, encoding="utf-8")

@@ -90,13 +90,10 @@ def read_records(path: Path) -> list[Record]:
     for line in whole_lines(path):
         raw = json.loads(line)
         if raw["found"] is not None:
-            raw["found"] = Difference(**{name: _tuple(value) for name, value in raw["found"].items()})
+            lists = {name: tuple(raw["found"][name]) for name in ("left_files", "details")}
+            raw["found"] = Difference(**raw["found"] | lists)
         records.append(Record(**raw))
     return records
-
-
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def write_record(path: Path, record: Record) -> None:
