@@ -144,6 +144,7 @@ class _Balancer:
         finally:
             for task in (starting, stopping, watching):
                 task.cancel()
+            await pool.flush()
             await self._log_counters(pool)
             pool.router.fail_all(GenerationError("the server is stopping", 503))
             server.should_exit = True

@@ -81,6 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument("--max-num-seqs", type=int, default=32, help="requests decoded together by one worker")
     workers.add_argument("--kv-cache-gb", type=float, help="KV cache of one worker in GiB")
     workers.add_argument("--num-threads", type=int, help="CPU threads of one worker; a fair share when absent")
+    workers.add_argument(
+        "--journal",
+        type=Path,
+        metavar="DIR",
+        help="folder in which running requests are written down, so that they go on after a death; off when absent",
+    )
     workers.add_argument("--worker-class", default=DEFAULT_WORKER_CLASS, metavar="MODULE:CLASS")
     workers.add_argument(
         "--max-worker-deaths", type=int, default=5, help="deaths in a row of an idle worker that end it"
@@ -122,7 +128,9 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
     flags = vars(args)
     folders = {name: _absolute_if_path(flags[name]) for name in ("model", "lora", "tokenizer") if flags[name]}
     name = args.served_model_name or Path(args.model).name
-    worker = WorkerSettings.from_flags({**flags, **folders, "served_model_name": name})
+    journal = None if args.journal is None else str(args.journal.absolute())
+    own = {"served_model_name": name, "journal": journal, "journal_prefix": args.log_prefix}
+    worker = WorkerSettings.from_flags({**flags, **folders, **own})
     return BalancerSettings(
         worker=worker,
         worker_class=args.worker_class,

@@ -157,6 +157,9 @@ class Worker(Protocol):
         finally:
             work.cancel()
 
+    async def flush(self) -> None:
+        """Writes down the running requests, if the worker has a journal. Called before it is ended."""
+
     async def cancel(self, request_id: str) -> None:
         """Ends a request at the next step. One that is unknown or over is ignored."""
 

@@ -42,6 +42,8 @@ class Kind(IntEnum):
     """Balancer: request id."""
     STATS = 4
     """Balancer: number of the call. Worker: number of the call, the stats."""
+    FLUSH = 9
+    """Balancer: number of the call. Worker: the same, once the running requests are written down."""
     DELTA = 5
     """Worker: number of the call, a Delta."""
     RESULT = 6

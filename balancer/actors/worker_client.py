@@ -50,6 +50,10 @@ class WorkerClient(Wire):
         """Ends a running request."""
         self.send(Kind.CANCEL, request_id)
 
+    async def flush(self) -> None:
+        """Returns when the running requests are written down, if the worker has a journal."""
+        await self._call(next(self._numbers), Kind.FLUSH)
+
     async def stats(self) -> WorkerStats:
         """Returns the worker's counters."""
         found: WorkerStats = await self._call(next(self._numbers), Kind.STATS)
@@ -82,6 +86,8 @@ class WorkerClient(Wire):
             return
         if kind == Kind.RESULT:
             future.set_result(Generation.from_json(message[2]))
+        elif kind == Kind.FLUSH:
+            future.set_result(None)
         elif kind == Kind.STATS:
             future.set_result(WorkerStats.from_json(message[2]))
         elif kind == Kind.REFUSED:

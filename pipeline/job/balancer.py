@@ -88,6 +88,7 @@ class BalancerProcess:
             "--default-mode": self._spec.decode.mode.value,
             "--ready-file": self._ready_file,
             "--log-dir": self._ready_file.parent,
+            "--journal": self._paths.journal if client.journal else None,
             "--log-prefix": f"group{self._spec.index}_",
             "--request-log": self._request_log(),
             "--max-queue": max(4096, 2 * client.max_concurrent_requests),
