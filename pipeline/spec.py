@@ -5,11 +5,8 @@ A JobSpec is plain data: plan.json, manifest.json, the calls of a submission and
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import UnionType
-from typing import get_args, get_origin, get_type_hints
 
 from trimode.core.protocol import Mode, Quantization
 
@@ -42,6 +39,19 @@ class Container(StrEnum):
     none = "none"
     pyxis = "pyxis"
     apptainer = "apptainer"
+
+
+class Requeue(StrEnum):
+    """How a job that was interrupted runs again."""
+
+    slurm = "slurm"
+    """Slurm runs the same job again."""
+    chain = "chain"
+    """Arrays that were submitted with it go on. For clusters that forbid requeueing."""
+
+
+LINK = "TRIMODE_LINK"
+"""Environment variable of the jobs of a chain: how many of its arrays came before; not set in the first."""
 
 
 class ClientKind(StrEnum):
@@ -185,8 +195,14 @@ class ResourceSpec:
     """Shell lines run in the batch script before the job."""
     max_requeues: int = 10
     """How often a job that the time limit has interrupted is run again; 0 = never."""
+    requeue: Requeue = Requeue.slurm
     array_throttle: int | None = None
     """Most jobs of an array that run at the same time; None = all."""
+
+    @property
+    def num_follow_ups(self) -> int:
+        """Arrays that are submitted after the first one, to go on where it was interrupted."""
+        return self.max_requeues if self.requeue is Requeue.chain else 0
 
     @property
     def asks_gpus_by_gres(self) -> bool:
@@ -252,46 +268,3 @@ class JobSpec:
     data_dir: str | None
     identity: dict[str, object] = field(default_factory=dict)
     """What eval_dir_name was derived from; goes into the manifest."""
-
-
-def job_from_json(raw: object) -> JobSpec | None:
-    """Returns the job that an entry of plan.json or manifest.json describes.
-
-    Returns None for a damaged entry, and for one of a release whose jobs lacked fields that they have today.
-    """
-    try:
-        job = _from_json(JobSpec, raw)
-    except (TypeError, ValueError):
-        return None
-    assert isinstance(job, JobSpec)
-    return job
-
-
-def _from_json(kind: object, raw: object) -> object:
-    """Returns a value from JSON as the annotated type `kind`; unknown keys of an object are left out.
-
-    Raises TypeError or ValueError when it does not fit.
-    """
-    options = get_args(kind)
-    if isinstance(kind, UnionType):  # of one type and None
-        return None if raw is None else _from_json(options[0], raw)
-    plain = get_origin(kind) or kind
-    assert isinstance(plain, type)
-    if plain is tuple:
-        if not isinstance(raw, list):
-            raise TypeError(f"got {raw!r}; valid: a list")
-        kinds = [options[0]] * len(raw) if options[-1] is Ellipsis else options
-        return tuple(_from_json(each, item) for each, item in zip(kinds, raw, strict=True))
-    if dataclasses.is_dataclass(plain):
-        if not isinstance(raw, dict):
-            raise TypeError(f"got {raw!r}; valid: an object")
-        kinds_by_name = get_type_hints(plain)
-        names = [item.name for item in dataclasses.fields(plain) if item.name in raw]
-        return plain(**{name: _from_json(kinds_by_name[name], raw[name]) for name in names})
-    if issubclass(plain, StrEnum) and isinstance(raw, str):
-        return plain(raw)
-    if plain is float and type(raw) is int:
-        return float(raw)
-    if type(raw) is not plain:
-        raise TypeError(f"got {raw!r}; valid: {plain.__name__}")
-    return raw

@@ -241,7 +241,7 @@ def rewrite_plans(submitted: Sequence[Submitted], living: dict[str, list[LivingJ
     """Writes plan.json where one describes something else; elsewhere the files of the submission stand for it."""
     here: dict[str, list[tuple[JobSpec, str | None]]] = {}
     for item in submitted:
-        here.setdefault(item.spec.run_dir, []).append((item.spec, item.job_id))
+        here.setdefault(item.spec.run_dir, []).extend((item.spec, job_id) for job_id in item.job_ids)
     for run_dir, jobs in here.items():
         if run_dir in living or RunPaths(Path(run_dir)).plan.exists():
             write_plan(Path(run_dir), living.get(run_dir, []), jobs)

@@ -67,14 +67,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     # balancer: the worker class is handed in by name
     "balancer": set(),
     "balancer/delivered": {"core"},
-    "balancer/work": {"core", "balancer/delivered"},
-    "balancer/router": {"core", "balancer/delivered", "balancer/work"},
+    "balancer/prefixes": set(),
+    "balancer/work": {"core", "balancer/delivered", "balancer/prefixes"},
+    "balancer/router": {"core", *("balancer/" + name for name in ("delivered", "prefixes", "work"))},
     "balancer/settings": {"core"},
     "balancer/placement": {"core", "balancer/settings"},
     "balancer/chat_page": {"core"},
     "balancer/api": {"core", *("balancer/" + name for name in ("work", "router", "chat_page"))},
     "balancer/actors": {"core", *("balancer/" + name for name in ("work", "router", "settings", "placement"))},
-    "balancer/server": {"core", "balancer/settings", "balancer/placement", "balancer/api", "balancer/actors"},
+    "balancer/server": {
+        "core",
+        *("balancer/" + name for name in ("work", "settings", "placement", "api", "actors")),
+    },
     "balancer/__main__": {"core", "balancer/settings", "balancer/placement", "balancer/actors"},
     # pipeline: no workers, no balancer
     "pipeline": set(),
@@ -145,7 +149,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(PIPELINE + name for name in ("analysis", "benchmarks", "data", "run_folder", "scoring", "slurm")),
         *("workers/" + name for name in ("decode", "engine", "model", "runtime", "sampling")),
     },
-    "scripts": set(),
+    "scripts": {"core"},
 }
 """What each room may import of ours. `kernels` stands for all operators and the compiler. A new room needs a line."""
 

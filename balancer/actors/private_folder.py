@@ -9,16 +9,15 @@ import os
 import secrets
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from trimode.balancer.actors import reaper
+from trimode.core.locked_folder import BALANCER_FOLDERS, make_locked, remove_unlocked
 
 _VARIABLE = "TRIMODE_BALANCER_FOLDER"
 _PARENT = Path("/tmp")  # noqa: S108 (mkdtemp makes a folder of mode 0700 with a random name)
 """TMPDIR may be too long: Ray puts unix sockets inside, whose paths have at most 107 bytes."""
-_PREFIX = "trimode-balancer-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +37,17 @@ class PrivateFolder:
     @classmethod
     def create(cls) -> PrivateFolder:
         """Makes the folder and starts its reaper. The descriptor stays open through one `exec` of this process."""
-        reaper.sweep(_PARENT, _PREFIX)
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PARENT)).resolve()
+        remove_unlocked(_PARENT, BALANCER_FOLDERS)
+        path, lock = make_locked(_PARENT, BALANCER_FOLDERS)
         reading, writing = os.pipe()
         process = subprocess.Popen(
             [sys.executable, "-I", str(Path(reaper.__file__).resolve()), str(path)],
             stdin=reading,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=(lock,),  # held until the reaper's end
         )
+        os.close(lock)
         os.close(reading)
         os.set_inheritable(writing, True)
         return cls(path, process.pid, writing)

@@ -1,12 +1,12 @@
 """Waits for the balancer to end, however it ends, then ends what it left behind and removes its temporary folder.
 
-Every process of one balancer has the temporary folder as its current folder, and is found by that. Run as a script
-with the standard library alone: `python -I reaper.py FOLDER`, with standard input held open by the balancer.
+Every process of one balancer has the temporary folder as its current folder, and is found by that. The reaper inherits
+the lock of the folder and holds it until its end. Run as a script with the standard library alone:
+`python -I reaper.py FOLDER`, with standard input held open by the balancer.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -18,8 +18,6 @@ GRACE_S = 1.0
 """Seconds that left processes get to end by themselves before they are killed; Ray's follow their driver."""
 KILL_S = 5.0
 """Longest wait for killed processes to end, in seconds."""
-NEW_S = 600.0
-"""A folder younger than this many seconds may belong to a balancer that is just starting."""
 
 
 def processes_in(folder: str) -> list[int]:
@@ -57,32 +55,12 @@ def end_processes(folder: str) -> None:
         time.sleep(0.02)
 
 
-def sweep(parent: Path, prefix: str) -> None:
-    """Removes folders in `parent` whose reaper was killed too, as happens when a whole job is killed."""
-    for folder in parent.glob(f"{prefix}*"):
-        try:
-            status = folder.lstat()
-            if status.st_uid != os.getuid() or not folder.is_dir() or time.time() - status.st_mtime < NEW_S:
-                continue
-            handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            continue  # in use
-        finally:
-            os.close(handle)
-
-
 def main() -> None:
     """Blocks until standard input closes, which happens when the balancer ends, then reaps."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # Slurm warns so
         signal.signal(number, signal.SIG_IGN)
     folder = os.path.realpath(sys.argv[1])
     os.chdir("/")
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # tells `sweep` that the folder is in use
     while os.read(0, 4096):
         pass
     reap(folder)

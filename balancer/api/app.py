@@ -46,6 +46,10 @@ LARGE_BODY_BYTES = 64 << 10
 a time. Smaller ones take less time than the way to the thread and back."""
 
 
+BODY_S = 60.0
+"""Seconds in which a whole body must arrive."""
+
+
 def _body_reader() -> ThreadPoolExecutor:
     """Returns one thread, so that large bodies are read one after another."""
     return ThreadPoolExecutor(1, thread_name_prefix="body")
@@ -85,9 +89,10 @@ def build_app(service: Service) -> Starlette:
         return JsonResponse({"object": "list", "data": [_model_card(service)] if service.infos() else []})
 
     async def health(_: Request) -> Response:
-        ready, total = service.router.num_ready, len(service.router.slots)
-        body = {"status": "ok" if ready else "no worker is ready", "workers_ready": ready, "workers": total}
-        return JsonResponse(body, status_code=200 if ready else 503)
+        ready, total, stopping = service.router.num_ready, len(service.router.slots), service.router.stopping
+        status = "stopping" if stopping else "ok" if ready else "no worker is ready"
+        body = {"status": status, "workers_ready": ready, "workers": total}
+        return JsonResponse(body, status_code=200 if status == "ok" else 503)
 
     async def stats(_: Request) -> Response:
         uptime = round(time.time() - service.started, 3)
@@ -212,17 +217,21 @@ async def _disconnected(request: Request) -> None:
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    """Returns the body. InvalidRequestError (413) as soon as it is known to be too long."""
+    """Returns the body. InvalidRequestError if it is too long (413) or comes too slowly (408)."""
     chunks, size = [], 0
     declared = request.headers.get("content-length", "")
     too_long = declared.isdigit() and int(declared) > limit
     if not too_long:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                too_long = True
-                break
-            chunks.append(chunk)
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > limit:
+                        too_long = True
+                        break
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise InvalidRequestError(f"the body did not arrive within {BODY_S:g} s", status=408) from None
     if too_long:
         raise InvalidRequestError(f"the body is longer than {limit} bytes", status=413)
     return b"".join(chunks)

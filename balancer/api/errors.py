@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from trimode.balancer.api.fields import DECODING_FIELDS, OWN_FIELDS
 from trimode.balancer.api.replies import error_body
-from trimode.balancer.work import QueueFullError
+from trimode.balancer.work import TryLaterError
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 
 
@@ -46,7 +46,7 @@ async def _generation_error(_: Request, error: Exception) -> Response:
     first = re.match(r"\w+", error.message)
     param = first.group() if first and first.group() in DECODING_FIELDS | OWN_FIELDS else None
     response = error_response(error.message, error.status, param)
-    if isinstance(error, QueueFullError):
+    if isinstance(error, TryLaterError):
         response.headers["retry-after"] = str(error.retry_after_s)
     return response
 

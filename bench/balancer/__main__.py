@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import os
 import statistics
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trimode.bench.balancer.load import Load, ask_server, percentile, run_callers
-from trimode.bench.balancer.processes import Setup, balancer_server, direct_workers, measure_direct
+from trimode.bench.balancer.processes import Setup, balancer_server, cpu_s, direct_workers, measure_direct
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo_model"
 QUESTION = (
@@ -24,7 +25,8 @@ MESSAGES = [{"role": "user", "content": QUESTION}]
 SCRIPTED_TOKENS, DEMO_TOKENS = 64, 48
 HEAD = (
     "| workers | concurrent | stream | direct p50 / p99 ms | balancer p50 / p99 ms | added p50 / p99 ms "
-    "| direct tok/s | balancer tok/s | lost | first token added p50 ms | gap p50 / p99, steps |"
+    "| direct tok/s | balancer tok/s | lost | first token added p50 ms "
+    "| gap p50 / p99, steps | direct, balancer CPU ms per request |"
 )
 
 
@@ -59,19 +61,26 @@ def setups(step_ms: float) -> dict[str, Setup]:
 def measure(setup: Setup, workers: Sequence[int], concurrent: Sequence[int], rounds: int, *, stream: bool) -> None:
     """Prints one line per number of workers and callers: the medians of the rounds, the rivals in turn."""
     for num_workers in workers:
-        with direct_workers(setup, num_workers) as processes, balancer_server(setup, num_workers) as port:
+        with direct_workers(setup, num_workers) as processes, balancer_server(setup, num_workers) as server:
             for callers in concurrent:
                 requests = max(16, 4 * callers)
-                pairs = [_pair(setup, processes, port, (callers, requests), stream=stream) for _ in range(rounds)]
+                pairs = [_pair(setup, processes, server, (callers, requests), stream=stream) for _ in range(rounds)]
                 print(_line(setup, num_workers, callers, pairs, stream=stream), flush=True)
 
 
 def _pair(
-    setup: Setup, processes: Sequence[subprocess.Popen[str]], port: int, size: tuple[int, int], *, stream: bool
+    setup: Setup,
+    processes: Sequence[subprocess.Popen[str]],
+    server: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    stream: bool,
 ) -> tuple[Load, Load]:
     direct = measure_direct(processes, *size, stream=stream)
-    ask = ask_server(port, setup.body, setup.tokens, stream=stream)
-    return direct, asyncio.run(run_callers(ask, *size))
+    port, pid = server
+    began = cpu_s([pid])
+    found = asyncio.run(run_callers(ask_server(port, setup.body, setup.tokens, stream=stream), *size))
+    return direct, dataclasses.replace(found, cpu_s=cpu_s([pid]) - began)
 
 
 def _line(setup: Setup, num_workers: int, callers: int, pairs: Sequence[tuple[Load, Load]], *, stream: bool) -> str:
@@ -80,6 +89,7 @@ def _line(setup: Setup, num_workers: int, callers: int, pairs: Sequence[tuple[Lo
 
     d50, d99, b50, b99 = (median(side, "latencies", percent) for side in (0, 1) for percent in (50, 99))
     direct, balancer = (statistics.median(pair[side].tokens_per_s for pair in pairs) for side in (0, 1))
+    direct_ms, balancer_ms = (statistics.median(pair[side].cpu_ms for pair in pairs) for side in (0, 1))
     first, gaps = "", ""
     if stream:
         first = f"{median(1, 'first', 50) - median(0, 'first', 50):.1f}"
@@ -88,7 +98,7 @@ def _line(setup: Setup, num_workers: int, callers: int, pairs: Sequence[tuple[Lo
     return (
         f"| {num_workers} | {callers} | {'yes' if stream else 'no'} | {d50:.1f} / {d99:.1f} | {b50:.1f} / {b99:.1f} "
         f"| {b50 - d50:.1f} / {b99 - d99:.1f} | {direct:.0f} | {balancer:.0f} | {1 - balancer / direct:.1%} "
-        f"| {first} | {gaps} |"
+        f"| {first} | {gaps} | {direct_ms:.2f}, {balancer_ms:.2f} |"
     )
 
 
@@ -106,7 +116,7 @@ def main() -> None:
     for name, setup in setups(args.step_ms).items():
         if args.only not in (None, name):
             continue
-        print(f"\n{setup.name}\n\n{HEAD}\n|{'---|' * 11}")
+        print(f"\n{setup.name}\n\n{HEAD}\n|{'---|' * 12}")
         for stream in (False, True):
             measure(setup, workers, concurrent, args.rounds, stream=stream)
 

@@ -39,6 +39,13 @@ class Load:
 
     seen: Seen
     seconds: float
+    cpu_s: float = 0.0
+    """Processor time of the processes that answered."""
+
+    @property
+    def cpu_ms(self) -> float:
+        """Processor time per request in milliseconds."""
+        return 1e3 * self.cpu_s / len(self.seen.latencies)
 
     @property
     def tokens_per_s(self) -> float:

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from trimode.bench.balancer.load import Load, Seen, ask_worker, run_callers
 from trimode.bench.balancer.scripted import STEP_VARIABLE
 from trimode.core.processes import die_with_parent
@@ -41,9 +42,21 @@ class Setup:
     """Length of a step; None where it depends on the load."""
 
 
+def cpu_s(pids: Iterable[int]) -> float:
+    """Returns the processor time that these processes and those below them have taken so far."""
+    total = 0.0
+    for pid in pids:
+        top = psutil.Process(pid)
+        for process in [top, *top.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                times = process.cpu_times()
+                total += times.user + times.system
+    return total
+
+
 @contextlib.contextmanager
-def balancer_server(setup: Setup, num_workers: int) -> Iterator[int]:
-    """Starts the balancer; yields its port."""
+def balancer_server(setup: Setup, num_workers: int) -> Iterator[tuple[int, int]]:
+    """Starts the balancer; yields its port and its process id."""
     with tempfile.TemporaryDirectory() as folder:
         ready, log = Path(folder) / "ready.json", Path(folder) / "log"
         command = [sys.executable, "-m", "trimode.balancer", "--model", setup.model, "--device", "cpu"]
@@ -59,7 +72,7 @@ def balancer_server(setup: Setup, num_workers: int) -> Iterator[int]:
                     if process.poll() is not None:
                         raise RuntimeError(log.read_text())
                     time.sleep(0.02)
-                yield int(json.loads(ready.read_text())["url"].rpartition(":")[2])
+                yield int(json.loads(ready.read_text())["url"].rpartition(":")[2]), process.pid
             finally:
                 process.terminate()
                 process.wait()
@@ -93,7 +106,7 @@ def direct_workers(setup: Setup, num_workers: int) -> Iterator[Sequence[subproce
 
 def measure_direct(processes: Sequence[subprocess.Popen[str]], callers: int, requests: int, *, stream: bool) -> Load:
     """Measures the workers without a balancer; callers and requests are dealt out evenly."""
-    ordered = []
+    ordered, began = [], cpu_s(process.pid for process in processes)
     for index, process in enumerate(processes):
         mine = len(range(index, callers, len(processes)))
         if mine:
@@ -107,7 +120,7 @@ def measure_direct(processes: Sequence[subprocess.Popen[str]], callers: int, req
         found = _read(process)
         total.add(Seen(**found["seen"]))
         seconds = max(seconds, found["seconds"])
-    return Load(total, seconds)
+    return Load(total, seconds, cpu_s(process.pid for process in processes) - began)
 
 
 def _read(process: subprocess.Popen[str]) -> Any:  # noqa: ANN401 (a line of JSON)

@@ -54,6 +54,8 @@ class Record:
     seed: int
     strikes: int = 1
     """How often the job is to be struck."""
+    phase: str = ""
+    """The part of the job's life in which it is to be struck; empty: any, at random."""
     phases: list[str] = field(default_factory=list)
     """What the job was doing at each strike."""
     seconds: float = 0.0
@@ -157,7 +159,7 @@ class Drill:
     def _strike(self, rng: random.Random, record: Record, reference: Reference) -> bool:
         """Strikes once, at a random moment. Returns False if the job has ended before."""
         assert self._kind is not None
-        wanted = rng.choices(list(PHASES), list(PHASES.values()))[0]
+        wanted = record.phase or rng.choices(list(PHASES), list(PHASES.values()))[0]
         if not self._wait_for_phase(wanted):
             return False
         end = time.monotonic() + rng.uniform(0.0, reference.seconds[wanted])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from trimode.pipeline.analysis.job_specs import Json
 from trimode.pipeline.analysis.runs import Run
-from trimode.pipeline.spec import job_from_json
+from trimode.pipeline.run_folder.job_json import job_from_json
 
 DECODE_FIELDS = ("temperature", "top_p", "max_new_tokens", "enable_thinking", "max_thinking_tokens", "eos_early_stop")
 """Decoding settings that should be equal in every mode."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trimode.pipeline.spec import JobSpec, job_from_json
+from trimode.pipeline.run_folder.job_json import job_from_json
+from trimode.pipeline.spec import JobSpec
 
 Json = dict[str, Any]
 """A JSON object that is no row: a manifest or a plan."""

@@ -141,6 +141,13 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--throttle", "N", "all", "jobs of an array that run at the same time", "cluster.array_throttle"),
         Flag("--nice", "N", "0", "lowers the priority", "cluster.nice"),
         Flag("--max-requeues", "N", "10", "runs again after the time limit; 0: none", "cluster.max_requeues"),
+        Flag(
+            "--requeue",
+            "slurm|chain",
+            "slurm",
+            "chain: further arrays go on, where requeueing is forbidden",
+            "cluster.requeue",
+        ),
         Flag("--modules", "LIST", "none", "environment modules to load, with commas"),
     ),
     "output": (

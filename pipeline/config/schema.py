@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 from trimode.core.protocol import Mode, Quantization
-from trimode.pipeline.spec import ClientKind, Container, Device, DType, Executor, JobsPer
+from trimode.pipeline.spec import ClientKind, Container, Device, DType, Executor, JobsPer, Requeue
 
 
 class Backend(StrEnum):
@@ -114,6 +114,8 @@ class ComposedCluster:
     """Most jobs of an array that run at the same time; null = all."""
     max_requeues: int = 10
     """How often a job that the time limit has interrupted is run again; 0 = never."""
+    requeue: Requeue = Requeue.slurm
+    """slurm: Slurm runs the same job again; chain: `max_requeues` further arrays wait to go on with it."""
     sbatch: dict[str, Any] = field(default_factory=dict)
     """Further sbatch options, name and value; true: a switch without value; false or null: not given."""
     srun: list[str] = field(default_factory=list)

@@ -9,15 +9,15 @@ from trimode.core.errors import RESTARTS, RUN_AGAIN, TERMINATED, Stopped, Worker
 from trimode.pipeline.job.balancer import ServerEnded
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.spec import Executor, JobSpec
+from trimode.pipeline.spec import LINK, Executor, JobSpec
 
 WARNING = signal.SIGUSR2
 """Slurm sends it before the time limit."""
 
 
 def restart_count() -> int:
-    """Returns how often Slurm has requeued this job."""
-    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    """Returns how often Slurm has requeued this job, or how many arrays of its chain came before this one."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) + int(os.environ.get(LINK) or 0)
 
 
 def after_a_signal(spec: JobSpec, paths: RunPaths, error: BaseException) -> tuple[int, str] | WorkerError | None:
@@ -50,7 +50,8 @@ def after_a_signal(spec: JobSpec, paths: RunPaths, error: BaseException) -> tupl
             f"{limit}, and neither this run nor the one before finished a single sample: the limit is too short for "
             "starting the workers and answering one batch; give more time (--time)"
         )
-    return RUN_AGAIN, f"time limit: {limit}; requeued {before + 1}/{most}"
+    how = "the next array of the chain goes on" if spec.resources.num_follow_ups else "requeued"
+    return RUN_AGAIN, f"time limit: {limit}; {how} {before + 1}/{most}"
 
 
 def _ends(spec: JobSpec, paths: RunPaths) -> tuple[list[dict[str, object]], int]:

@@ -18,6 +18,7 @@ from rich.console import Console
 from trimode.core.counted import counted
 from trimode.core.errors import START_AGAIN, JobFailed, Stopped, TrimodeError, WorkerError, storage_problem
 from trimode.core.files import has_space, tail, write_text_atomic
+from trimode.core.locked_folder import BALANCER_FOLDERS, remove_unlocked
 from trimode.core.project import child_environment
 from trimode.pipeline.client.answer import Answer, check_context
 from trimode.pipeline.client.chat import ChatClient, most_at_once
@@ -71,6 +72,7 @@ def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
         try:
             paths.completed(spec.index).unlink(missing_ok=True)
             record.reserve()
+            _remove_left(paths, spec.index)
             print(f"=== {now()} {spec.name}: job {spec.index} on {socket.gethostname()}, pid {os.getpid()}", flush=True)
             _run(RunFolder(spec, paths, lease), (log, signals), hooks)
             signals.check()
@@ -97,17 +99,29 @@ def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
             raise failure from error
 
 
+def _remove_left(paths: RunPaths, index: int) -> None:
+    """Removes what a run that was killed has left on this machine and in the run folder."""
+    remove_unlocked(Path("/tmp"), BALANCER_FOLDERS)  # noqa: S108 (the place, not a file)
+    for ready in paths.balancers_ready(index):
+        ready.unlink(missing_ok=True)
+
+
 def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> None:
     """Everything between the two markers."""
     log, signals = console
     spec, paths, lease = folder.spec, folder.paths, folder.lease
     assert lease is not None
     loaded = load_tasks(folder)
-    signals.check()
+
+    def interrupt() -> None:
+        signals.check()
+        lease.check()
+
+    interrupt()
     with recorded_run(spec, paths, loaded) as manifest:
         if any(item.num_left for item in loaded):
             with _server(folder, hooks) as server:
-                ready = server.wait_ready(signals.check)
+                ready = server.wait_ready(interrupt)
                 if spec.client.server is None or ready.served is None:
                     manifest.add_workers(ready.workers)
                 else:

@@ -187,9 +187,19 @@ def _asked(resources: ResourceSpec) -> list[tuple[str, object]]:
         ("srun arguments", " ".join(resources.srun)),
         ("modules", ", ".join(resources.modules)),
         ("jobs at a time", resources.array_throttle or ""),
-        ("requeues", resources.max_requeues or "none"),
+        ("requeues", _follow_ups(resources) or resources.max_requeues or "none"),
     ]
     return [(label, value) for label, value in rows if value != ""]
+
+
+def _follow_ups(resources: ResourceSpec) -> str:
+    """What is submitted beside each array of a chain."""
+    if not resources.num_follow_ups:
+        return ""
+    return (
+        f"none; behind each array {resources.num_follow_ups} more with the same calls, "
+        "--dependency=afternotok:<the arrays before> --kill-on-invalid-dep=yes"
+    )
 
 
 def job_table(states: Sequence[JobState]) -> list[str]:

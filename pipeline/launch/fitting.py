@@ -23,7 +23,8 @@ def fitting_arrays(jobs: Sequence[JobSpec]) -> list[tuple[JobSpec, ...]]:
         if whose not in known:
             known[whose] = cluster_limits(*whose)
         limits = known[whose]
-        free = len(shape) if limits.free is None else max(0, limits.free - taken.get(whose, 0))
-        taken[whose] = taken.get(whose, 0) + min(free, len(shape))
+        each = 1 + resources.num_follow_ups
+        free = len(shape) if limits.free is None else max(0, limits.free - taken.get(whose, 0)) // each
+        taken[whose] = taken.get(whose, 0) + min(free, len(shape)) * each
         arrays += by_shape(shape[:free], limits.max_array_size)
     return arrays

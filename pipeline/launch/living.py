@@ -12,11 +12,12 @@ from pathlib import Path
 from trimode.core.errors import WorkerError
 from trimode.core.files import locked, write_json_atomic
 from trimode.pipeline.launch.owner import Owner, read_owner
+from trimode.pipeline.run_folder.job_json import job_from_json
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.submission import JOB_ID, Submission, forget, planned, submissions
 from trimode.pipeline.slurm.limits import cluster_name
 from trimode.pipeline.slurm.queue import has_ended, job_states
-from trimode.pipeline.spec import JobSpec, job_from_json
+from trimode.pipeline.spec import JobSpec
 
 SUBMIT_LOCK = ".submit.lock"
 """File of the out-dir that is locked while a command submits or removes what has ended."""

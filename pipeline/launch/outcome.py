@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from trimode.core.files import has_space, tail
@@ -15,6 +16,16 @@ TAIL_LINES = 30
 def is_completed(spec: JobSpec) -> bool:
     """True if the job has left its COMPLETED marker. A job removes old markers when it starts."""
     return RunPaths(Path(spec.run_dir)).completed(spec.index).exists()
+
+
+def over_since(spec: JobSpec, moment: float) -> str | None:
+    """Returns `completed` or `failed` if the job has left such a marker after a Unix time; else None."""
+    paths = RunPaths(Path(spec.run_dir))
+    for name, marker in (("completed", paths.completed(spec.index)), ("failed", paths.failed(spec.index))):
+        with suppress(FileNotFoundError):
+            if marker.stat().st_mtime >= moment:
+                return name
+    return None
 
 
 def cause(record: Path) -> str:

@@ -18,10 +18,11 @@ from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.fitting import fitting_arrays
 from trimode.pipeline.launch.outcome import failure_message, is_completed
 from trimode.pipeline.launch.owner import hand_over
-from trimode.pipeline.launch.view import view
+from trimode.pipeline.launch.view import entry_of, view
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.submission import Call, Submission, accepted, remove_files, write_calls
 from trimode.pipeline.slurm.arrays import submission_dir
+from trimode.pipeline.slurm.chain import follow_up
 from trimode.pipeline.slurm.limits import cluster_name
 from trimode.pipeline.slurm.queue import QueueEntry, has_ended, outside_of_jobs, queue_entries
 from trimode.pipeline.slurm.script import python_command, sbatch_text, slurm_parameters, task_command
@@ -37,6 +38,13 @@ class Submitted:
 
     spec: JobSpec
     job_id: str
+    follow_ups: tuple[str, ...] = ()
+    """Ids of the jobs that wait to go on with it (a chain)."""
+
+    @property
+    def job_ids(self) -> tuple[str, ...]:
+        """All ids of the job."""
+        return (self.job_id, *self.follow_ups)
 
     @property
     def log(self) -> Path:
@@ -58,7 +66,7 @@ def submit_arrays(jobs: Sequence[JobSpec], launcher: Launcher, submitted: list[S
             ids = submit_array(group, launcher, cluster)
         except SubmissionError as error:
             raise SubmissionError(f"{error}{already_submitted(submitted)}", error.script) from error
-        accepted_now = [Submitted(job, job_id) for job, job_id in zip(group, ids, strict=True)]
+        accepted_now = [Submitted(job, run[0], run[1:]) for job, run in zip(group, ids, strict=True)]
         submitted += accepted_now
         hand_folders_over(accepted_now, launcher)
 
@@ -75,13 +83,15 @@ def hand_folders_over(submitted: Sequence[Submitted], launcher: Launcher) -> Non
     """Makes the Slurm jobs that write into a run folder its owner."""
     ids: dict[str, list[str]] = {}
     for item in submitted:
-        ids.setdefault(item.spec.run_dir, []).append(item.job_id)
+        ids.setdefault(item.spec.run_dir, []).extend(item.job_ids)
     for run_dir, job_ids in ids.items():
         hand_over(Path(run_dir), launcher.token(run_dir), tuple(job_ids))
 
 
-def submit_array(jobs: Sequence[JobSpec], launcher: Launcher, cluster: str = "") -> list[str]:
-    """Submits jobs that ask for the same resources. Returns their Slurm ids. Raises SubmissionError.
+def submit_array(jobs: Sequence[JobSpec], launcher: Launcher, cluster: str = "") -> list[tuple[str, ...]]:
+    """Submits jobs that ask for the same resources. Raises SubmissionError.
+
+    Returns the Slurm ids of each: its own, then those of the jobs that wait to go on with it.
 
     One file holds what all of them run: a pickle per job, as submitit writes them, would be too many files.
     """
@@ -91,19 +101,31 @@ def submit_array(jobs: Sequence[JobSpec], launcher: Launcher, cluster: str = "")
         folder,
         [Call(spec=job, token=launcher.token(job.run_dir), function=launcher.function) for job in jobs],
     )
+    arrays: list[str] = []
     with outside_of_jobs():
-        executor = SlurmExecutor(folder, python=python_command(jobs[0].resources))
-        executor.update_parameters(**slurm_parameters(jobs))
-        if len(jobs) > 1:
-            executor.parameters["map_count"] = len(jobs)
         try:
-            job_id = str(executor._submit_command(task_command(jobs)).job_id)
+            arrays.append(_sbatch(jobs, folder))
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             remove_files(folder)
             raise SubmissionError(f"sbatch refused the jobs: {str(error).strip()}", sbatch_text(jobs)) from error
-    submission = Submission(folder, job_id, len(jobs), cluster)
+        try:
+            while len(arrays) <= jobs[0].resources.num_follow_ups:
+                arrays.append(_sbatch(jobs, folder, arrays))
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            print(f"note: the chain of {arrays[0]} ends after {len(arrays)} arrays: {error}", file=sys.stderr)
+    submission = Submission(folder, arrays[0], len(jobs), cluster, tuple(arrays[1:]))
     accepted(submission)
-    return submission.job_ids
+    return submission.runs
+
+
+def _sbatch(jobs: Sequence[JobSpec], folder: Path, earlier: Sequence[str] = ()) -> str:
+    """Submits one array, which waits for the failure of `earlier`. Returns its id."""
+    parameters = slurm_parameters(jobs)
+    executor = SlurmExecutor(folder, python=python_command(jobs[0].resources))
+    executor.update_parameters(**(follow_up(parameters, earlier) if earlier else parameters))
+    if len(jobs) > 1:
+        executor.parameters["map_count"] = len(jobs)
+    return str(executor._submit_command(task_command(jobs)).job_id)
 
 
 def _tell(item: Submitted, entry: QueueEntry, last: dict[str, str]) -> None:
@@ -123,19 +145,21 @@ def wait(submitted: Sequence[Submitted], pause: Callable[[float], None] = time.s
     last: dict[str, str] = {}
     while waiting:
         try:
-            entries = queue_entries(item.job_id for item in waiting)
+            entries = queue_entries(job_id for item in waiting for job_id in item.job_ids)
         except WorkerError as error:
             print(f"note: {error}; asking again", file=sys.stderr)
             pause(POLL_S)
             continue
-        states = {job_id: entry.state for job_id, entry in entries.items()}
-        for item in waiting:
-            if (entry := entries.get(item.job_id)) is not None and not has_ended(entry.state):
+        for item in list(waiting):
+            entry = entry_of(item.job_ids, entries)
+            if entry is not None and not has_ended(entry.state):
                 _tell(item, entry, last)
-        for item in [item for item in waiting if has_ended(states.get(item.job_id))]:
+                continue
             waiting.remove(item)
-            state = states.get(item.job_id, "gone from squeue")
-            completed = is_completed(item.spec) and state in ("COMPLETED", "gone from squeue")
+            state = "gone from squeue" if entry is None else entry.state
+            completed = is_completed(item.spec) and (
+                state in ("COMPLETED", "gone from squeue") or bool(item.follow_ups)
+            )
             outcome = "COMPLETED" if completed else f"failed ({state}): {failure_message(item.spec, item.log)}"
             print(f"{item.job_id} ({item.spec.name}): {outcome}", file=sys.stderr, flush=True)
             if not completed:

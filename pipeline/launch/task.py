@@ -10,10 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from trimode.core.errors import RUN_AGAIN, guarded
+from trimode.core.errors import RUN_AGAIN, TERMINATED, guarded
 from trimode.pipeline.launch.call import JobCall
-from trimode.pipeline.run_folder.submission import Call, read_call
+from trimode.pipeline.launch.outcome import over_since
+from trimode.pipeline.run_folder.submission import CALLS, Call, read_call
+from trimode.pipeline.slurm.orphan import requeue_if_orphaned
 from trimode.pipeline.slurm.requeue import wish_of
+from trimode.pipeline.spec import LINK
 
 PATIENCE_S = 60.0
 """Seconds until a file that the submitting machine has written is seen on every node."""
@@ -37,17 +40,22 @@ def wait_for_call(folder: Path, number: int) -> Call:
 
 
 def again_if_allowed(call: Call) -> None:
-    """Makes a warning before the job's own handler stands end this run, so that the batch script asks for another."""
+    """Makes a signal that comes before the job's own handlers stand end this run, and ask for another one."""
 
     def warned(_signum: int, _frame: FrameType | None) -> None:
-        if int(os.environ.get("SLURM_RESTART_COUNT") or 0) < call.spec.resources.max_requeues:
+        before = int(os.environ.get("SLURM_RESTART_COUNT") or 0) + int(os.environ.get(LINK) or 0)
+        if before < call.spec.resources.max_requeues:
             sys.exit(RUN_AGAIN)
         sys.exit("the time limit ended this run before the job had begun, and it is not requeued again")
 
+    def ended(_signum: int, _frame: FrameType | None) -> None:
+        sys.exit(TERMINATED)
+
     signal.signal(signal.SIGUSR2, warned)
+    signal.signal(signal.SIGTERM, ended)
 
 
-def wish_for_another_run(folder: str) -> None:
+def wish_for_another_run(folder: Path) -> None:
     """Says to the batch script that this job wants another run, in case its step outlives it for long."""
     with suppress(OSError):  # the exit status says it too
         wish_of(folder, os.environ.get("SLURM_JOB_ID", "")).touch()
@@ -61,12 +69,18 @@ def main(argv: list[str]) -> int:
 def run_call(folder: Path) -> int:
     """Runs the call of this job in the folder of its array. Returns 0; a job that fails raises its error."""
     call = wait_for_call(folder, task_number())
+    submitted = (folder / CALLS).stat().st_mtime
+    if os.environ.get(LINK) and (end := over_since(call.spec, submitted)) is not None:
+        print(f"{call.spec.name} has {end} in an earlier array of this chain: there is nothing to do", flush=True)
+        return 0
     again_if_allowed(call)
     try:
         JobCall(spec=call.spec, token=call.token, function=call.function)()
     except SystemExit as end:
         if end.code == RUN_AGAIN:
             wish_for_another_run(folder)
+        if end.code == TERMINATED and requeue_if_orphaned(call.spec.resources.max_requeues):
+            print("the batch script was killed; Slurm runs the job again", flush=True)
         raise
     return 0
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from trimode.core.files import tail
 from trimode.pipeline.console.progress import TaskProgress, duration, read_snapshot
 from trimode.pipeline.launch.outcome import cause
 from trimode.pipeline.launch.owner import Life, read_owner
+from trimode.pipeline.run_folder.job_json import job_from_json
 from trimode.pipeline.run_folder.lease import holder_runs_here
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.submission import FOLDER, JOB_ID, out_dir_of, planned
 from trimode.pipeline.slurm.queue import QueueEntry, ended_states, has_ended, queue_entries
-from trimode.pipeline.spec import JobSpec, job_from_json
+from trimode.pipeline.spec import JobSpec
 
 ENDS = {
     "TIMEOUT": "time limit", "NODE_FAIL": "node failed", "CANCELLED": "cancelled", "OUT_OF_MEMORY": "out of memory",
@@ -55,6 +56,8 @@ class JobView:
     """Why it waits, failed or ended, and its runs so far; empty if there is nothing to say. The cause is whole."""
     progress: dict[str, TaskProgress]
     log: Path
+    follow_ups: tuple[str, ...] = ()
+    """Slurm ids of the jobs that wait to go on with it (a chain)."""
 
     @property
     def done(self) -> int:
@@ -108,7 +111,7 @@ def views(run_dirs: Iterable[Path]) -> list[JobView]:
     Without squeue the markers and the manifest alone are shown.
     """
     jobs = [entry for run_dir in run_dirs for entry in planned_jobs(run_dir)]
-    ids = [job_id for _, job_id in jobs if job_id is not None]
+    ids = [job_id for _, job_ids in jobs for job_id in job_ids]
     try:
         entries = queue_entries(ids)
     except WorkerError:
@@ -118,11 +121,27 @@ def views(run_dirs: Iterable[Path]) -> list[JobView]:
         name, _, by = state.partition(" ")
         if name and (job_id not in entries or name == entries[job_id].state):
             entries[job_id] = QueueEntry(name, by)
-    return [view(spec, job_id, entries.get(job_id) if job_id else None) for spec, job_id in jobs]
+    found = []
+    for spec, job_ids in jobs:
+        seen = view(spec, job_ids[0] if job_ids else None, entry_of(job_ids, entries))
+        found.append(replace(seen, follow_ups=job_ids[1:]))
+    return found
 
 
-def planned_jobs(run_dir: Path) -> Iterator[tuple[JobSpec, str | None]]:
+def entry_of(job_ids: Sequence[str], entries: Mapping[str, QueueEntry]) -> QueueEntry | None:
+    """Returns what Slurm says of a job with these ids, of which all but the first wait to go on with it (a chain).
+
+    That is the first that has not ended, else the last that ended otherwise than by being cancelled as not needed.
+    """
+    known = [entries[job_id] for job_id in job_ids if job_id in entries]
+    living = [entry for entry in known if not has_ended(entry.state)]
+    ran = [entry for entry in known if entry.state != "CANCELLED"] or known[:1]
+    return living[0] if living else ran[-1] if ran else None
+
+
+def planned_jobs(run_dir: Path) -> Iterator[tuple[JobSpec, tuple[str, ...]]]:
     """Yields the jobs in a folder's plan with their Slurm ids. Damaged entries are left out."""
+    jobs: dict[int, tuple[JobSpec, tuple[str, ...]]] = {}
     try:
         rows = planned(run_dir).get("jobs")
     except (OSError, ValueError, RecursionError):
@@ -130,7 +149,9 @@ def planned_jobs(run_dir: Path) -> Iterator[tuple[JobSpec, str | None]]:
     for row in rows if isinstance(rows, list) else []:
         spec = job_from_json(row)
         if spec is not None:
-            yield spec, row.get(JOB_ID) if isinstance(row.get(JOB_ID), str) else None
+            ids = (row[JOB_ID],) if isinstance(row.get(JOB_ID), str) else ()
+            jobs[spec.index] = (spec, (*jobs.get(spec.index, (spec, ()))[1], *ids))
+    yield from jobs.values()
 
 
 def view(spec: JobSpec, job_id: str | None, entry: QueueEntry | None) -> JobView:

@@ -65,6 +65,7 @@ def resource_spec(config: Config, survey: Survey, mounts: tuple[str, ...]) -> Re
         container_mounts=mounts,
         container_python=cluster.container_python,
         max_requeues=cluster.max_requeues,
+        requeue=cluster.requeue,
         array_throttle=cluster.array_throttle,
         sbatch=sbatch_options(cluster),
         srun=tuple(cluster.srun),

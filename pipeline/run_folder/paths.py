@@ -115,6 +115,10 @@ class RunPaths:
         """The files that the workers of job `group` have written there."""
         return list(self.journal.glob(f"group{group}_*"))
 
+    def balancers_ready(self, group: int) -> list[Path]:
+        """The ready files that runs of a job have left."""
+        return sorted(self.balancer_log(group).parent.glob(f"group{group}_*.ready.json"))
+
     def submitit_dir(self, group: int) -> Path:
         """submitit's own pickles and logs."""
         return self.run_dir / ".submitit" / f"group{group}"

@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from trimode.core.files import write_json_atomic, write_text_atomic
+from trimode.pipeline.run_folder.job_json import job_from_json
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.spec import JobSpec, job_from_json
+from trimode.pipeline.spec import JobSpec
 
 FOLDER = ".submitit"
 """Folder of the out-dir with a folder per array."""
@@ -45,11 +46,21 @@ class Submission:
     count: int
     cluster: str
     """Name of the cluster; empty if unknown."""
+    follow_ups: tuple[str, ...] = ()
+    """Ids of the arrays that wait to go on with the same calls, in order (a chain)."""
+
+    @property
+    def runs(self) -> list[tuple[str, ...]]:
+        """Ids of each call's job, and of the jobs that wait to go on with it."""
+        arrays = (self.job_id, *self.follow_ups)
+        if self.count == 1:
+            return [arrays]
+        return [tuple(f"{array}_{number}" for array in arrays) for number in range(self.count)]
 
     @property
     def job_ids(self) -> list[str]:
-        """Ids of its jobs, in the order of their calls."""
-        return [self.job_id] if self.count == 1 else [f"{self.job_id}_{number}" for number in range(self.count)]
+        """Ids of all its jobs."""
+        return [job_id for ids in self.runs for job_id in ids]
 
 
 def out_dir_of(run_dir: Path) -> Path:
@@ -76,6 +87,7 @@ def read_call(folder: Path, number: int) -> Call:
 def accepted(submission: Submission) -> None:
     """Records the id that Slurm has given to an array."""
     facts = {"job_id": submission.job_id, "count": submission.count, "cluster": submission.cluster}
+    facts |= {"follow_ups": list(submission.follow_ups)}
     write_json_atomic(submission.folder / ACCEPTED, facts)
 
 
@@ -85,7 +97,9 @@ def submissions(out_dir: Path) -> list[Submission]:
     for path in sorted((out_dir / FOLDER).glob(f"*/{ACCEPTED}")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             raw = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Submission(path.parent, str(raw["job_id"]), int(raw["count"]), str(raw["cluster"])))
+            follow_ups = tuple(map(str, raw.get("follow_ups", ())))
+            facts = str(raw["job_id"]), int(raw["count"]), str(raw["cluster"]), follow_ups
+            found.append(Submission(path.parent, *facts))
     return found
 
 
@@ -104,10 +118,10 @@ def _rows(submission: Submission, run_dir: str | None = None) -> dict[str, list[
     try:
         status = path.stat()
         lines = _entries(path, status.st_mtime_ns, status.st_size)
-        ids = submission.job_ids
+        runs = submission.runs
         wanted = lines if run_dir is None else {run_dir: lines.get(run_dir, [])}
         return {
-            name: [json.loads(line)["spec"] | {JOB_ID: ids[number]} for number, line in numbered]
+            name: [json.loads(line)["spec"] | {JOB_ID: job_id} for number, line in numbered for job_id in runs[number]]
             for name, numbered in wanted.items()
         }
     except (OSError, ValueError, KeyError, TypeError, IndexError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from submitit.slurm.slurm import _make_sbatch_string
 from trimode.pipeline.slurm.script import python_command, slurm_parameters
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.spec import JobSpec, Requeue
 
 JOB_NAME = "trimode-probe"
 MINUTES = 5
@@ -27,6 +27,7 @@ def probe_text(job: JobSpec, folder: Path, program: Path) -> str:
         mem_gb=None if asked.mem_gb is None else min(MEMORY_GB, asked.mem_gb),
         time_limit_min=min(MINUTES, asked.time_limit_min),
         max_requeues=0,
+        requeue=Requeue.slurm,
     )
     parameters = slurm_parameters([dataclasses.replace(job, resources=resources)]) | {"job_name": JOB_NAME}
     command = f"{python_command(resources)} -u {shlex.quote(str(program))} {shlex.quote(str(folder))}"

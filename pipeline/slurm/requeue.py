@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 from trimode.core.errors import RESTARTS, RUN_AGAIN, START_AGAIN, TERMINATED
-from trimode.pipeline.spec import Container, ResourceSpec
+from trimode.pipeline.spec import LINK, Container, ResourceSpec
 
 WARNING_S = 120
 """Seconds before the time limit at which Slurm warns. It may warn up to a minute earlier."""
@@ -76,29 +76,45 @@ def srun_function(resources: ResourceSpec) -> list[str]:
         "  done",
         '  exit "$status"',
         "}",
-        "warn_in_time() {  # Slurm may warn up to a minute too early",
-        "  local end left",
-        '  end=$(date -d "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null)" +%s 2>/dev/null)',
-        f"  left=$((${{end:-0}} - $(date +%s) - {warning_s(resources.time_limit_min)}))",
-        '  [ "$left" -gt 0 ] && [ "$left" -le 60 ] || left=0',
-        '  { sleep "$left"; kill -USR2 "$step"; } &',
-        "}",
+        *_warn_in_time(warning_s(resources.time_limit_min)),
         "last_call() {  # the job has ended and its step has not: it would run into the time limit",
         f'  while [ "$SECONDS" -lt {last_call_s} ]; do kill -0 $$ 2>/dev/null || return; sleep 2; done',
-        '  [ ! -e "$wish" ] || scontrol requeue "$job"',
+        '  [ ! -e "$wish" ] || ' + ("kill -KILL $$" if resources.num_follow_ups else 'scontrol requeue "$job"'),
         "}",
         *_IS_PREEMPTED,
         "exit_early() {",
         f'  [ "$early" != TERM ] || exit {TERMINATED}',
-        f'  [ "${{SLURM_RESTART_COUNT:-0}}" -ge {resources.max_requeues} ] || run_again',
+        f'  [ "$((${{SLURM_RESTART_COUNT:-0}} + ${{{LINK}:-0}}))" -ge {resources.max_requeues} ] || run_again',
         '  echo "the time limit ended this run before the job had begun, and it is not requeued again" >&2',
         "  exit 1",
         "}",
         "run_again() {",
         "  trap - TERM USR2",
+        *_ways(resources),
+        f"  exit {RUN_AGAIN}",
+        "}",
+    ]
+
+
+def _ways(resources: ResourceSpec) -> list[str]:
+    """Returns the lines that have the job run again, without the one that ends the script."""
+    if resources.num_follow_ups:
+        return ['  echo "the next array of the chain goes on" >&2']
+    return [
         '  scontrol requeue "$job" && sleep 60  # Slurm ends this script meanwhile',
         '  echo "Slurm did not requeue the job; the same command goes on where it ended" >&2',
-        f"  exit {RUN_AGAIN}",
+    ]
+
+
+def _warn_in_time(seconds: int) -> list[str]:
+    """Returns a shell function that warns the step so many seconds before the time limit. Slurm may warn earlier."""
+    return [
+        "warn_in_time() {",
+        "  local end left",
+        '  end=$(date -d "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null)" +%s 2>/dev/null)',
+        f"  left=$((${{end:-0}} - $(date +%s) - {seconds}))",
+        '  [ "$left" -gt 0 ] && [ "$left" -le 60 ] || left=0',
+        '  { sleep "$left"; kill -USR2 "$step"; } &',
         "}",
     ]
 

@@ -64,7 +64,7 @@ def slurm_parameters(jobs: Sequence[JobSpec]) -> dict[str, object]:
         "srun_args": [*srun, *resources.srun],
         "additional_parameters": {
             "signal": f"B:USR2@{warning_s(resources.time_limit_min)}",
-            "requeue" if resources.max_requeues else "no-requeue": True,
+            "requeue" if resources.max_requeues and not resources.num_follow_ups else "no-requeue": True,
             **{name: True if value is None else value for name, value in resources.sbatch},
         },
     }

@@ -53,6 +53,7 @@ def as_json(jobs: Sequence[JobView]) -> str:
             "group": job.spec.index,
             "benchmarks": [task.benchmark for task in job.spec.tasks],
             "slurm_job_id": job.job_id,
+            "follow_ups": list(job.follow_ups),
             "state": job.stage.value,
             "detail": job.detail,
             "done": job.done,
@@ -72,7 +73,8 @@ def logs(jobs: Sequence[JobView]) -> str:
 
 def cancel(jobs: Sequence[JobView]) -> str:
     """Cancels the living Slurm jobs. Returns what was done. WorkerError with scancel's message if it fails."""
-    ids = [job.job_id for job in jobs if job.job_id is not None and job.stage in LIVING]
+    living = [job for job in jobs if job.job_id is not None and job.stage in LIVING]
+    ids = [job_id for job in living for job_id in (job.job_id, *job.follow_ups) if job_id is not None]
     if not ids:
         return "no Slurm job is waiting or running"
     try:

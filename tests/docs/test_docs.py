@@ -50,8 +50,8 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
-ENGINE_COMMAND = re.compile(r"^docker (.*\\\n)*.*$", re.MULTILINE)
-"""A command of docker, over all its lines: its flags are not ours."""
+ENGINE_COMMAND = re.compile(r"^(docker|srun) (.*\\\n)*.*$", re.MULTILINE)
+"""A command of docker or srun, over all its lines: its flags are not ours."""
 PLAIN_PATH = re.compile(r"[\w.-]+(/[\w.-]+)*/?")
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(data|etc|home|mnt|opt|root|srv|tmp|usr|var|work|Users)\b")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trimode.pipeline.spec import JobSpec, SampleShare, job_from_json
+from trimode.pipeline.run_folder.job_json import job_from_json
+from trimode.pipeline.spec import JobSpec, SampleShare
 from trimode.tests.fakes.specs import job_spec, task_spec
 
 SPEC = job_spec(Path("/runs"), (dataclasses.replace(task_spec(limit=5), chunk=SampleShare(1, 3)),))

@@ -59,7 +59,8 @@ def plugins(cluster: Path, kind: str) -> Iterator[None]:
         if plugin is None:
             pytest.skip("enroot and pyxis are not installed")
         (cluster / "pyxis").mkdir(exist_ok=True)  # slurmd makes it when it starts with the plugin
-        listed.write_text(f"required {plugin} runtime_path={cluster / 'pyxis'}\n")
+        mounted = " use_squashfuse=1" if shutil.which("squashfuse") else ""  # else the image is unpacked, which is slow
+        listed.write_text(f"required {plugin} runtime_path={cluster / 'pyxis'}{mounted}\n")
     else:
         plugin = cluster / "stand_in_for_pyxis.so"
         subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-o", plugin, SOURCE], check=True)

@@ -14,7 +14,7 @@ from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.nfe import read_nfe_log
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.rows import read_output
-from trimode.pipeline.spec import Executor, JobSpec
+from trimode.pipeline.spec import Executor, JobSpec, Requeue
 from trimode.tests.fakes.specs import job_spec, start_job, task_spec, write_data
 
 pytestmark = pytest.mark.process
@@ -57,6 +57,16 @@ def test_the_time_limit_asks_for_another_run_that_goes_on(spec: JobSpec, tmp_pat
     assert len(read_output(paths, "gsm8k", 0)) == 20
     assert [run["status"] for run in runs_of(spec, paths)] == ["interrupted", "completed"]
     assert runs_of(spec, paths)[1]["restart_count"] == 1
+
+
+def test_in_a_chain_the_next_array_goes_on(spec: JobSpec, tmp_path: Path) -> None:
+    resources = dataclasses.replace(spec.resources, requeue=Requeue.chain, max_requeues=2)
+    spec = dataclasses.replace(spec, resources=resources)
+    status, output = stopped(spec, tmp_path, signal.SIGUSR2, TRIMODE_LINK="1")
+    assert status == RUN_AGAIN, output
+    assert "ended run 2; the next array of the chain goes on 2/2" in output
+    assert stopped(spec, tmp_path, signal.SIGUSR2, TRIMODE_LINK="2")[0] == 1
+    assert RunPaths(Path(spec.run_dir)).failed(0).exists()
 
 
 def test_runs_that_finish_nothing_are_not_repeated_for_ever(spec: JobSpec, tmp_path: Path) -> None:
@@ -135,8 +145,10 @@ def test_a_run_that_was_killed_does_not_stay_running(spec: JobSpec, tmp_path: Pa
     job.communicate(timeout=60)
     paths = RunPaths(Path(spec.run_dir))
     assert [run["status"] for run in runs_of(spec, paths)] == ["running"]
+    assert paths.balancers_ready(0)
     start_job(spec, tmp_path, SLURM_JOB_ID="77").communicate(timeout=60)
     assert [run["status"] for run in runs_of(spec, paths)] == ["lost", "completed"]
+    assert not paths.balancers_ready(0)
 
 
 def test_the_warning_to_the_whole_step_ends_the_job_alone(spec: JobSpec, tmp_path: Path) -> None:

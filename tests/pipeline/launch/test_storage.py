@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,37 +19,11 @@ from trimode.pipeline.launch.owner import this_process
 from trimode.pipeline.run_folder.failure_record import RESERVED_BYTES, FailureRecord
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.sweep import guarded_sweep, run
+from trimode.tests.fakes.file_systems import Mount, fill
 from trimode.tests.fakes.specs import job_spec
 from trimode.tests.fakes.sweeps import HERE, config_of
 
 pytestmark = pytest.mark.process
-Mount = Callable[..., Path]
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Makes small file systems; the test is skipped where that is not allowed."""
-    made: list[Path] = []
-
-    def make(options: str) -> Path:
-        folder = tmp_path / f"mounted{len(made)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("this user may not mount a file system")
-        made.append(folder)
-        return folder
-
-    yield make
-    for folder in made:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    with (folder / "fill").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-        while True:
-            file.write(bytes(4096))
-    return folder
 
 
 def sweep(cwd: Path, out_dir: Path) -> int:

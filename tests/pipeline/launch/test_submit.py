@@ -13,7 +13,7 @@ from trimode.pipeline.launch import submit
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.owner import claim, read_owner, this_process
 from trimode.pipeline.launch.submit import Submitted, wait
-from trimode.pipeline.run_folder.submission import Call, read_call
+from trimode.pipeline.run_folder.submission import Call, planned, read_call, submissions
 from trimode.pipeline.slurm.arrays import submission_dir
 from trimode.pipeline.slurm.queue import QueueEntry
 from trimode.pipeline.slurm.script import sbatch_text
@@ -59,6 +59,39 @@ def test_a_single_job_is_no_array(tmp_path: Path, slurm: Path) -> None:
     jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar")
     assert [item.job_id for item in submit_arrays(jobs, Launcher(this_process()))] == ["101"]
     assert (slurm / "script101").read_text() == sbatch_text(jobs)
+
+
+def test_a_chain_waits_for_the_failure_of_all_arrays_before(tmp_path: Path, slurm: Path) -> None:
+    chain = ("cluster.requeue=chain", "cluster.max_requeues=2")
+    jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out", *chain)
+    owner = this_process()
+    claim(Path(jobs[0].run_dir), owner)
+    submitted = submit_arrays(jobs, Launcher(owner))
+    assert [item.job_ids for item in submitted] == [(f"101_{n}", f"102_{n}", f"103_{n}") for n in range(3)]
+    first, second, third = ((slurm / f"script{number}").read_text() for number in (101, 102, 103))
+    assert first == sbatch_text(jobs)
+    assert "#SBATCH --no-requeue" in first and "--dependency" not in first and "TRIMODE_LINK=" not in first
+    assert "#SBATCH --dependency=afternotok:101\n" in second and "export TRIMODE_LINK=1\n" in second
+    assert "#SBATCH --dependency=afternotok:101:102\n" in third and "export TRIMODE_LINK=2\n" in third
+    assert "#SBATCH --kill-on-invalid-dep=yes" in third and 'show job "102${SLURM_ARRAY_TASK_ID:+_' in third
+    taken = read_owner(Path(jobs[0].run_dir))
+    assert taken is not None and taken.slurm_jobs == ("101_0", "102_0", "103_0")
+    [kept] = submissions(tmp_path / "out")
+    assert kept.runs[1] == ("101_1", "102_1", "103_1")
+    assert [(row["index"], row["slurm_job_id"]) for row in planned(Path(jobs[1].run_dir))["jobs"]] == [  # type: ignore[attr-defined]
+        (0, "101_1"), (0, "102_1"), (0, "103_1")
+    ]  # fmt: skip
+
+
+def test_a_chain_that_sbatch_cuts_short_is_submitted_as_far_as_it_goes(
+    tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sbatch = slurm / "sbatch"
+    refusal = f'#!/bin/sh\nif [ -e {slurm}/script102 ]; then echo "sbatch: error: too many" >&2; exit 1; fi\n'
+    sbatch.write_text(sbatch.read_text().replace("#!/bin/sh\n", refusal))
+    jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar", "cluster.requeue=chain")
+    assert [item.job_ids for item in submit_arrays(jobs, Launcher(this_process()))] == [("101", "102")]
+    assert "the chain of 101 ends after 2 arrays" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("slurm")

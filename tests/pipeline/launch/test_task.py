@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from trimode.core.errors import RUN_AGAIN
 from trimode.core.project import child_environment
-from trimode.pipeline.launch.owner import claim, this_process
+from trimode.pipeline.launch.owner import claim, read_owner, this_process
 from trimode.pipeline.launch.task import again_if_allowed
 from trimode.pipeline.run_folder.submission import Call, read_call, write_calls
 from trimode.tests.fakes.sweeps import HERE, jobs_of
@@ -50,16 +51,55 @@ def test_a_job_of_an_array_runs_its_own_call(tmp_path: Path) -> None:
     assert [Path(call.spec.run_dir, "COMPLETED_group0").exists() for call in made] == [False, True, False]
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("marker", "age_s", "runs"),
+    [(None, 0, True), ("COMPLETED_group0", 0, False), ("FAILED_group0", 0, False), ("COMPLETED_group0", 3600, True)],
+)
+def test_a_later_array_of_a_chain_does_only_what_is_left(
+    tmp_path: Path, marker: str | None, age_s: float, runs: bool
+) -> None:
+    owner = this_process()
+    [call, *_] = calls(tmp_path, "run_to_the_end", owner.token)
+    claim(Path(call.spec.run_dir), owner)
+    (tmp_path / "array").mkdir()
+    write_calls(tmp_path / "array", [call])
+    if marker is not None:
+        path = Path(call.spec.run_dir, marker)
+        path.touch()
+        os.utime(path, (time.time() - age_s,) * 2)
+    environment = child_environment() | {"SLURM_JOB_ID": "9", "TRIMODE_LINK": "1"}
+    command = [sys.executable, "-m", "trimode.pipeline.launch.task", str(tmp_path / "array")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("there is nothing to do" in done.stdout) is not runs
+    assert runs is ("9" in read_owner(Path(call.spec.run_dir)).slurm_jobs)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(("restarts", "status"), [("3", RUN_AGAIN), ("10", "the time limit ended this run")])
 def test_a_warning_before_the_job_has_begun_asks_for_another_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, status: int | str
 ) -> None:
     monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    before = signal.getsignal(signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
     try:
         again_if_allowed(calls(tmp_path, "run_to_the_end")[0])
         with pytest.raises(SystemExit) as end:
             os.kill(os.getpid(), signal.SIGUSR2)
     finally:
-        signal.signal(signal.SIGUSR2, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert end.value.code == status if isinstance(status, int) else status in str(end.value.code)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_before_the_job_has_begun_ends_its_process(tmp_path: Path, signum: int) -> None:
+    """What ends so is for the batch script: scancel's SIGTERM ends the job, Slurm's warning asks for another run."""
+    command = [sys.executable, "-X", "importtime", "-m", "trimode.pipeline.launch.task", str(tmp_path / "nothing")]
+    with subprocess.Popen(command, env=child_environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # Python imports: no handler stands yet
+        process.send_signal(signum)
+        process.stderr.read()
+    assert process.returncode == -signum

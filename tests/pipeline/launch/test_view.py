@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from trimode.core.files import write_json_atomic, write_text_atomic
 from trimode.pipeline.launch.living import write_plan
 from trimode.pipeline.launch.owner import claim, this_process
-from trimode.pipeline.launch.view import Stage, run_dirs_below, view, views
+from trimode.pipeline.launch.view import Stage, entry_of, run_dirs_below, view, views
 from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import QueueEntry
@@ -80,6 +81,33 @@ def test_a_preempted_job_waits_to_run_again(job: JobSpec) -> None:
     assert view(job, "7", QueueEntry("PREEMPTED", "")).detail == "preempted; the same command goes on"
 
 
+def test_a_chain_is_one_job_and_its_living_array_counts(
+    tmp_path: Path, job: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_plan(Path(job.run_dir), [], [(job, "7"), (job, "8"), (job, "9")])
+    told = {"7": QueueEntry("TIMEOUT", "TimeLimit"), "8": QueueEntry("RUNNING", ""), "9": QueueEntry("PENDING", "Dep")}
+    monkeypatch.setattr("trimode.pipeline.launch.view.queue_entries", lambda _ids: told)
+    monkeypatch.setattr("trimode.pipeline.launch.view.ended_states", lambda _ids: {})
+    [seen] = views(run_dirs_below(tmp_path / "out"))
+    assert (seen.job_id, seen.follow_ups, seen.stage) == ("7", ("8", "9"), Stage.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (("COMPLETED", "CANCELLED", "CANCELLED"), "COMPLETED"),
+        (("FAILED", "TIMEOUT", "CANCELLED"), "TIMEOUT"),
+        (("CANCELLED", "CANCELLED"), "CANCELLED"),
+        (("FAILED", "PENDING", "PENDING"), "PENDING"),
+        ((), None),
+    ],
+)
+def test_what_slurm_says_of_a_chain(states: tuple[str, ...], expected: str | None) -> None:
+    ids = [str(number) for number in range(len(states))]
+    entry = entry_of(ids, {job_id: QueueEntry(state, "") for job_id, state in zip(ids, states, strict=True)})
+    assert (None if entry is None else entry.state) == expected
+
+
 def test_markers_count_once_the_job_is_over(job: JobSpec) -> None:
     paths = RunPaths(Path(job.run_dir))
     finish(job)
@@ -116,7 +144,8 @@ def test_all_jobs_below_a_folder_with_one_question(
     monkeypatch.setattr(
         "trimode.pipeline.launch.view.ended_states", lambda ids: {"8": "CANCELLED by me, 2026-11-26"} if [*ids] else {}
     )
-    write_plan(Path(job.run_dir), [], [(job, "7"), (job, "8"), (job, None)])
+    second, third = (dataclasses.replace(job, index=index) for index in (1, 2))
+    write_plan(Path(job.run_dir), [], [(job, "7"), (second, "8"), (third, None)])
     seen = views(run_dirs_below(tmp_path / "out"))
     assert [(item.job_id, item.stage) for item in seen] == [
         ("7", Stage.PENDING), ("8", Stage.ENDED), (None, Stage.PLANNED)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from trimode.core.errors import ConfigError
 from trimode.pipeline.plan.names import MAX_BYTES
-from trimode.pipeline.spec import Device, JobSpec, job_from_json
+from trimode.pipeline.run_folder.job_json import job_from_json
+from trimode.pipeline.spec import Device, JobSpec
 from trimode.tests.fakes.openai_server import OpenAIServer
 from trimode.tests.fakes.sweeps import jobs_of
 

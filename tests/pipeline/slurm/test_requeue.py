@@ -60,6 +60,11 @@ def test_a_job_that_asks_for_it_is_requeued(tmp_path: Path) -> None:
     assert calls(tmp_path) == ["scontrol requeue 7"]
 
 
+def test_in_a_chain_nothing_is_requeued(tmp_path: Path) -> None:
+    assert script(tmp_path, f"exit {RUN_AGAIN}", resources_of(tmp_path, "cluster.requeue=chain")).wait() == RUN_AGAIN
+    assert calls(tmp_path) == []
+
+
 def test_one_job_of_an_array_is_requeued_and_not_the_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")  # the last job of an array has the array's id
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")

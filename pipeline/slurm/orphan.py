@@ -1,0 +1,30 @@
+"""A step whose batch script was killed, by a lack of memory for example: Slurm calls the job failed and ends the step.
+
+Nobody is left to have the job run again but the step itself, where it sees scontrol: outside of containers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from trimode.pipeline.slurm.commands import ask
+
+KILLED = re.compile(r"^(?=.* JobState=COMPLETING )(?!.* Reason=None )(?=.* Requeue=1 ).* ExitCode=0:9 ", re.DOTALL)
+"""What scontrol shows of such a job. One that was cancelled or preempted has no reason."""
+
+
+def job_name() -> str:
+    """Returns the id by which Slurm's commands know this job; a job of an array by its number in it."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
+def requeue_if_orphaned(max_requeues: int) -> bool:
+    """Asks Slurm to run this job again if its batch script was killed. Returns True if Slurm does."""
+    if int(os.environ.get("SLURM_RESTART_COUNT") or 0) >= max_requeues:
+        return False
+    shown = ask(["scontrol", "--oneliner", "show", "job", job_name()])
+    if shown.status != 0 or not KILLED.search(f" {shown.out} "):
+        return False
+    return ask(["scontrol", "requeue", job_name()]).status == 0
