@@ -179,7 +179,8 @@ class Router:
     def _pick(self, item: WorkItem, aside: WorkerSlot | None) -> WorkerSlot | None:
         """Returns the free slot with the least outstanding work, or None; after a death another one if possible.
 
-        A slot that has the beginning of the prompt goes first, while it is at most one reply behind.
+        A slot that has the beginning of the prompt goes first, while it is at most one reply behind and not further than
+        that beginning is long.
         A last attempt gets only an empty slot, and other requests do not get the one that is kept `aside` for it.
         """
         if item.attempts == MAX_ATTEMPTS - 1:
@@ -192,8 +193,8 @@ class Router:
         if best is None or not holders:
             return best
         holder = min(holders, key=lambda slot: (slot.outstanding, slot.index))
-        behind = holder.outstanding - best.outstanding
-        return holder if behind <= self._expected_tokens + tokens / PROMPT_TOKENS_PER_OUTPUT_TOKEN else best
+        most = min(tokens, self._expected_tokens + tokens / PROMPT_TOKENS_PER_OUTPUT_TOKEN)
+        return holder if holder.outstanding - best.outstanding <= most else best
 
     def _run_on(self, slot: WorkerSlot, worker: Worker, item: WorkItem) -> None:
         limit = item.fields.get("max_new_tokens")

@@ -386,7 +386,7 @@ def test_the_end_of_the_process_fails_what_is_left() -> None:
 def test_a_repeat_and_a_later_turn_go_to_the_worker_that_has_the_prompt() -> None:
     async def test() -> None:
         bench = Bench(3)
-        turn = [{"role": "user", "content": "a long question " * 20}]
+        turn = [{"role": "user", "content": "a long question " * 200}]
         later = [*turn, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "why?"}]
         tasks = [bench.submit("other"), bench.submit("first", messages=turn)]
         await run_callbacks()
@@ -405,10 +405,23 @@ def test_a_repeat_and_a_later_turn_go_to_the_worker_that_has_the_prompt() -> Non
 def test_a_worker_that_is_far_behind_does_not_get_its_prompts() -> None:
     async def test() -> None:
         bench = Bench(2)
-        turn = [{"role": "user", "content": "hello"}]
-        tasks = [bench.submit(f"r{number}", messages=turn) for number in range(6)]
+        turn = [{"role": "user", "content": "a long question " * 200}]
+        tasks = [bench.submit(f"r{number}", messages=turn, prompt_tokens=800) for number in range(6)]
         await run_callbacks()
         assert bench.where() == [["r0", "r1", "r4"], ["r2", "r3", "r5"]]
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_a_short_prompt_is_no_reason_to_wait() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        turn = [{"role": "user", "content": "hello"}]
+        tasks = [bench.submit(f"r{number}", messages=turn) for number in range(4)]
+        await run_callbacks()
+        assert bench.where() == [["r0", "r2"], ["r1", "r3"]]
         for task in tasks:
             task.cancel()
 
