@@ -179,8 +179,8 @@ class Router:
     def _pick(self, item: WorkItem, aside: WorkerSlot | None) -> WorkerSlot | None:
         """Returns the free slot with the least outstanding work, or None; after a death another one if possible.
 
-        A slot that has the beginning of the prompt goes first, while it is at most one reply behind and not further than
-        that beginning is long.
+        A slot that has the beginning of the prompt goes first, while it is at most one reply behind, and not
+        further than that beginning is long.
         A last attempt gets only an empty slot, and other requests do not get the one that is kept `aside` for it.
         """
         if item.attempts == MAX_ATTEMPTS - 1:
