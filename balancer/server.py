@@ -22,10 +22,12 @@ from trimode.balancer.actors.private_folder import PrivateFolder
 from trimode.balancer.actors.ray_head import start_ray, stop_ray
 from trimode.balancer.actors.ray_watch import wait_until_ray_ends
 from trimode.balancer.actors.wire import Door, boot_id
-from trimode.balancer.api.app import Service, build_app
+from trimode.balancer.api.app import build_app
 from trimode.balancer.api.connections import Connection
+from trimode.balancer.api.guard import Visitors
+from trimode.balancer.api.service import Service
 from trimode.balancer.placement import Placement, place_workers
-from trimode.balancer.settings import API_KEY, BalancerSettings, parse_settings
+from trimode.balancer.settings import API_KEY, BalancerSettings, is_loopback, parse_settings
 from trimode.balancer.work import StoppingError
 from trimode.core.errors import ConfigError, Stopped, TrimodeError, WorkerError, guarded
 from trimode.core.files import write_json_atomic
@@ -193,6 +195,11 @@ class _Balancer:
             request_log=self.settings.request_log,
             infos=lambda: pool.infos,
             stats=pool.stats,
+            visitors=Visitors(
+                loopback_only=is_loopback(self.settings.host),
+                hosts=self.settings.allowed_hosts,
+                origins=self.settings.allowed_origins,
+            ),
         )
         return uvicorn.Config(
             build_app(service),

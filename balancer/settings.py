@@ -53,6 +53,10 @@ class BalancerSettings:
     max_body_bytes: int = 16 * 2**20
     api_key: str | None = field(default=None, repr=False)
     """Bearer key that every request but those to /health must carry."""
+    allowed_hosts: frozenset[str] = frozenset()
+    """Names beside localhost that a Host header may have; checked only on loopback."""
+    allowed_origins: frozenset[str] = frozenset()
+    """Origins of web pages that may ask, beside the server's own."""
     request_log: Path | None = None
     """One JSON line per answered request is appended here."""
 
@@ -103,6 +107,8 @@ def build_parser() -> argparse.ArgumentParser:
     server.add_argument(
         "--api-key-file", type=Path, help=f"file with the bearer key, else ${API_KEY}; needed beyond loopback"
     )
+    server.add_argument("--allow-origin", action="append", help="origin of web pages that may ask; may be repeated")
+    server.add_argument("--allow-host", action="append", help="further name in Host headers on loopback; repeatable")
     server.add_argument("--request-log", type=Path, help="append one JSON line per answered request")
     process = parser.add_argument_group("process")
     process.add_argument(
@@ -154,6 +160,8 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
         grace_s=args.grace,
         max_worker_deaths=args.max_worker_deaths,
         api_key=api_key,
+        allowed_hosts=frozenset(name.lower() for name in args.allow_host or ()),
+        allowed_origins=frozenset(origin.rstrip("/") for origin in args.allow_origin or ()),
         request_log=_absolute(args.request_log),
     )
 

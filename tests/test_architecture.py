@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers/boundary": {"core"},
     "workers/decode": {"core"},
     "workers/params": {"core", "workers/decode"},
-    "workers/text": {"core", "workers/boundary", "workers/decode"},
+    "workers/vocabulary": set(),
+    "workers/text": {"core", "workers/boundary", "workers/decode", "workers/vocabulary"},
     "workers/model": {"core", "kernels", "workers/decode"},
     "workers/sampling": {"core", "kernels", "workers/decode", "workers/model"},
     "workers/engine": {
@@ -46,10 +47,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "kernels/packing",
         *("workers/" + name for name in ("boundary", "decode", "model", "sampling", "params")),
     },
+    "workers/result": {"core", "workers/engine", "workers/text"},
     "workers/runtime": {
         "core",
         "kernels",
-        *("workers/" + name for name in ("boundary", "decode", "engine", "model", "params", "text")),
+        *("workers/" + name for name in ("boundary", "decode", "engine", "model", "params", "result", "text")),
     },
     "workers/hf": {
         "core",

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from trimode.core import worker
 from trimode.core.delta import OnDelta
@@ -121,6 +122,13 @@ class Worker(worker.Worker):
         if listener is not None:
             listener.hear_last(generation)
         return generation
+
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Answers a question about text, in a tokenizer thread."""
+        if self._closed:
+            raise WorkerError("the worker is closed")
+        work = self._tokenizers.submit(self._runtime.text_task, task, fields)
+        return await asyncio.wrap_future(work)
 
     async def cancel(self, request_id: str) -> None:
         """Ends a request at the next step, or at once if its prompt is still being tokenized.

@@ -54,6 +54,11 @@ class WorkerClient(Wire):
         """Returns when the running requests are written down, if the worker has a journal."""
         await self._call(next(self._numbers), Kind.FLUSH)
 
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Answers a question about text; raises as Worker.text does."""
+        found: dict[str, Any] = await self._call(next(self._numbers), Kind.TEXT, task, fields)
+        return found
+
     async def stats(self) -> WorkerStats:
         """Returns the worker's counters."""
         found: WorkerStats = await self._call(next(self._numbers), Kind.STATS)
@@ -90,6 +95,8 @@ class WorkerClient(Wire):
             future.set_result(None)
         elif kind == Kind.STATS:
             future.set_result(WorkerStats.from_json(message[2]))
+        elif kind == Kind.TEXT:
+            future.set_result(message[2])
         elif kind == Kind.REFUSED:
             future.set_exception(GenerationError(message[2], message[3]))
         elif kind == Kind.FAILED:

@@ -76,6 +76,8 @@ def request_body(decode: DecodeSpec, model: str, prompt: str, seed: int) -> dict
         "spaces_between_special_tokens": False,
         "chat_template_kwargs": {"enable_thinking": decode.enable_thinking},
     }
+    if decode.enable_thinking:
+        body["separate_reasoning"] = False  # the thoughts stay in the answer's text, where the scorers look for its end
     return body | mode_fields(decode)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from trimode.balancer.api import app, connections
+from trimode.balancer.api import connections, service
 from trimode.balancer.api.connections import Connection
 from trimode.tests.fakes.app import AppBench, StrictWorker
 
@@ -80,10 +80,10 @@ def test_the_second_head_of_a_connection_is_not_waited_for_either(monkeypatch: p
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        monkeypatch.setattr(app, "BODY_S", 0.2)
+        monkeypatch.setattr(service, "BODY_S", 0.2)
         async with serving() as port:
-            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\n"
-            status, body = await say(port, head, b"{")
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n"
+            status, body = await say(port, head + b"Content-Type: application/json\r\n\r\n", b"{")
         assert status == 408
         assert "the body did not arrive" in body["error"]["message"]
 
