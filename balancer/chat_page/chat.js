@@ -162,7 +162,7 @@ const Chat = (() => {
     // the view of an answer that has just ended is kept: its drawing goes on where it was
     const kept = turn.view?.answer === one ? turn.view : null;
     const view = kept ?? new AnswerView.View(one);
-    view.acts = { retry: isLast ? retry : null, changed: keep, more: pagerNode(turn) };
+    view.acts = { autoplay: true, retry: isLast ? retry : null, changed: keep, more: pagerNode(turn) };
     Object.defineProperty(turn, "view", { value: view, enumerable: false, configurable: true });
     if (one.state === "running") view.draw();
     else view.finish();

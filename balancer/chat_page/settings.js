@@ -36,6 +36,7 @@ const Settings = (() => {
     ["This page", [
       flag("stream", "Stream", "Off: the answer comes in one piece, without passes."),
       flag("passes", "Record the passes", "Needed for the denoise view and the replay."),
+      flag("autoplay", "Replay quick answers", "An answer of less than 1.5 seconds is replayed once, slow enough to see."),
       flag("markdown", "Format answers", "Off: plain text."),
       flag("timing", "Show numbers under answers"),
     ]],

@@ -25,6 +25,7 @@ const Store = (() => {
     multi_turn: true,
     stream: true,
     passes: true,
+    autoplay: true,
     markdown: true,
     timing: true,
     theme: "",
