@@ -22,7 +22,7 @@ const Store = (() => {
     spec_block: 32,
     acceptance: "rejection",
     thinking: false,
-    multi_turn: true,
+    earlier_turns: "auto",
     stream: true,
     passes: true,
     autoplay: true,
