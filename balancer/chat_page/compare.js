@@ -5,6 +5,7 @@ const Compare = (() => {
   let card = null;
   let running = null; // AbortController
   let answers = [];
+  let views = [];
 
   function setCard(found) {
     card = found;
@@ -43,6 +44,7 @@ const Compare = (() => {
       return { answer, body, view: new AnswerView.View(answer) };
     });
     answers = jobs.map((job) => job.answer);
+    views = jobs.map((job) => job.view);
     byId("compare-answers").replaceChildren(...jobs.map((job) => job.view.root));
     drawTable();
     const one = async ({ answer, body, view }) => {
@@ -106,8 +108,16 @@ const Compare = (() => {
     byId("compare-table").hidden = answers.length === 0;
   }
 
+  /** Replays all answers side by side, each pass of the model as long as any other. */
+  function replayAll() {
+    const most = Math.max(...answers.map((answer) => answer.frames.length));
+    const stepMs = Math.max(60, Math.min(400, 6000 / most));
+    for (const view of views) if (view.answer.frames.length > 1) view.passes.play({ stepMs, fromStart: true });
+  }
+
   function showRunning(is) {
     byId("compare-run").hidden = is;
+    byId("compare-replay").hidden = is || !answers.some((answer) => answer.frames.length > 1);
     byId("compare-stop").hidden = !is;
     if (document.activeElement === document.body) byId(is ? "compare-stop" : "compare-run").focus();
   }
@@ -128,6 +138,7 @@ const Compare = (() => {
       event.preventDefault();
       run();
     });
+    byId("compare-replay").addEventListener("click", replayAll);
     byId("compare-stop").addEventListener("click", stop);
     byId("compare-prompt").addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

@@ -28,6 +28,9 @@ def test_all_modes_answer_one_prompt(page: ChatPage, server: ChatServer) -> None
     assert [row[-1] for row in rows] == ["(first)", "same", "same", "same"]
     assert rows[0][6] == "1.00"
     assert all(row[1].strip().endswith("s") for row in rows)
+    page.click("#compare-replay")
+    position = "[...document.querySelectorAll('.replay input')].map(s => Number(s.value))"
+    page.browser.wait_for(f"{position}[1] === 7 && {position}[0] < 36")  # dlm has ended, ar goes on
     assert page.browser.complaints() == []
 
 
