@@ -83,6 +83,16 @@ const Compare = (() => {
     return answer.text === first.text ? "same" : "differs";
   }
 
+  /** Returns the table as Markdown. */
+  function asMarkdown() {
+    const rows = [...byId("compare-table").querySelectorAll("tr")].map((row) => {
+      const cells = [...row.cells].map((cell) => (cell.querySelector("span:not([aria-hidden], .chip)") ?? cell).textContent);
+      return `| ${cells.map((text) => text.replaceAll("|", "\\|")).join(" | ")} |`;
+    });
+    rows.splice(1, 0, `|${"---|".repeat(byId("compare-table").querySelectorAll("thead th").length)}`);
+    return `${rows.join("\n")}\n`;
+  }
+
   function drawTable() {
     const all = answers.map(Answer.stats);
     const most = (name) => Math.max(0, ...all.map((found) => found[name] ?? 0));
@@ -117,7 +127,8 @@ const Compare = (() => {
 
   function showRunning(is) {
     byId("compare-run").hidden = is;
-    byId("compare-replay").hidden = is || !answers.some((answer) => answer.frames.length > 1);
+    byId("compare-tools").hidden = is || answers.length === 0;
+    byId("compare-replay").hidden = !answers.some((answer) => answer.frames.length > 1);
     byId("compare-stop").hidden = !is;
     if (document.activeElement === document.body) byId(is ? "compare-stop" : "compare-run").focus();
   }
@@ -138,6 +149,7 @@ const Compare = (() => {
       event.preventDefault();
       run();
     });
+    byId("compare-copy").addEventListener("click", (event) => Dom.copy(asMarkdown(), event.currentTarget));
     byId("compare-replay").addEventListener("click", replayAll);
     byId("compare-stop").addEventListener("click", stop);
     byId("compare-prompt").addEventListener("keydown", (event) => {
