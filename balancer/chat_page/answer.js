@@ -103,7 +103,12 @@ const Answer = (() => {
     return answer.state === "done" || (answer.state === "stopped" && answer.sendAlong);
   }
 
-  const seconds = (value) => (value === null ? "–" : value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`);
+  function seconds(value) {
+    if (value === null) return "–";
+    if (value < 0.1) return `${Math.round(value * 1000)} ms`;
+    return `${value.toFixed(value < 10 ? 2 : 1)} s`;
+  }
+
   const decimal = (value, digits = 2) => (value === null ? "–" : value >= 100 ? value.toFixed(0) : value.toFixed(digits));
   const whole = (value) => (value === null ? "–" : String(value));
 

@@ -135,7 +135,7 @@ const Settings = (() => {
       ["context", card?.max_model_len && `${card.max_model_len} tokens`],
       ["modes", Modes.variants(card).map((one) => one.label).join(", ")],
       ["default mode", card?.default_mode],
-      ["numbers", card?.dtype],
+      ["number format", card?.dtype],
       ["quantisation", card?.quantization],
       ["adapter", card ? (card.lora ? "loaded" : "none") : null],
     ];
