@@ -40,7 +40,9 @@ class Settings:
     def mode_fields(self) -> dict[str, object]:
         """Returns the request fields of this project: mode, block, threshold, adapter, top_k, thinking."""
         fields: dict[str, object] = {"enable_thinking": self.thinking, "top_k": self.top_k}
-        if self.mode is not None:
+        if self.mode is None:
+            fields |= {"block_length": self.block_length, "threshold": self.threshold}
+        else:
             name = self.mode.removesuffix(LORA_SUFFIX)
             block = BLOCK_LENGTHS.get(name) if self.block_length is None or name == "ar" else self.block_length
             threshold = THRESHOLDS.get(name) if self.threshold is None or name == "ar" else self.threshold
