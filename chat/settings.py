@@ -83,7 +83,7 @@ def _parsed(name: str, kind: str, text: str) -> object:
 def checked_mode(mode: str, modes: Sequence[str]) -> str:
     """Returns the mode if it is one of `modes`. Raises ConfigError."""
     if mode not in modes:
-        raise ConfigError(f"mode: got {mode!r}; valid: {', '.join(modes)}")
+        raise ConfigError(f"mode: got {mode!r}; valid: {', '.join(modes) or 'none, the server names no modes'}")
     return mode
 
 
