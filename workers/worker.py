@@ -195,8 +195,9 @@ class Worker(worker.Worker):
             prepared = self._runtime.prepare(job.fields, job.go_on)
             if job.listener is not None:
                 job.listener.begin(self._runtime.text, prepared)
-            elif self._journal is not None:  # whoever listens has got none of what is written down
-                prepared = self._found_again(prepared)
+            if self._journal is not None and prepared.continuation is None:  # a listener has got none of what it holds
+                found = self._journal.find(prepared.prompt_ids, prepared.params)
+                prepared = dataclasses.replace(prepared, continuation=found)
         except GenerationError as error:
             self._resolve(job, error)
             return
@@ -209,13 +210,6 @@ class Worker(worker.Worker):
             job.prepared = prepared
             self._inbox.append(job)
             self._wake.notify()
-
-    def _found_again(self, prepared: Prepared) -> Prepared:
-        """Returns the request as it goes on, if the journal has it."""
-        assert self._journal is not None
-        if prepared.continuation is not None:
-            return prepared
-        return dataclasses.replace(prepared, continuation=self._journal.find(prepared.prompt_ids, prepared.params))
 
     def _loop(self) -> None:
         failure = "the worker was closed"

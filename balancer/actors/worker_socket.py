@@ -61,13 +61,13 @@ class WorkerSocket(Wire):
             self._start(call, fields, in_parts=in_parts)
         elif kind == Kind.CANCEL:
             self._keep(asyncio.ensure_future(self._worker.cancel(message[1])))
+        elif kind == Kind.FLUSH:
+            self._keep(asyncio.ensure_future(self._flush_journal(message[1])))
         elif kind == Kind.TEXT:
             _, call, task, fields = message
             self._reply(call, Kind.TEXT, asyncio.ensure_future(self._worker.text(task, fields)), dict)
         elif kind == Kind.STATS:
             self._keep(asyncio.ensure_future(self._say_stats(message[1])))
-        elif kind == Kind.FLUSH:
-            self._keep(asyncio.ensure_future(self._flush_worker(message[1])))
 
     def _start(self, call: int, fields: Mapping[str, object], *, in_parts: bool) -> None:
         def on_delta(delta: Delta) -> None:
@@ -101,12 +101,12 @@ class WorkerSocket(Wire):
             sys.stderr.flush()
             self.send(Kind.FAILED, call)
 
-    async def _say_stats(self, call: int) -> None:
-        self.send(Kind.STATS, call, (await self._worker.stats()).to_json())
-
-    async def _flush_worker(self, call: int) -> None:
+    async def _flush_journal(self, call: int) -> None:
         await self._worker.flush()
         self.send(Kind.FLUSH, call)
+
+    async def _say_stats(self, call: int) -> None:
+        self.send(Kind.STATS, call, (await self._worker.stats()).to_json())
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)

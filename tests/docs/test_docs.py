@@ -29,6 +29,7 @@ COMMANDS = (
     ("-m", "trimode.pipeline.rescore"),
     ("-m", "trimode.pipeline.data", "prepare"),
     ("-m", "trimode.balancer"),
+    ("-m", "trimode.balancer.chat_page"),
     ("-m", "trimode.workers.generate"),
     ("-m", "trimode.workers.quantize"),
     ("-m", "trimode.bench.balancer"),
