@@ -116,8 +116,10 @@ class Drill:
         """Runs the drill and fills the record, all but the comparison."""
         rng = random.Random(record.seed)  # noqa: S311 (moments of strikes are no secret)
         self._submit()
-        for _ in range(strikes):
-            if not self._strike(rng, record, reference):
+        order = list(PHASES)
+        drawn = rng.choices(order, list(PHASES.values()), k=strikes)
+        for wanted in sorted(drawn, key=order.index):  # a job that is not started again comes by each phase once
+            if not self._strike(rng, record, reference, record.phase or wanted):
                 break
         while not self.tick():
             time.sleep(TICK_S)
@@ -178,10 +180,8 @@ class Drill:
             raise Hang(f"not completed after {MOST_TYPED} commands")
         self.sweep.submit()
 
-    def _strike(self, rng: random.Random, record: Record, reference: Reference) -> bool:
-        """Strikes once, at a random moment. Returns False if the job has ended before."""
-        assert self._kind is not None
-        wanted = record.phase or rng.choices(list(PHASES), list(PHASES.values()))[0]
+    def _strike(self, rng: random.Random, record: Record, reference: Reference, wanted: str) -> bool:
+        """Strikes once, at a random moment of a phase. Returns False if the job has ended before."""
         if not self._wait_for_phase(wanted):
             return False
         end = time.monotonic() + rng.uniform(0.0, reference.seconds[wanted])
