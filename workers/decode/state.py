@@ -245,7 +245,7 @@ class DecodeState(ABC):
         self.prompt_logprobs += sampled.logprobs[:num_targets]
         if self.params.prompt_logprobs:
             self.prompt_top_logprobs += [top[: self.params.prompt_logprobs] for top in sampled.tops[:num_targets]]
-        if self.cached < len(self.prompt_ids):
+        if chunk.again or self.cached < len(self._known):
             return
         if self.params.max_new_tokens:
             top = sampled.tops[-1][: self.num_top] if self.num_top else ()
