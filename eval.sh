@@ -21,6 +21,24 @@ case ${1:-} in
     bash "$ROOT/scripts/setup_env.sh" base
     exec env PYTHONSAFEPATH=1 "$ROOT/.venv/bin/python" -m trimode.pipeline.doctor "${@:2}"
     ;;
+  --serve) # the demo model, or --model; every flag of python -m trimode.balancer
+    bash "$ROOT/scripts/setup_env.sh" worker
+    model="" lora="" port=""
+    for ((i = 2; i <= $#; i++)); do
+      word=${!i} next=$((i + 1))
+      case $word in
+        --model) model=${!next:-} ;; --model=*) model=${word#*=} ;;
+        --lora | --lora=*) lora=given ;;
+        --port | --port=*) port=given ;;
+      esac
+    done
+    more=()
+    [ -n "$model" ] || { model=$ROOT/assets/demo_model && more+=(--model "$model"); }
+    # the adapter that lies in the model's folder is loaded, so that requests may ask for it
+    [ -n "$lora" ] || [ ! -e "$model/linear_spec_lora/adapter_config.json" ] || more+=(--lora "$model/linear_spec_lora")
+    [ -n "$port" ] || more+=(--port 8000)
+    exec env PYTHONSAFEPATH=1 "$ROOT/.venv/bin/python" -m trimode.balancer "${more[@]}" "${@:2}"
+    ;;
 esac
 
 layer=base

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -40,17 +39,22 @@ def find_adapter(model: Path, given: str | None, subfolder: str, needed: bool) -
     return None
 
 
+def load(settings: WorkerSettings, name: str) -> LocalModel:
+    """Returns the loaded model. Raises ConfigError or WorkerError. What the worker says of its kernels is not shown."""
+    from trimode.workers import worker  # imports torch, which flags and help do without
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        loaded = worker.Worker(settings)
+    return LocalModel(loaded, name, has_adapter=settings.lora is not None)
+
+
 class LocalModel:
-    """One worker in this process. Its constructor loads the model."""
+    """One worker in this process."""
 
-    def __init__(self, settings: WorkerSettings, name: str, verbose: bool = False) -> None:
-        from trimode.workers import worker  # imports torch, which flags and help do without
-
+    def __init__(self, worker: Worker, name: str, has_adapter: bool) -> None:
         self.name = name
-        self.modes = tuple(mode for mode in local_modes() if settings.lora or not mode.endswith(LORA_SUFFIX))
-        said = io.StringIO()
-        with contextlib.redirect_stderr(sys.stderr if verbose else said):
-            self._worker: Worker = worker.Worker(settings)
+        self.modes = tuple(mode for mode in local_modes() if has_adapter or not mode.endswith(LORA_SUFFIX))
+        self._worker = worker
 
     async def answer(self, messages: Sequence[Message], settings: Settings) -> AsyncIterator[str | Reply]:
         """Yields the parts of the text, then the whole answer. Raises GenerationError or WorkerError."""

@@ -11,7 +11,7 @@ from trimode.chat.answer import Answerer, Reply
 from trimode.chat.commands import State, run
 from trimode.chat.conversation import Conversation
 from trimode.chat.flags import DTYPES, MODEL, loads, parser, settings_of
-from trimode.chat.local import LocalModel, find_adapter, local_modes
+from trimode.chat.local import find_adapter, load, local_modes
 from trimode.chat.screen import Screen
 from trimode.chat.server import ServedModel
 from trimode.chat.settings import LORA_SUFFIX, checked_mode
@@ -32,8 +32,10 @@ def open_answerer(args: argparse.Namespace, mode: str | None) -> Answerer:
     if args.server is not None:
         server = ServerSpec(url=api_base(args.server), engine="server", api_key_file=args.api_key_file)
         served = ServedModel(server, args.model or "")
+        if mode is not None and not served.modes:
+            raise ConfigError(f"--mode: got {mode}, but {args.server} names no modes; valid: without --mode")
         if mode is not None:
-            checked_mode(mode, served.modes or (mode,))
+            checked_mode(mode, served.modes)
         return served
     mode = checked_mode(mode or "", local_modes())
     from trimode.workers.runtime import checkpoint_folder  # imports torch
@@ -49,7 +51,7 @@ def open_answerer(args: argparse.Namespace, mode: str | None) -> Answerer:
         quantization=args.quantization,
         max_num_seqs=1,
     )
-    return LocalModel(settings, name)
+    return load(settings, name)
 
 
 async def answer(state: State, question: str, screen: Screen) -> Reply:

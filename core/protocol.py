@@ -115,6 +115,16 @@ class DecodeParams:
     The prompt is then computed as a whole, whatever the prefix cache holds."""
 
     @property
+    def num_top(self) -> int:
+        """Alternatives reported for each generated token."""
+        return self.top_logprobs if self.logprobs else 0
+
+    @property
+    def rates_more(self) -> bool:
+        """True if more is rated than the generated tokens: alternatives to them, or the prompt."""
+        return self.num_top > 0 or self.prompt_logprobs is not None
+
+    @property
     def sees_past(self) -> bool:
         """True if the logits depend on which tokens came before, beside what the model makes of them."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0

@@ -200,7 +200,8 @@ def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launche
 def say_submitted(submitted: Sequence[Submitted], left: Sequence[JobSpec]) -> None:
     """Prints the jobs that Slurm has accepted, and how many it does not take now."""
     for item in submitted:
-        print(f"submitted {item.job_id} ({item.spec.name}): {item.spec.run_dir}", flush=True)
+        then = f", then {', '.join(item.follow_ups)} as needed" if item.follow_ups else ""
+        print(f"submitted {item.job_id} ({item.spec.name}{then}): {item.spec.run_dir}", flush=True)
     if left:
         print(
             f"{counted(len(left), 'job is', 'jobs are')} not submitted: Slurm takes no more of this user now "

@@ -6,4 +6,4 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 PYTHON=${TRIMODE_PYTHON:-$ROOT/.venv/bin/python} # TRIMODE_PYTHON: an environment that has the worker packages already
 [ -n "${TRIMODE_PYTHON:-}" ] || bash "$ROOT/scripts/setup_env.sh" worker
-exec env PYTHONSAFEPATH=1 PYTHONPATH="$ROOT/.types" "$PYTHON" -m trimode.scripts.fetch adapter "$@"
+exec env PYTHONSAFEPATH=1 PYTHONPATH="$ROOT/.types" "$PYTHON" -m trimode.workers.fetch adapter "$@"

@@ -35,7 +35,7 @@ def build_generation(sequence: Sequence, text: Text) -> Generation:
         ),
         trace=state.trace,
         logprobs=state.logprobs[: len(tokens)] if state.params.logprobs else None,
-        top_logprobs=state.top_logprobs[: len(tokens)] if state.num_top else None,
+        top_logprobs=state.top_logprobs[: len(tokens)] if state.params.num_top else None,
         prompt_token_ids=None if rated is None else state.prompt_ids,
         prompt_logprobs=None if rated is None else state.prompt_logprobs,
         prompt_top_logprobs=state.prompt_top_logprobs if rated else None,

@@ -152,10 +152,10 @@ class Listener:
             return News((), None, None, passes, None) if passes else None
         self._num_tokens = len(state.output)
         logprobs = state.logprobs[start:] if state.params.logprobs else None
-        tops = state.top_logprobs[start:] if state.num_top else None
         boundary = request.boundary(start, self._trace_length)
         if boundary is not None:
             self._trace_length += len(boundary.trace or ())
+        tops = state.top_logprobs[start:] if state.params.num_top else None
         return News(state.output[start:], logprobs, tops, passes, boundary)
 
     def hear(self, news: News) -> None:

@@ -195,7 +195,7 @@ class Worker(worker.Worker):
             prepared = self._runtime.prepare(job.fields, job.go_on)
             if job.listener is not None:
                 job.listener.begin(self._runtime.text, prepared)
-            if self._journal is not None and prepared.continuation is None:
+            if self._journal is not None and prepared.continuation is None:  # a listener has got none of what it holds
                 found = self._journal.find(prepared.prompt_ids, prepared.params)
                 prepared = dataclasses.replace(prepared, continuation=found)
         except GenerationError as error:
@@ -228,9 +228,9 @@ class Worker(worker.Worker):
                 for sequence in gone:
                     self._runtime.engine.cancel(sequence)
                 ended = self._runtime.engine.step()
+                self._listeners.hand_out()
                 if self._journal is not None:
                     self._journal.after_step(self._runtime.engine.running, ended, flushes)
-                self._listeners.hand_out()
                 for sequence in ended:
                     self._finish(sequence)
         except BaseException as error:

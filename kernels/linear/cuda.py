@@ -100,6 +100,26 @@ def _dot_int4(
 
 
 @jit
+def _one_split(
+    x_tile, weight_tile, group_tile, inside_t, inside_o, first, split_inputs, inputs, width, WHOLE_O: tl.constexpr,
+    WHOLE_I: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr, PACKED: tl.constexpr, BLOCK_O: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_I: tl.constexpr, PROMOTE: tl.constexpr,
+):  # fmt: skip
+    """The sum of the split that begins at the input `first`."""
+    last = tl.minimum(first + split_inputs, inputs)
+    if GROUP:
+        total = _dot_int4(
+            x_tile, weight_tile, group_tile, inside_t, first, last, width, BLOCK_O, BLOCK_T, GROUP, PACK, PACKED
+        )
+    else:
+        total = _dot(
+            x_tile, weight_tile, inside_t, inside_o, first, last, inputs, WHOLE_O, WHOLE_I, BLOCK_O, BLOCK_T, BLOCK_I,
+            PROMOTE,
+        )  # fmt: skip
+    return total
+
+
+@jit
 def _finish(total, row_scale, output_scale, residual_at, inside, SCALED: tl.constexpr, ADDED: tl.constexpr):
     """Scales and the residual. Nothing is left to the compiler to fuse, so it is the same wherever it stands."""
     if SCALED:
@@ -131,8 +151,8 @@ def _product(
     inside = inside_t[None, :] if WHOLE_O else inside_t[None, :] & inside_o[:, None]
     t, o = t.to(tl.int64), o.to(tl.int64)
     x_tile = x_at + t[None, :] * x_stride + i[:, None]
+    width = tl.cdiv(outputs, PACK) * PACK if GROUP else outputs
     if GROUP:
-        width = tl.cdiv(outputs, PACK) * PACK
         j = tl.arange(0, GROUP // 8)
         place = o // PACK * (PACK * (inputs // 8)) + o % PACK * (GROUP // 8)
         weight_tile = weight_at + place[:, None] + j[None, :]
@@ -142,30 +162,16 @@ def _product(
     total = tl.zeros([BLOCK_O, BLOCK_T], tl.float32)
     if PARTIAL or SINGLE:
         first = split * split_inputs
-        last = tl.minimum(first + split_inputs, inputs)
-        if GROUP:
-            total = total + _dot_int4(
-                x_tile, weight_tile, group_at + o, inside_t, first, last, width, BLOCK_O, BLOCK_T, GROUP, PACK,
-                PACKED,
-            )  # fmt: skip
-        else:
-            total = total + _dot(
-                x_tile, weight_tile, inside_t, inside_o, first, last, inputs, WHOLE_O, WHOLE_I, BLOCK_O, BLOCK_T,
-                BLOCK_I, PROMOTE,
-            )  # fmt: skip
+        total = total + _one_split(
+            x_tile, weight_tile, group_at + o, inside_t, inside_o, first, split_inputs, inputs, width, WHOLE_O,
+            WHOLE_I, GROUP, PACK, PACKED, BLOCK_O, BLOCK_T, BLOCK_I, PROMOTE,
+        )  # fmt: skip
     else:
         for first in range(0, inputs, split_inputs):
-            last = tl.minimum(first + split_inputs, inputs)
-            if GROUP:
-                total = total + _dot_int4(
-                    x_tile, weight_tile, group_at + o, inside_t, first, last, width, BLOCK_O, BLOCK_T, GROUP, PACK,
-                    PACKED,
-                )  # fmt: skip
-            else:
-                total = total + _dot(
-                    x_tile, weight_tile, inside_t, inside_o, first, last, inputs, WHOLE_O, WHOLE_I, BLOCK_O, BLOCK_T,
-                    BLOCK_I, PROMOTE,
-                )  # fmt: skip
+            total = total + _one_split(
+                x_tile, weight_tile, group_at + o, inside_t, inside_o, first, split_inputs, inputs, width, WHOLE_O,
+                WHOLE_I, GROUP, PACK, PACKED, BLOCK_O, BLOCK_T, BLOCK_I, PROMOTE,
+            )  # fmt: skip
     if PARTIAL:
         place = (split.to(tl.int64) * num_rows + t)[None, :] * outputs + o[:, None]
         tl.store(y_at + place, total, mask=inside)

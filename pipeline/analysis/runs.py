@@ -18,15 +18,7 @@ from trimode.pipeline.analysis.job_specs import Json, num_expected, read_jobs
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, is_count, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import (
-    LEDGER,
-    POSITION,
-    SCORING_ERROR,
-    UNSCORED,
-    add_row,
-    placed_lines,
-    read_lines,
-)
+from trimode.pipeline.run_folder.rows import LEDGER, POSITION, SCORING_ERROR, UNSCORED, add_row, placed_lines
 from trimode.pipeline.run_folder.submission import planned
 from trimode.pipeline.scoring.verdicts import is_scored
 from trimode.pipeline.spec import JobSpec
@@ -106,8 +98,7 @@ class Run:
     @property
     def label(self) -> str:
         """`ar`, `dlm`, `linear_spec` or `linear_spec+lora`; of a running server `ar@engine`."""
-        name = f"{self.mode.value}+lora" if self.lora else self.mode.value
-        return name if self.engine is None else f"{name}@{self.engine}"
+        return self.mode.value + ("+lora" if self.lora else "") + (f"@{self.engine}" if self.engine else "")
 
     @property
     def engine(self) -> str | None:
@@ -169,11 +160,9 @@ def read_run(folder: Path) -> Run:
         wanted = [record for record in ledger if record.benchmark == task.benchmark.name]
         _attach(task, wanted, f"{mode.value}{'+lora' if lora else ''} {task.benchmark.name}", notes)
         task.num_expected = num_expected(jobs, manifest, task.benchmark.name)
+        task.counts_end = all(job.client.server is None for job in jobs)
         tasks[task.benchmark.name] = task
-    run = Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
-    for task in tasks.values():
-        task.counts_end = run.engine is None
-    return run
+    return Run(folder, mode, lora, manifest, jobs, tasks, _state(folder, tasks), notes)
 
 
 def _is_run_folder(folder: Path) -> bool:
@@ -206,7 +195,7 @@ def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
     """Reads every line of every nfe_log.jsonl of the run."""
     records: list[NfeRecord] = []
     for path in nfe_logs(folder):
-        for value in read_lines(path, notes):
+        for _, value in placed_lines(path, notes):
             try:
                 records.append(_emitted(NfeRecord.from_json(value)))
             except TypeError as error:

@@ -158,6 +158,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--dry-run", None, "off", "print settings, jobs and scripts; write nothing"),
         Flag("--json", None, "off", "with --dry-run: print JSON only"),
         Flag("--calibrate", None, "off", "run 16 samples per benchmark and mode: --dry-run then says what it costs"),
+        Flag("--serve", None, "off", "first of all flags: serve the demo model, or --model (flags of the balancer)"),
         Flag("--doctor", None, "off", "first of all flags: check all before a run and exit (--probe, --json)"),
         Flag("--setup", "base|worker", "none", "make or update the environment and exit"),
         Flag("--status", "[logs|cancel] DIR", "none", "show how the jobs in DIR stand and exit (--watch, --json)"),

@@ -93,6 +93,8 @@ def _refuse(given: dict[str, object]) -> None:
         raise ConfigError(f"--setup stands alone and takes base or worker: got {given['setup']!r}")
     if "status" in given:
         raise ConfigError("--status comes first: eval.sh --status [logs|cancel] DIR [--watch] [--json]")
+    if "serve" in given:
+        raise ConfigError("--serve comes first: eval.sh --serve [--model MODEL] [--port N] [flags of the balancer]")
     if "doctor" in given:
         raise ConfigError("--doctor comes first: eval.sh --doctor [--probe] [--json] [the flags of a sweep]")
     if "steps" in given:

@@ -40,6 +40,8 @@ def check_backend(config: Config) -> None:
     for name, value in balancer.fields.items():
         if name in OWN_FIELDS and not (value is None and name in MAY_BE_NULL):
             raise ConfigError(f"balancer.fields.{name}: got {value!r}, but it {OWN_FIELDS[name]}")
+    if config.calibrate:
+        raise ConfigError("calibrate: the time of a running server is its own; valid: a sweep with --limit")
     if len(config.modes) > 1:
         raise ConfigError(
             f"a running server decodes in one way: got the modes {', '.join(config.modes)}; valid: one --mode, the way "

@@ -79,8 +79,8 @@ def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
             signals.ignore()
             lease.check_now()
             write_text_atomic(paths.completed(spec.index), now() + "\n")
-            record.release()
             _remove_journals(paths, spec.index)
+            record.release()
             print(f"=== {now()} {spec.name}: completed", flush=True)
         except BaseException as error:  # the job's boundary: every end that the process survives leaves a record
             signals.ignore()

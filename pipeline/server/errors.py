@@ -28,8 +28,8 @@ def error_message(text: str) -> str:
             if isinstance(value, dict):
                 value = value.get("message", value)
             break
-    shown = value if isinstance(value, str) else text
-    return " ".join(shown.split())[:MAX_MESSAGE] or "no message"
+    shown = " ".join((value if isinstance(value, str) else text).split())
+    return "".join(char for char in shown if char.isprintable())[:MAX_MESSAGE] or "no message"
 
 
 def explain_status(server: ServerSpec, status: int, text: str, location: str = "") -> str:
@@ -47,7 +47,7 @@ def explain_status(server: ServerSpec, status: int, text: str, location: str = "
     if status == 429:
         return f"{said}; the server takes no more; fewer at a time: --max-in-flight"
     if status == 400 and _CONTEXT.search(said):
-        return f"{said}; fewer --tokens leave more room for the prompt"
+        return f"{said}; fewer tokens per answer leave more room for the prompt"
     return said
 
 

@@ -16,8 +16,8 @@ README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 MAX_README_LINES = 150
 TOP_FOLDERS = (
-    "assets", "balancer", "bench", "conf", "containers", "core", "docs", "kernels", "pipeline", "recipes", "scripts",
-    "tests", "workers",
+    "assets", "balancer", "bench", "chat", "conf", "containers", "core", "docs", "kernels", "pipeline", "recipes",
+    "scripts", "tests", "workers",
 )  # fmt: skip
 """A path is checked when it starts with one of these."""
 COMMANDS = (
@@ -29,6 +29,7 @@ COMMANDS = (
     ("-m", "trimode.pipeline.rescore"),
     ("-m", "trimode.pipeline.data", "prepare"),
     ("-m", "trimode.balancer"),
+    ("-m", "trimode.balancer.chat_page"),
     ("-m", "trimode.workers.generate"),
     ("-m", "trimode.workers.quantize"),
     ("-m", "trimode.bench.balancer"),
@@ -36,11 +37,14 @@ COMMANDS = (
     ("-m", "trimode.bench.coverage"),
     ("-m", "trimode.bench.drills"),
     ("-m", "trimode.bench.gpu"),
+    ("-m", "trimode.bench.journal"),
     ("-m", "trimode.kernels.resources"),
     ("-m", "trimode.bench.quantization"),
     ("-m", "trimode.recipes.demo.train"),
     ("-m", "trimode.recipes.demo.figures"),
+    ("-m", "trimode.workers.fetch"),
     ("evaluate.py",),
+    ("chat/chat.py",),
 )
 SCRIPTS = ("containers/build.sh", "containers/rootfs.sh", "containers/spark/serve.sh")
 HELP_TIMEOUT_S = 300.0
@@ -50,8 +54,8 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
-ENGINE_COMMAND = re.compile(r"^(docker|srun) (.*\\\n)*.*$", re.MULTILINE)
-"""A command of docker or srun, over all its lines: its flags are not ours."""
+ENGINE_COMMAND = re.compile(r"^(docker|srun|python -m llama_cpp\.server) (.*\\\n)*.*$", re.MULTILINE)
+"""A command of docker, srun or another engine, over all its lines: its flags are not ours."""
 PLAIN_PATH = re.compile(r"[\w.-]+(/[\w.-]+)*/?")
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(data|etc|home|mnt|opt|root|srv|tmp|usr|var|work|Users)\b")
 

@@ -42,6 +42,7 @@ def fake_python(tmp_path: Path, supported: bool = True, has_venv: bool = True) -
     inner = f"""#!/bin/bash
 case "$*" in
   *'name="torch"'*) cat "{tmp_path}/has_torch" 2>/dev/null || true ;;
+  "-m trimode.balancer"*) printf '%s\\n' "$PYTHONSAFEPATH" "${{@:3}}" ;;
   "{SEEN_BY_EVAL}"*) printf '%s\\n' "$PYTHONSAFEPATH" "${{@:3}}" ;;
   *) exec "{sys.executable}" "$@" ;;
 esac
@@ -104,6 +105,28 @@ def test_the_doctor_needs_the_base_layer_only(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Checks a sweep before its first run" in done.stdout
     assert installed(project)[1:] == BASE
+
+
+def test_a_running_server_needs_the_base_layer_only(project: Path) -> None:
+    assert call(project, "--demo", "--server", "http://x").returncode == 0
+    assert installed(project)[1:] == BASE
+
+
+def test_serve_sets_up_and_serves_the_demo_model(project: Path) -> None:
+    adapter = project / "assets/demo_model/linear_spec_lora"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    done = call(project, "--serve")
+    assert done.returncode == 0, done.stderr
+    model = str(project / "assets/demo_model")
+    assert done.stdout.splitlines() == ["1", "--model", model, "--lora", str(adapter), "--port", "8000"]
+    assert installed(project)[-2:] == [f"{LOCKED}worker.txt", OURS]
+
+
+def test_serve_hands_every_flag_on(project: Path) -> None:
+    given = ["--model", "my model", "--port=7", "--lora", "a", "--host", "127.0.0.1"]
+    assert call(project, "--serve", *given).stdout.splitlines() == ["1", *given]
+    assert call(project, "--serve", "--model=org/m").stdout.splitlines() == ["1", "--port", "8000", "--model=org/m"]
 
 
 def test_a_dry_run_of_the_demo_needs_no_worker_layer(project: Path) -> None:

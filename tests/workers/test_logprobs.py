@@ -215,3 +215,14 @@ def test_a_token_of_a_prompt_has_the_number_of_its_alternative_to_the_bit(micro:
     pairs = [(value, dict(top)[token]) for token, value, top in rated if token in dict(top)]
     assert len(pairs) > 5
     assert [value for value, _ in pairs] == [other for _, other in pairs]
+
+
+@pytest.mark.parametrize("more", [{"top_logprobs": 1}, {"prompt_logprobs": 0}])
+def test_what_a_continuation_cannot_hold_begins_anew(micro: Runtime, more: dict[str, object]) -> None:
+    for fields, goes_on in (({}, True), (more, False)):
+        sequence = micro.submit("r", {**ASK, "mode": "ar", "max_new_tokens": 6, **fields})
+        for _ in range(3):
+            micro.engine.step()
+        assert (sequence.state.boundary("digest") is not None) is goes_on
+        while micro.engine.busy:
+            micro.engine.step()

@@ -51,7 +51,7 @@ class ArState(DecodeState):
             history=self._history(),
             num_prompt_history=self._num_prompt_history,
             forced_token=self._forced_token(),
-            num_top=self.num_top,
+            num_top=self.params.num_top,
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:  # noqa: ARG002 -- this mode has one kind of chunk

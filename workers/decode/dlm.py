@@ -104,7 +104,7 @@ class DlmState(DecodeState):
                 history=self._history(self._block.known()),
                 num_prompt_history=self._num_prompt_history,
                 forced_token=forced,
-                num_top=self.num_top,
+                num_top=self.params.num_top,
             )
         threshold = self.params.threshold
         step = len(self._commits)
@@ -119,7 +119,7 @@ class DlmState(DecodeState):
             selection=Commit(math.inf, self._quota[step]) if threshold is None else Commit(threshold, 1),
             history=self._history(self._block.known()),
             num_prompt_history=self._num_prompt_history,
-            num_top=self.num_top,
+            num_top=self.params.num_top,
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:

@@ -125,7 +125,7 @@ class LinearSpecState(DecodeState):
             history=self._history(),
             num_prompt_history=self._num_prompt_history,
             forced_token=self._forced_token(),
-            num_top=self.num_top,
+            num_top=self.params.num_top,
         )
 
     def _draft(self, block: MaskedBlock, position: int) -> Chunk:

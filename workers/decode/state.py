@@ -98,9 +98,7 @@ class DecodeState(ABC):
             start: number of tokens that the caller has already.
             trace_start: number of entries of the trace that the caller has already.
         """
-        if not self.output or self.finish_reason is not None or not self.goes_on:
-            return None
-        if self.num_top or self.params.prompt_logprobs is not None:  # a continuation does not hold them
+        if not self.output or self.finish_reason is not None or not self.goes_on or self.params.rates_more:
             return None
         since = self._forwards_since()
         return Continuation(
@@ -212,7 +210,7 @@ class DecodeState(ABC):
             num_prompt_history=self._num_prompt_history,
             forced_token=self._forced_token() if is_last else None,
             targets=() if rated is None else known[start + 1 : end + 1],
-            num_top=max(rated or 0, self.num_top if is_last else 0),
+            num_top=max(rated or 0, self.params.num_top if rows else 0),
         )
 
     def advance(self, chunk: Chunk, sampled: Sampled) -> None:
@@ -228,10 +226,10 @@ class DecodeState(ABC):
         self.prompt_logprobs += sampled.logprobs[:num_targets]
         if self.params.prompt_logprobs:
             self.prompt_top_logprobs += [top[: self.params.prompt_logprobs] for top in sampled.tops[:num_targets]]
-        if chunk.again or self.cached < len(self._known):
+        if self.cached < len(self._known) or chunk.again:
             return
         if self.params.max_new_tokens:
-            top = sampled.tops[-1][: self.num_top] if self.num_top else ()
+            top = sampled.tops[-1][: self.params.num_top] if self.params.num_top else ()
             self._begin(sampled.tokens[-1], sampled.logprobs[-1], top)
         else:
             self.finish_reason = "length"
@@ -251,22 +249,12 @@ class DecodeState(ABC):
         """How many tokens of `_history` are the prompt's."""
         return len(self.prompt_ids) if self.params.sees_past else 0
 
-    @property
-    def num_top(self) -> int:
-        """How many alternatives to each generated token are reported."""
-        return self.params.top_logprobs if self.params.logprobs else 0
-
-    @property
-    def may_share_prefix(self) -> bool:
-        """True if a beginning of the prompt that an earlier request has computed may be left out."""
-        return self.causal_prompt and self.params.prompt_logprobs is None
-
     def _emit(self, tokens: Sequence[int], logprobs: Sequence[float], tops: Sequence[Top] = ()) -> None:
         """Appends to the output. At an end token, stop string or max_new_tokens, cuts it and sets `finish_reason`."""
         start = len(self.output)
         self.output += tokens
         self.logprobs += logprobs
-        if self.num_top:
+        if self.params.num_top:
             self.top_logprobs += tops
         keep = self._first_end(start)
         if self.context.find_stop is not None:
@@ -282,10 +270,8 @@ class DecodeState(ABC):
             self.finish_reason = "length"
 
     def _first_end(self, start: int) -> int | None:
-        for index in range(start, len(self.output)):
-            if self.output[index] in self.end_token_ids:
-                return index + 1
-        return None
+        ends = (index + 1 for index in range(start, len(self.output)) if self.output[index] in self.end_token_ids)
+        return next(ends, None)
 
     def _still_thinking(self) -> bool:
         """True if a thinking budget is set and the output holds no end-of-thinking token yet."""

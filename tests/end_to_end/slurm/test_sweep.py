@@ -108,7 +108,8 @@ def test_a_job_warned_of_its_time_limit_is_requeued_and_goes_on(tmp_path: Path) 
 @pytest.mark.skipif(not (MODEL / "model.safetensors").exists(), reason="the demo model is not here")
 def test_a_preempted_job_is_requeued_alone_and_a_cancelled_one_is_not(tmp_path: Path) -> None:
     flags = (
-        *("--mode", "ar,dlm", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "150", "--tokens", "64"),
+        *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math,demo-mcq", "--jobs-per", "benchmark"),
+        *("--limit", "150", "--tokens", "256", "--no-eos-early-stop"),
         *("--cluster", "bare", "--device", "cpu", "--gpus", "1", "--cpus", "16", "--out-dir", "out"),
     )
     submitted = evaluate(tmp_path, *flags)
@@ -116,19 +117,18 @@ def test_a_preempted_job_is_requeued_alone_and_a_cancelled_one_is_not(tmp_path: 
     ids = [line.split()[1] for line in submitted.stdout.splitlines() if line.startswith("submitted ")]
     by_node = {node: job_id for job_id in ids for node in [node_of(job_id)]}
     preempted, cancelled = by_node["n2"], by_node["n1"]
-    folders = [path.parent for path in leases(tmp_path, 2)]
-    for folder in folders:
-        wait_until(lambda folder=folder: list(whole_lines(RunPaths(folder).nfe_log(0))))  # type: ignore[misc]
+    [run_dir] = {path.parent for path in leases(tmp_path, 2)}
+    paths = RunPaths(run_dir)
+    wait_until(lambda: all("serving at" in paths.pipeline_log(group).read_text() for group in range(2)))
     urgent = ["sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true"]
     subprocess.run(urgent, cwd=tmp_path, check=True)
     wait_until(lambda: job_states([preempted]).get(preempted) == "PENDING")
     assert job_states([cancelled]).get(cancelled) == "RUNNING", "the other job of the array was requeued too"
     subprocess.run(["scancel", cancelled], check=True)
     wait_until(lambda: job_states([cancelled]).get(cancelled) == "CANCELLED")
-    for folder in folders:
-        paths = RunPaths(folder)
-        assert "ended by SIGTERM" in paths.pipeline_log(0).read_text()
-        assert not paths.failed(0).exists() and not paths.completed(0).exists()
+    for group in range(2):
+        assert "ended by SIGTERM" in paths.pipeline_log(group).read_text()
+        assert not paths.failed(group).exists() and not paths.completed(group).exists()
     shown = subprocess.run(["scontrol", "show", "job", preempted], capture_output=True, text=True, check=True).stdout
     assert "Restarts=1 " in shown
     subprocess.run(["scancel", preempted], check=True)
@@ -143,8 +143,8 @@ def node_of(job_id: str) -> str:
 
 def leases(tmp_path: Path, count: int) -> list[Path]:
     """The leases of all jobs, once they have begun."""
-    wait_until(lambda: len(list((tmp_path / "out").glob("*/hf_base/eval_*/lease_group0.json"))) == count)
-    return list((tmp_path / "out").glob("*/hf_base/eval_*/lease_group0.json"))
+    wait_until(lambda: len(list((tmp_path / "out").glob("*/hf_base/eval_*/lease_group*.json"))) == count)
+    return list((tmp_path / "out").glob("*/hf_base/eval_*/lease_group*.json"))
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float = 300.0) -> None:

@@ -148,6 +148,7 @@ def test_settings_without_a_flag_go_through() -> None:
         ("--mode dlm --tokens", "--tokens: expected one argument"),
         ("--mode dlm gsm8k", "unknown argument 'gsm8k'"),
         ("--mode dlm --doctor", "--doctor comes first: eval.sh --doctor"),
+        ("--mode dlm --serve", "--serve comes first: eval.sh --serve"),
         ("--mode dlm --enable-thinking maybe", "--enable-thinking: got 'maybe'; valid: true or false"),
         ("--mode dlm --tokens many", "'many' of type 'str' could not be converted to Integer"),
         ("--mode dlm --cluster moon", "Could not find 'cluster/moon'"),

@@ -62,6 +62,7 @@ def test_hydra_names_it_as_a_group() -> None:
         ("--quantization fp8", "--quantization with --server"),
         ("--no-eos-early-stop", "--no-eos-early-stop with --server"),
         ("--calibrate", "--calibrate with --server"),
+        ("calibrate=true", "calibrate: the time of a running server"),
         ("--mode ar,dlm", "decodes in one way"),
         ("--engine a/b", "balancer.engine"),
         ("--max-in-flight 0", "balancer.max_in_flight"),

@@ -102,3 +102,16 @@ def test_quantization_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert rows("model.quantization=w4a16", "model.quantize_head=true") == ["w4a16, at load, head too", "on"]
     (tmp_path / "model" / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
     assert rows() == ["as in the checkpoint (gptq)", "on"]
+
+
+def test_a_running_server_is_shown_for_what_it_is_and_not_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("balancer=openai", "balancer.url=http://gpu7:8000", "model.path=org/m", "mode=[ar]", "suite=demo")
+    shown = printed(tmp_path, capsys, *words, "cluster=local", "+balancer.fields.top_k=1", "dry_run=true")
+    assert "http://gpu7:8000/v1 (running already; no model is started)" in shown
+    assert '{"top_k": 1}' in shown
+    assert "16 requests" in shown
+    assert "none, a running server" in shown
+    for ours in ("dtype:", "block 1", "GPUs:", "GPU-hours"):
+        assert ours not in shown

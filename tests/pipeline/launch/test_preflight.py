@@ -10,6 +10,7 @@ from trimode.pipeline.launch import preflight as preflight_module
 from trimode.pipeline.launch.preflight import ensure_worker_packages, preflight
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.survey import survey
+from trimode.tests.fakes.openai_server import OpenAIServer
 from trimode.tests.fakes.sweeps import config_of
 
 READY = (
@@ -88,3 +89,25 @@ def test_an_adapter_that_is_not_downloaded_is_named(ready: Path, monkeypatch: py
     lora = ("mode=linear_spec", "modes.linear_spec.lora=true", f"cluster.hub_cache={ready / 'cache'}")
     with pytest.raises(ConfigError, match=r"no adapter folder at .*cache/hub/models--org--tri.* or .*`hf download org"):
         look(ready, *READY, *lora, "model.path=org/tri")
+
+
+SERVER = ("balancer=openai", "mode=[ar]", "suite=demo", "cluster=local", "model.path=tiny")
+
+
+def test_a_running_server_is_asked_for_its_model(tmp_path: Path) -> None:
+    with OpenAIServer() as fake:
+        look(tmp_path, *SERVER, f"balancer.url={fake.url}")
+        with pytest.raises(ConfigError, match=r"got .other., which .* does not have; valid: tiny"):
+            look(tmp_path, *SERVER, f"balancer.url={fake.url}", "model.path=other")
+
+
+def test_a_server_that_is_not_there_or_wants_a_key_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with OpenAIServer(key="sk") as fake, pytest.raises(ConfigError, match="asks for an API key, and none was given"):
+        look(tmp_path, *SERVER, f"balancer.url={fake.url}")
+    with pytest.raises(ConfigError, match=r"no server answers at .*; start the server"):
+        look(tmp_path, *SERVER, f"balancer.url={fake.url}")
+
+
+def test_a_running_server_needs_no_worker_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight_module, "has_worker_packages", lambda: False)
+    ensure_worker_packages(config_of(*SERVER, "balancer.url=http://h:1"))

@@ -160,3 +160,26 @@ def test_a_page_that_cannot_be_written_is_exit_2(tmp_path: Path, capsys: pytest.
     captured = capsys.readouterr()
     assert "--html" in captured.err
     assert "demo-math" in captured.out
+
+
+def test_a_run_of_a_server_stands_beside_ours_without_nfe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, FakeRun(mode="ar", benchmarks=("demo-math",), samples=6))
+    theirs = write_run(tmp_path, FakeRun(mode="ar", benchmarks=("demo-math",), samples=6, model="theirs"))
+    for name in ("plan.json", "manifest.json"):
+        value = json.loads((theirs / name).read_text())
+        job = value["jobs"][0] if name == "plan.json" else value["jobs"]["0"]["config"]
+        job["client"]["server"] = {"url": "http://h/v1", "engine": "sglang", "api_key_file": None, "fields": {}}
+        (theirs / name).write_text(json.dumps(value))
+    log = theirs / "nfe_group0" / "nfe_log.jsonl"
+    lines = [
+        json.loads(line) | {"nfe": None, "forwards": {}, "acceptance_lengths": []}
+        for line in log.read_text().splitlines()
+    ]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main([str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    (row,) = [line for line in out.splitlines() if "ar@sglang" in line]
+    assert row.count("\N{EN DASH}") == 4  # the interval of the accuracy, NFE, TPF and acceptance
+    assert "engine differs: trimode in ar; sglang in ar@sglang" in err
+    assert "weights sha256 differs" not in err
+    assert (tmp_path / "report.html").exists()

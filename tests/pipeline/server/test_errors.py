@@ -20,6 +20,7 @@ SERVER = ServerSpec(url="http://h/v1", engine="x")
         ("", "no message"),
         ('{"error": {"code": 7}}', '{"error": {"code": 7}}'),
         ("[1, 2]", "[1, 2]"),
+        ("\x1b[2Jgone\x07", "[2Jgone"),
     ],
 )
 def test_the_message_is_found(text: str, message: str) -> None:
@@ -33,7 +34,7 @@ def test_a_long_page_is_cut() -> None:
 @pytest.mark.parametrize(
     ("status", "said", "advice"),
     [
-        (400, "This model's maximum context length is 2048 tokens", "fewer --tokens"),
+        (400, "This model's maximum context length is 2048 tokens", "fewer tokens per answer"),
         (404, "The model x does not exist", "http://h/v1/models lists"),
         (429, "Rate limit reached", "--max-in-flight"),
         (401, "Unauthorized", "none was given"),

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trimode.scripts.fetch import ADAPTER_FOLDER, COMMIT, MODEL, PINS, SOURCE, pins, wanted_revision
 from trimode.tests.fakes.hub import COMMIT as HEAD
 from trimode.tests.fakes.hub import Hub
+from trimode.workers.fetch.__main__ import ADAPTER_FOLDER, COMMIT, MODEL, PINS, SOURCE, pins, wanted_revision
 
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NAME = "owner/tiny"
 WEIGHTS = random.Random(0).randbytes(1 << 20)
 TOKEN = "hf_secret"

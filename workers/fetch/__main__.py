@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from trimode.core.errors import ConfigError, WorkerError, guarded
 from trimode.core.files import locked, write_json_atomic
 from trimode.core.project import PROJECT_DIR
-from trimode.scripts.download import download
+from trimode.workers.fetch.download import download
 
 MODEL = "nvidia/Nemotron-Labs-Diffusion-8B"
 ADAPTER_FOLDER = "linear_spec_lora"
@@ -72,7 +72,9 @@ def get_token() -> str | None:
 
 
 def pins() -> dict[str, dict[str, Any]]:
-    """Returns the pinned revisions and checksums of the project, by model."""
+    """Returns the pinned revisions and checksums of the project, by model; an installed wheel has none."""
+    if not PINS.exists():
+        return {}
     found: dict[str, dict[str, Any]] = json.loads(PINS.read_text(encoding="utf-8"))
     return found
 
