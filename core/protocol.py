@@ -259,6 +259,11 @@ class WorkerSettings:
     """Torch CPU threads; None = all this process may use."""
     served_model_name: str | None = None
     """Name in /v1/models; None = the hub id or the folder's name."""
+    journal: str | None = None
+    """Folder in which running requests are written down, so that any worker with the same folder goes on with them
+    after a death; None = nowhere."""
+    journal_prefix: str = ""
+    """Beginning of the name of the worker's file there."""
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> WorkerSettings:

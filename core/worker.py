@@ -157,6 +157,9 @@ class Worker(Protocol):
         finally:
             work.cancel()
 
+    async def flush(self) -> None:
+        """Writes down the running requests, if the worker has a journal. Called before it is ended."""
+
     async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
         """Answers a question about text, in values that JSON has.
 

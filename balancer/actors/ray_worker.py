@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,10 @@ from trimode.core.worker import Worker, WorkerInfo, WorkerStats
 
 STATS_TIMEOUT_S = 2.0
 """A worker that does not answer in time is shown without stats."""
+
+
+FLUSH_S = 5.0
+"""Seconds that a worker gets at the end to write down its running requests."""
 
 
 class Actors(Protocol):
@@ -94,6 +99,12 @@ class RayWorker(Worker):
         """Returns what the worker is; it must have started."""
         assert self._info is not None, f"{self.name} has not started"
         return self._info
+
+    async def flush(self) -> None:
+        """Has the worker write down its running requests. One that is dead or does not answer in time is left."""
+        with contextlib.suppress(WorkerError, TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                await self._connected().flush()
 
     async def stats(self) -> WorkerStats:
         """Returns the worker's counters. WorkerError when it is dead or does not answer in time."""

@@ -61,6 +61,8 @@ class WorkerSocket(Wire):
             self._start(call, fields, in_parts=in_parts)
         elif kind == Kind.CANCEL:
             self._keep(asyncio.ensure_future(self._worker.cancel(message[1])))
+        elif kind == Kind.FLUSH:
+            self._keep(asyncio.ensure_future(self._flush_journal(message[1])))
         elif kind == Kind.TEXT:
             _, call, task, fields = message
             self._reply(call, Kind.TEXT, asyncio.ensure_future(self._worker.text(task, fields)), dict)
@@ -98,6 +100,10 @@ class WorkerSocket(Wire):
             traceback.print_tb(error.__traceback__)
             sys.stderr.flush()
             self.send(Kind.FAILED, call)
+
+    async def _flush_journal(self, call: int) -> None:
+        await self._worker.flush()
+        self.send(Kind.FLUSH, call)
 
     async def _say_stats(self, call: int) -> None:
         self.send(Kind.STATS, call, (await self._worker.stats()).to_json())

@@ -51,9 +51,10 @@ def build_app(service: Service) -> Starlette:
         return await _answer(service, request, parse_completion, completion_body)
 
     async def health(_: Request) -> Response:
-        ready, total = service.router.num_ready, len(service.router.slots)
-        body = {"status": "ok" if ready else "no worker is ready", "workers_ready": ready, "workers": total}
-        return JsonResponse(body, status_code=200 if ready else 503)
+        ready, total, stopping = service.router.num_ready, len(service.router.slots), service.router.stopping
+        status = "stopping" if stopping else "ok" if ready else "no worker is ready"
+        body = {"status": status, "workers_ready": ready, "workers": total}
+        return JsonResponse(body, status_code=200 if status == "ok" else 503)
 
     async def stats(_: Request) -> Response:
         uptime = round(time.time() - service.started, 3)

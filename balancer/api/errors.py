@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from trimode.balancer.api.fields import DECODING_FIELDS, OWN_FIELDS
 from trimode.balancer.api.prompts import TOO_LONG
 from trimode.balancer.api.replies import error_body
-from trimode.balancer.work import QueueFullError
+from trimode.balancer.work import TryLaterError
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 from trimode.core.field_rules import CONTEXT_EXCEEDED
 
@@ -57,7 +57,7 @@ async def _generation_error(request: Request, error: Exception) -> Response:
     first = re.match(r"\w+", error.message)
     param = first.group() if first and first.group() in DECODING_FIELDS | OWN_FIELDS else None
     response = error_response(error.message, error.status, param)
-    if isinstance(error, QueueFullError):
+    if isinstance(error, TryLaterError):
         response.headers["retry-after"] = str(error.retry_after_s)
     return response
 

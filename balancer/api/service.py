@@ -25,6 +25,8 @@ from trimode.core.worker import Worker, WorkerInfo
 Json = dict[str, Any]
 T = TypeVar("T")
 
+BODY_S = 60.0
+"""Seconds in which a whole body must arrive."""
 LARGE_BODY_BYTES = 64 << 10
 """A body of this size or more is read in a thread beside the event loop: it can take a second, and several can come at
 a time. Smaller ones take less time than the way to the thread and back."""
@@ -111,17 +113,21 @@ def check_content_type(request: Request) -> None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Returns the body. InvalidRequestError (413) as soon as it is known to be too long."""
+    """Returns the body. InvalidRequestError if it is too long (413) or comes too slowly (408)."""
     chunks, size = [], 0
     declared = request.headers.get("content-length", "")
     too_long = declared.isdigit() and int(declared) > limit
     if not too_long:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                too_long = True
-                break
-            chunks.append(chunk)
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > limit:
+                        too_long = True
+                        break
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise InvalidRequestError(f"the body did not arrive within {BODY_S:g} s", status=408) from None
     if too_long:
         raise InvalidRequestError(f"the body is longer than {limit} bytes", status=413)
     return b"".join(chunks)

@@ -48,6 +48,7 @@ class HeldAnswers(Worker):
         self.parts: dict[str, list[Delta]] = {}
         """Handed out before the answer of that request."""
         self.cancelled: list[str] = []
+        self.flushed = 0
 
     def info(self) -> WorkerInfo:
         return worker_info()
@@ -69,6 +70,9 @@ class HeldAnswers(Worker):
 
     async def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
+
+    async def flush(self) -> None:
+        self.flushed += 1
 
     async def stats(self) -> WorkerStats:
         return WorkerStats(steps=self.pid)

@@ -149,3 +149,15 @@ def test_cancelling_and_closing_reach_the_actor() -> None:
         assert actor.died.done()
 
     run(test())
+
+
+def test_a_flush_reaches_the_worker_and_a_dead_one_holds_nobody_up() -> None:
+    async def test() -> None:
+        worker, actor = await started(FakeActors())
+        await worker.flush()
+        assert actor.worker.flushed == 1
+        actor.die()
+        await worker.flush()
+        assert actor.worker.flushed == 1
+
+    run(test())

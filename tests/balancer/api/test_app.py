@@ -284,3 +284,32 @@ def test_one_id_used_by_two_requests_at_once_harms_neither(balancer: RunningBala
         threading.Timer(0, gate.touch).start()
         texts = [future.result().json()["choices"][0]["message"]["content"] for future in both]
     assert [text.split()[-1] for text in texts] == ["a", "b"]
+
+
+def test_the_official_client_reads_a_stream(balancer: RunningBalancer) -> None:
+    stream = balancer.openai().chat.completions.create(
+        model="tri", messages=HELLO, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "ar hello world"
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 3
+    texts = [
+        chunk.choices[0].text for chunk in balancer.openai().completions.create(model="tri", prompt="a b", stream=True)
+    ]
+    assert "".join(texts) == "ar a b"
+    with pytest.raises(openai.BadRequestError, match="block_length: got 0"):
+        balancer.openai().chat.completions.create(
+            model="tri", messages=HELLO, stream=True, extra_body={"block_length": 0}
+        )
+
+
+def test_an_error_in_the_middle_of_a_stream_reaches_the_official_client(balancer: RunningBalancer) -> None:
+    stream = balancer.openai().chat.completions.create(
+        model="tri", messages=[{"role": "user", "content": "one two refuse"}], stream=True
+    )
+    with pytest.raises(openai.APIError, match="block_length: got 0"):
+        list(stream)
+    assert balancer.stats()["balancer"]["running"] == 0

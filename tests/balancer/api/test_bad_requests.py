@@ -259,3 +259,7 @@ def test_a_defect_of_the_server_is_an_openai_error_too() -> None:
         bench.service.infos = lambda: [bench.workers[0].info()]
 
     run(test)
+
+
+def test_a_client_cannot_say_where_an_answer_goes_on() -> None:
+    assert "does not offer" in refused({"messages": HELLO, "continuation": {"token_ids": [1]}}, "continuation")
