@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers/boundary": {"core"},
     "workers/decode": {"core"},
     "workers/params": {"core", "workers/decode"},
-    "workers/text": {"core", "workers/boundary", "workers/decode"},
+    "workers/vocabulary": set(),
+    "workers/text": {"core", "workers/boundary", "workers/decode", "workers/vocabulary"},
     "workers/model": {"core", "kernels", "workers/decode"},
     "workers/sampling": {"core", "kernels", "workers/decode", "workers/model"},
     "workers/engine": {
@@ -46,10 +47,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "kernels/packing",
         *("workers/" + name for name in ("boundary", "decode", "model", "sampling", "params")),
     },
+    "workers/result": {"core", "workers/engine", "workers/text"},
     "workers/runtime": {
         "core",
         "kernels",
-        *("workers/" + name for name in ("boundary", "decode", "engine", "model", "params", "text")),
+        *("workers/" + name for name in ("boundary", "decode", "engine", "model", "params", "result", "text")),
     },
     "workers/hf": {
         "core",
@@ -68,14 +70,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     # balancer: the worker class is handed in by name
     "balancer": set(),
     "balancer/delivered": {"core"},
-    "balancer/work": {"core", "balancer/delivered"},
-    "balancer/router": {"core", "balancer/delivered", "balancer/work"},
+    "balancer/prefixes": set(),
+    "balancer/work": {"core", "balancer/delivered", "balancer/prefixes"},
+    "balancer/router": {"core", *("balancer/" + name for name in ("delivered", "prefixes", "work"))},
     "balancer/settings": {"core"},
     "balancer/placement": {"core", "balancer/settings"},
     "balancer/chat_page": {"core"},
     "balancer/api": {"core", *("balancer/" + name for name in ("work", "router", "chat_page"))},
     "balancer/actors": {"core", *("balancer/" + name for name in ("work", "router", "settings", "placement"))},
-    "balancer/server": {"core", "balancer/settings", "balancer/placement", "balancer/api", "balancer/actors"},
+    "balancer/server": {
+        "core",
+        *("balancer/" + name for name in ("work", "settings", "placement", "api", "actors")),
+    },
     "balancer/__main__": {"core", "balancer/settings", "balancer/placement", "balancer/actors"},
     # pipeline: no workers, no balancer
     "pipeline": set(),

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from trimode.core import worker
 from trimode.core.delta import OnDelta
@@ -122,6 +123,13 @@ class Worker(worker.Worker):
             listener.hear_last(generation)
         return generation
 
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Answers a question about text, in a tokenizer thread."""
+        if self._closed:
+            raise WorkerError("the worker is closed")
+        work = self._tokenizers.submit(self._runtime.text_task, task, fields)
+        return await asyncio.wrap_future(work)
+
     async def cancel(self, request_id: str) -> None:
         """Ends a request at the next step, or at once if its prompt is still being tokenized.
 
@@ -187,8 +195,9 @@ class Worker(worker.Worker):
             prepared = self._runtime.prepare(job.fields, job.go_on)
             if job.listener is not None:
                 job.listener.begin(self._runtime.text, prepared)
-            elif self._journal is not None:  # whoever listens has got none of what is written down
-                prepared = self._found_again(prepared)
+            if self._journal is not None and prepared.continuation is None:  # a listener has got none of what it holds
+                found = self._journal.find(prepared.prompt_ids, prepared.params)
+                prepared = dataclasses.replace(prepared, continuation=found)
         except GenerationError as error:
             self._resolve(job, error)
             return
@@ -201,13 +210,6 @@ class Worker(worker.Worker):
             job.prepared = prepared
             self._inbox.append(job)
             self._wake.notify()
-
-    def _found_again(self, prepared: Prepared) -> Prepared:
-        """Returns the request as it goes on, if the journal has it."""
-        assert self._journal is not None
-        if prepared.continuation is not None:
-            return prepared
-        return dataclasses.replace(prepared, continuation=self._journal.find(prepared.prompt_ids, prepared.params))
 
     def _loop(self) -> None:
         failure = "the worker was closed"

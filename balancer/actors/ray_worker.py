@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -86,6 +86,10 @@ class RayWorker(Worker):
         except WorkerError:
             self.close()  # an unreachable process counts as dead, so it must not live on
             raise
+
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Answers a question about text; GenerationError or WorkerError."""
+        return await self._connected().text(task, fields)
 
     async def cancel(self, request_id: str) -> None:
         """Ends a running request; a dead worker has none."""

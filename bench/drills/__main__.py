@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--modes", default="ar,dlm,linear_spec", metavar="LIST", help="decoding modes, in turn (all)")
     flags.add_argument("--per-run", type=int, default=2, metavar="N", help="strikes on one sweep (2)")
     flags.add_argument("--at-once", type=int, default=2, metavar="N", help="sweeps at the same time (2)")
-    flags.add_argument("--limit", type=int, default=60, metavar="N", help="samples of each benchmark (60)")
-    flags.add_argument("--tokens", type=int, default=192, metavar="N", help="tokens of each answer (192)")
+    flags.add_argument("--limit", type=int, default=40, metavar="N", help="samples of each benchmark (40)")
+    flags.add_argument("--tokens", type=int, default=320, metavar="N", help="tokens of each answer (320)")
     flags.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (0)")
     flags.add_argument("--write", type=Path, metavar="FILE", help="writes the table to this file too")
     flags.add_argument("--keep", action="store_true", help="keep the folders of drills that were not clean")
@@ -110,9 +110,11 @@ class Drills:
     def _reference(self, settings: Settings) -> Reference:
         with self._measuring:
             if settings not in self._references:
-                self._references[settings] = make_reference(self._new_folder(), settings, self._cluster)
-                seconds = ", ".join(f"{name} {s:.1f} s" for name, s in self._references[settings].seconds.items())
-                say(f"reference {settings.mode} {','.join(settings.benchmarks)}: {seconds}")
+                made = make_reference(self._new_folder(), settings, self._cluster)
+                self._references[settings] = made
+                seconds = ", ".join(f"{name} {s:.1f} s" for name, s in made.seconds.items())
+                counted = f"{made.counted} forwards counted, {made.result.forwards} in the ledger"
+                say(f"reference {settings.mode} {','.join(settings.benchmarks)}: {seconds}; {counted}")
             return self._references[settings]
 
     def _one(self, record: Record) -> Record:

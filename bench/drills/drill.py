@@ -19,7 +19,7 @@ from trimode.core.errors import WorkerError
 from trimode.core.project import child_environment
 from trimode.pipeline.slurm.queue import has_ended
 
-PATIENCE_S = 420.0
+PATIENCE_S = 900.0
 """A drill that takes longer hangs."""
 TICK_S = 0.25
 AFTERLIFE_S = 15.0
@@ -43,6 +43,8 @@ class Reference:
     result: Result
     seconds: dict[str, float]
     """By phase."""
+    counted: int
+    """Forwards by the workers' counters. They must be those of the ledger, else the drills count nothing again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,12 +73,13 @@ class Record:
 
     @property
     def is_clean(self) -> bool:
-        """True if nothing was lost, doubled, wrong, hung or left over."""
+        """True if nothing was lost, doubled, wrong, hung, left over, or typed by hand without need."""
         found = self.found
         return (
             found is not None
             and not (found.lost or found.doubled or found.wrong_verdicts or found.other_rows)
             and not (self.left_processes or self.left_files)
+            and (KINDS[self.kind].by_hand or not self.typed)
         )
 
 
@@ -218,7 +221,8 @@ def make_reference(folder: Path, settings: Settings, cluster: Cluster) -> Refere
     try:
         seconds = Drill(sweep, cluster).measure()
         tidy(sweep)
-        return Reference(result=read_result(sweep.out_dir, settings.benchmarks), seconds=seconds)
+        result = read_result(sweep.out_dir, settings.benchmarks)
+        return Reference(result=result, seconds=seconds, counted=sweep.forwards_done())
     finally:
         sweep.kill_all()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from trimode.core.protocol import DecodeParams
+from trimode.core.protocol import DecodeParams, Top
 from trimode.workers.decode.chunk import Chunk, Sampled, Verify
 from trimode.workers.decode.registry import MODES
 from trimode.workers.decode.state import DecodeContext, DecodeState
@@ -25,8 +25,8 @@ class FixedStep(DecodeState):
         """Returns the forwards."""
         return sum(forwards.values())
 
-    def _begin(self, token: int, logprob: float) -> None:
-        self._emit([token], [logprob])
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:
+        self._emit([token], [logprob], [top])
         self._block = [token] + [self.context.mask_token_id] * (self.params.block_length - 1)
 
     def _next_chunk(self) -> Chunk:
