@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from trimode.core.project import PROJECT_DIR
 from trimode.tests.balancer.chat_page.conftest import ChatPage
 from trimode.tests.fakes.balancer_process import ROOT, RunningBalancer, start_balancer, wait_for
 
@@ -16,7 +18,7 @@ MODEL = ROOT / "assets" / "demo_model"
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBalancer]:
     flags = ("--model", str(MODEL), "--lora", str(MODEL / "linear_spec_lora"), "--dtype", "float32")
-    flags += ("--worker-class", "trimode.workers.worker:Worker")
+    flags += ("--worker-class", "trimode.workers.worker:Worker", "--allow-origin", "null")
     balancer = start_balancer(tmp_path_factory.mktemp("serving"), *flags)
     yield balancer
     balancer.terminate()
@@ -72,3 +74,13 @@ def test_stop_frees_the_worker(page: ChatPage, serving: RunningBalancer) -> None
     wait_for(lambda: serving.stats()["balancer"]["cancelled"] == before + 1)
     wait_for(lambda: serving.stats()["workers"][0]["engine"]["running"] == 0)
     assert "Stopped." in page.text(".note")
+
+
+@pytest.mark.parametrize("file", [PROJECT_DIR / "balancer" / "chat_page" / "index.html"], ids=["index.html"])
+def test_the_page_from_a_file_is_let_in_by_name(page: ChatPage, serving: RunningBalancer, file: Path) -> None:
+    page.browser.look(1300)
+    page.browser.open(file)
+    page.set("base", serving.url)
+    page.browser.wait_for("document.getElementById('light').classList.contains('ok')")
+    page.ask("Write about the ship.", "dlm")
+    assert answers(page, "state") == ["done"]
