@@ -204,6 +204,7 @@ class _Balancer:
         return uvicorn.Config(
             build_app(service),
             http=Connection,
+            ws="none",
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -89,7 +89,11 @@ class RayWorker(Worker):
 
     async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
         """Answers a question about text; GenerationError or WorkerError."""
-        return await self._connected().text(task, fields)
+        try:
+            return await self._connected().text(task, fields)
+        except WorkerError:
+            self.close()  # as above
+            raise
 
     async def cancel(self, request_id: str) -> None:
         """Ends a running request; a dead worker has none."""

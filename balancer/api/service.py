@@ -17,7 +17,7 @@ from trimode.balancer.api.metrics import Metrics
 from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.vocabulary import Vocabulary
 from trimode.balancer.router import Router
-from trimode.core.errors import GenerationError, InvalidRequestError
+from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 from trimode.core.field_rules import show
 from trimode.core.protocol import Mode
 from trimode.core.worker import Worker, WorkerInfo
@@ -82,10 +82,22 @@ class Service:
         assert worker is not None
         return worker
 
+    async def text(self, task: str, fields: Json) -> Json:
+        """Returns a worker's answer to a question about text; if it dies, that of another one."""
+        for _ in self.router.slots:
+            worker = self.worker()
+            try:
+                return await worker.text(task, fields)
+            except WorkerError as error:
+                for slot in self.router.slots:
+                    if slot.worker is worker:
+                        self.router.slot_died(slot, worker, str(error))
+        raise GenerationError("no worker is ready; try again later", 503)
+
     async def vocabulary(self) -> Vocabulary:
         """Returns the tokens of the served model."""
         if self.known_vocabulary is None:
-            self.known_vocabulary = Vocabulary.from_worker(await self.worker().text("vocabulary", {}))
+            self.known_vocabulary = Vocabulary.from_worker(await self.text("vocabulary", {}))
         return self.known_vocabulary
 
     async def read(self, request: Request, parse: Callable[[Json, ModelLimits], T]) -> T:
