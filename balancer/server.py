@@ -219,7 +219,7 @@ class _Balancer:
 
     def _write_ready(self, pool: WorkerPool) -> None:
         url = self._url()
-        log.info("serving %s with %d workers", url, len(pool.infos))
+        log.info("serving %s with %d worker%s", url, len(pool.infos), "" if len(pool.infos) == 1 else "s")
         if self.settings.ready_file is None:
             return
         workers = [info.to_json() for info in pool.infos]
