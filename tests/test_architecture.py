@@ -72,6 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "balancer/api": {"core", *("balancer/" + name for name in ("work", "router", "chat_page"))},
     "balancer/actors": {"core", *("balancer/" + name for name in ("work", "router", "settings", "placement"))},
     "balancer/server": {"core", "balancer/settings", "balancer/placement", "balancer/api", "balancer/actors"},
+    "balancer/join": {"core", "balancer/actors"},
     "balancer/__main__": {"core", "balancer/settings", "balancer/placement", "balancer/actors"},
     # pipeline: no workers, no balancer
     "pipeline": set(),

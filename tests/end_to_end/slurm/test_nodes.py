@@ -1,0 +1,104 @@
+"""One job over two nodes of a real Slurm: workers of both answer, and the job goes on when the second one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from trimode.core.files import whole_lines
+from trimode.core.project import PROJECT_DIR, child_environment
+from trimode.pipeline.run_folder.nfe import read_nfe_log
+from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.slurm.queue import has_ended, job_states
+
+MODEL = PROJECT_DIR / "assets" / "demo_model"
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.skipif(not (MODEL / "model.safetensors").exists(), reason="the demo model is not here"),
+]
+
+
+def submit(cwd: Path, *flags: str) -> tuple[str, RunPaths]:
+    """The id and the run folder of a job of two nodes with one CPU worker each."""
+    command = [sys.executable, "-m", "trimode.pipeline.eval", "--mode", "ar", "--model", str(MODEL)]
+    command += ["--benchmarks", "demo-math", "--tokens", "64", "--cluster", "bare", "--device", "cpu", "--gpus", "1"]
+    command += ["--nodes", "2", "--out-dir", "out", *flags]
+    environment = child_environment() | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    [job_id] = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("submitted ")]
+    [run_dir] = (cwd / "out").glob("*/hf_base/eval_*")
+    return job_id, RunPaths(run_dir)
+
+
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 400.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen: {what}"
+        time.sleep(0.2)
+
+
+def has_ended_job(job_id: str) -> bool:
+    return has_ended(job_states([job_id]).get(job_id))
+
+
+def said(cwd: Path, paths: RunPaths) -> str:
+    """What the job, its server and Slurm's own log hold."""
+    files = [paths.pipeline_log(0), paths.balancer_log(0), *(cwd / "out").glob(".submitit/*/*_log.out")]
+    return "\n".join(f"--- {file}\n{file.read_text()}" for file in files if file.exists())
+
+
+def processes_of(job_id: str) -> list[psutil.Process]:
+    """Every living process that belongs to a job."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("SLURM_JOB_ID") == job_id and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_workers_of_both_nodes_answer(tmp_path: Path) -> None:
+    job_id, paths = submit(tmp_path, "--limit", "40")
+    wait_until(lambda: has_ended_job(job_id), "the job's end")
+    assert paths.completed(0).exists(), said(tmp_path, paths)
+    assert len(list(read_nfe_log(paths.nfe_log(0)))) == 40
+    assert "starting 1 worker(s) on cpu on each of 2 nodes" in paths.pipeline_log(0).read_text()
+    end = re.search(r"workers at the end: (.*)", paths.balancer_log(0).read_text())
+    assert end is not None, said(tmp_path, paths)
+    workers = json.loads(end[1])["workers"]
+    assert [worker["node"] for worker in workers] == [0, 1]
+    assert all(worker["finished"] > 0 for worker in workers), workers
+    assert json.loads(paths.manifest.read_text())["jobs"]["0"]["devices"] == ["cpu", "cpu"]
+    wait_until(lambda: not processes_of(job_id), "the end of its processes")
+
+
+def test_the_job_goes_on_without_a_node_that_died(tmp_path: Path) -> None:
+    job_id, paths = submit(tmp_path, "--limit", "150", "--tokens", "256", "--no-eos-early-stop")
+    wait_until(lambda: len(list(whole_lines(paths.nfe_log(0)))) >= 4, "the first answers")
+    for process in processes_of(job_id):
+        if process.environ().get("SLURMD_NODENAME") == "n2":
+            process.kill()
+    subprocess.run(["scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test"], check=True)
+    try:
+        wait_until(lambda: has_ended_job(job_id), "the job's end")
+    finally:
+        subprocess.run(["scontrol", "update", "NodeName=n2", "State=RESUME"], check=False)
+    assert paths.completed(0).exists(), said(tmp_path, paths)
+    assert "workers lost: 1 with n2; the job goes on with the others" in paths.pipeline_log(0).read_text()
+    [run] = json.loads(paths.manifest.read_text())["jobs"]["0"]["runs"]
+    assert run["lost_workers"] == {"n2": 1}
+    keys = [record.key for record in read_nfe_log(paths.nfe_log(0))]
+    assert len(keys) == len(set(keys)) == 150
+    assert os.environ["SLURM_CONF"]
