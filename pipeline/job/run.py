@@ -205,7 +205,7 @@ async def _run_embedded(
 def _note_lost(manifest: Manifest, lost: dict[str, int]) -> None:
     """Says which workers are lost with their nodes, here and in the manifest."""
     text = ", ".join(f"{count} with {node}" for node, count in lost.items())
-    print(f"workers lost: {text or 'none any more'}; the job goes on with the others", flush=True)
+    print(f"workers lost: {text}; the job goes on with the others" if lost else "all workers are back", flush=True)
     manifest.add_lost(lost)
 
 
