@@ -68,10 +68,11 @@ class Delivered:
         known = self._token_ids[num_tokens : num_tokens + len(delta.token_ids)]
         if known != list(delta.token_ids[: len(known)]):
             raise ValueError(f"it has other tokens from number {num_tokens} on")
-        logprobs = delta.logprobs
+        logprobs, tops = delta.logprobs, delta.tops
         return Delta(
             token_ids=delta.token_ids[len(known) :],
             logprobs=None if logprobs is None else logprobs[len(known) :],
+            tops=None if tops is None else tops[len(known) :],
             text=delta.text[max(0, self._num_characters - num_characters) :],
             passes=[one for one in delta.passes if _place(one) > self._last_pass],
             boundary=delta.boundary,

@@ -6,14 +6,14 @@ Everything here runs on one event loop.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from trimode.balancer.delivered import Delivered
-from trimode.balancer.work import MAX_ATTEMPTS, QueueFullError, Reply, WorkerSlot, WorkItem
+from trimode.balancer.prefixes import Prefixes, beginnings
+from trimode.balancer.work import MAX_ATTEMPTS, QueueFullError, Reply, StoppingError, WorkerSlot, WorkItem, reply_of
 from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation
@@ -23,6 +23,7 @@ MAX_HELD_PROMPT_TOKENS = 2**28
 """Prompts of all waiting and running requests together, about a gigabyte of text."""
 PROMPT_TOKENS_PER_OUTPUT_TOKEN = 16
 """This many prompt tokens count as one generated token: a prompt is read in a few wide forwards."""
+IDLE_POLL_S = 0.02
 FIRST_GUESS_TOKENS = 256
 """Expected length of a reply before any has been seen."""
 
@@ -45,6 +46,9 @@ class Router:
         self.retried = 0
         self.cancelled = 0
         self.rejected = 0
+        self.stopping = False
+        """True if no more requests are taken. Those that are here go on."""
+        self._prefixes = Prefixes()
         self._on_death = on_death
         self._expected_tokens = float(FIRST_GUESS_TOKENS)
         self._expected_s = 1.0
@@ -71,8 +75,10 @@ class Router:
 
         Raises:
             GenerationError: status 400; it would not fit if the server were idle.
-            QueueFullError: it does not fit now.
+            TryLaterError: it does not fit now, or the server is stopping.
         """
+        if self.stopping:
+            raise StoppingError
         if n > self.capacity:
             raise GenerationError(f"n: got {n}; valid here: at most {self.capacity}, the places in workers and queue")
         room = sum(self.in_flight_limit - len(slot.running) for slot in self._free_slots())
@@ -88,11 +94,19 @@ class Router:
 
         Raises:
             GenerationError: the request is refused, failed or was ended.
-            QueueFullError: too many requests are waiting.
+            TryLaterError: too many requests are waiting, or the server is stopping.
             WorkerError: every worker that took it died.
         """
-        delivered = None if on_delta is None else Delivered(on_delta)
-        item = WorkItem(request_id, fields, prompt_tokens, asyncio.get_running_loop().create_future(), delivered)
+        if self.stopping:
+            raise StoppingError
+        item = WorkItem(
+            request_id,
+            fields,
+            prompt_tokens,
+            asyncio.get_running_loop().create_future(),
+            beginnings=beginnings(fields),
+            delivered=None if on_delta is None else Delivered(on_delta),
+        )
         # a request that a free slot takes at once never meets a full queue
         if len(self.queue) >= self.max_queue:
             raise self._queue_full()
@@ -129,9 +143,15 @@ class Router:
         if slot.worker is not worker:
             return
         slot.worker = None
+        self._prefixes.forget(slot.index)
         slot.deaths += 1
         slot.deaths_in_a_row += not slot.running
         self._on_death(slot, cause)
+
+    async def wait_until_idle(self) -> None:
+        """Returns when no request waits or runs."""
+        while self.queue or self.num_running:
+            await asyncio.sleep(IDLE_POLL_S)
 
     def fail_all(self, error: Exception) -> None:
         """Ends every waiting and running request with `error`. Used when the process ends."""
@@ -159,13 +179,22 @@ class Router:
     def _pick(self, item: WorkItem, aside: WorkerSlot | None) -> WorkerSlot | None:
         """Returns the free slot with the least outstanding work, or None; after a death another one if possible.
 
+        A slot that has the beginning of the prompt goes first, while it is at most one reply behind, and not
+        further than that beginning is long.
         A last attempt gets only an empty slot, and other requests do not get the one that is kept `aside` for it.
         """
         if item.attempts == MAX_ATTEMPTS - 1:
             free = [slot for slot in self._free_slots() if not slot.running]
         else:
             free = [slot for slot in self._free_slots() if slot is not aside]
-        return min(free, key=lambda slot: (slot is item.last_slot, slot.outstanding, slot.index), default=None)
+        best = min(free, key=lambda slot: (slot is item.last_slot, slot.outstanding, slot.index), default=None)
+        indices, tokens = self._prefixes.find(item.beginnings)
+        holders = [slot for slot in free if slot.index in indices and slot is not item.last_slot]
+        if best is None or not holders:
+            return best
+        holder = min(holders, key=lambda slot: (slot.outstanding, slot.index))
+        most = min(tokens, self._expected_tokens + tokens / PROMPT_TOKENS_PER_OUTPUT_TOKEN)
+        return holder if holder.outstanding - best.outstanding <= most else best
 
     def _run_on(self, slot: WorkerSlot, worker: Worker, item: WorkItem) -> None:
         limit = item.fields.get("max_new_tokens")
@@ -176,6 +205,7 @@ class Router:
         item.attempts += 1
         item.last_slot = slot
         slot.running[item.request_id] = item
+        self._prefixes.note(item.beginnings, slot.index)
         slot.outstanding += item.cost
         self._spawn(self._call(slot, worker, item))
 
@@ -199,7 +229,7 @@ class Router:
             slot.deaths_in_a_row = 0
             self._learn(generation, time.monotonic() - started)
             if not item.done.done():
-                item.done.set_result(_reply(generation, item, started))
+                item.done.set_result(reply_of(generation, item, started))
         self._leave(slot, item)
 
     def _listener(self, worker: Worker, item: WorkItem) -> OnDelta | None:
@@ -265,12 +295,3 @@ class Router:
     def _retry_after_s(self) -> int:
         room = max(1, self.num_ready * self.in_flight_limit)
         return max(1, min(60, round(self._expected_s * len(self.queue) / room)))
-
-
-def _reply(generation: Generation, item: WorkItem, started: float) -> Reply:
-    """Returns the reply to a request whose last attempt began at `started`."""
-    first = None if item.delivered is None else item.delivered.first_token
-    if first is not None and first < started:  # a worker that has died gave it; the clock of the last one begins anew
-        cost = dataclasses.replace(generation.cost, first_token_s=first - started)
-        generation = dataclasses.replace(generation, cost=cost)
-    return Reply(generation, waited_s=started - item.arrived)

@@ -22,10 +22,14 @@ from trimode.balancer.actors.private_folder import PrivateFolder
 from trimode.balancer.actors.ray_head import gcs_address, start_ray, stop_ray
 from trimode.balancer.actors.ray_watch import wait_until_ray_ends
 from trimode.balancer.actors.wire import Door, boot_id
-from trimode.balancer.api.app import Service, build_app
+from trimode.balancer.api.app import build_app
+from trimode.balancer.api.connections import Connection
+from trimode.balancer.api.guard import Visitors
+from trimode.balancer.api.service import Service
 from trimode.balancer.placement import Placement, place_workers
-from trimode.balancer.settings import API_KEY, BalancerSettings, parse_settings
-from trimode.core.errors import ConfigError, GenerationError, Stopped, TrimodeError, WorkerError, guarded
+from trimode.balancer.settings import API_KEY, BalancerSettings, is_loopback, parse_settings
+from trimode.balancer.work import StoppingError
+from trimode.core.errors import ConfigError, Stopped, TrimodeError, WorkerError, guarded
 from trimode.core.files import write_json_atomic
 
 log = logging.getLogger("trimode.balancer")
@@ -146,15 +150,32 @@ class _Balancer:
                 self._write_ready(pool)
                 pool.on_change = lambda: self._write_ready(pool)
                 await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+                await self._drain(pool)
             if self.fatal is not None:
                 raise WorkerError(self.fatal)
         finally:
             for task in (starting, stopping, watching):
                 task.cancel()
+            await pool.flush()
             await self._log_counters(pool)
-            pool.router.fail_all(GenerationError("the server is stopping", 503))
+            pool.router.stopping = True
+            pool.router.fail_all(StoppingError())
             server.should_exit = True
             await asyncio.wait({serving})
+
+    async def _drain(self, pool: WorkerPool) -> None:
+        """Takes no more requests, and gives those that are here `grace_s` seconds. A second signal ends the wait."""
+        router = pool.router
+        router.stopping = True
+        if self.fatal is not None or self.settings.grace_s <= 0 or not (router.queue or router.num_running):
+            return
+        num_requests = len(router.queue) + router.num_running
+        log.info("stopping: %d requests get up to %g s to end", num_requests, self.settings.grace_s)
+        self.stop.clear()
+        ends = [asyncio.ensure_future(end) for end in (router.wait_until_idle(), self.stop.wait())]
+        await asyncio.wait(ends, timeout=self.settings.grace_s, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
 
     async def _log_counters(self, pool: WorkerPool) -> None:
         """Logs what the workers have done, unless nothing can be asked any more."""
@@ -181,9 +202,15 @@ class _Balancer:
             request_log=self.settings.request_log,
             infos=lambda: pool.infos,
             stats=pool.stats,
+            visitors=Visitors(
+                loopback_only=is_loopback(self.settings.host),
+                hosts=self.settings.allowed_hosts,
+                origins=self.settings.allowed_origins,
+            ),
         )
         return uvicorn.Config(
             build_app(service),
+            http=Connection,
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -53,9 +54,15 @@ class BalancerSettings:
     """Requests that may wait for a worker; the next one is answered 429."""
     max_worker_deaths: int = 5
     """Deaths of one worker in a row, while it starts or has no request, that end the balancer."""
+    grace_s: float = 30.0
+    """Seconds that running and waiting requests get to end once the server is told to stop."""
     max_body_bytes: int = 16 * 2**20
     api_key: str | None = field(default=None, repr=False)
     """Bearer key that every request but those to /health must carry."""
+    allowed_hosts: frozenset[str] = frozenset()
+    """Names beside localhost that a Host header may have; checked only on loopback."""
+    allowed_origins: frozenset[str] = frozenset()
+    """Origins of web pages that may ask, beside the server's own."""
     request_log: Path | None = None
     """One JSON line per answered request is appended here."""
 
@@ -90,6 +97,12 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument("--max-num-seqs", type=int, default=32, help="requests decoded together by one worker")
     workers.add_argument("--kv-cache-gb", type=float, help="KV cache of one worker in GiB")
     workers.add_argument("--num-threads", type=int, help="CPU threads of one worker; a fair share when absent")
+    workers.add_argument(
+        "--journal",
+        type=Path,
+        metavar="DIR",
+        help="folder in which running requests are written down, so that they go on after a death; off when absent",
+    )
     workers.add_argument("--worker-class", default=DEFAULT_WORKER_CLASS, metavar="MODULE:CLASS")
     workers.add_argument(
         "--max-worker-deaths", type=int, default=5, help="deaths in a row of an idle worker that end it"
@@ -103,8 +116,13 @@ def build_parser() -> argparse.ArgumentParser:
     server.add_argument(
         "--api-key-file", type=Path, help=f"file with the bearer key, else ${API_KEY}; needed beyond loopback"
     )
+    server.add_argument("--allow-origin", action="append", help="origin of web pages that may ask; may be repeated")
+    server.add_argument("--allow-host", action="append", help="further name in Host headers on loopback; repeatable")
     server.add_argument("--request-log", type=Path, help="append one JSON line per answered request")
     process = parser.add_argument_group("process")
+    process.add_argument(
+        "--grace", type=float, default=30.0, help="seconds that requests get to end after SIGTERM; 0 = none"
+    )
     process.add_argument("--ready-file", type=Path, help="written as JSON {url, pid, workers} when serving")
     process.add_argument("--log-dir", type=Path, help="folder of the worker logs")
     process.add_argument("--log-prefix", default="", help="put before worker_<i>.log")
@@ -128,6 +146,8 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
             raise ConfigError(f"--{flag.replace('_', '-')}: got {value}; valid: a number above 0")
     if args.max_in_flight < 0:
         raise ConfigError(f"--max-in-flight: got {args.max_in_flight}; valid: 0 or more")
+    if not 0 <= args.grace < math.inf:
+        raise ConfigError(f"--grace: got {args.grace}; valid: seconds, 0 or more")
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port: got {args.port}; valid: 0 to 65535")
     if args.num_nodes > 1 and args.join_file is None:
@@ -141,7 +161,9 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
     flags = vars(args)
     folders = {name: _absolute_if_path(flags[name]) for name in ("model", "lora", "tokenizer") if flags[name]}
     name = args.served_model_name or Path(args.model).name
-    worker = WorkerSettings.from_flags({**flags, **folders, "served_model_name": name})
+    journal = None if args.journal is None else str(args.journal.absolute())
+    own = {"served_model_name": name, "journal": journal, "journal_prefix": args.log_prefix}
+    worker = WorkerSettings.from_flags({**flags, **folders, **own})
     return BalancerSettings(
         worker=worker,
         worker_class=args.worker_class,
@@ -157,8 +179,11 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
         default_mode=Mode(args.default_mode),
         max_in_flight=args.max_in_flight,
         max_queue=args.max_queue,
+        grace_s=args.grace,
         max_worker_deaths=args.max_worker_deaths,
         api_key=api_key,
+        allowed_hosts=frozenset(name.lower() for name in args.allow_host or ()),
+        allowed_origins=frozenset(origin.rstrip("/") for origin in args.allow_origin or ()),
         request_log=_absolute(args.request_log),
     )
 

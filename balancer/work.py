@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from trimode.balancer.delivered import Delivered
+from trimode.balancer.prefixes import Beginning
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker
@@ -15,6 +18,8 @@ from trimode.core.worker import Worker
 MAX_ATTEMPTS = 3
 """Attempts per request. The last one has a worker for itself, so that a request that kills workers takes no other
 request down, and no other takes it down."""
+RETRY_AFTER_STOP_S = 10
+"""Seconds after which a client of a server that stops may ask again, in the hope of another server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class WorkItem:
     prompt_tokens: int
     """Estimate, for weighing only."""
     done: asyncio.Future[Reply]
+    beginnings: Sequence[Beginning] = ()
+    """Of its prompt."""
     delivered: Delivered | None = None
     """Takes the parts of the answer as they come; None = it is wanted as a whole."""
     arrived: float = field(default_factory=time.monotonic)
@@ -69,9 +76,32 @@ class WorkerSlot:
         return any(item.attempts >= MAX_ATTEMPTS for item in self.running.values())
 
 
-class QueueFullError(GenerationError):
-    """There is no room for a request now; `retry_after_s` is a guess of when there will be."""
+class TryLaterError(GenerationError):
+    """A request is not taken now; `retry_after_s` is a guess of when it would be."""
+
+    def __init__(self, message: str, status: int, retry_after_s: int) -> None:
+        super().__init__(message, status)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFullError(TryLaterError):
+    """There is no room for a request now."""
 
     def __init__(self, what: str, retry_after_s: int) -> None:
-        super().__init__(f"{what}, which is the limit; try again later", 429)
-        self.retry_after_s = retry_after_s
+        super().__init__(f"{what}, which is the limit; try again later", 429, retry_after_s)
+
+
+class StoppingError(TryLaterError):
+    """The server takes no more requests, since it was told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping", 503, RETRY_AFTER_STOP_S)
+
+
+def reply_of(generation: Generation, item: WorkItem, started: float) -> Reply:
+    """Returns the reply to a request whose last attempt began at `started`."""
+    first = None if item.delivered is None else item.delivered.first_token
+    if first is not None and first < started:  # a worker that has died gave it; the clock of the last one begins anew
+        cost = dataclasses.replace(generation.cost, first_token_s=first - started)
+        generation = dataclasses.replace(generation, cost=cost)
+    return Reply(generation, waited_s=started - item.arrived)

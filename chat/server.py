@@ -50,6 +50,8 @@ class ServedModel:
             "stream_options": {"include_usage": True},
         }
         own = settings.mode_fields() if self.modes else {}
+        if self.modes and settings.thinking:
+            own["separate_reasoning"] = False  # the screen looks for the end of thinking in the text
         if not self.modes and settings.thinking:
             own = {"chat_template_kwargs": {"enable_thinking": True}}
         return body | settings.decode_fields() | own

@@ -40,7 +40,9 @@ class Settings:
     def mode_fields(self) -> dict[str, object]:
         """Returns the request fields of this project: mode, block, threshold, adapter, top_k, thinking."""
         fields: dict[str, object] = {"enable_thinking": self.thinking, "top_k": self.top_k}
-        if self.mode is not None:
+        if self.mode is None:
+            fields |= {"block_length": self.block_length, "threshold": self.threshold}
+        else:
             name = self.mode.removesuffix(LORA_SUFFIX)
             block = BLOCK_LENGTHS.get(name) if self.block_length is None or name == "ar" else self.block_length
             threshold = THRESHOLDS.get(name) if self.threshold is None or name == "ar" else self.threshold
@@ -81,7 +83,7 @@ def _parsed(name: str, kind: str, text: str) -> object:
 def checked_mode(mode: str, modes: Sequence[str]) -> str:
     """Returns the mode if it is one of `modes`. Raises ConfigError."""
     if mode not in modes:
-        raise ConfigError(f"mode: got {mode!r}; valid: {', '.join(modes)}")
+        raise ConfigError(f"mode: got {mode!r}; valid: {', '.join(modes) or 'none, the server names no modes'}")
     return mode
 
 

@@ -32,8 +32,10 @@ def open_answerer(args: argparse.Namespace, mode: str | None) -> Answerer:
     if args.server is not None:
         server = ServerSpec(url=api_base(args.server), engine="server", api_key_file=args.api_key_file)
         served = ServedModel(server, args.model or "")
+        if mode is not None and not served.modes:
+            raise ConfigError(f"--mode: got {mode}, but {args.server} names no modes; valid: without --mode")
         if mode is not None:
-            checked_mode(mode, served.modes or (mode,))
+            checked_mode(mode, served.modes)
         return served
     mode = checked_mode(mode or "", local_modes())
     from trimode.workers.runtime import checkpoint_folder  # imports torch

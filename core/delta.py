@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trimode.core.protocol import Top
+
 Json = dict[str, Any]
 
 
@@ -17,6 +19,8 @@ class Delta:
     """Tokens committed since then; empty if only text or passes have come."""
     logprobs: Sequence[float] | None = None
     """Log-probability of each of these tokens; None unless asked for."""
+    tops: Sequence[Top] | None = None
+    """The most probable tokens at the place of each of them; None unless asked for."""
     text: str = ""
     """Text that can no longer change. It may lag behind the tokens: half a character and the beginning of a possible
     stop string are held back."""
@@ -29,13 +33,13 @@ class Delta:
 
     def to_json(self) -> list[object]:
         """Returns the fields as a short list."""
-        return [self.token_ids, self.logprobs, self.text, self.passes, self.boundary]
+        return [self.token_ids, self.logprobs, self.tops, self.text, self.passes, self.boundary]
 
     @classmethod
     def from_json(cls, value: Sequence[Any]) -> Delta:
         """Returns what `to_json` wrote."""
-        token_ids, logprobs, text, passes, boundary = value
-        return cls(token_ids=token_ids, logprobs=logprobs, text=text, passes=passes, boundary=boundary)
+        token_ids, logprobs, tops, text, passes, boundary = value
+        return cls(token_ids=token_ids, logprobs=logprobs, tops=tops, text=text, passes=passes, boundary=boundary)
 
 
 OnDelta = Callable[[Delta], None]

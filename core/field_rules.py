@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,10 @@ GREEDY_BELOW = 1e-4
 CHARACTERS_PER_TOKEN = 16
 """A prompt longer than this many characters for each token of the context is refused before it is tokenized. Text has
 about 4 characters per token."""
+CONTEXT_EXCEEDED = "This model's maximum context length is"
+"""How the refusal of a request that is too long for the context begins."""
+MAX_TOP_LOGPROBS = 20
+"""Most alternatives that are reported for a token."""
 SHOWN_CHARACTERS = 40
 """Longer strings are shown by their size, so that no prompt is echoed."""
 
@@ -63,7 +67,7 @@ class NumberRule(FieldRule):
     above: bool = False
     """True if `low` itself is refused."""
     zero_below: float = 0.0
-    """Smaller values are read as 0."""
+    """Values of a smaller size are read as 0."""
 
     def read(self, name: str, value: object) -> float:
         """Returns the number as a float."""
@@ -73,7 +77,7 @@ class NumberRule(FieldRule):
         if not self.low <= value <= self.high or (self.above and value == self.low):
             lowest = f"above {self.low}, up to" if self.above else f"{self.low} to"
             raise _refusal(name, value, f"{lowest} {self.high}")
-        return 0.0 if value < self.zero_below else float(value) + 0.0  # -0.0 becomes 0.0
+        return 0.0 if abs(value) < self.zero_below else float(value) + 0.0  # -0.0 becomes 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +141,47 @@ class IdsRule(FieldRule):
         return tuple(one.read(name, token) for token in value)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BiasRule(FieldRule):
+    """An object that gives token ids, which JSON can only write as strings, a number each."""
+
+    most: int
+    largest: float
+    """Largest size of a number."""
+
+    def read(self, name: str, value: object) -> tuple[tuple[int, float], ...]:
+        """Returns (token id, number) in the order of the ids."""
+        items = value.items() if isinstance(value, Mapping) else value
+        if isinstance(items, str) or not isinstance(items, Iterable) or len(pairs := list(items)) > self.most:
+            raise _refusal(name, value, f"an object of up to {self.most} token ids, each with a number")
+        number = NumberRule(low=-self.largest, high=self.largest)
+        found: dict[int, float] = {}
+        for pair in pairs:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise _refusal(name, value, "an object of token ids, each with a number")
+            token, bias = pair
+            if isinstance(token, str) and token.isascii() and token.isdigit() and len(token) <= 10:
+                token = int(token)
+            read = IntegerRule(low=0).read(name, token)
+            if read in found:
+                raise _refusal(name, token, "each token id once")
+            found[read] = number.read(name, bias)
+        return tuple(sorted(found.items()))
+
+
 FIELD_RULES: Mapping[str, FieldRule] = {
     "mode": NameRule(),
-    "max_new_tokens": IntegerRule(low=1),
+    "max_new_tokens": IntegerRule(low=0),
     "block_length": IntegerRule(low=1, high=1024),
     "threshold": NumberRule(low=0.0, high=1.0),
     "temperature": NumberRule(low=0.0, high=100.0, zero_below=GREEDY_BELOW),
-    "top_p": NumberRule(low=0.0, high=1.0, above=True),
+    "top_p": NumberRule(low=0.0, high=1.0),
     "top_k": IntegerRule(low=-1),
     "min_p": NumberRule(low=0.0, high=1.0),
     "repetition_penalty": NumberRule(low=0.01, high=100.0),
+    "presence_penalty": NumberRule(low=-2.0, high=2.0),
+    "frequency_penalty": NumberRule(low=-2.0, high=2.0),
+    "logit_bias": BiasRule(most=1024, largest=100.0),
     "seed": IntegerRule(low=-(2**63), high=2**63 - 1),
     "stop": TextsRule(most=32, longest=1024),
     "stop_token_ids": IdsRule(most=1024),
@@ -156,6 +191,8 @@ FIELD_RULES: Mapping[str, FieldRule] = {
     "lora": FlagRule(),
     "acceptance": NameRule(choices=("rejection", "equality")),
     "logprobs": FlagRule(),
+    "top_logprobs": IntegerRule(low=0, high=MAX_TOP_LOGPROBS),
+    "prompt_logprobs": IntegerRule(low=0, high=MAX_TOP_LOGPROBS),
     "enable_thinking": FlagRule(),
 }
 """One rule per name in DECODE_FIELDS. Null is no value: it stands for "not given", in threshold for "none"."""
@@ -180,8 +217,8 @@ def check_prompt_size(name: str, characters: int, max_model_len: int) -> None:
     most = CHARACTERS_PER_TOKEN * max_model_len
     if characters > most:
         raise GenerationError(
-            f"{name}: got {characters} characters; valid: at most {most}, "
-            f"which is {CHARACTERS_PER_TOKEN} for each token of the context of {max_model_len}"
+            f"{CONTEXT_EXCEEDED} {max_model_len} tokens. {name}: got {characters} characters; valid: at most {most}, "
+            f"which is {CHARACTERS_PER_TOKEN} for each token of the context"
         )
 
 

@@ -6,10 +6,10 @@ Standard library only, so that a login node can import it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
 
 class Mode(StrEnum):
@@ -76,7 +76,7 @@ class DecodeParams:
     mode: str
     """A name in workers.decode.registry; the shipped ones are in Mode."""
     max_new_tokens: int
-    """Upper bound on generated tokens; the output never exceeds it."""
+    """Upper bound on generated tokens; the output never exceeds it. 0 = the prompt is read and nothing else."""
     block_length: int
     """Tokens per diffusion or draft block (>= 1; 1 for ar)."""
     threshold: float | None
@@ -88,6 +88,13 @@ class DecodeParams:
     """0 = off."""
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    """Acts on tokens of the prompt and of the output; 1 = off."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token that the output holds."""
+    frequency_penalty: float = 0.0
+    """Taken off the logit of a token, once for each time that the output holds it."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, number that is added to its logit), each id once."""
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -101,6 +108,31 @@ class DecodeParams:
     acceptance: str = "rejection"
     """linear_spec at temperature > 0: `rejection` (speculative sampling) or `equality` (the reference's rule)."""
     logprobs: bool = False
+    top_logprobs: int = 0
+    """Alternatives reported for each generated token. Acts only with `logprobs`."""
+    prompt_logprobs: int | None = None
+    """Alternatives reported for each token of the prompt beside its own log-probability; None = neither is reported.
+    The prompt is then computed as a whole, whatever the prefix cache holds."""
+
+    @property
+    def num_top(self) -> int:
+        """Alternatives reported for each generated token."""
+        return self.top_logprobs if self.logprobs else 0
+
+    @property
+    def rates_more(self) -> bool:
+        """True if more is rated than the generated tokens: alternatives to them, or the prompt."""
+        return self.num_top > 0 or self.prompt_logprobs is not None
+
+    @property
+    def sees_past(self) -> bool:
+        """True if the logits depend on which tokens came before, beside what the model makes of them."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def changes_logits(self) -> bool:
+        """True if a penalty or a bias acts on the logits."""
+        return self.sees_past or bool(self.logit_bias)
 
 
 DECODE_FIELDS = frozenset(item.name for item in dataclasses.fields(DecodeParams)) | {"enable_thinking"}
@@ -148,6 +180,10 @@ class Cost:
         return cls(**{name: value[name] for name in COST_FIELDS if name in value})  # type: ignore[arg-type]
 
 
+Top: TypeAlias = Sequence[tuple[int, float]]
+"""Token ids with their log-probabilities, the most probable first."""
+
+
 COST_FIELDS = tuple(item.name for item in dataclasses.fields(Cost))
 NO_COST = Cost(prompt_tokens=0, completion_tokens=0)
 """Of a sample that never reached a worker."""
@@ -170,6 +206,14 @@ class Generation:
     logprobs: list[float] | None = None
     """Log-probability of each generated token, from the pass that committed it, of a forced one from the
     causal pass; None unless asked for."""
+    top_logprobs: list[Top] | None = None
+    """The most probable tokens at the place of each generated one, from the same pass. None unless asked for."""
+    prompt_token_ids: list[int] | None = None
+    """None unless the log-probabilities of the prompt are asked for; so are the next two."""
+    prompt_logprobs: list[float] | None = None
+    """Log-probability of each token of the prompt after those before it; the first token has none."""
+    prompt_top_logprobs: list[Top] | None = None
+    """The most probable tokens at the place of each of them."""
 
     def to_json(self) -> dict[str, object]:
         """Returns a flat dict, ready for json: the fields of the cost stand beside the others."""
@@ -215,6 +259,11 @@ class WorkerSettings:
     """Torch CPU threads; None = all this process may use."""
     served_model_name: str | None = None
     """Name in /v1/models; None = the hub id or the folder's name."""
+    journal: str | None = None
+    """Folder in which running requests are written down, so that any worker with the same folder goes on with them
+    after a death; None = nowhere."""
+    journal_prefix: str = ""
+    """Beginning of the name of the worker's file there."""
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> WorkerSettings:

@@ -157,6 +157,22 @@ class Worker(Protocol):
         finally:
             work.cancel()
 
+    async def flush(self) -> None:
+        """Writes down the running requests, if the worker has a journal. Called before it is ended."""
+
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Answers a question about text, in values that JSON has.
+
+        Args:
+            task: `tokenize` (fields: a prompt as for `generate`; returns tokens), `detokenize` (fields: tokens; returns
+                text) or `vocabulary` (see workers.vocabulary).
+            fields: of the task.
+
+        Raises:
+            GenerationError: the fields are refused.
+            WorkerError: the worker is closed, broken or gone.
+        """
+
     async def cancel(self, request_id: str) -> None:
         """Ends a request at the next step. One that is unknown or over is ignored."""
 

@@ -250,6 +250,8 @@ class ClientSpec:
     num_scorers: int
     """Scoring processes."""
     kv_cache_gb: float | None = None
+    journal: bool = False
+    """True if workers write down their running requests, so that these go on after a death."""
     max_failed_share: float = 0.0
     """Share of a benchmark's samples that may have no answer for reasons of the infrastructure."""
     server: ServerSpec | None = None

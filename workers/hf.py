@@ -43,7 +43,10 @@ METHODS = {Mode.ar: "ar_generate", Mode.dlm: "generate", Mode.linear_spec: "line
 """What the released class calls its decoders."""
 ABSENT_FIELDS = {
     name: DECODE_DEFAULTS[name]
-    for name in ("top_p", "top_k", "min_p", "repetition_penalty", "stop", "stop_token_ids", "logprobs")
+    for name in (
+        *("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias"),
+        *("stop", "stop_token_ids", "logprobs", "top_logprobs", "prompt_logprobs"),
+    )
 }
 """Fields that the released methods lack, with the values that have no effect."""
 NO_TOKEN = -1

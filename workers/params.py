@@ -7,7 +7,7 @@ from typing import Any
 
 from trimode.core.continuation import Continuation, request_digest
 from trimode.core.errors import GenerationError
-from trimode.core.field_rules import check_text, read_field, show
+from trimode.core.field_rules import CONTEXT_EXCEEDED, MAX_INT, check_text, read_field, show
 from trimode.core.protocol import DECODE_FIELDS, DEFAULT_MAX_NEW_TOKENS, DecodeParams
 from trimode.workers.decode.registry import MODES
 
@@ -39,12 +39,15 @@ def parse_params(raw: Mapping[str, object]) -> DecodeParams:
         raise GenerationError(f"mode: got {show(mode)}; valid: {', '.join(MODES)}")
     given.pop("enable_thinking", None)  # acts on the prompt and the budget; only checked here
     defaults = MODES[mode].defaults
-    given.setdefault("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
+    if given.setdefault("max_new_tokens", DEFAULT_MAX_NEW_TOKENS) == 0 and given.get("prompt_logprobs") is None:
+        raise GenerationError(f"max_new_tokens: got 0; valid: 1 to {MAX_INT}, or 0 with prompt_logprobs")
     given.setdefault("block_length", defaults.block_length)
     if "threshold" not in given:
         given["threshold"] = _threshold(raw, mode)
     if given.get("top_k") == -1:  # other servers write -1 for off
         given["top_k"] = 0
+    if given.get("top_p") == 0.0:  # no mass at all leaves the most probable token
+        given |= {"top_p": 1.0, "temperature": 0.0}
     return DecodeParams(mode=mode, **given)
 
 
@@ -84,9 +87,11 @@ def check_fits(num_prompt: int, params: DecodeParams, limit: int, *, has_adapter
     """Refuses a request that a model with a context of `limit` tokens can never run. GenerationError (400)."""
     total = num_prompt + params.max_new_tokens
     if total > limit:
+        # Clients of other servers read this sentence and its numbers.
         raise GenerationError(
-            f"context: {num_prompt} prompt tokens + max_new_tokens {params.max_new_tokens} = {total}; "
-            f"valid: at most {limit}"
+            f"{CONTEXT_EXCEEDED} {limit} tokens. However, you requested {total} tokens ({num_prompt} in the messages, "
+            f"{params.max_new_tokens} in the completion). Please reduce the length of the messages or completion. "
+            "(context_length_exceeded)"
         )
     if params.lora and not has_adapter:
         raise GenerationError("lora: got true, but no adapter is loaded; valid: false, or start with --lora DIR")
@@ -95,7 +100,9 @@ def check_fits(num_prompt: int, params: DecodeParams, limit: int, *, has_adapter
 def check_vocabulary(params: DecodeParams, vocab_size: int) -> None:
     """Refuses token ids that the model does not have. GenerationError (400)."""
     end = () if params.end_think_token_id is None else (params.end_think_token_id,)
-    for name, ids in (("stop_token_ids", params.stop_token_ids), ("end_think_token_id", end)):
+    biased = tuple(token for token, _ in params.logit_bias)
+    named = (("stop_token_ids", params.stop_token_ids), ("end_think_token_id", end), ("logit_bias", biased))
+    for name, ids in named:
         for token in ids:
             if token >= vocab_size:
                 raise GenerationError(f"{name}: got {token}; valid: token ids below {vocab_size}")

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from trimode.core.continuation import Continuation
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
-from trimode.core.protocol import Cost, DecodeParams, Generation, WorkerSettings
+from trimode.core.protocol import DecodeParams, Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo
 from trimode.workers.boundary import one_request
-from trimode.workers.decode.state import StopFinder
+from trimode.workers.decode.context import StopFinder
 from trimode.workers.engine.capture import graphs_for
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
@@ -34,6 +34,7 @@ from trimode.workers.model.packed import check_weights
 from trimode.workers.model.quantized import load_options
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.params import check_end_think, check_vocabulary, parse_params, read_continuation, read_request_id
+from trimode.workers.result import build_generation
 from trimode.workers.text import PromptLimits, Text, always, is_large
 
 
@@ -232,35 +233,19 @@ class Runtime:
     def generation(self, sequence: Sequence) -> Generation:
         """Returns the result of a request that ended without an error. GenerationError (500) if that fails."""
         with one_request("the reply"):
-            return self._generation(sequence)
+            return build_generation(sequence, self.text)
 
-    def _generation(self, sequence: Sequence) -> Generation:
-        state = sequence.state
-        tokens = state.tokens()
-        text = self.text.decode(tokens)
-        if text is not None and state.params.stop:
-            text = self.text.cut_at_stop(text, state.params.stop)
-        arrived, ended = sequence.arrived, sequence.ended or sequence.arrived
-        return Generation(
-            request_id=sequence.request_id,
-            token_ids=tokens,
-            text=text,
-            finish_reason=state.finish_reason or "length",
-            cost=Cost(
-                prompt_tokens=len(state.prompt_ids),
-                completion_tokens=len(tokens),
-                forwards=dict(state.forwards),
-                forwards_saved=state.forwards_saved,
-                nfe=state.nfe(state.forwards),
-                acceptance_lengths=state.acceptance_lengths,
-                continuations=state.continuations,
-                queue_s=(sequence.started or ended) - arrived,
-                first_token_s=(sequence.first_token or ended) - arrived,
-                total_s=ended - arrived,
-            ),
-            trace=state.trace,
-            logprobs=state.logprobs[: len(tokens)] if state.params.logprobs else None,
-        )
+    def text_task(self, task: str, fields: Mapping[str, object]) -> dict[str, object]:
+        """Returns what Worker.text returns. Any thread may call this. GenerationError (400) if it cannot be done."""
+        engine = self.engine
+        vocab_size = engine.model.config.vocab_size
+        with one_request("the tokenizer"):
+            if task == "vocabulary":
+                return self.text.vocabulary(vocab_size)
+            if task == "detokenize":
+                return {"text": self.text.detokenize(fields.get("tokens"), vocab_size)}
+            limits = PromptLimits(vocab_size=vocab_size, max_model_len=engine.max_model_len)
+            return {"tokens": self.text.prompt_ids(fields, limits)}
 
     def describe_kernels(self) -> dict[str, str]:
         """Returns per operator what runs and why; with graphs also what capturing them took."""

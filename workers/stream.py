@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from trimode.core.continuation import Continuation
 from trimode.core.delta import Delta, Json, OnDelta
-from trimode.core.protocol import Generation
+from trimode.core.protocol import Generation, Top
 from trimode.workers.decode.passes import BlockPass
 from trimode.workers.engine.scheduler import Sequence as Request
 from trimode.workers.runtime import Prepared
@@ -68,6 +68,7 @@ class News:
 
     token_ids: Sequence[int]
     logprobs: Sequence[float] | None
+    tops: Sequence[Top] | None
     passes: Sequence[BlockPass]
     boundary: Continuation | None
     """The part of the request since the boundary before; None if it cannot be continued from here."""
@@ -95,6 +96,7 @@ class PartMaker:
         return Delta(
             token_ids=news.token_ids,
             logprobs=news.logprobs,
+            tops=news.tops,
             text=self._stable.add(news.token_ids),
             passes=[self._shown(one) for one in news.passes],
             boundary=boundary,
@@ -147,13 +149,14 @@ class Listener:
         start = self._num_tokens
         # a request that had to start again repeats its tokens
         if len(state.output) <= start:
-            return News((), None, passes, None) if passes else None
+            return News((), None, None, passes, None) if passes else None
         self._num_tokens = len(state.output)
         logprobs = state.logprobs[start:] if state.params.logprobs else None
         boundary = request.boundary(start, self._trace_length)
         if boundary is not None:
             self._trace_length += len(boundary.trace or ())
-        return News(state.output[start:], logprobs, passes, boundary)
+        tops = state.top_logprobs[start:] if state.params.num_top else None
+        return News(state.output[start:], logprobs, tops, passes, boundary)
 
     def hear(self, news: News) -> None:
         """Hands out what a step brought. Runs in the event loop."""

@@ -13,7 +13,8 @@ from typing import Any
 from trimode.core.errors import ConfigError, GenerationError
 from trimode.core.field_rules import check_prompt_size, check_text, show
 from trimode.workers.boundary import one_request
-from trimode.workers.decode.state import StopFinder
+from trimode.workers.decode.context import StopFinder
+from trimode.workers.vocabulary import BYTES, vocabulary
 
 END_THINK = "</think>"
 ROLES = ("system", "user", "assistant", "tool")
@@ -25,16 +26,6 @@ TEMPLATE_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, Attribut
 """What a chat template raises on messages that it does not expect, beside jinja2's own errors."""
 MAX_SAID = 300
 """Most characters of a template's own words in a refusal."""
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Returns the character that byte-level tokenizers write for each byte, from GPT-2's byte_encoder."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-_BYTES = _byte_alphabet()
 
 
 def always() -> None:
@@ -150,6 +141,15 @@ class Text:
             return None
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def detokenize(self, ids: object, vocab_size: int) -> str:
+        """Returns the text of token ids, special tokens included. GenerationError (400) if they are none."""
+        tokens = _checked_ids(ids, vocab_size, "tokens")
+        return str(self._need().decode(tokens, skip_special_tokens=False))
+
+    def vocabulary(self, vocab_size: int) -> dict[str, object]:
+        """Returns what workers.vocabulary says of the tokenizer."""
+        return vocabulary(self._tokenizer, vocab_size)
+
     @property
     def joins_bytes(self) -> bool:
         """True if a text is made of the bytes of its tokens, one after another."""
@@ -160,7 +160,7 @@ class Text:
         found = self._bytes.get(token)
         if found is None:
             name = self._need().backend_tokenizer.id_to_token(token) or ""
-            known = [_BYTES.get(character) for character in name]
+            known = [BYTES.get(character) for character in name]
             found = bytes(known) if None not in known else name.encode()  # type: ignore[arg-type]
             self._bytes[token] = found
         return found
@@ -236,10 +236,10 @@ def _check_size(name: str, value: object, max_model_len: int) -> None:
         check_prompt_size(name, sum(len(text) for text in contents if isinstance(text, str)), max_model_len)
 
 
-def _checked_ids(value: object, vocab_size: int) -> list[int]:
+def _checked_ids(value: object, vocab_size: int, name: str = "prompt_ids") -> list[int]:
     if not isinstance(value, list | tuple):
-        raise GenerationError(f"prompt_ids: got {show(value)}; valid: a list of token ids")
+        raise GenerationError(f"{name}: got {show(value)}; valid: a list of token ids")
     for token in value:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
-            raise GenerationError(f"prompt_ids: got {show(token)}; valid: integers from 0 to {vocab_size - 1}")
+            raise GenerationError(f"{name}: got {show(token)}; valid: integers from 0 to {vocab_size - 1}")
     return list(value)

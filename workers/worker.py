@@ -14,6 +14,8 @@ import uuid
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 from trimode.core import worker
 from trimode.core.delta import OnDelta
@@ -22,6 +24,7 @@ from trimode.core.field_rules import show
 from trimode.core.protocol import Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.workers.engine.scheduler import CANCELLED, Sequence
+from trimode.workers.journal.journal import Journal, token_identity
 from trimode.workers.params import STREAM_EVENTS, read_request_id
 from trimode.workers.runtime import Prepared, Runtime
 from trimode.workers.stream import Listener, Listeners
@@ -75,6 +78,11 @@ class Worker(worker.Worker):
         self._closed = False
         self._failure: str | None = None
         self._info: WorkerInfo | None = None
+        self._journal = None
+        if settings.journal is not None:
+            self._journal = Journal(Path(settings.journal), settings.journal_prefix, token_identity(self.info()))
+        self._flushes: list[Future[None]] = []
+        """Calls of `flush` that the engine's thread has not seen."""
         self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -115,12 +123,29 @@ class Worker(worker.Worker):
             listener.hear_last(generation)
         return generation
 
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Answers a question about text, in a tokenizer thread."""
+        if self._closed:
+            raise WorkerError("the worker is closed")
+        work = self._tokenizers.submit(self._runtime.text_task, task, fields)
+        return await asyncio.wrap_future(work)
+
     async def cancel(self, request_id: str) -> None:
         """Ends a request at the next step, or at once if its prompt is still being tokenized.
 
         One that is unknown or over is ignored.
         """
         self._cancel(request_id)
+
+    async def flush(self) -> None:
+        """Writes down the running requests, if there is a journal, and returns when they are on the disk."""
+        done: Future[None] = Future()
+        with self._wake:
+            if self._journal is None or self._closed or self._failure:
+                return
+            self._flushes.append(done)
+            self._wake.notify()
+        await asyncio.wrap_future(done)
 
     def info(self) -> WorkerInfo:
         """Returns what this worker is; the first call reads all weights to hash them."""
@@ -170,6 +195,9 @@ class Worker(worker.Worker):
             prepared = self._runtime.prepare(job.fields, job.go_on)
             if job.listener is not None:
                 job.listener.begin(self._runtime.text, prepared)
+            if self._journal is not None and prepared.continuation is None:  # a listener has got none of what it holds
+                found = self._journal.find(prepared.prompt_ids, prepared.params)
+                prepared = dataclasses.replace(prepared, continuation=found)
         except GenerationError as error:
             self._resolve(job, error)
             return
@@ -188,11 +216,12 @@ class Worker(worker.Worker):
         try:
             while True:
                 with self._wake:
-                    while not (self._closed or self._inbox or self._runtime.engine.busy):
+                    while not (self._closed or self._inbox or self._flushes or self._runtime.engine.busy):
                         self._wake.wait()
                     if self._closed:
                         return
                     inbox, self._inbox = self._inbox, deque()
+                    flushes, self._flushes = self._flushes, []
                     gone = [job.sequence for job in self._jobs.values() if job.cancelled and job.sequence]
                 for job in inbox:
                     self._submit(job)
@@ -200,6 +229,8 @@ class Worker(worker.Worker):
                     self._runtime.engine.cancel(sequence)
                 ended = self._runtime.engine.step()
                 self._listeners.hand_out()
+                if self._journal is not None:
+                    self._journal.after_step(self._runtime.engine.running, ended, flushes)
                 for sequence in ended:
                     self._finish(sequence)
         except BaseException as error:
@@ -210,6 +241,8 @@ class Worker(worker.Worker):
                 self._failure = failure
                 self._preparing.clear()
                 jobs = list(self._jobs.values())
+            if self._journal is not None:
+                self._journal.close(self._runtime.engine.running, self._flushes)
             for job in jobs:
                 self._resolve(job, WorkerError(failure))
 

@@ -85,6 +85,11 @@ class WorkerPool:
         """The worker of each slot, None while it is being replaced."""
         return [slot.worker if isinstance(slot.worker, RayWorker) else None for slot in self.slots]
 
+    async def flush(self) -> None:
+        """Has all workers write down their running requests, if they have a journal."""
+        if self.settings.worker.journal is not None:
+            await asyncio.gather(*(worker.flush() for worker in self.workers if worker is not None))
+
     async def stats(self) -> dict[str, Any]:
         """Returns the stats of the router and of each worker, with its engine's own (None while it does not answer)."""
         router, workers = self.router, self.workers

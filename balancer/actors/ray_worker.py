@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -21,6 +22,10 @@ from trimode.core.worker import Worker, WorkerInfo, WorkerStats
 
 STATS_TIMEOUT_S = 2.0
 """A worker that does not answer in time is shown without stats."""
+
+
+FLUSH_S = 5.0
+"""Seconds that a worker gets at the end to write down its running requests."""
 
 
 class Actors(Protocol):
@@ -91,6 +96,10 @@ class RayWorker(Worker):
             self.close()  # an unreachable process counts as dead, so it must not live on
             raise
 
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Answers a question about text; GenerationError or WorkerError."""
+        return await self._connected().text(task, fields)
+
     async def cancel(self, request_id: str) -> None:
         """Ends a running request; a dead worker has none."""
         await self._connected().cancel(request_id)
@@ -99,6 +108,12 @@ class RayWorker(Worker):
         """Returns what the worker is; it must have started."""
         assert self._info is not None, f"{self.name} has not started"
         return self._info
+
+    async def flush(self) -> None:
+        """Has the worker write down its running requests. One that is dead or does not answer in time is left."""
+        with contextlib.suppress(WorkerError, TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                await self._connected().flush()
 
     async def stats(self) -> WorkerStats:
         """Returns the worker's counters. WorkerError when it is dead or does not answer in time."""

@@ -14,7 +14,7 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, unique
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 """Differs between machines, and between two starts of one."""
 
 
+@unique
 class Kind(IntEnum):
     """The first entry of a message, and what follows it."""
 
@@ -42,6 +43,8 @@ class Kind(IntEnum):
     """Balancer: request id."""
     STATS = 4
     """Balancer: number of the call. Worker: number of the call, the stats."""
+    FLUSH = 10
+    """Balancer: number of the call. Worker: the same, once the running requests are written down."""
     DELTA = 5
     """Worker: number of the call, a Delta."""
     RESULT = 6
@@ -50,6 +53,8 @@ class Kind(IntEnum):
     """Worker: number of the call, message and status of a GenerationError."""
     FAILED = 8
     """Worker: number of the call. An exception that nobody expected; the worker's log has it."""
+    TEXT = 9
+    """Balancer: number of the call, task, fields. Worker: number of the call, an object."""
 
 
 Message = Sequence[Any]

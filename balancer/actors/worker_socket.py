@@ -9,9 +9,9 @@ import secrets
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trimode.balancer.actors.wire import MAX_FRAME_BYTES, MAX_HELLO_BYTES, Door, Kind, Message, Wire, proof
 from trimode.core.delta import Delta
@@ -19,6 +19,7 @@ from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker
 
+T = TypeVar("T")
 UNIX, TCP = "unix:", "tcp:"
 """How an address begins."""
 
@@ -60,6 +61,11 @@ class WorkerSocket(Wire):
             self._start(call, fields, in_parts=in_parts)
         elif kind == Kind.CANCEL:
             self._keep(asyncio.ensure_future(self._worker.cancel(message[1])))
+        elif kind == Kind.FLUSH:
+            self._keep(asyncio.ensure_future(self._flush_journal(message[1])))
+        elif kind == Kind.TEXT:
+            _, call, task, fields = message
+            self._reply(call, Kind.TEXT, asyncio.ensure_future(self._worker.text(task, fields)), dict)
         elif kind == Kind.STATS:
             self._keep(asyncio.ensure_future(self._say_stats(message[1])))
 
@@ -68,16 +74,20 @@ class WorkerSocket(Wire):
             self.send(Kind.DELTA, call, delta.to_json())
 
         task = asyncio.ensure_future(self._worker.generate(fields, on_delta if in_parts else None))
-        self._keep(task)
-        task.add_done_callback(lambda done: self._say_end(call, done))
+        self._reply(call, Kind.RESULT, task, Generation.to_json)
 
-    def _say_end(self, call: int, task: asyncio.Task[Generation]) -> None:
+    def _reply(self, call: int, kind: Kind, task: asyncio.Task[T], to_json: Callable[[T], object]) -> None:
+        """Sends the result of a task as a message of this kind, or its error, when it ends."""
+        self._keep(task)
+        task.add_done_callback(lambda done: self._say_end(call, kind, done, to_json))
+
+    def _say_end(self, call: int, kind: Kind, task: asyncio.Task[T], to_json: Callable[[T], object]) -> None:
         if task.cancelled():
             self.send(Kind.REFUSED, call, "the request was cancelled", 499)
             return
         error = task.exception()
         if error is None:
-            self.send(Kind.RESULT, call, task.result().to_json())
+            self.send(kind, call, to_json(task.result()))
         elif isinstance(error, GenerationError):
             self.send(Kind.REFUSED, call, error.message, error.status)
         elif isinstance(error, WorkerError):
@@ -90,6 +100,10 @@ class WorkerSocket(Wire):
             traceback.print_tb(error.__traceback__)
             sys.stderr.flush()
             self.send(Kind.FAILED, call)
+
+    async def _flush_journal(self, call: int) -> None:
+        await self._worker.flush()
+        self.send(Kind.FLUSH, call)
 
     async def _say_stats(self, call: int) -> None:
         self.send(Kind.STATS, call, (await self._worker.stats()).to_json())

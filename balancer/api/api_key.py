@@ -1,4 +1,4 @@
-"""The bearer key of a server: without it every path is refused but /health, unknown paths included."""
+"""The bearer key of a server: without it every path is refused but /health and the chat page, unknown ones included."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 from trimode.balancer.api.errors import error_response
 
-OPEN_PATHS = frozenset({"/health"})
-"""Paths that answer without a key."""
+OPEN_PATHS = frozenset({"/health", "/", "/chat.html"})
+"""Paths that answer without a key. A browser can send none when it opens the chat page, which holds nothing secret."""
 
 
 class KeyRequired:

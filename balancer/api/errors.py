@@ -11,9 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from trimode.balancer.api.fields import DECODING_FIELDS, OWN_FIELDS
+from trimode.balancer.api.prompts import TOO_LONG
 from trimode.balancer.api.replies import error_body
-from trimode.balancer.work import QueueFullError
+from trimode.balancer.work import TryLaterError
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
+from trimode.core.field_rules import CONTEXT_EXCEEDED
 
 
 class JsonResponse(JSONResponse):
@@ -30,9 +32,15 @@ def error_response(message: str, status: int, param: str | None = None, code: st
     return JsonResponse(error_body(message, status, param, code), status_code=status)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Of an unknown route or method."""
     assert isinstance(error, HTTPException)
-    return error_response(error.detail, error.status_code)
+    called = f"{request.method} {request.url.path[:200]}"
+    if error.status_code == 404:
+        return error_response(f"Invalid URL ({called}); /docs lists the routes", 404, code="unknown_url")
+    response = error_response(f"Invalid method ({called})", error.status_code, code="method_not_supported")
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _invalid_request(_: Request, error: Exception) -> Response:
@@ -40,13 +48,16 @@ async def _invalid_request(_: Request, error: Exception) -> Response:
     return error_response(error.message, error.status, error.param, error.code)
 
 
-async def _generation_error(_: Request, error: Exception) -> Response:
+async def _generation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GenerationError)
+    if error.message.startswith(CONTEXT_EXCEEDED):
+        prompt = "messages" if request.url.path.endswith("/chat/completions") else "prompt"
+        return error_response(error.message, error.status, prompt, TOO_LONG)
     # the project's messages begin with the field at fault
     first = re.match(r"\w+", error.message)
     param = first.group() if first and first.group() in DECODING_FIELDS | OWN_FIELDS else None
     response = error_response(error.message, error.status, param)
-    if isinstance(error, QueueFullError):
+    if isinstance(error, TryLaterError):
         response.headers["retry-after"] = str(error.retry_after_s)
     return response
 

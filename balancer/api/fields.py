@@ -10,8 +10,8 @@ from trimode.core.errors import InvalidRequestError
 from trimode.core.field_rules import show
 from trimode.core.protocol import DECODE_FIELDS
 
-DECODING_FIELDS = DECODE_FIELDS - {"max_new_tokens", "logprobs"}
-"""Handed to the worker under the same name. OpenAI has other names or meanings for the two that are left out."""
+DECODING_FIELDS = DECODE_FIELDS - {"max_new_tokens", "logprobs", "top_logprobs", "prompt_logprobs"}
+"""Handed to the worker under the same name. OpenAI has other names or meanings for those that are left out."""
 
 OWN_FIELDS = frozenset(
     {
@@ -22,9 +22,15 @@ OWN_FIELDS = frozenset(
         "max_completion_tokens",
         "n",
         "logprobs",
+        "top_logprobs",
+        "prompt_logprobs",
+        "echo",
+        "reasoning_effort",
+        "separate_reasoning",
         "request_id",
         "chat_template_kwargs",
         "return_token_ids",
+        "return_tokens_as_token_ids",
         "stream",
         "stream_options",
         "stream_events",
@@ -42,8 +48,6 @@ NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "continuation": (),
     "continue_final_message": (False,),
     "documents": ([],),
-    "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
     "guided_choice": (),
@@ -52,12 +56,8 @@ NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "guided_regex": (),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
-    "logit_bias": ({},),
     "min_tokens": (0,),
     "modalities": (["text"],),
-    "presence_penalty": (0,),
-    "prompt_logprobs": (0, False),
-    "reasoning_effort": (),
     "response_format": ({"type": "text"},),
     "structured_outputs": ({},),
     "suffix": ("",),
@@ -82,8 +82,6 @@ WITHOUT_EFFECT = frozenset(
         "priority",
         "spaces_between_special_tokens",
         "skip_special_tokens",
-        "top_logprobs",
-        "return_tokens_as_token_ids",
         "steps",
     }
 )
@@ -124,7 +122,4 @@ def check_names(body: Mapping[str, object]) -> list[str]:
 
 def _not_offered(name: str, value: object, neutral: tuple[object, ...]) -> str:
     valid = " or ".join(json.dumps(ok) for ok in neutral) or "leave it out"
-    hint = ""
-    if name == "presence_penalty":
-        hint = " (NeMo-Skills' server_type=openai puts its repetition_penalty here; use server_type=vllm)"
-    return f"{name}: got {show(value)}, which this server does not offer; valid: {valid}{hint}"
+    return f"{name}: got {show(value)}, which this server does not offer; valid: {valid}"

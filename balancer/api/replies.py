@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from trimode.balancer.api.logprobs import Rated, chat_logprobs, prompt_logprobs, text_logprobs
+from trimode.balancer.api.reasoning import split_reasoning
 from trimode.balancer.api.requests import ParsedRequest
+from trimode.balancer.api.vocabulary import NO_VOCABULARY, Offsets, TokenNames, Vocabulary
 from trimode.balancer.work import Reply
-from trimode.core.protocol import NO_COST, Cost, Generation
+from trimode.core.protocol import Cost, Generation
 
 Json = dict[str, Any]
 
 _ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-LOWEST_LOGPROB = -9999.0
-"""Sent in place of minus infinity, which JSON lacks."""
 
 
 def error_body(message: str, status: int, param: str | None = None, code: str | None = None) -> Json:
@@ -23,37 +24,81 @@ def error_body(message: str, status: int, param: str | None = None, code: str | 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def chat_body(head: Json, parsed: ParsedRequest, replies: Sequence[Reply]) -> Json:
+def chat_body(
+    head: Json, parsed: ParsedRequest, replies: Sequence[Reply], vocabulary: Vocabulary = NO_VOCABULARY
+) -> Json:
     """A chat.completion from the replies to one request; `head` holds id, created and model."""
+    names = TokenNames(vocabulary, by_id=parsed.token_names_by_id)
     choices = []
     for index, reply in enumerate(replies):
         generation = reply.generation
         choice: Json = {
             "index": index,
-            "message": {"role": "assistant", "content": generation.text or ""},
-            "logprobs": _chat_logprobs(generation) if parsed.logprobs else None,
+            "message": _message(generation.text or "", parsed),
+            "logprobs": chat_logprobs(rated(generation), names) if parsed.logprobs else None,
         }
-        choices.append(choice | _ending(generation, parsed))
-    return {**head, "object": "chat.completion", "choices": choices, "usage": usage(replies)}
+        choices.append(choice | ending(generation, parsed))
+    body = {**head, "object": "chat.completion", "choices": choices, "usage": usage(replies)}
+    if parsed.shows_prompt_logprobs:
+        body["prompt_logprobs"] = prompt_logprobs(_rated_prompt(replies[0].generation), names)
+    return body
 
 
-def completion_body(head: Json, parsed: ParsedRequest, replies: Sequence[Reply]) -> Json:
-    """A text_completion from the replies to one request; `head` holds id, created and model."""
+def completion_body(
+    head: Json, parsed: ParsedRequest, replies: Sequence[Reply], vocabulary: Vocabulary = NO_VOCABULARY
+) -> Json:
+    """A text_completion from the replies to one request, those to its first prompt first."""
+    names = TokenNames(vocabulary, by_id=parsed.token_names_by_id)
     choices = []
     for index, reply in enumerate(replies):
         generation = reply.generation
-        choice: Json = {
-            "index": index,
-            "text": generation.text or "",
-            "logprobs": _text_logprobs(generation) if parsed.logprobs else None,
-        }
-        choices.append(choice | _ending(generation, parsed))
-    return {**head, "object": "text_completion", "choices": choices, "usage": usage(replies)}
+        echoed = prompt_text(parsed, index // parsed.n, vocabulary) if parsed.echo else ""
+        prompt = _rated_prompt(generation) if generation.prompt_token_ids is not None else None
+        logprobs = None
+        if parsed.logprobs:
+            offsets = Offsets(vocabulary)
+            logprobs = text_logprobs(rated(generation), names, offsets, prompt if parsed.echo else None)
+        choice: Json = {"index": index, "text": echoed + (generation.text or ""), "logprobs": logprobs}
+        if parsed.shows_prompt_logprobs and prompt is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(prompt, names)
+        choices.append(choice | ending(generation, parsed))
+    return {**head, "object": "text_completion", "choices": choices, "usage": usage(replies, parsed.n)}
 
 
-def usage(replies: Sequence[Reply]) -> Json:
-    """Returns the tokens, forwards and seconds of one request."""
-    cost = _total_cost(replies)
+def prompt_text(parsed: ParsedRequest, index: int, vocabulary: Vocabulary) -> str:
+    """Returns one of the prompts of a text completion as text."""
+    prompt = parsed.prompts[index]
+    return prompt["prompt"] if "prompt" in prompt else vocabulary.text_of(prompt["prompt_ids"])
+
+
+def rated(generation: Generation) -> Rated:
+    """Returns the generated tokens with their log-probabilities."""
+    return Rated(token_ids=generation.token_ids, logprobs=generation.logprobs or [], tops=generation.top_logprobs)
+
+
+def _rated_prompt(generation: Generation) -> Rated:
+    return Rated(
+        token_ids=generation.prompt_token_ids or [],
+        logprobs=generation.prompt_logprobs or [],
+        tops=generation.prompt_top_logprobs,
+    )
+
+
+def _message(text: str, parsed: ParsedRequest) -> Json:
+    if not parsed.splits_reasoning:
+        return {"role": "assistant", "content": text}
+    thoughts, answer = split_reasoning(text)
+    return {"role": "assistant", "content": answer, "reasoning_content": thoughts}
+
+
+def usage(replies: Sequence[Reply], n: int | None = None) -> Json:
+    """Returns the tokens, forwards and seconds of one request.
+
+    Args:
+        replies: those to the first prompt first.
+        n: replies to each prompt; None = there is one prompt.
+    """
+    cost = _total_cost(replies, n or len(replies))
     return {
         "prompt_tokens": cost.prompt_tokens,
         "completion_tokens": cost.completion_tokens,
@@ -64,8 +109,8 @@ def usage(replies: Sequence[Reply]) -> Json:
     }
 
 
-def _total_cost(replies: Sequence[Reply]) -> Cost:
-    """Returns the cost of all replies to one prompt, which counts once.
+def _total_cost(replies: Sequence[Reply], n: int) -> Cost:
+    """Returns the cost of all replies. Each prompt counts once.
 
     Counts are summed; of the seconds the longest stand. The worker's clock starts when the request reaches it, so the
     wait for a worker is added.
@@ -76,7 +121,7 @@ def _total_cost(replies: Sequence[Reply]) -> Cost:
         for kind, count in cost.forwards.items():
             forwards[kind] = forwards.get(kind, 0) + count
     return Cost(
-        prompt_tokens=costs[0].prompt_tokens,
+        prompt_tokens=sum(cost.prompt_tokens for cost in costs[::n]),
         completion_tokens=sum(cost.completion_tokens for cost in costs),
         forwards=forwards,
         forwards_saved=sum(cost.forwards_saved for cost in costs),
@@ -100,48 +145,9 @@ def json_safe(value: object) -> object:
     return value
 
 
-def _ending(generation: Generation, parsed: ParsedRequest) -> Json:
-    ending: Json = {"finish_reason": generation.finish_reason}
+def ending(generation: Generation, parsed: ParsedRequest) -> Json:
+    """Returns how a choice ends, and its token ids if they are asked for."""
+    shown: Json = {"finish_reason": generation.finish_reason}
     if parsed.return_token_ids:
-        ending["token_ids"] = generation.token_ids
-    return ending
-
-
-def _named_logprobs(generation: Generation) -> list[tuple[str, float]]:
-    """Tokens by id (`token_id:N`, as vLLM can name them: the text of a lone token may be half a character)."""
-    pairs = zip(generation.token_ids, generation.logprobs or [], strict=False)
-    return [(f"token_id:{token}", value if math.isfinite(value) else LOWEST_LOGPROB) for token, value in pairs]
-
-
-def _chat_logprobs(generation: Generation) -> Json:
-    """Each token with its own log-probability; alternatives are not offered, so `top_logprobs` is empty."""
-    return {
-        "content": [
-            {"token": name, "logprob": value, "bytes": None, "top_logprobs": []}
-            for name, value in _named_logprobs(generation)
-        ]
-    }
-
-
-def _text_logprobs(generation: Generation) -> Json:
-    pairs = _named_logprobs(generation)
-    return {
-        "tokens": [name for name, _ in pairs],
-        "token_logprobs": [value for _, value in pairs],
-        "top_logprobs": None,
-        "text_offset": [],
-    }
-
-
-def token_logprobs(token_ids: Sequence[int], logprobs: Sequence[float] | None, *, chat: bool) -> Json:
-    """Returns the log-probabilities of some tokens of an answer in the form of a chat or a text completion."""
-    part = Generation(
-        request_id="",
-        token_ids=list(token_ids),
-        text=None,
-        finish_reason="",
-        cost=NO_COST,
-        trace=None,
-        logprobs=list(logprobs or ()),
-    )
-    return _chat_logprobs(part) if chat else _text_logprobs(part)
+        shown["token_ids"] = generation.token_ids
+    return shown

@@ -11,8 +11,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 from trimode.balancer.api.errors import reply_to_failure
-from trimode.balancer.api.replies import token_logprobs
+from trimode.balancer.api.logprobs import Rated, chat_logprobs, text_logprobs
+from trimode.balancer.api.reasoning import ReasoningSplitter
+from trimode.balancer.api.replies import prompt_text
 from trimode.balancer.api.requests import ParsedRequest
+from trimode.balancer.api.vocabulary import Offsets, TokenNames, Vocabulary
 from trimode.core.delta import Delta
 from trimode.core.errors import InvalidRequestError, TrimodeError
 from trimode.core.field_rules import show
@@ -54,6 +57,9 @@ def stream_options(body: Json) -> StreamOptions | None:
         raise InvalidRequestError(f'stream_events: got {show(events)}; valid: "{DENOISE}"', "stream_events")
     if options is not None and not isinstance(options, dict):
         raise InvalidRequestError(f"stream_options: got {show(options)}; valid: an object", "stream_options")
+    if body.get("prompt_logprobs") not in (None, False) or (body.get("echo") and body.get("logprobs") is not None):
+        message = "stream: got true beside log-probabilities of the prompt; valid: one of them"
+        raise InvalidRequestError(message, "stream")
     include_usage = (options or {}).get("include_usage")
     if include_usage not in (None, True, False):
         param = "stream_options.include_usage"
@@ -64,14 +70,19 @@ def stream_options(body: Json) -> StreamOptions | None:
 class Chunks:
     """Turns the parts of the answers to one request into events, and holds them until they are sent."""
 
-    def __init__(self, head: Json, parsed: ParsedRequest, options: StreamOptions, *, chat: bool) -> None:
+    def __init__(
+        self, head: Json, parsed: ParsedRequest, options: StreamOptions, vocabulary: Vocabulary, *, chat: bool
+    ) -> None:
         """`head` holds id, created and model, as in a reply without streaming."""
         self._parsed = parsed
         self._options = options
         self._chat = chat
         self._head = {**head, "object": "chat.completion.chunk" if chat else "text_completion"}
         self._id = head["id"]
-        self._texts_sent = [0] * parsed.n
+        self._vocabulary = vocabulary
+        self._names = TokenNames(vocabulary, by_id=parsed.token_names_by_id)
+        self._offsets = [Offsets(vocabulary) for _ in range(parsed.num_replies)]
+        self._splitters = [ReasoningSplitter() for _ in range(parsed.num_replies)]
         self._waiting: list[str] = []
         self._wake: asyncio.Future[None] | None = None
         self.started = False
@@ -85,7 +96,7 @@ class Chunks:
             self._waiting.append(f"event: {DENOISE}\ndata: {event}\n\n")
         more: Json = {}
         if self._parsed.logprobs and delta.token_ids:
-            more["logprobs"] = token_logprobs(delta.token_ids, delta.logprobs, chat=self._chat)
+            more["logprobs"] = self._logprobs(index, delta)
         if self._parsed.return_token_ids and delta.token_ids:
             more["token_ids"] = delta.token_ids
         if delta.text or more:
@@ -99,6 +110,8 @@ class Chunks:
         ledger = {name: usage[name] for name in LEDGER}
         choices = reply["choices"]
         for choice in choices:
+            if self._parsed.splits_reasoning and (rest := self._splitters[choice["index"]].rest()):
+                self._put([self._delta_choice(choice["index"], {"reasoning_content": rest}, {})])
             ending = self._choice(choice["index"], "", {"finish_reason": choice["finish_reason"]})
             is_last = choice is choices[-1] and not self._options.include_usage
             self._put([ending], {"trimode": ledger} if is_last else {})
@@ -134,18 +147,32 @@ class Chunks:
         if self.started:
             return
         self.started = True
+        everyone = range(self._parsed.num_replies)
         if self._chat:
-            self._put([self._choice(index, "", {}, role=True) for index in range(self._parsed.n)])
+            role = {"role": "assistant", "content": ""}
+            self._put([self._delta_choice(index, role, {}) for index in everyone])
+        elif self._parsed.echo:
+            texts = [prompt_text(self._parsed, index // self._parsed.n, self._vocabulary) for index in everyone]
+            self._put([self._choice(index, texts[index], {}) for index in everyone])
 
-    def _choice(self, index: int, text: str, more: Json, *, role: bool = False) -> Json:
-        choice: Json = {"index": index}
+    def _logprobs(self, index: int, delta: Delta) -> Json:
+        rated = Rated(token_ids=delta.token_ids, logprobs=delta.logprobs or (), tops=delta.tops)
+        if self._chat:
+            return chat_logprobs(rated, self._names)
+        return text_logprobs(rated, self._names, self._offsets[index])
+
+    def _choice(self, index: int, text: str, more: Json) -> Json:
         if not self._chat:
-            choice["text"] = text
-        elif role:
-            choice["delta"] = {"role": "assistant", "content": ""}
+            return {"index": index, "text": text, "logprobs": None, "finish_reason": None} | more
+        if self._parsed.splits_reasoning:
+            thoughts, answer = self._splitters[index].add(text)
+            parts = {"reasoning_content": thoughts, "content": answer}
         else:
-            choice["delta"] = {"content": text} if text else {}
-        return choice | {"logprobs": None, "finish_reason": None} | more
+            parts = {"content": text}
+        return self._delta_choice(index, {name: part for name, part in parts.items() if part}, more)
+
+    def _delta_choice(self, index: int, delta: Json, more: Json) -> Json:
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None} | more
 
     def _put(self, choices: Sequence[Json], more: Json | None = None) -> None:
         chunk = {**self._head, "choices": choices, **(more or {})}

@@ -31,6 +31,12 @@ const Answer = (() => {
     return { m: event.mode, b: event.block, p: event.pass, s: event.start, t: tokens };
   }
 
+  /** Returns how a block stood before its first pass: what was there already, and masks. */
+  function blank(frame) {
+    const tokens = frame.t.map((one) => (one[1] === "c" && one[3] === 0 ? one : ["", "m", null, null]));
+    return { ...frame, p: 0, t: tokens };
+  }
+
   /** Fills the answer in from the server. Calls `changed` after each part. Never throws: the answer holds the error. */
   async function run(answer, body, signal, changed) {
     const begun = performance.now();
@@ -49,7 +55,9 @@ const Answer = (() => {
           changed();
         },
         pass: (event) => {
-          answer.frames.push(frameOf(event));
+          const frame = frameOf(event);
+          if (frame.m === "dlm" && frame.p === 1) answer.frames.push(blank(frame));
+          answer.frames.push(frame);
           changed();
         },
         finish: (reason) => (answer.finish = String(reason)),
@@ -95,7 +103,12 @@ const Answer = (() => {
     return answer.state === "done" || (answer.state === "stopped" && answer.sendAlong);
   }
 
-  const seconds = (value) => (value === null ? "–" : value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`);
+  function seconds(value) {
+    if (value === null) return "–";
+    if (value < 0.1) return `${Math.round(value * 1000)} ms`;
+    return `${value.toFixed(value < 10 ? 2 : 1)} s`;
+  }
+
   const decimal = (value, digits = 2) => (value === null ? "–" : value >= 100 ? value.toFixed(0) : value.toFixed(digits));
   const whole = (value) => (value === null ? "–" : String(value));
 

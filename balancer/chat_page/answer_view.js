@@ -3,6 +3,9 @@
 const AnswerView = (() => {
   const { el, button } = Dom;
   const REDRAW_MS = 60;
+  const QUICK_S = 1.5; // an answer that took less was not seen being written
+  const REPLAY_MS = 3000;
+  const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   const className = (variant) => variant.replaceAll(/[^a-z_]/g, "-");
 
@@ -50,6 +53,7 @@ const AnswerView = (() => {
       this.answer = answer;
       this.acts = acts;
       this.due = 0;
+      this.ended = answer.state !== "running";
       this.tab = answer.state === "running" ? "passes" : "text";
       this.passes = new PassesView.View(answer, () => this.choose("passes"));
       this.body = el("div", { class: "body" });
@@ -89,7 +93,15 @@ const AnswerView = (() => {
     finish() {
       clearTimeout(this.due);
       this.due = 0;
-      if (this.passes.follows) this.tab = "text";
+      const watched = this.passes.follows && this.tab === "passes";
+      const frames = this.answer.frames.length;
+      const quick = this.answer.state === "done" && this.answer.seconds < QUICK_S && frames > 2;
+      if (!this.ended && watched && quick && this.acts.autoplay && Store.settings().autoplay && !still()) {
+        const stepMs = Math.max(50, Math.min(500, REPLAY_MS / frames));
+        const toText = () => this.passes.timer || this.choose("text");
+        this.passes.play({ stepMs, fromStart: true, ended: () => setTimeout(toText, 900) });
+      } else if (this.passes.follows) this.tab = "text";
+      this.ended = true;
       this.draw();
     }
 
@@ -112,6 +124,7 @@ const AnswerView = (() => {
       this.passes.root.hidden = !showsPasses;
       this.passes.controls.hidden = this.answer.state === "running";
       this.body.hidden = showsPasses;
+      if (this.replay) this.replay.hidden = showsPasses;
       if (!showsPasses) this.drawText();
     }
 
@@ -152,7 +165,9 @@ const AnswerView = (() => {
     footParts() {
       const { answer } = this;
       const copy = button("copy", "Copy answer", (event) => Dom.copy(answer.text, event.currentTarget));
-      const replay = answer.frames.length > 1 ? button("play", "Replay the passes", () => this.passes.play()) : null;
+      this.replay = button("play", "Replay the passes", () => this.passes.play({ fromStart: true }));
+      this.replay.hidden = !this.passes.root.hidden;
+      const replay = answer.frames.length > 1 ? this.replay : null;
       const retry = this.acts.retry ? button("retry", "Retry in the chosen mode", () => this.acts.retry()) : null;
       const stats = Store.settings().timing && answer.seconds !== null ? statsNode(answer) : null;
       const tools = el("div", { class: "tools" }, replay, answer.text ? copy : null, retry, this.acts.more ?? null);

@@ -47,7 +47,9 @@ const Api = (() => {
   function inWords(error) {
     if (!(error instanceof ServerError)) return { what: "The page failed on this answer.", advice: String(error?.message ?? error) };
     const what = error.message;
-    if (error.code === "context_length_exceeded" || /context/i.test(what)) return { what, advice: "Start a new chat, shorten the message, or lower “Max tokens” in the settings." };
+    if (error.code === "context_length_exceeded" || /context/i.test(what)) {
+      return { what, advice: "Start a new chat, shorten the message, or lower “Max tokens” in the settings." };
+    }
     const advice = {
       0: "The page tries to reach it again. Retry when it is back.",
       400: error.param ? `Change “${error.param}” in the settings or in the message.` : "Change the settings or the message.",

@@ -14,7 +14,8 @@ const Chat = (() => {
   /** Returns the messages for the next request: usable turns before `turn`, then its question. */
   function messagesFor(turn, settings) {
     const messages = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
-    for (const earlier of settings.multi_turn ? chat.turns : []) {
+    const alone = settings.earlier_turns === "never" || (settings.earlier_turns === "auto" && Suggestions.isDemo(card));
+    for (const earlier of alone ? [] : chat.turns) {
       if (earlier === turn) break;
       const answer = shownOf(earlier);
       if (!Answer.counts(answer)) continue;
@@ -45,15 +46,12 @@ const Chat = (() => {
     showRunning(true);
     Dom.say("The answer is being written.");
     keep();
-    await Answer.run(one, body, controller.signal, () => {
-      view.update();
-      follow();
-    });
+    await Answer.run(one, body, controller.signal, () => view.update());
     running = null;
     Store.saveChat(asked);
     showRunning(false);
     if (asked === chat) draw();
-    follow();
+    if (sticks) toEnd();
     announce(one);
     if (one.state === "failed") Connection.again();
     listeners.changed();
@@ -135,7 +133,9 @@ const Chat = (() => {
         send();
       }
     });
-    const buttons = el("div", { class: "edit-buttons" }, hint, el("button", { type: "button", class: "button", text: "Cancel", on: { click: cancel } }), el("button", { type: "button", class: "button main", text: "Ask again", on: { click: send } }));
+    const make = (text, kind, act) => el("button", { type: "button", class: kind, text, on: { click: act } });
+    const both = [make("Cancel", "button", cancel), make("Ask again", "button main", send)];
+    const buttons = el("div", { class: "edit-buttons" }, hint, ...both);
     text.replaceWith(area);
     tools.replaceWith(buttons);
     area.focus();
@@ -162,7 +162,7 @@ const Chat = (() => {
     // the view of an answer that has just ended is kept: its drawing goes on where it was
     const kept = turn.view?.answer === one ? turn.view : null;
     const view = kept ?? new AnswerView.View(one);
-    view.acts = { retry: isLast ? retry : null, changed: keep, more: pagerNode(turn) };
+    view.acts = { autoplay: true, retry: isLast ? retry : null, changed: keep, more: pagerNode(turn) };
     Object.defineProperty(turn, "view", { value: view, enumerable: false, configurable: true });
     if (one.state === "running") view.draw();
     else view.finish();
@@ -171,12 +171,18 @@ const Chat = (() => {
 
   function welcome() {
     const cards = Suggestions.of(card).map(([title, prompt]) => {
-      const take = () => ask(prompt);
-      return el("button", { type: "button", class: "suggestion", on: { click: take } }, el("b", { text: title }), el("span", { text: prompt.replaceAll(/\s+/g, " ") }));
+      const shown = [el("b", { text: title }), el("span", { text: prompt.replaceAll(/\s+/g, " ") })];
+      return el("button", { type: "button", class: "suggestion", on: { click: () => ask(prompt) } }, ...shown);
     });
     const modes = Modes.variants(card).map((one) => el("li", {}, AnswerView.chip(one.key, one.label, one.shape), el("span", { text: one.note })));
-    const lead = "One model, several ways to write. Choose a mode, ask, and watch it work.";
-    return el("section", { class: "welcome", "aria-label": "Start" }, el("h2", { text: card ? `Ask ${card.id}` : "Ask the model" }), el("p", { class: "lead", text: lead }), el("ul", { class: "modes" }, ...modes), el("div", { class: "suggestions" }, ...cards));
+    const demo = Suggestions.isDemo(card) ? " This small demo model knows four kinds of questions; these are examples." : "";
+    const parts = [
+      el("h2", { text: card ? `Ask ${card.id}` : "Ask the model" }),
+      el("p", { class: "lead", text: `One model, several ways to write. Choose a mode, ask, and watch it work.${demo}` }),
+      el("div", { class: "suggestions" }, ...cards),
+      el("ul", { class: "modes" }, ...modes),
+    ];
+    return el("section", { class: "welcome", "aria-label": "Start" }, ...parts);
   }
 
   function draw() {
@@ -191,13 +197,21 @@ const Chat = (() => {
     if (lost) byId(is ? "stop" : "prompt").focus();
   }
 
-  const scroller = () => byId("scroller");
-  const toEnd = () => scroller().scrollTo({ top: scroller().scrollHeight });
+  let sticks = true; // the person has not scrolled away from the end
 
-  /** Keeps the end in view while the person has not scrolled away from it. */
-  function follow() {
-    const place = scroller();
-    if (place.scrollHeight - place.scrollTop - place.clientHeight < 160) toEnd();
+  function toEnd() {
+    const place = byId("scroller");
+    place.scrollTo({ top: place.scrollHeight });
+    sticks = true;
+  }
+
+  /** Keeps the end in view, whatever grows. */
+  function start() {
+    const place = byId("scroller");
+    place.addEventListener("scroll", () => {
+      sticks = place.scrollHeight - place.scrollTop - place.clientHeight < 60;
+    });
+    new ResizeObserver(() => sticks && running && toEnd()).observe(byId("log"));
   }
 
   function setCard(found) {
@@ -205,5 +219,5 @@ const Chat = (() => {
     if (chat && !chat.turns.length) draw();
   }
 
-  return { open, ask, stop, retry, setCard, listeners, messagesFor, current: () => chat, isRunning: () => running !== null };
+  return { start, open, ask, stop, retry, setCard, listeners, messagesFor, current: () => chat, isRunning: () => running !== null };
 })();

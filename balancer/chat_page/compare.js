@@ -5,6 +5,7 @@ const Compare = (() => {
   let card = null;
   let running = null; // AbortController
   let answers = [];
+  let views = [];
 
   function setCard(found) {
     card = found;
@@ -43,6 +44,7 @@ const Compare = (() => {
       return { answer, body, view: new AnswerView.View(answer) };
     });
     answers = jobs.map((job) => job.answer);
+    views = jobs.map((job) => job.view);
     byId("compare-answers").replaceChildren(...jobs.map((job) => job.view.root));
     drawTable();
     const one = async ({ answer, body, view }) => {
@@ -81,6 +83,16 @@ const Compare = (() => {
     return answer.text === first.text ? "same" : "differs";
   }
 
+  /** Returns the table as Markdown. */
+  function asMarkdown() {
+    const rows = [...byId("compare-table").querySelectorAll("tr")].map((row) => {
+      const cells = [...row.cells].map((cell) => (cell.querySelector("span:not([aria-hidden], .chip)") ?? cell).textContent);
+      return `| ${cells.map((text) => text.replaceAll("|", "\\|")).join(" | ")} |`;
+    });
+    rows.splice(1, 0, `|${"---|".repeat(byId("compare-table").querySelectorAll("thead th").length)}`);
+    return `${rows.join("\n")}\n`;
+  }
+
   function drawTable() {
     const all = answers.map(Answer.stats);
     const most = (name) => Math.max(0, ...all.map((found) => found[name] ?? 0));
@@ -106,8 +118,17 @@ const Compare = (() => {
     byId("compare-table").hidden = answers.length === 0;
   }
 
+  /** Replays all answers side by side, each pass of the model as long as any other. */
+  function replayAll() {
+    const most = Math.max(...answers.map((answer) => answer.frames.length));
+    const stepMs = Math.max(60, Math.min(400, 6000 / most));
+    for (const view of views) if (view.answer.frames.length > 1) view.passes.play({ stepMs, fromStart: true });
+  }
+
   function showRunning(is) {
     byId("compare-run").hidden = is;
+    byId("compare-tools").hidden = is || answers.length === 0;
+    byId("compare-replay").hidden = !answers.some((answer) => answer.frames.length > 1);
     byId("compare-stop").hidden = !is;
     if (document.activeElement === document.body) byId(is ? "compare-stop" : "compare-run").focus();
   }
@@ -128,6 +149,8 @@ const Compare = (() => {
       event.preventDefault();
       run();
     });
+    byId("compare-copy").addEventListener("click", (event) => Dom.copy(asMarkdown(), event.currentTarget));
+    byId("compare-replay").addEventListener("click", replayAll);
     byId("compare-stop").addEventListener("click", stop);
     byId("compare-prompt").addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

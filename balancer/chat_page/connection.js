@@ -10,10 +10,12 @@ const Connection = (() => {
 
   function words(found, problem) {
     const base = Api.base();
+    const tunnel = "For a server on another machine, keep the tunnel open: ssh -L 8000:127.0.0.1:8000 HOST";
+    const named = "Start it with --allow-origin null.";
     const all = {
-      away: ["The server does not answer.", `The page tries ${base} again every two seconds. Your chats are safe in this browser. For a server on another machine, keep the tunnel open: ssh -L 8000:127.0.0.1:8000 HOST`],
+      away: ["The server does not answer.", `The page tries ${base} again every two seconds. ${tunnel}`],
       starting: ["The server is starting.", "No worker is ready yet. The page goes on as soon as one is."],
-      refused: ["The server refuses this page.", `It runs at ${base}, but does not take requests from a page that was opened from a file. Start it with --allow-origin null.`],
+      refused: ["The server refuses this page.", `It runs at ${base}, but takes no requests from a page that was opened from a file. ${named}`],
       key: ["The server wants an API key.", "Enter it in the settings."],
       error: ["The server does not say which model it serves.", problem],
     };

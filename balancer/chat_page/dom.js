@@ -16,7 +16,7 @@ const Dom = (() => {
     trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13M10.5 11v5M13.5 11v5",
     save: "M12 4v11M7 11l5 5 5-5M5 20h14",
     play: "M8 5l11 7-11 7z",
-    pause: "M8 5v14M16 5v14",
+    pause: "M7 5h3v14H7zM14 5h3v14h-3z",
     columns: "M4 5h16v14H4zM12 5v14",
     help: "M9 9.2a3 3 0 1 1 4.4 2.6c-1 .6-1.4 1.1-1.4 2.2M12 17.5v.2",
     close: "M6 6l12 12M18 6L6 18",
@@ -24,7 +24,7 @@ const Dom = (() => {
     right: "M9 5l7 7-7 7",
     chat: "M4 5h16v11H9l-5 4z",
   };
-  const FILLED = new Set(["stop", "play"]);
+  const FILLED = new Set(["stop", "play", "pause"]);
 
   /** Returns an element. `props`: text, class, on ({event: handler}), and attributes. Empty children are left out. */
   function el(tag, props = {}, ...children) {

@@ -16,6 +16,7 @@ const Main = (() => {
     byId("compare-view").hidden = !comparing;
     byId("to-chat").setAttribute("aria-pressed", String(!comparing));
     byId("to-compare").setAttribute("aria-pressed", String(comparing));
+    byId("skip").href = comparing ? "#compare-prompt" : "#prompt";
     focusOn(comparing ? "compare-prompt" : "prompt");
   }
 
@@ -166,6 +167,7 @@ const Main = (() => {
     History.start();
     Compare.start();
     composer();
+    Chat.start();
     Chat.listeners.changed = History.draw;
     Chat.listeners.compare = (question) => {
       show("compare");

@@ -180,7 +180,10 @@ const Markdown = (() => {
       return [codeBlock(lines.slice(at + 1, to), fence[2]), to + 1];
     }
     const heading = line.match(HEADING);
-    if (heading) return [withInline("p", heading[2], { class: "heading", role: "heading", "aria-level": Math.min(heading[1].length + 3, 6) }), at + 1];
+    if (heading) {
+      const level = Math.min(heading[1].length + 1, 6);
+      return [withInline("p", heading[2], { class: "heading", role: "heading", "aria-level": level }), at + 1];
+    }
     if (RULE.test(line)) return [el("hr"), at + 1];
     if (QUOTE.test(line)) {
       const to = takeWhile(lines, at, (one) => QUOTE.test(one));

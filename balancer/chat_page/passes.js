@@ -54,7 +54,8 @@ const Passes = (() => {
       const verdict = struck ? `, ${struck} struck` : "";
       return `cycle ${frame.b + 1}, verify: ${count(frame, "v")} of ${count(frame, "v", "x")} drafts accepted${verdict}`;
     }
-    return `block ${frame.b + 1}, pass ${frame.p}: ${count(frame, "c")} of ${frame.t.length} committed`;
+    const when = frame.p === 0 ? "before the first pass" : `pass ${frame.p}`;
+    return `block ${frame.b + 1}, ${when}: ${count(frame, "c")} of ${frame.t.length} committed`;
   }
 
   /** Returns the grade of a confidence, 1 to 5; 0 if there is none. */

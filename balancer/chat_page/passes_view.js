@@ -112,23 +112,25 @@ const PassesView = (() => {
       else this.play();
     }
 
-    play() {
+    /** Plays to the end, from the start if it is there. Then calls `ended`, unless a person has taken over. */
+    play({ stepMs = STEP_MS[this.mode] ?? 400, fromStart = false, ended = () => {} } = {}) {
+      clearTimeout(this.timer);
       this.follows = false;
       this.asked();
       const from = Number(this.slider.value);
-      this.show(from >= this.last ? 0 : from);
+      this.show(fromStart || from >= this.last ? 0 : from);
       this.mark(true);
-      this.schedule();
+      this.schedule(stepMs, ended);
     }
 
-    schedule() {
-      const pause = (STEP_MS[this.mode] ?? 400) / this.speed;
+    schedule(stepMs, ended) {
       this.timer = setTimeout(() => {
         const next = Number(this.slider.value) + 1;
         this.show(next);
-        if (next < this.last && this.root.isConnected) this.schedule();
-        else this.pause();
-      }, pause);
+        if (next < this.last && this.root.isConnected) return this.schedule(stepMs, ended);
+        this.pause();
+        return ended();
+      }, stepMs / this.speed);
     }
 
     pause() {

@@ -8,6 +8,7 @@ const Settings = (() => {
     creative: { temperature: 1, top_p: 1, top_k: 0, min_p: 0.05, repetition_penalty: 1.05 },
   };
   const number = (name, label, low, high, step, hint = "", optional = false) => ({ name, label, kind: "number", low, high, step, hint, optional });
+  const choice = (name, label, choices, hint) => ({ name, label, kind: "choice", choices, hint });
   const flag = (name, label, hint = "") => ({ name, label, kind: "flag", hint });
   const GROUPS = [
     ["Sampling", [
@@ -26,16 +27,17 @@ const Settings = (() => {
       number("dlm_block", "dlm: block length", 1, 1024, 1, "Tokens per block.", true),
       number("dlm_threshold", "dlm: threshold", 0, 1, 0.01, "Confidence that commits a position.", true),
       number("spec_block", "linear_spec: block length", 1, 1024, 1, "Tokens per draft.", true),
-      { name: "acceptance", label: "linear_spec: acceptance", kind: "choice", choices: ["rejection", "equality"], hint: "Matters at temperature above 0." },
+      choice("acceptance", "linear_spec: acceptance", ["rejection", "equality"], "Matters at temperature above 0."),
     ]],
     ["Conversation", [
       { name: "system", label: "System prompt", kind: "lines", hint: "Sent before every question." },
-      flag("multi_turn", "Send earlier turns", "Off: every question stands alone."),
+      choice("earlier_turns", "Send earlier turns", ["auto", "always", "never"], "auto: not to the demo model, which was trained on single questions."),
       flag("thinking", "Thinking", "The model thinks before it answers, if it can."),
     ]],
     ["This page", [
       flag("stream", "Stream", "Off: the answer comes in one piece, without passes."),
       flag("passes", "Record the passes", "Needed for the denoise view and the replay."),
+      flag("autoplay", "Replay quick answers", "An answer of less than 1.5 seconds is replayed once, slow enough to see."),
       flag("markdown", "Format answers", "Off: plain text."),
       flag("timing", "Show numbers under answers"),
     ]],
@@ -133,7 +135,7 @@ const Settings = (() => {
       ["context", card?.max_model_len && `${card.max_model_len} tokens`],
       ["modes", Modes.variants(card).map((one) => one.label).join(", ")],
       ["default mode", card?.default_mode],
-      ["numbers", card?.dtype],
+      ["number format", card?.dtype],
       ["quantisation", card?.quantization],
       ["adapter", card ? (card.lora ? "loaded" : "none") : null],
     ];
@@ -150,7 +152,10 @@ const Settings = (() => {
   }
 
   function start() {
-    const groups = GROUPS.map(([title, fields]) => el("fieldset", {}, el("legend", { text: title }), title === "Sampling" ? presets() : null, el("div", { class: "fields" }, ...fields.map(row))));
+    const groups = GROUPS.map(([title, fields]) => {
+      const more = title === "Sampling" ? presets() : null;
+      return el("fieldset", {}, el("legend", { text: title }), more, el("div", { class: "fields" }, ...fields.map(row)));
+    });
     byId("settings-groups").replaceChildren(...groups);
     byId("base").readOnly = !Api.fromFile;
     byId("base").addEventListener("change", (event) => save("base", event.target.value.trim()));

@@ -14,11 +14,13 @@ const Suggestions = (() => {
     ["A table", "Compare heat pumps, gas boilers and district heating in a table with costs, emissions and limits."],
   ];
 
-  /** Returns pairs of title and prompt that fit the model. */
-  function of(card) {
-    const names = [card?.id, card?.root].map((name) => String(name ?? "").split("/").pop());
-    return names.includes("demo_model") ? DEMO : OPEN;
+  /** True if the served model is the bundled demo model. */
+  function isDemo(card) {
+    return [card?.id, card?.root].some((name) => String(name ?? "").split("/").pop() === "demo_model");
   }
 
-  return { of };
+  /** Returns pairs of title and prompt that fit the model. */
+  const of = (card) => (isDemo(card) ? DEMO : OPEN);
+
+  return { of, isDemo };
 })();

@@ -13,10 +13,11 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from trimode.bench.drills.cluster import SETTINGS, Cluster, output, running_cluster
-from trimode.bench.drills.drill import Record, Reference, make_reference, run_drill
+from trimode.bench.drills.drill import Record, Reference, make_reference, read_records, run_drill, write_record
 from trimode.bench.drills.strikes import KINDS
 from trimode.bench.drills.sweep import Settings
 from trimode.bench.drills.table import as_markdown, describe, machine
@@ -34,9 +35,12 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--modes", default="ar,dlm,linear_spec", metavar="LIST", help="decoding modes, in turn (all)")
     flags.add_argument("--per-run", type=int, default=2, metavar="N", help="strikes on one sweep (2)")
     flags.add_argument("--at-once", type=int, default=2, metavar="N", help="sweeps at the same time (2)")
-    flags.add_argument("--limit", type=int, default=60, metavar="N", help="samples of each benchmark (60)")
-    flags.add_argument("--tokens", type=int, default=192, metavar="N", help="tokens of each answer (192)")
+    flags.add_argument("--limit", type=int, default=40, metavar="N", help="samples of each benchmark (40)")
+    flags.add_argument("--tokens", type=int, default=320, metavar="N", help="tokens of each answer (320)")
     flags.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (0)")
+    flags.add_argument(
+        "--records", type=Path, metavar="FILE", help="adds to the records of earlier commands in this file"
+    )
     flags.add_argument("--write", type=Path, metavar="FILE", help="writes the table to this file too")
     flags.add_argument("--keep", action="store_true", help="keep the folders of drills that were not clean")
     return flags
@@ -86,9 +90,9 @@ class Drills:
 
     def settings(self, record: Record) -> Settings:
         """Returns the sweep that a drill strikes."""
-        usual = Settings(mode=record.mode, limit=self._arguments.limit, tokens=self._arguments.tokens)
-        own = KINDS[record.kind].benchmarks
-        return Settings(mode=usual.mode, limit=2 * usual.limit, tokens=usual.tokens, benchmarks=own) if own else usual
+        kind, arguments = KINDS[record.kind], self._arguments
+        settings = Settings(mode=record.mode, limit=kind.scale * arguments.limit, tokens=arguments.tokens)
+        return replace(settings, benchmarks=kind.benchmarks) if kind.benchmarks else settings
 
     def run(self, planner: Planner) -> list[Record]:
         """Runs all drills, those that may be together at the same time. Returns their records, kind by kind."""
@@ -110,9 +114,11 @@ class Drills:
     def _reference(self, settings: Settings) -> Reference:
         with self._measuring:
             if settings not in self._references:
-                self._references[settings] = make_reference(self._new_folder(), settings, self._cluster)
-                seconds = ", ".join(f"{name} {s:.1f} s" for name, s in self._references[settings].seconds.items())
-                say(f"reference {settings.mode} {','.join(settings.benchmarks)}: {seconds}")
+                made = make_reference(self._new_folder(), settings, self._cluster)
+                self._references[settings] = made
+                seconds = ", ".join(f"{name} {s:.1f} s" for name, s in made.seconds.items())
+                counted = f"{made.counted} forwards counted, {made.result.forwards} in the ledger"
+                say(f"reference {settings.mode} {','.join(settings.benchmarks)}: {seconds}; {counted}")
             return self._references[settings]
 
     def _one(self, record: Record) -> Record:
@@ -125,6 +131,9 @@ class Drills:
         )
         for line in describe(record):
             say(f"    {line}")
+        if self._arguments.records is not None:
+            with SAY:
+                write_record(self._arguments.records, record)
         if record.is_clean or not self._arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
         return record
@@ -166,6 +175,9 @@ def run(argv: Sequence[str]) -> int:
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
     made = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {slurm} with two nodes on one machine of {machine()}"
+    if arguments.records is not None:
+        records = read_records(arguments.records)
+    records.sort(key=lambda record: list(KINDS).index(record.kind))
     page = as_markdown(records, f"python -m trimode.bench.drills {shlex.join(argv)}", made)
     print(f"\n{page}", flush=True)
     if arguments.write is not None:

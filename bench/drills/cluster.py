@@ -23,7 +23,7 @@ DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
 INSTALL = "apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge"
 PORTS = (0, 1, 11, 12)
 """Ports that a cluster uses, counted from its first one."""
-SETTINGS = ("SlurmdTimeout=10", "InactiveLimit=0", "MinJobAge=3600")
+SETTINGS = ("SlurmdTimeout=20", "InactiveLimit=0", "MinJobAge=3600")
 """Lines of slurm.conf that make drills quick, and keep ended jobs in squeue."""
 REST_S = 7.0
 """Seconds between a requeue and the next start. Slurm 22.05 mixes up two runs that follow at once."""
@@ -114,7 +114,9 @@ class Cluster:
         """Brings every node back and waits until jobs can start on all of them."""
         deadline = time.monotonic() + ANSWER_S
         while True:
-            states = dict(line.split() for line in output("sinfo", "-h", "-N", "-o", "%N %T").splitlines())
+            states = dict(
+                line.split() for line in output("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines()
+            )
             bad = [node for node, state in states.items() if state.rstrip("*") not in ("idle", "mixed", "allocated")]
             if not bad and states:
                 return

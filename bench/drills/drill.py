@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trimode.bench.drills.cluster import REST_S, Cluster, scontrol
@@ -16,10 +17,10 @@ from trimode.bench.drills.compare import Difference, Result, difference, read_re
 from trimode.bench.drills.strikes import KINDS, Kind, Strike, unmount
 from trimode.bench.drills.sweep import Settings, Sweep
 from trimode.core.errors import WorkerError
+from trimode.core.files import whole_lines
 from trimode.core.project import child_environment
-from trimode.pipeline.slurm.queue import has_ended
 
-PATIENCE_S = 420.0
+PATIENCE_S = 900.0
 """A drill that takes longer hangs."""
 TICK_S = 0.25
 AFTERLIFE_S = 15.0
@@ -43,6 +44,8 @@ class Reference:
     result: Result
     seconds: dict[str, float]
     """By phase."""
+    counted: int
+    """Forwards by the workers' counters. They must be those of the ledger, else the drills count nothing again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,13 +74,32 @@ class Record:
 
     @property
     def is_clean(self) -> bool:
-        """True if nothing was lost, doubled, wrong, hung or left over."""
+        """True if nothing was lost, doubled, wrong, hung, left over, or typed by hand without need."""
         found = self.found
         return (
             found is not None
             and not (found.lost or found.doubled or found.wrong_verdicts or found.other_rows)
             and not (self.left_processes or self.left_files)
+            and (KINDS[self.kind].by_hand or not self.typed)
         )
+
+
+def read_records(path: Path) -> list[Record]:
+    """Returns the records that earlier commands have written; none if the file is not there."""
+    records = []
+    for line in whole_lines(path):
+        raw = json.loads(line)
+        if raw["found"] is not None:
+            lists = {name: tuple(raw["found"][name]) for name in ("left_files", "details")}
+            raw["found"] = Difference(**raw["found"] | lists)
+        records.append(Record(**raw))
+    return records
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Appends a record to a file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
 
 
 class Drill:
@@ -94,8 +116,10 @@ class Drill:
         """Runs the drill and fills the record, all but the comparison."""
         rng = random.Random(record.seed)  # noqa: S311 (moments of strikes are no secret)
         self._submit()
-        for _ in range(strikes):
-            if not self._strike(rng, record, reference):
+        order = list(PHASES)
+        drawn = rng.choices(order, list(PHASES.values()), k=strikes)
+        for wanted in sorted(drawn, key=order.index):  # a job that is not started again comes by each phase once
+            if not self._strike(rng, record, reference, record.phase or wanted):
                 break
         while not self.tick():
             time.sleep(TICK_S)
@@ -130,10 +154,10 @@ class Drill:
                 return False
         except WorkerError:  # slurmctld is away
             return False
-        if self.sweep.is_completed() and has_ended(state):
-            return True
-        self._type_again()
-        return False
+        if not self.sweep.is_completed():
+            self._type_again()
+            return False
+        return True
 
     def _may_start(self, reason: str) -> bool:
         """True if a requeued job may begin: the drill plays the clock, since Slurm waits for two minutes."""
@@ -156,10 +180,8 @@ class Drill:
             raise Hang(f"not completed after {MOST_TYPED} commands")
         self.sweep.submit()
 
-    def _strike(self, rng: random.Random, record: Record, reference: Reference) -> bool:
-        """Strikes once, at a random moment. Returns False if the job has ended before."""
-        assert self._kind is not None
-        wanted = record.phase or rng.choices(list(PHASES), list(PHASES.values()))[0]
+    def _strike(self, rng: random.Random, record: Record, reference: Reference, wanted: str) -> bool:
+        """Strikes once, at a random moment of a phase. Returns False if the job has ended before."""
         if not self._wait_for_phase(wanted):
             return False
         end = time.monotonic() + rng.uniform(0.0, reference.seconds[wanted])
@@ -218,7 +240,8 @@ def make_reference(folder: Path, settings: Settings, cluster: Cluster) -> Refere
     try:
         seconds = Drill(sweep, cluster).measure()
         tidy(sweep)
-        return Reference(result=read_result(sweep.out_dir, settings.benchmarks), seconds=seconds)
+        result = read_result(sweep.out_dir, settings.benchmarks)
+        return Reference(result=result, seconds=seconds, counted=sweep.forwards_done())
     finally:
         sweep.kill_all()
 

@@ -102,17 +102,18 @@ def cut_node_off(strike: Strike) -> bool:
     slurmd = strike.cluster.pid(f"slurmd.{node}")
     os.kill(slurmd, signal.SIGSTOP)
     try:
-        if not _wait_for_state(strike.sweep, "PENDING") or strike.sweep.is_completed():
-            return not strike.sweep.is_completed()
-        time.sleep(REST_S)
-        scontrol("update", f"JobId={strike.sweep.job_id}", "StartTime=now")
-        _wait_for_state(strike.sweep, "RUNNING")
-        end = time.monotonic() + strike.random.uniform(1.0, 8.0)
-        while time.monotonic() < end:
-            strike.sweep.look()
-            time.sleep(0.1)
+        scontrol("update", f"NodeName={node}", "State=DOWN", "Reason=drill")  # as Slurm does when it does not answer
+        if _wait_for_state(strike.sweep, "PENDING"):
+            time.sleep(REST_S)
+            scontrol("update", f"JobId={strike.sweep.job_id}", "StartTime=now")
+            _wait_for_state(strike.sweep, "RUNNING")
+            end = time.monotonic() + strike.random.uniform(1.0, 8.0)
+            while time.monotonic() < end:
+                strike.sweep.look()
+                time.sleep(0.1)
     finally:
         os.kill(slurmd, signal.SIGCONT)
+        scontrol("update", f"NodeName={node}", "State=RESUME")
     return True
 
 
@@ -196,6 +197,8 @@ class Kind:
     """True if the output folder has a small file system of its own."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks instead of the usual ones."""
+    scale: int = 1
+    """How many times as many samples as usual."""
 
 
 def _killing(program: str) -> Callable[[Strike], bool]:
@@ -216,11 +219,11 @@ KINDS: Mapping[str, Kind] = {
     "time_limit": Kind(strike=warn, says="the warning before the time limit"),
     "requeue": Kind(strike=requeue, says="scontrol requeue, as in a preemption"),
     "node_down": Kind(strike=take_node_down, says="the node declared down, then up", alone=True),
-    "cut_off": Kind(strike=cut_node_off, says="the node cut off, replaced, and back", alone=True),
+    "cut_off": Kind(strike=cut_node_off, says="the node cut off, replaced, and back", alone=True, scale=3),
     "two_submissions": Kind(strike=submit_twice, says="the command typed twice at once during a run"),
     "full_disk": Kind(strike=fill_disk, says="no space in the output folder", by_hand=True, small_disk=True),
     "signal_step": Kind(
-        strike=signal_step, says="SIGTERM or SIGUSR2 to every process of the step", benchmarks=("demo-code",)
+        strike=signal_step, says="SIGTERM or SIGUSR2 to every process of the step", benchmarks=("demo-code",), scale=2
     ),
 }
 """Every kind of drill by its name."""

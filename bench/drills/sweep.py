@@ -45,8 +45,8 @@ class Settings:
 
     mode: str = "ar"
     benchmarks: tuple[str, ...] = ("demo-code", "demo-math")
-    limit: int = 60
-    tokens: int = 192
+    limit: int = 40
+    tokens: int = 320
     """Of every answer, the end token ignored: long enough to be hit in the middle."""
     batch_size: int = 16
 

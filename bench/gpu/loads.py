@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from trimode.core.protocol import DecodeParams
+from trimode.core.protocol import DecodeParams, Top
 from trimode.workers.decode.chunk import Chunk, Sampled, Verify
+from trimode.workers.decode.context import DecodeContext
 from trimode.workers.decode.registry import MODES
-from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.decode.state import DecodeState
 from trimode.workers.engine import scheduler
 from trimode.workers.engine.engine import Engine
 
@@ -25,8 +26,8 @@ class FixedStep(DecodeState):
         """Returns the forwards."""
         return sum(forwards.values())
 
-    def _begin(self, token: int, logprob: float) -> None:
-        self._emit([token], [logprob])
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:
+        self._emit([token], [logprob], [top])
         self._block = [token] + [self.context.mask_token_id] * (self.params.block_length - 1)
 
     def _next_chunk(self) -> Chunk:

@@ -18,15 +18,7 @@ from trimode.pipeline.analysis.job_specs import Json, num_expected, read_jobs
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.run_folder.nfe import ERROR, NfeRecord, add_record, is_count, nfe_logs
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.rows import (
-    LEDGER,
-    POSITION,
-    SCORING_ERROR,
-    UNSCORED,
-    add_row,
-    placed_lines,
-    read_lines,
-)
+from trimode.pipeline.run_folder.rows import LEDGER, POSITION, SCORING_ERROR, UNSCORED, add_row, placed_lines
 from trimode.pipeline.run_folder.submission import planned
 from trimode.pipeline.scoring.verdicts import is_scored
 from trimode.pipeline.spec import JobSpec
@@ -203,7 +195,7 @@ def _read_ledgers(folder: Path, notes: list[str]) -> list[NfeRecord]:
     """Reads every line of every nfe_log.jsonl of the run."""
     records: list[NfeRecord] = []
     for path in nfe_logs(folder):
-        for value in read_lines(path, notes):
+        for _, value in placed_lines(path, notes):
             try:
                 records.append(_emitted(NfeRecord.from_json(value)))
             except TypeError as error:

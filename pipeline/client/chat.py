@@ -41,6 +41,8 @@ class RetryPolicy:
     attempts: int = 8
     timeouts: int = 2
     """Attempts that may each run into the request timeout."""
+    refused_as_busy: int = 60
+    """Attempts that may each be answered 429, beside the others: a rate limit is no fault."""
     first_delay_s: float = 0.5
     longest_delay_s: float = 30.0
 
@@ -76,6 +78,8 @@ def request_body(decode: DecodeSpec, model: str, prompt: str, seed: int) -> dict
         "spaces_between_special_tokens": False,
         "chat_template_kwargs": {"enable_thinking": decode.enable_thinking},
     }
+    if decode.enable_thinking:
+        body["separate_reasoning"] = False  # the thoughts stay in the answer's text, where the scorers look for its end
     return body | mode_fields(decode)
 
 
@@ -87,6 +91,8 @@ class _Attempt:
     wait_s: float = 0.0
     """Seconds the server asks to wait before the next."""
     timed_out: bool = False
+    busy: bool = False
+    """The server takes no more now (429)."""
     hopeless: bool = False
     """The server says that asking again now cannot help: the request has brought down more than one worker."""
 
@@ -150,18 +156,19 @@ class ChatClient:
         what every request has: key, model, address.
         """
         content = json.dumps(self._body(prompt, seed)).encode()
-        failures = 0
-        timeouts = 0
+        failures = timeouts = busy = 0
         while True:
             async with self._turns:
                 attempt = await self._attempt(name, content, time.time())
             if attempt.is_last:
                 return attempt.answer
-            failures += 1
+            failures += not attempt.busy
             timeouts += attempt.timed_out
-            if failures >= self._retry.attempts or timeouts >= self._retry.timeouts:
+            busy += attempt.busy
+            policy = self._retry
+            if failures >= policy.attempts or timeouts >= policy.timeouts or busy >= policy.refused_as_busy:
                 return attempt.answer
-            await asyncio.sleep(max(attempt.wait_s, self._retry.delay_s(failures)))
+            await asyncio.sleep(max(attempt.wait_s, policy.delay_s(failures + busy)))
 
     def _body(self, prompt: str, seed: int) -> dict[str, object]:
         if self._server is None:
@@ -198,7 +205,9 @@ class ChatClient:
             later = status in LATER_STATUSES
         kind = INFRASTRUCTURE if later or _is_retried(status) else REQUEST
         hopeless = later or response.headers.get("x-should-retry", "").lower() == "false"
-        return _Attempt(_failure(name, started, text, kind), wait_s=_retry_after_s(response), hopeless=hopeless)
+        busy = status == httpx.codes.TOO_MANY_REQUESTS
+        failure = _failure(name, started, text, kind)
+        return _Attempt(failure, wait_s=_retry_after_s(response), busy=busy, hopeless=hopeless)
 
 
 def no_reply(error: Exception) -> str:
@@ -236,6 +245,7 @@ def read_reply(reply: dict[str, object], name: str, started: float) -> Answer:
             forwards_saved=_integer(usage.get("forwards_saved")),
             nfe=_integer(usage["nfe"]) if usage.get("nfe") is not None else None,
             acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
+            continuations=_integer(usage.get("continuations")),
             queue_s=_seconds(usage.get("queue_s")),
             first_token_s=_seconds(usage.get("first_token_s")),
             total_s=_seconds(usage.get("total_s")),

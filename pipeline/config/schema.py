@@ -147,6 +147,8 @@ class BalancerConfig:
     """Requests a worker decodes together."""
     kv_cache_gb: float | None = None
     """KV cache of a worker in GiB; null = a share of free memory."""
+    journal: bool = True
+    """True to write down running requests in the run folder, so that an answer that is cut off goes on where it was."""
     backend: Backend = Backend.trimode
     """Who answers. The settings below belong to `openai`, those above to `trimode`."""
     url: str | None = None

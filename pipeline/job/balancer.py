@@ -93,8 +93,10 @@ class BalancerProcess:
             "--default-mode": self._spec.decode.mode.value,
             "--ready-file": self._ready_file,
             "--log-dir": self._ready_file.parent,
+            "--journal": self._paths.journal if client.journal else None,
             "--log-prefix": f"group{self._spec.index}_",
             "--request-log": self._request_log(),
+            "--grace": 0,  # the job decides when it ends; what runs then goes on in the next run
             "--max-queue": max(4096, 2 * client.max_concurrent_requests),
             "--api-key-file": None if self._key_fd is None else f"/proc/self/fd/{self._key_fd}",
         }

@@ -6,6 +6,7 @@ Every early end of the job becomes FAILED_group<N> and a JobFailed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -79,6 +80,7 @@ def run_job(spec: JobSpec, hooks: Hooks | None = None) -> None:
             signals.ignore()
             lease.check_now()
             write_text_atomic(paths.completed(spec.index), now() + "\n")
+            _remove_journals(paths, spec.index)
             record.release()
             print(f"=== {now()} {spec.name}: completed", flush=True)
         except BaseException as error:  # the job's boundary: every end that the process survives leaves a record
@@ -267,6 +269,14 @@ def _record_failure(spec: JobSpec, paths: RunPaths, record: FailureRecord, error
         print(f"=== {now()} {spec.name}: no failure record could be written: {unwritten}", file=sys.stderr, flush=True)
         return JobFailed(f"{spec.name}: {cause}")
     return JobFailed(f"{spec.name}: {cause}\nfailure record: {path}", path)
+
+
+def _remove_journals(paths: RunPaths, group: int) -> None:
+    """Removes what only a run that goes on would need, and the folder if no other job has something in it."""
+    with contextlib.suppress(OSError):
+        for path in paths.journals(group):
+            path.unlink(missing_ok=True)
+        paths.journal.rmdir()
 
 
 def _enter(run_dir: Path) -> None:

@@ -47,7 +47,8 @@ class NfeRecord:
     def to_json(self) -> dict[str, object]:
         """Returns the keys of a line in their order; lists are not copied."""
         cost = self.cost.to_json()
-        return {key: cost[key] if key in cost else getattr(self, key) for key in LINE_KEYS}
+        line = {key: cost[key] if key in cost else getattr(self, key) for key in LINE_KEYS}
+        return line | {"continuations": self.cost.continuations} if self.cost.continuations else line
 
     @classmethod
     def from_json(cls, value: dict[str, object]) -> NfeRecord:
@@ -69,7 +70,7 @@ def _checks(record: NfeRecord) -> Iterator[tuple[str, bool]]:
     yield "benchmark", isinstance(record.benchmark, str)
     for name in ("sample_id", "seed"):
         yield name, is_count(getattr(record, name))
-    for name in ("prompt_tokens", "completion_tokens", "queue_s", "first_token_s", "total_s"):
+    for name in ("prompt_tokens", "completion_tokens", "continuations", "queue_s", "first_token_s", "total_s"):
         yield name, is_count(getattr(cost, name))
     yield "nfe", is_count(cost.nfe) or (cost.nfe is None and not cost.forwards)
     yield "forwards", isinstance(cost.forwards, dict) and all(map(is_count, cost.forwards.values()))
@@ -89,7 +90,7 @@ LINE_KEYS = (
     *("finish_reason", "forwards", "forwards_saved", "nfe", "acceptance_lengths"),
     *("queue_s", "first_token_s", "total_s", "error"),
 )
-"""Keys of a line, in their order."""
+"""Keys of a line, in their order. `continuations` follows where there are any."""
 
 
 def read_nfe_log(path: Path) -> list[NfeRecord]:

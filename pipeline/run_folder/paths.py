@@ -106,6 +106,15 @@ class RunPaths:
         """Where the balancer of one run of a job says that it serves."""
         return self.results / "worker_logs" / f"group{group}_{attempt}.ready.json"
 
+    @property
+    def journal(self) -> Path:
+        """Where workers write down their running requests. The files of job N begin with `group<N>_`."""
+        return self.run_dir / "journal"
+
+    def journals(self, group: int) -> list[Path]:
+        """The files that the workers of job `group` have written there."""
+        return list(self.journal.glob(f"group{group}_*"))
+
     def balancers_ready(self, group: int) -> list[Path]:
         """The ready files that runs of a job have left."""
         return sorted(self.balancer_log(group).parent.glob(f"group{group}_*.ready.json"))

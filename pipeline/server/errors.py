@@ -28,8 +28,8 @@ def error_message(text: str) -> str:
             if isinstance(value, dict):
                 value = value.get("message", value)
             break
-    shown = value if isinstance(value, str) else text
-    return " ".join(shown.split())[:MAX_MESSAGE] or "no message"
+    shown = " ".join((value if isinstance(value, str) else text).split())
+    return "".join(char for char in shown if char.isprintable())[:MAX_MESSAGE] or "no message"
 
 
 def explain_status(server: ServerSpec, status: int, text: str, location: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from trimode.balancer.router import MAX_HELD_PROMPT_TOKENS, Router
-from trimode.balancer.work import MAX_ATTEMPTS, QueueFullError, Reply, WorkerSlot
+from trimode.balancer.work import MAX_ATTEMPTS, RETRY_AFTER_STOP_S, QueueFullError, Reply, StoppingError, WorkerSlot
 from trimode.core.delta import OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation
@@ -379,5 +379,91 @@ def test_the_end_of_the_process_fails_what_is_left() -> None:
         bench.router.fail_all(GenerationError("stopping", 503))
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [str(result) for result in results] == ["stopping", "stopping"]
+
+    run(test())
+
+
+def test_a_repeat_and_a_later_turn_go_to_the_worker_that_has_the_prompt() -> None:
+    async def test() -> None:
+        bench = Bench(3)
+        turn = [{"role": "user", "content": "a long question " * 200}]
+        later = [*turn, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "why?"}]
+        tasks = [bench.submit("other"), bench.submit("first", messages=turn)]
+        await run_callbacks()
+        assert bench.where() == [["other"], ["first"], []]
+        bench.workers[1].finish("first")
+        await run_callbacks()
+        tasks += [bench.submit("repeat", messages=turn), bench.submit("later", messages=later)]
+        await run_callbacks()
+        assert bench.where() == [["other"], ["later", "repeat"], []]
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_a_worker_that_is_far_behind_does_not_get_its_prompts() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        turn = [{"role": "user", "content": "a long question " * 200}]
+        tasks = [bench.submit(f"r{number}", messages=turn, prompt_tokens=800) for number in range(6)]
+        await run_callbacks()
+        assert bench.where() == [["r0", "r1", "r4"], ["r2", "r3", "r5"]]
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_a_short_prompt_is_no_reason_to_wait() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        turn = [{"role": "user", "content": "hello"}]
+        tasks = [bench.submit(f"r{number}", messages=turn) for number in range(4)]
+        await run_callbacks()
+        assert bench.where() == [["r0", "r2"], ["r1", "r3"]]
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_the_prompts_of_a_dead_worker_go_anywhere() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        turn = [{"role": "user", "content": "hello"}]
+        tasks = [bench.submit("a"), bench.submit("b", messages=turn)]
+        await run_callbacks()
+        bench.workers[1].die()
+        await run_callbacks()
+        bench.refill(1)
+        await run_callbacks()
+        tasks.append(bench.submit("c", messages=turn))
+        await run_callbacks()
+        assert bench.where() == [["a", "b"], ["c"]]
+        for task in tasks:
+            task.cancel()
+
+    run(test())
+
+
+def test_a_router_that_stops_ends_what_it_has_and_takes_no_more() -> None:
+    async def test() -> None:
+        bench = Bench(1, in_flight_limit=1)
+        tasks = [bench.submit("a"), bench.submit("b")]
+        await run_callbacks()
+        bench.router.stopping = True
+        idle = asyncio.ensure_future(bench.router.wait_until_idle())
+        with pytest.raises(StoppingError) as caught:
+            await bench.submit("c")
+        assert (caught.value.status, caught.value.retry_after_s) == (503, RETRY_AFTER_STOP_S)
+        with pytest.raises(StoppingError):
+            bench.router.check_room(1)
+        bench.workers[0].finish("a")
+        await run_callbacks()
+        assert not idle.done()
+        bench.workers[0].finish("b")
+        await asyncio.gather(*tasks)
+        await idle
 
     run(test())

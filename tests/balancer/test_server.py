@@ -21,6 +21,7 @@ from trimode.tests.fakes.balancer_process import (
     start_balancer,
     wait_for,
 )
+from trimode.tests.fakes.events import read_events
 from trimode.tests.fakes.machine import import_path
 
 pytestmark = pytest.mark.process
@@ -140,7 +141,7 @@ def test_sigkill_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_sigterm_answers_what_runs_and_leaves_nothing(tmp_path: Path) -> None:
-    balancer = start_balancer(tmp_path)
+    balancer = start_balancer(tmp_path, "--grace", "0")
     folder = private_folder(balancer.process.pid)
     pids = balancer.tree()
     with ThreadPoolExecutor(1) as threads:
@@ -148,8 +149,40 @@ def test_sigterm_answers_what_runs_and_leaves_nothing(tmp_path: Path) -> None:
         wait_for(lambda: balancer.stats()["balancer"]["running"] == 1)
         assert balancer.terminate() == 0
         assert held.result().status_code == 503
+        assert int(held.result().headers["retry-after"]) >= 1
     assert all_gone(pids, folder)
     assert not (tmp_path / "ready.json").exists()
+
+
+def test_after_sigterm_requests_get_time_to_end_and_new_ones_are_refused(tmp_path: Path) -> None:
+    balancer = start_balancer(tmp_path, "--grace", "600", "--max-in-flight", "1")
+    gate = tmp_path / "gate"
+    with ThreadPoolExecutor(4) as threads:
+        held = [threads.submit(balancer.ask, f"wait:{gate}") for _ in range(3)]  # two run, one waits
+        streamed = threads.submit(balancer.ask, f"one wait:{gate}", stream=True)
+        wait_for(lambda: balancer.stats()["balancer"]["waiting"] == 2)
+        balancer.process.terminate()
+        wait_for(lambda: httpx.get(balancer.url + "/health").json()["status"] == "stopping")
+        refused = balancer.ask("one more")
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert not any(future.done() for future in [*held, streamed])
+        gate.touch()
+        assert {future.result().status_code for future in held} == {200}
+        assert read_events(streamed.result().text).text() == f"ar one wait:{gate}"
+    assert balancer.process.wait(180) == 0
+
+
+def test_a_second_sigterm_ends_the_grace(tmp_path: Path) -> None:
+    balancer = start_balancer(tmp_path, "--grace", "600")
+    with ThreadPoolExecutor(1) as threads:
+        held = threads.submit(balancer.ask, f"one wait:{tmp_path / 'never'}", stream=True)
+        wait_for(lambda: balancer.stats()["balancer"]["running"] == 1)
+        balancer.process.terminate()
+        wait_for(lambda: httpx.get(balancer.url + "/health").json()["status"] == "stopping")
+        assert balancer.terminate() == 0
+        events = read_events(held.result().text)
+    assert events.chunks[-1]["error"]["message"] == "the server is stopping"
 
 
 def test_sigterm_while_it_starts_leaves_nothing(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from trimode.bench.drills.__main__ import Planner, run
-from trimode.bench.drills.compare import difference, read_result
-from trimode.bench.drills.drill import Record
+from trimode.bench.drills.compare import Difference, difference, read_result
+from trimode.bench.drills.drill import Record, read_records, write_record
 from trimode.bench.drills.strikes import KINDS
 from trimode.bench.drills.sweep import PROGRAMS
 from trimode.bench.drills.table import as_markdown
@@ -81,6 +81,15 @@ def test_what_hits_the_whole_cluster_comes_by_itself() -> None:
     plan = planner(2, "worker", "slurmctld")
     alone = plan.next(alone=True)
     assert alone is not None and alone.kind == "slurmctld" and plan.next(alone=True) is None
+
+
+def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
+    found = Difference(lost=0, doubled=1, wrong_verdicts=0, other_rows=0, left_files=("a",), details=("b",))
+    records = [Record(kind="worker", mode="ar", seed=1, found=found), Record(kind="job", mode="dlm", seed=2)]
+    for record in records:
+        write_record(tmp_path / "records", record)
+    assert read_records(tmp_path / "records") == records
+    assert read_records(tmp_path / "none") == []
 
 
 def test_the_table_has_a_line_per_kind_and_names_what_is_not_clean() -> None:

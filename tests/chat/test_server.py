@@ -10,6 +10,7 @@ import pytest
 from trimode.chat.answer import Reply
 from trimode.chat.server import ServedModel
 from trimode.chat.settings import Settings
+from trimode.chat.talk import conversation
 from trimode.core.errors import GenerationError, TrimodeError, WorkerError
 from trimode.pipeline.server.address import api_base
 from trimode.pipeline.spec import ServerSpec
@@ -114,3 +115,15 @@ def test_chunks_of_other_shapes_are_left_out() -> None:
     with OpenAIServer(lambda _body: events(*odd, delta(content="Hi"), end("stop"))) as fake:
         parts, reply = ask(fake)
     assert (parts, reply.text, reply.stats.tokens) == (["Hi"], "Hi", None)
+
+
+@pytest.mark.parametrize(("modes", "words"), [([], "names no modes"), (["ar"], "valid: ar")])
+def test_a_mode_that_a_server_does_not_have_is_refused(
+    modes: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def listed() -> Sent:
+        return 200, {"data": [{"id": "tiny", "modes": modes}]}, {}
+
+    with OpenAIServer(listed=listed) as fake:
+        assert conversation(["--server", fake.url, "--mode", "dlm"], "chat.py") == 2
+    assert words in capsys.readouterr().err

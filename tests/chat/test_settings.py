@@ -40,6 +40,8 @@ def test_a_thinking_budget_goes_along_with_thinking() -> None:
 
 def test_a_server_s_mode_is_its_own() -> None:
     assert Settings().mode_fields() == {"enable_thinking": False}
+    given = Settings(block_length=8, threshold=0.5).mode_fields()
+    assert given == {"enable_thinking": False, "block_length": 8, "threshold": 0.5}
 
 
 def test_values_are_read_from_text() -> None:

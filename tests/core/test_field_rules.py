@@ -82,9 +82,24 @@ def test_a_tiny_temperature_is_greedy() -> None:
     assert read_field("temperature", 1e-4) == 1e-4
 
 
-def test_top_p_of_zero_keeps_no_token_and_is_refused() -> None:
-    assert refusal("top_p", 0) == "top_p: got 0; valid: above 0.0, up to 1.0"
-    assert read_field("top_p", 1) == 1.0
+def test_top_p_reaches_from_zero_to_one() -> None:
+    assert (read_field("top_p", 0), read_field("top_p", 1)) == (0.0, 1.0)
+    assert refusal("top_p", 1.01) == "top_p: got 1.01; valid: 0.0 to 1.0"
+
+
+def test_a_bias_gives_token_ids_a_number_each() -> None:
+    assert read_field("logit_bias", {"50256": -100, "7": 2.5}) == ((7, 2.5), (50256, -100.0))
+    assert read_field("logit_bias", read_field("logit_bias", {"7": 1})) == ((7, 1.0),)  # read twice, as a worker does
+    assert read_field("logit_bias", {}) == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [7, "x", [1], [[1, 2, 3]], {"x": 1}, {"-1": 1}, {"1.5": 1}, {"1": 101}, {"1": "2"}, {"1": None}, {"1": True},
+     {"²": 1}, {"9" * 30: 1}, {"1": 1, "01": 2}, {str(token): 1 for token in range(1025)}],
+)  # fmt: skip
+def test_a_bias_that_is_none_is_refused(value: object) -> None:
+    assert refusal("logit_bias", value).startswith("logit_bias")
 
 
 def test_a_prompt_is_measured_by_its_characters() -> None:

@@ -38,6 +38,8 @@ class Sweep:
     """One command over demo-math with a home, a temporary folder and an output folder of its own."""
 
     folder: Path
+    asked: str = f"--mode ar --limit {LIMIT} --tokens {TOKENS}"
+    """Flags on what is asked."""
 
     def start(self) -> subprocess.Popen[str]:
         """Starts the command eval.sh ends in."""
@@ -50,7 +52,7 @@ class Sweep:
             "PYTHONSAFEPATH": "1",
             "OMP_NUM_THREADS": "1",
         }
-        flags = f"--mode ar --benchmarks demo-math:1 --local --limit {LIMIT} --tokens {TOKENS} --no-eos-early-stop"
+        flags = f"--benchmarks demo-math:1 --local --no-eos-early-stop {self.asked}"
         command = [sys.executable, "-m", "trimode.pipeline.eval", *flags.split(), "--device", "cpu", "--workers", "1"]
         command += ["--model", str(ROOT / "assets" / "demo_model"), "--out-dir", str(self.folder / "out")]
         command += ["model.dtype=float32"]  # so that who is batched with whom changes no token

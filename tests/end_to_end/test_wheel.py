@@ -56,6 +56,11 @@ def test_help(python: Path, tmp_path: Path, module: str) -> None:
     assert "--" in run(python, tmp_path, module, "--help")
 
 
+def test_the_chat_page_is_in_the_wheel(python: Path, tmp_path: Path) -> None:
+    run(python, tmp_path, "trimode.balancer.chat_page", "--out", str(tmp_path / "chat.html"))
+    assert (tmp_path / "chat.html").read_text(encoding="utf-8").count("<script>") > 10
+
+
 def test_dry_run(python: Path, tmp_path: Path) -> None:
     shown = run(python, tmp_path, "trimode.pipeline", "dry_run=true", "benchmarks=gsm8k:4", "cluster=bare")
     assert "#SBATCH" in shown

@@ -16,10 +16,10 @@ from trimode.balancer.actors.actor import Started
 from trimode.balancer.actors.wire import Door, boot_id
 from trimode.balancer.actors.worker_socket import UNIX, WorkerSocket
 from trimode.core.delta import Delta, OnDelta
-from trimode.core.errors import TrimodeError
+from trimode.core.errors import GenerationError, TrimodeError
 from trimode.core.protocol import Generation, WorkerSettings
 from trimode.core.worker import Worker, WorkerInfo, WorkerStats
-from trimode.tests.fakes.worker import generation, worker_info
+from trimode.tests.fakes.worker import fake_text, generation, worker_info
 
 
 class Method:
@@ -48,6 +48,7 @@ class HeldAnswers(Worker):
         self.parts: dict[str, list[Delta]] = {}
         """Handed out before the answer of that request."""
         self.cancelled: list[str] = []
+        self.flushed = 0
 
     def info(self) -> WorkerInfo:
         return worker_info()
@@ -62,8 +63,16 @@ class HeldAnswers(Worker):
             raise answer
         return await answer if answer is not None else generation(request_id=name)
 
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        if task == "detokenize":
+            raise GenerationError("tokens: got a string; valid: a list of token ids")
+        return fake_text(task, fields)
+
     async def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
+
+    async def flush(self) -> None:
+        self.flushed += 1
 
     async def stats(self) -> WorkerStats:
         return WorkerStats(steps=self.pid)

@@ -9,14 +9,15 @@ from typing import Any
 
 import httpx
 from starlette.applications import Starlette
-from trimode.balancer.api.app import Service, build_app
+from trimode.balancer.api.app import build_app
+from trimode.balancer.api.service import Service
 from trimode.balancer.router import Router
 from trimode.balancer.work import WorkerSlot
 from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation, Mode
 from trimode.core.worker import Worker, WorkerInfo, WorkerStats
-from trimode.tests.fakes.worker import cost, generation, worker_info
+from trimode.tests.fakes.worker import cost, fake_text, generation, worker_info
 from trimode.workers.params import parse_params
 
 HELLO: list[dict[str, object]] = [{"role": "user", "content": "hello"}]
@@ -35,6 +36,9 @@ class StrictWorker(Worker):
 
     async def stats(self) -> WorkerStats:
         return WorkerStats()
+
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        return fake_text(task, fields)
 
     async def cancel(self, _request_id: str) -> None:
         return
@@ -108,7 +112,7 @@ class AppBench:
 async def post(client: httpx.AsyncClient, body: object, path: str = CHAT, **headers: str) -> httpx.Response:
     """POST of a body: bytes as they are, anything else as ASCII JSON, in which any string and number has a form."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode("ascii")
-    return await client.post(path, content=content, headers=headers)
+    return await client.post(path, content=content, headers={"content-type": "application/json", **headers})
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:

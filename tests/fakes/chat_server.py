@@ -1,7 +1,7 @@
 """A server with the routes that the chat page uses. Its answers, and the passes that lead to them, are made up.
 
 The last message decides: `slow` waits between passes, `hostile` answers with HTML, `refuse` is refused with status 400,
-`break` fails in the middle, `markdown` answers with some. Anything else gets ANSWER.
+`break` fails in the middle, `markdown` answers with some, `think` thinks first. Anything else gets ANSWER.
 """
 
 from __future__ import annotations
@@ -131,6 +131,9 @@ class ChatServer:
         ended = False
         try:
             yield chunk({"role": "assistant", "content": ""})
+            if "think" in prompt:
+                yield chunk({"reasoning_content": "Let me "})
+                yield chunk({"reasoning_content": "see."})
             for i, part in enumerate(script):
                 await asyncio.sleep(pause_s)
                 if "break" in prompt and i > len(script) // 2:

@@ -63,6 +63,20 @@ def generation(**changes: Any) -> Generation:
     return Generation(**(fields | changes))
 
 
+def fake_text(task: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A tokenizer whose tokens are the bytes; 255 is a special token."""
+    if task == "vocabulary":
+        tokens = [chr(byte) for byte in range(255)]
+        info = {"tokenizer_class": "Fake", "bos_token": None, "eos_token": "<end>", "chat_template": "{{ messages }}"}
+        return {"tokens": [*tokens, "<end>"], "special": [255], "info": info}
+    if task == "detokenize":
+        return {"text": bytes(fields["tokens"]).decode(errors="replace")}
+    if "prompt_ids" in fields:
+        return {"tokens": fields["prompt_ids"]}
+    text = fields.get("prompt") or "".join(message["content"] for message in fields["messages"])
+    return {"tokens": list(str(text).encode())}
+
+
 class FakeWorker(Worker):
     """Repeats the prompt in its reply, word by word. Some words in the prompt have an effect:
 
@@ -92,6 +106,9 @@ class FakeWorker(Worker):
 
     async def stats(self) -> WorkerStats:
         return WorkerStats(requests_finished=self.finished)
+
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        return fake_text(task, fields)
 
     async def cancel(self, request_id: str) -> None:
         self._log(f"cancel {request_id}")

@@ -159,7 +159,7 @@ def test_a_class_without_the_methods_is_refused_by_name(tmp_path: Path, modules_
         ({"stop_token_ids": [7]}, "stop_token_ids: got a list of 1"),
         ({"logprobs": True}, "logprobs: got true"),
         ({"mode": "linear_spec", "temperature": 1.0, "acceptance": "rejection"}, "acceptance: got 'rejection'"),
-        ({"max_new_tokens": 5000}, "context: 1 prompt tokens"),
+        ({"max_new_tokens": 5000}, "1 in the messages, 5000 in the completion"),
     ],
 )
 def test_what_the_reference_lacks_is_refused_per_row(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trimode.core.protocol import MODE_DEFAULTS, Mode
+from trimode.core.protocol import MODE_DEFAULTS, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Sampled, deferred
 from trimode.workers.decode.passes import one_token
 from trimode.workers.decode.state import DecodeState
@@ -24,14 +24,19 @@ class ArState(DecodeState):
         """Returns one per generated token. The prompt's last logits give the first, so all of prefill counts as one."""
         return forwards["decode"] + min(forwards["prefill"], 1)
 
-    def _begin(self, token: int, logprob: float) -> None:
-        self._take(token, logprob)
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:
+        self._take(token, logprob, top)
 
     def _next_chunk(self) -> Chunk:
         return self._decode(self.output[-1], self.cached)
 
-    def _following(self, chunk: Chunk, end: int) -> Chunk | None:  # noqa: ARG002 -- prefill and decode give one token
-        return self._decode(deferred(0), end) if len(self.output) + 1 < self.params.max_new_tokens else None
+    def _following(self, chunk: Chunk, end: int) -> Chunk | None:
+        # Prefill and decode give one token, by their last row.
+        return (
+            self._decode(deferred(len(chunk.rows) - 1), end)
+            if len(self.output) + 1 < self.params.max_new_tokens
+            else None
+        )
 
     def _decode(self, token: int, position: int) -> Chunk:
         return Chunk(
@@ -44,14 +49,16 @@ class ArState(DecodeState):
             purpose="decode",
             sample_offset=1,
             history=self._history(),
+            num_prompt_history=self._num_prompt_history,
             forced_token=self._forced_token(),
+            num_top=self.params.num_top,
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:  # noqa: ARG002 -- this mode has one kind of chunk
         self.cached += 1
-        self._take(sampled.tokens[0], sampled.logprobs[0])
+        self._take(sampled.tokens[0], sampled.logprobs[0], sampled.tops[0] if sampled.tops else ())
 
-    def _take(self, token: int, logprob: float) -> None:
+    def _take(self, token: int, logprob: float, top: Top) -> None:
         budget = self.params.max_thinking_tokens
         if budget is not None and len(self.output) >= budget and self._still_thinking():
             assert self.params.end_think_token_id is not None
@@ -59,4 +66,4 @@ class ArState(DecodeState):
         if self.passes is not None:
             place = len(self.output)
             self.passes.append(one_token(place, 1, place, token, logprob))
-        self._emit([token], [logprob])
+        self._emit([token], [logprob], [top])

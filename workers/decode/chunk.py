@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from trimode.core.protocol import Top
+
 
 def deferred(row: int) -> int:
     """Returns what stands in `token_ids` for a token that the device has not sampled yet.
@@ -83,12 +85,19 @@ class Chunk:
     keep_distribution: bool = False
     """True if the distribution of each row is returned as an opaque handle."""
     history: Sequence[int] | None = None
-    """Tokens that the repetition penalty acts on; None = no penalty."""
+    """Tokens that count as seen by penalties: the prompt's, then generated ones. None = no penalty and no bias."""
+    num_prompt_history: int = 0
+    """How many tokens of `history` are the prompt's. Only the repetition penalty acts on them."""
     again: bool = False
     """True if the chunk reads tokens again that another worker has computed for this request. Such forwards are not the
     request's; they are counted apart."""
     forced_token: int | None = None
     """Token that may take the place of a sampled one: its log-probability is wanted in every row; None = none."""
+    targets: Sequence[int] = ()
+    """Tokens whose log-probabilities are wanted, of the first rows one each. These rows are not sampled, and their
+    samples mean nothing."""
+    num_top: int = 0
+    """How many of the most probable tokens are wanted in each row."""
 
 
 @dataclass(slots=True)
@@ -98,12 +107,15 @@ class Sampled:
     tokens: list[int]
     confidences: list[float]
     logprobs: list[float]
-    """Log-probability of each token under the softmax of the raw logits."""
+    """Log-probability of each token, or of the row's target, under the softmax of the raw logits."""
     committed: list[bool] = field(default_factory=list)
     """True for each row to commit. Empty unless the chunk asks for a Commit."""
     accepted: int = 0
     """Number of tokens to emit, 1 to block length. 0 unless the chunk asks for a Verify."""
     forced_logprobs: list[float] = field(default_factory=list)
-    """Log-probability of the chunk's forced token in each row. Empty unless the chunk names one."""
+    """Log-probability of the chunk's forced token in each row, or of the row's target. Empty unless the chunk names a
+    forced token."""
+    tops: list[Top] = field(default_factory=list)
+    """The most probable tokens of each row under the softmax of the raw logits. Empty unless the chunk wants some."""
     distributions: list[object] = field(default_factory=list)
     """Opaque handles. Empty unless the chunk sets keep_distribution."""

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 
 from trimode.core.continuation import Continuation
 from trimode.core.errors import GenerationError
-from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode
+from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled
+from trimode.workers.decode.context import DecodeContext
 from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.passes import BlockPass, TokenState
-from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.decode.state import DecodeState
 
 
 class DlmState(DecodeState):
@@ -66,10 +67,10 @@ class DlmState(DecodeState):
         self._forced_logprob = continuation.forced_logprob
         self._begin(continuation.next_token, continuation.next_logprob)
 
-    def _begin(self, token: int, logprob: float) -> None:
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:
         self._next = (token, logprob, self._forced_logprob)
         length = self.params.block_length
-        self._block = MaskedBlock(token, logprob, length, self.context.mask_token_id)
+        self._block = MaskedBlock(token, logprob, length, self.context.mask_token_id, top)
         self._forced_at = 0
         self._force_end_of_thinking()
         each, more = divmod(len(self._block.masked), length)
@@ -101,7 +102,9 @@ class DlmState(DecodeState):
                 purpose="decode",
                 sample_offset=1,
                 history=self._history(self._block.known()),
+                num_prompt_history=self._num_prompt_history,
                 forced_token=forced,
+                num_top=self.params.num_top,
             )
         threshold = self.params.threshold
         step = len(self._commits)
@@ -115,6 +118,8 @@ class DlmState(DecodeState):
             purpose=f"denoise{step}",
             selection=Commit(math.inf, self._quota[step]) if threshold is None else Commit(threshold, 1),
             history=self._history(self._block.known()),
+            num_prompt_history=self._num_prompt_history,
+            num_top=self.params.num_top,
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
@@ -128,11 +133,12 @@ class DlmState(DecodeState):
             return
         if self._forced_at and sampled.forced_logprobs:
             self._block.logprobs[self._forced_at] = sampled.forced_logprobs[0]
+            self._block.tops[self._forced_at] = sampled.tops[0] if sampled.tops else ()
         self.cached += len(self._block)
         self._trace.append(self._commits)
-        self._emit(self._block.tokens, self._block.logprobs)
+        self._emit(self._block.tokens, self._block.logprobs, self._block.tops)
         if self.finish_reason is None:
-            self._begin(sampled.tokens[-1], sampled.logprobs[-1])
+            self._begin(sampled.tokens[-1], sampled.logprobs[-1], sampled.tops[-1] if sampled.tops else ())
 
     def _ended_before_mask(self) -> bool:
         """True if the block holds an end token with no mask before it. What follows is cut, so denoising can stop."""

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from trimode.core.continuation import Continuation
-from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode
+from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify, deferred
+from trimode.workers.decode.context import DecodeContext
 from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.passes import BlockPass, BlockToken, TokenState, one_token
-from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.decode.state import DecodeState
 
 
 def emitted_lengths(accepted: Sequence[int], num_tokens: int) -> list[int]:
@@ -77,10 +78,10 @@ class LinearSpecState(DecodeState):
         params = self.params
         return params.temperature > 0 and params.acceptance == "rejection" and not params.threshold
 
-    def _begin(self, token: int, logprob: float) -> None:
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:
         if self.passes is not None:
             self.passes.append(one_token(0, 0, 0, token, logprob))
-        self._emit([token], [logprob])
+        self._emit([token], [logprob], [top])
         self._draft_after(token)
 
     def _draft_after(self, seed: int) -> None:
@@ -97,7 +98,7 @@ class LinearSpecState(DecodeState):
     def _following(self, chunk: Chunk, end: int) -> Chunk | None:
         params = self.params
         if chunk.kind == "prefill":
-            block = MaskedBlock(deferred(0), 0.0, params.block_length, self.context.mask_token_id)
+            block = MaskedBlock(deferred(len(chunk.rows) - 1), 0.0, params.block_length, self.context.mask_token_id)
             runs = self._drafts(block) and params.max_new_tokens > 1
             return self._draft(block, end) if runs else None
         # One pass commits the whole block. The distributions that rejection sampling needs are not known yet.
@@ -122,7 +123,9 @@ class LinearSpecState(DecodeState):
             selection=Verify(proposals),
             sample_offset=1,
             history=self._history(),
+            num_prompt_history=self._num_prompt_history,
             forced_token=self._forced_token(),
+            num_top=self.params.num_top,
         )
 
     def _draft(self, block: MaskedBlock, position: int) -> Chunk:
@@ -139,6 +142,7 @@ class LinearSpecState(DecodeState):
             confidence=Confidence.TEMPERED,
             keep_distribution=self._by_rejection,
             history=self._history(block.known()[1:]),  # the seed is in the output
+            num_prompt_history=self._num_prompt_history,
         )
 
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
@@ -167,7 +171,7 @@ class LinearSpecState(DecodeState):
             logprobs[-1] = sampled.forced_logprobs[accepted - 1] if sampled.forced_logprobs else 0.0
         if self.passes is not None:
             self.passes.append(self._verified(tokens, sampled.confidences))
-        self._emit(tokens, logprobs)
+        self._emit(tokens, logprobs, sampled.tops[:accepted])
         if self.finish_reason is None:
             self._draft_after(tokens[-1])
 

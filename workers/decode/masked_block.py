@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from trimode.core.protocol import Top
 from trimode.workers.decode.chunk import Sampled
 from trimode.workers.decode.passes import BlockToken, TokenState
 
@@ -11,10 +12,12 @@ from trimode.workers.decode.passes import BlockToken, TokenState
 class MaskedBlock:
     """Starts as one known token followed by masks."""
 
-    def __init__(self, seed: int, logprob: float, length: int, mask_token_id: int) -> None:
+    def __init__(self, seed: int, logprob: float, length: int, mask_token_id: int, top: Top = ()) -> None:
         self.tokens = [seed] + [mask_token_id] * (length - 1)
         self.logprobs = [logprob] + [0.0] * (length - 1)
         """Log-probability of each committed or forced token; 0 where the token is masked."""
+        self.tops: list[Top] = [top] + [()] * (length - 1)
+        """The most probable tokens where each was committed; empty unless asked for."""
         self.confidences: list[float | None] = [math.exp(logprob)] + [None] * (length - 1)
         """Confidence that each token was committed with; None where it is masked or forced."""
         self.set_by: list[int | None] = [0] + [None] * (length - 1)
@@ -45,6 +48,7 @@ class MaskedBlock:
             if sampled.committed[row]:
                 self.tokens[position] = sampled.tokens[row]
                 self.logprobs[position] = sampled.logprobs[row]
+                self.tops[position] = sampled.tops[row] if sampled.tops else ()
                 self.confidences[position], self.set_by[position] = sampled.confidences[row], self.num_passes
             else:
                 still.append(position)

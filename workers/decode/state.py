@@ -6,32 +6,15 @@ A state never calls the model: it hands out Chunks and takes back Sampled.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from trimode.core.continuation import Continuation
 from trimode.core.errors import GenerationError
-from trimode.core.protocol import FORWARD_KINDS, DecodeParams, ModeDefaults
+from trimode.core.protocol import FORWARD_KINDS, DecodeParams, ModeDefaults, Top
 from trimode.workers.decode.chunk import Chunk, Confidence, Sampled
+from trimode.workers.decode.context import DecodeContext
 from trimode.workers.decode.passes import BlockPass
-
-StopFinder = Callable[[Sequence[int], int], int | None]
-"""(output, number of tokens already searched) -> number of tokens to keep if a stop string was found, else None."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeContext:
-    """What a state needs to know beside the request's parameters."""
-
-    mask_token_id: int
-    """Token that stands for a position not yet decoded."""
-    eos_token_ids: frozenset[int]
-    """The checkpoint's end tokens. They end the output unless the request sets ignore_eos."""
-    prefill_slice: int
-    """Most prompt tokens in one forward."""
-    find_stop: StopFinder | None = None
-    """Searches the output for the request's stop strings; None = it has none."""
 
 
 class DecodeState(ABC):
@@ -55,6 +38,11 @@ class DecodeState(ABC):
         """Tokens that end the output."""
         self.output: list[int] = []
         self.logprobs: list[float] = []
+        self.top_logprobs: list[Top] = []
+        """As long as the output if alternatives are asked for, else empty."""
+        self.prompt_logprobs: list[float] = []
+        """Of each token of the prompt but the first, if they are asked for; so is the next."""
+        self.prompt_top_logprobs: list[Top] = []
         self.cached = 0
         """Number of tokens whose KV is kept: prompt first, then output."""
         self.finish_reason: str | None = None
@@ -86,7 +74,7 @@ class DecodeState(ABC):
         """Takes in the result of a chunk from `_next_chunk`."""
 
     @abstractmethod
-    def _begin(self, token: int, logprob: float) -> None:
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:
         """Takes in the token sampled from the prompt's last logits."""
 
     @property
@@ -110,7 +98,7 @@ class DecodeState(ABC):
             start: number of tokens that the caller has already.
             trace_start: number of entries of the trace that the caller has already.
         """
-        if not self.output or self.finish_reason is not None or not self.goes_on:
+        if not self.output or self.finish_reason is not None or not self.goes_on or self.params.rates_more:
             return None
         since = self._forwards_since()
         return Continuation(
@@ -194,7 +182,7 @@ class DecodeState(ABC):
             return self._prefill(end)
         if chunk.again:
             return None
-        known = self.params.repetition_penalty == 1.0 and not self._still_thinking()
+        known = not self.params.sees_past and not self._still_thinking()
         return self._following(chunk, end) if known else None
 
     def _following(self, chunk: Chunk, end: int) -> Chunk | None:  # noqa: ARG002 -- for modes that can say it
@@ -205,19 +193,24 @@ class DecodeState(ABC):
         known, again = self._known, self.continued is not None
         end = min(start + self.context.prefill_slice, len(known))
         is_last = end == len(known)
+        rated = self.params.prompt_logprobs
+        rows: Sequence[int] = (end - start - 1,) if is_last and not again else ()
         return Chunk(
             kind="prefill",
             token_ids=known[start:end],
             position=start,
             causal=self.causal_prompt,
             keep_kv=True,
-            rows=(end - start - 1,) if is_last and not again else (),
+            rows=rows if rated is None else range(end - start),
             again=again,
             purpose="decode",
             confidence=Confidence.RAW,
             sample_offset=1,
             history=self._history(),
-            forced_token=self._forced_token(),
+            num_prompt_history=self._num_prompt_history,
+            forced_token=self._forced_token() if is_last else None,
+            targets=() if rated is None else known[start + 1 : end + 1],
+            num_top=max(rated or 0, self.params.num_top if rows else 0),
         )
 
     def advance(self, chunk: Chunk, sampled: Sampled) -> None:
@@ -229,22 +222,40 @@ class DecodeState(ABC):
             self._advance(chunk, sampled)
             return
         self.cached += len(chunk.token_ids)
-        if sampled.tokens:
-            self._begin(sampled.tokens[0], sampled.logprobs[0])
+        num_targets = len(chunk.targets)
+        self.prompt_logprobs += sampled.logprobs[:num_targets]
+        if self.params.prompt_logprobs:
+            self.prompt_top_logprobs += [top[: self.params.prompt_logprobs] for top in sampled.tops[:num_targets]]
+        if self.cached < len(self._known) or chunk.again:
+            return
+        if self.params.max_new_tokens:
+            top = sampled.tops[-1][: self.params.num_top] if self.params.num_top else ()
+            self._begin(sampled.tokens[-1], sampled.logprobs[-1], top)
+        else:
+            self.finish_reason = "length"
 
     def tokens(self) -> list[int]:
         """Returns the generated tokens, at most max_new_tokens of them."""
         return self.output[: self.params.max_new_tokens]
 
     def _history(self, block: Sequence[int] = ()) -> list[int] | None:
-        """Returns the tokens that a repetition penalty acts on: prompt, output and the known ones of the block."""
-        return None if self.params.repetition_penalty == 1.0 else [*self.prompt_ids, *self.output, *block]
+        """Returns the tokens that count as seen by penalties: prompt, output and the known ones of the block."""
+        if self.params.sees_past:
+            return [*self.prompt_ids, *self.output, *block]
+        return [] if self.params.logit_bias else None
 
-    def _emit(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
+    @property
+    def _num_prompt_history(self) -> int:
+        """How many tokens of `_history` are the prompt's."""
+        return len(self.prompt_ids) if self.params.sees_past else 0
+
+    def _emit(self, tokens: Sequence[int], logprobs: Sequence[float], tops: Sequence[Top] = ()) -> None:
         """Appends to the output. At an end token, stop string or max_new_tokens, cuts it and sets `finish_reason`."""
         start = len(self.output)
         self.output += tokens
         self.logprobs += logprobs
+        if self.params.num_top:
+            self.top_logprobs += tops
         keep = self._first_end(start)
         if self.context.find_stop is not None:
             stop = self.context.find_stop(self.output if keep is None else self.output[:keep], self._searched)
@@ -252,17 +263,15 @@ class DecodeState(ABC):
         self._searched = len(self.output)
         limit = self.params.max_new_tokens
         if keep is not None and keep <= limit:
-            del self.output[keep:], self.logprobs[keep:]
+            del self.output[keep:], self.logprobs[keep:], self.top_logprobs[keep:]
             self.finish_reason = "stop"
         elif len(self.output) >= limit:
-            del self.output[limit:], self.logprobs[limit:]
+            del self.output[limit:], self.logprobs[limit:], self.top_logprobs[limit:]
             self.finish_reason = "length"
 
     def _first_end(self, start: int) -> int | None:
-        for index in range(start, len(self.output)):
-            if self.output[index] in self.end_token_ids:
-                return index + 1
-        return None
+        ends = (index + 1 for index in range(start, len(self.output)) if self.output[index] in self.end_token_ids)
+        return next(ends, None)
 
     def _still_thinking(self) -> bool:
         """True if a thinking budget is set and the output holds no end-of-thinking token yet."""

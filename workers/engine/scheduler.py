@@ -250,7 +250,8 @@ class Scheduler:
         """Gives a request all pages that it may need. Returns False if there are too few now."""
         allocator, state = self.allocator, sequence.state
         needed = allocator.pages_for(state.max_kv_tokens)
-        shared = allocator.match(state.prompt_ids) if state.causal_prompt and sequence.may_share else []
+        may_share = state.causal_prompt and state.params.prompt_logprobs is None and sequence.may_share
+        shared = allocator.match(state.prompt_ids) if may_share else []
         own = allocator.allocate(needed - len(shared))
         if own is None:
             allocator.release(shared)

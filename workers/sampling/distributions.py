@@ -1,4 +1,4 @@
-"""Sampling distributions: repetition penalty, temperature, top-k, top-p, min-p.
+"""Sampling distributions: penalties, temperature, top-k, top-p, min-p.
 
 A row's result does not depend on the other rows, to the last bit. R = rows, V = vocabulary.
 """
@@ -21,19 +21,26 @@ class Filters(NamedTuple):
     """float32: those at least so probable, relative to the best; 0 = all."""
 
 
-def apply_repetition_penalty(
-    logits_RV: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, penalties: torch.Tensor
-) -> None:
-    """Divides positive and multiplies negative logits of past tokens, in place (Keskar et al., arXiv 1909.05858).
+class Penalties(NamedTuple):
+    """What acts on single logits. One entry for each such token of each row, no token twice in a row."""
 
-    Args:
-        logits_RV: raw logits; changed.
-        rows: int64, with the two below one entry for each past token of each row, no token twice in a row.
-        tokens: int64, the past tokens.
-        penalties: float32, of the row.
-    """
-    values = logits_RV[rows, tokens]
-    logits_RV.index_put_((rows, tokens), torch.where(values > 0, values / penalties, values * penalties))
+    rows: torch.Tensor
+    """int64."""
+    tokens: torch.Tensor
+    """int64."""
+    bias: torch.Tensor
+    """float32: added first."""
+    penalties: torch.Tensor
+    """float32: then divides a positive logit and multiplies a negative one (Keskar et al., arXiv 1909.05858)."""
+    taken: torch.Tensor
+    """float32: taken off last."""
+
+
+def apply_penalties(logits_RV: torch.Tensor, given: Penalties) -> None:
+    """Changes raw logits in place."""
+    values = logits_RV[given.rows, given.tokens] + given.bias
+    values = torch.where(values > 0, values / given.penalties, values * given.penalties) - given.taken
+    logits_RV.index_put_((given.rows, given.tokens), values.to(logits_RV.dtype))
 
 
 def filtered_probs(

@@ -49,7 +49,8 @@ class Rules:
 def is_greedy(chunk: Chunk) -> bool:
     """Returns True if `greedy` and `decide` do all that the sampler has to do for a chunk of a greedy request."""
     proposals = isinstance(chunk.selection, Verify) and chunk.selection.proposals is not None
-    return chunk.history is None and chunk.forced_token is None and not chunk.keep_distribution and not proposals
+    plain = chunk.history is None and chunk.forced_token is None and not chunk.targets and not chunk.num_top
+    return plain and not chunk.keep_distribution and not proposals
 
 
 def rate(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -37,6 +38,7 @@ class Pass:
     tempered: slice
     forced: slice
     drafts: slice
+    tops: slice
     filtered: bool
     """True if a row has top-k, top-p or min-p."""
     kept: tuple[tuple[int, int], ...]
@@ -53,6 +55,8 @@ class SamplingPlan:
     arrays: dict[str, Array] = field(default_factory=dict)
     """Those that are not empty, by the names of `_ARRAYS` and `selections`."""
     passes: list[Pass] = field(default_factory=list)
+    num_tops: int = 0
+    """Rows whose most probable tokens are wanted."""
     proposals: list[object] = field(default_factory=list)
     """Handles of the distributions that the drafts were drawn from, in the order of `draft_at`."""
     width: int = 0
@@ -71,7 +75,9 @@ class SamplingPlan:
 _ARRAYS = {
     "penalty_row": "q",  # row within its pass
     "penalty_token": "q",
-    "penalty": "f",
+    "bias": "f",  # added first
+    "penalty": "f",  # then divides what is positive and multiplies what is not
+    "taken": "f",  # taken off last
     "sampled_row": "q",  # row within its pass
     "temperature": "f",
     "top_k": "q",  # 0 = all
@@ -85,6 +91,7 @@ _ARRAYS = {
     "draft_place": "q",  # among the sampled rows of its pass
     "draft_at": "q",  # wanted row, of all passes, where the draft stands
     "chance": "d",
+    "top_row": "q",  # row within its pass
 }
 """Name and type code of each array of rows."""
 
@@ -95,6 +102,7 @@ class _Rows:
     def __init__(self) -> None:
         self.arrays: dict[str, Array] = {name: array(code) for name, code in _ARRAYS.items()}
         self.penalised, self.sampled, self.tempered, self.forced, self.drafted = (array("q") for _ in range(5))
+        self.topped = array("q")
         """The wanted row of every entry of the arrays that belong together."""
         self.filtered = array("q")
         self.kept: list[tuple[int, int]] = []
@@ -104,34 +112,48 @@ class _Rows:
     def add(self, number: int, request: SampleRequest, start: int) -> None:
         """Adds the rows of one request, the first of which is row `start`."""
         chunk, params, put = request.chunk, request.params, self.arrays
-        rows = range(start, start + len(chunk.rows))
-        if chunk.forced_token is not None:
-            self.forced.extend(rows)
-            put["forced_row"].extend([row % ROWS_PER_PASS for row in rows])
-            put["forced_token"].extend([chunk.forced_token] * len(rows))
-        if chunk.history is not None:
-            self._penalise(request, start)
+        first, end = start + len(chunk.targets), start + len(chunk.rows)
+        rows = range(first, end)  # without those that have a target
+        scored = [*chunk.targets, *([] if chunk.forced_token is None else [chunk.forced_token] * len(rows))]
+        self.forced.extend(range(start, start + len(scored)))
+        put["forced_row"].extend([row % ROWS_PER_PASS for row in range(start, start + len(scored))])
+        put["forced_token"].extend(scored)
+        if chunk.history is not None and params.changes_logits:
+            self._penalise(request, rows)
         if params.temperature > 0 and rows:
             self._sample(number, request, rows)
+        if chunk.num_top:
+            self.topped.extend(range(start, end))
+            put["top_row"].extend([row % ROWS_PER_PASS for row in range(start, end)])
 
-    def _penalise(self, request: SampleRequest, start: int) -> None:
+    def _penalise(self, request: SampleRequest, rows: range) -> None:
         """A verified row has the drafts before it as past."""
-        chunk, penalty, put = request.chunk, request.params.repetition_penalty, self.arrays
-        if penalty == 1.0 or chunk.history is None:
-            return
-        past = set(chunk.history)
-        for index, row in enumerate(chunk.rows):
-            if isinstance(chunk.selection, Verify):
-                past.update(chunk.token_ids[1 : row + 1])
-            self.penalised.extend([start + index] * len(past))
-            put["penalty_row"].extend([(start + index) % ROWS_PER_PASS] * len(past))
-            put["penalty_token"].extend(sorted(past))
-            put["penalty"].extend([penalty] * len(past))
+        chunk, params, put = request.chunk, request.params, self.arrays
+        history = chunk.history or ()
+        seen = set(history) if params.repetition_penalty != 1.0 else set()
+        counts = Counter(history[chunk.num_prompt_history :])
+        if not (params.presence_penalty or params.frequency_penalty):
+            counts.clear()
+        bias = dict(params.logit_bias)
+        for row, token_at in zip(rows, chunk.rows[len(chunk.targets) :], strict=True):
+            if isinstance(chunk.selection, Verify) and token_at and params.sees_past:
+                draft = chunk.token_ids[token_at]
+                if params.repetition_penalty != 1.0:
+                    seen.add(draft)
+                if params.presence_penalty or params.frequency_penalty:
+                    counts[draft] += 1
+            tokens = sorted({*seen, *counts, *bias})
+            self.penalised.extend([row] * len(tokens))
+            put["penalty_row"].extend([row % ROWS_PER_PASS] * len(tokens))
+            put["penalty_token"].extend(tokens)
+            put["bias"].extend([bias.get(token, 0.0) for token in tokens])
+            put["penalty"].extend([params.repetition_penalty if token in seen else 1.0 for token in tokens])
+            put["taken"].extend([_taken(counts[token], params) for token in tokens])
 
     def _sample(self, number: int, request: SampleRequest, rows: range) -> None:
         chunk, params, put = request.chunk, request.params, self.arrays
         offset = chunk.position + chunk.sample_offset
-        positions = [offset + row for row in chunk.rows]
+        positions = [offset + row for row in chunk.rows[len(chunk.targets) :]]
         put["sampled_row"].extend([row % ROWS_PER_PASS for row in rows])
         put["temperature"].extend([params.temperature] * len(rows))
         put["top_k"].extend([max(params.top_k, 0)] * len(rows))
@@ -179,11 +201,17 @@ class _Rows:
                     tempered=part(self.tempered),
                     forced=part(self.forced),
                     drafts=part(self.drafted),
+                    tops=part(self.topped),
                     filtered=filtered.start < filtered.stop,
                     kept=tuple(kept),
                 )
             )
         return result
+
+
+def _taken(count: int, params: DecodeParams) -> float:
+    """Returns what presence and frequency take off the logit of a token that was generated `count` times."""
+    return params.frequency_penalty * count + (params.presence_penalty if count else 0.0)
 
 
 _NOTHING = slice(0, 0)
@@ -194,7 +222,7 @@ def _greedy_passes(num_rows: int) -> list[Pass]:
     starts = range(0, num_rows, ROWS_PER_PASS)
     ends = [min(start + ROWS_PER_PASS, num_rows) for start in starts]
     return [
-        Pass(slice(start, end), _NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, filtered=False, kept=())
+        Pass(slice(start, end), _NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, filtered=False, kept=())
         for start, end in zip(starts, ends, strict=True)
     ]
 
@@ -202,7 +230,8 @@ def _greedy_passes(num_rows: int) -> list[Pass]:
 def _has_numbers(request: SampleRequest) -> bool:
     """Returns True if the request has anything in the arrays of rows."""
     chunk = request.chunk
-    return request.params.temperature > 0 or chunk.history is not None or chunk.forced_token is not None
+    rated = chunk.forced_token is not None or bool(chunk.targets) or chunk.num_top > 0
+    return request.params.temperature > 0 or chunk.history is not None or rated
 
 
 def selections(chunks: Sequence[Chunk], width: int) -> dict[str, Array]:
@@ -249,6 +278,7 @@ def plan_sampling(requests: Sequence[SampleRequest]) -> SamplingPlan:
         plan.arrays = {name: data for name, data in rows.arrays.items() if data}
         plan.proposals = rows.proposals
         plan.passes = rows.passes(plan.num_rows)
+        plan.num_tops = len(rows.topped)
     else:
         plan.passes = _greedy_passes(plan.num_rows)
     chosen = [r.chunk for r in requests if r.chunk.selection is not None and r.chunk.rows]

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from trimode.core.field_rules import MAX_TOP_LOGPROBS
 from trimode.kernels.best_token import best_token
 from trimode.kernels.confidence_commit import confidence_commit
 from trimode.kernels.draw import draw, replace_rejected
 from trimode.kernels.packing import Download, upload
 from trimode.kernels.prefix_verify import prefix_verify
 from trimode.workers.decode.chunk import Commit, Sampled, Verify
-from trimode.workers.sampling.distributions import Filters, apply_repetition_penalty, filtered_probs
+from trimode.workers.sampling.distributions import Filters, Penalties, apply_penalties, filtered_probs
 from trimode.workers.sampling.greedy import rate
 from trimode.workers.sampling.plan import Pass, SampleRequest, SamplingPlan, plan_sampling
 
@@ -33,7 +34,7 @@ class _Drawn:
     confidences: torch.Tensor
     logprobs: torch.Tensor
     forced_logprobs: torch.Tensor
-    """Of each chunk's forced token; 0 in chunks without one."""
+    """Of each row's target, else of its chunk's forced token; 0 where there is neither."""
 
 
 @dataclass(slots=True)
@@ -44,14 +45,21 @@ class Sampling:
     tokens_R: torch.Tensor | None
     """int64 on the device, for a next step that is launched before these samples are read. None without rows."""
     table: Download | None
-    """float64 `[5, R]`: tokens, confidences, log-probabilities, those of forced tokens, decisions."""
+    """float64, `[5, R]` flat: tokens, confidences, log-probabilities, those of targets and forced tokens, decisions.
+    Behind that `[2, num_tops, K]`: the most probable tokens of rows that ask for them, and their log-probabilities."""
     kept: dict[int, list[object]]
     """The distributions that requests asked for, by the request's index."""
 
     def collect(self) -> list[Sampled]:
         """Waits for the device. Returns one result per request of the plan."""
-        host = [[]] * 5 if self.table is None else self.table.wait().tolist()
-        return _split(host, self.plan.requests, self.kept)
+        num_rows, num_tops = self.plan.num_rows, self.plan.num_tops
+        if self.table is None:
+            return _split([[]] * 5, [], self.plan.requests, self.kept)
+        flat = self.table.wait()
+        host = flat[: 5 * num_rows].view(5, num_rows).tolist()
+        tops = flat[5 * num_rows :].view(2, num_tops, -1).tolist() if num_tops else [[], []]
+        pairs = [list(zip(map(int, ids), values, strict=True)) for ids, values in zip(*tops, strict=True)]
+        return _split(host, pairs, self.plan.requests, self.kept)
 
 
 class Sampler:
@@ -92,14 +100,22 @@ class Sampler:
         if not plan.num_rows:
             return Sampling(plan, None, None, {})
         kept: dict[int, list[object]] = {}
-        passes = [self._draw(hidden_RH, plan, part, numbers, inputs_R, kept) for part in plan.passes]
+        tops: list[torch.Tensor] = []
+        passes = []
+        for part in plan.passes:
+            drawn, top = self._draw(hidden_RH, plan, part, numbers, inputs_R, kept)
+            passes.append(drawn)
+            tops += [] if top is None else [top]
         tokens, confidences, logprobs, forced = (
             torch.cat([getattr(drawn, name) for drawn in passes]) if len(passes) > 1 else getattr(passes[0], name)
             for name in _Drawn.__slots__
         )
         selected = _select(tokens, confidences, inputs_R, plan, numbers)
         table = torch.stack([column.double() for column in (tokens, confidences, logprobs, forced, selected)])
-        return Sampling(plan, tokens, Download(table), kept)
+        flat = table.flatten()
+        if tops:
+            flat = torch.cat([flat, torch.cat(tops, dim=1).flatten()])
+        return Sampling(plan, tokens, Download(flat), kept)
 
     def _draw(
         self,
@@ -109,14 +125,14 @@ class Sampler:
         numbers: Numbers,
         inputs_R: torch.Tensor | None,
         kept: dict[int, list[object]],
-    ) -> _Drawn:
+    ) -> tuple[_Drawn, torch.Tensor | None]:
         logits = self.head(hidden_RH[part.rows])
         tokens, _, peak, total = best_token(logits, suppressed=self._mask_token_id)
         raw = logits
         if _any(part.penalties):
             logits = raw.clone()
-            names = ("penalty_row", "penalty_token", "penalty")
-            apply_repetition_penalty(logits, *(numbers[name][part.penalties] for name in names))
+            names = ("penalty_row", "penalty_token", "bias", "penalty", "taken")
+            apply_penalties(logits, Penalties(*(numbers[name][part.penalties] for name in names)))
             tokens = best_token(logits, suppressed=self._mask_token_id).tokens_R
         tempered = None
         if _any(part.sampled):
@@ -136,8 +152,23 @@ class Sampler:
         forced = torch.zeros_like(total)
         if _any(part.forced):
             row, token = numbers["forced_row"][part.forced], numbers["forced_token"][part.forced]
-            forced = forced.index_copy(0, row, raw[row, token] - (peak + total.log())[row])
-        return _Drawn(tokens, confidences, logprobs, forced)
+            forced = forced.index_copy(0, row, (raw[row, token] - peak[row]) - total[row].log())
+        drawn_pass = _Drawn(tokens, confidences, logprobs, forced)
+        if not _any(part.tops):
+            return drawn_pass, None
+        row = numbers["top_row"][part.tops]
+        return drawn_pass, self._most_probable(raw[row], peak[row], total[row])
+
+    def _most_probable(self, logits_RV: torch.Tensor, peak_R: torch.Tensor, total_R: torch.Tensor) -> torch.Tensor:
+        """Returns the most probable tokens of rows and their log-probabilities, float64 `[2, R, K]`.
+
+        K does not depend on what is asked for, so that a row's result does not depend on the other rows. The logits are
+        changed.
+        """
+        logits_RV.select(1, self._mask_token_id).fill_(float("-inf"))
+        values, tokens = logits_RV.topk(min(MAX_TOP_LOGPROBS, logits_RV.shape[1]), dim=1)
+        logprobs = (values - peak_R.unsqueeze(1)) - total_R.log().unsqueeze(1)
+        return torch.stack([tokens.double(), logprobs.double()])
 
 
 def _any(part: slice) -> bool:
@@ -193,15 +224,30 @@ def _draw_tokens(
     return draw(probs, uniform).index_copy(0, at, replace_rejected(probs[at], q, draft, chance, uniform[at]))
 
 
-def _split(host: list[list[float]], requests: Sequence[SampleRequest], kept: dict[int, list[object]]) -> list[Sampled]:
+def _split(
+    host: list[list[float]],
+    tops: list[list[tuple[int, float]]],
+    requests: Sequence[SampleRequest],
+    kept: dict[int, list[object]],
+) -> list[Sampled]:
     results = []
-    start = 0
+    start = first_top = 0
     for number, request in enumerate(requests):
         end = start + len(request.chunk.rows)
         tokens, confidences, logprobs, forced, selected = (column[start:end] for column in host)
         sampled = Sampled([int(token) for token in tokens], confidences, logprobs)
+        num_targets = len(request.chunk.targets)
+        if num_targets:
+            sampled.logprobs = forced[:num_targets] + logprobs[num_targets:]
         if request.chunk.forced_token is not None:
             sampled.forced_logprobs = forced
+        if request.chunk.num_top:
+            rows = tops[first_top : first_top + end - start]
+            # equal ones by their ids, whatever order the device gave them
+            sampled.tops = [
+                tuple(sorted(row, key=lambda pair: (-pair[1], pair[0])))[: request.chunk.num_top] for row in rows
+            ]
+            first_top += end - start
         if isinstance(request.chunk.selection, Commit):
             sampled.committed = [value > 0 for value in selected]
         elif isinstance(request.chunk.selection, Verify):

@@ -67,6 +67,7 @@ def run_task(spec: JobSpec, task: TaskSpec, server: tuple[str, str], paths: RunP
 def overrides(decode: DecodeSpec, max_concurrent_requests: int, timeout_s: float) -> list[str]:
     """Hydra overrides of NeMo-Skills' generate: sampling, and the mode's fields as flat scalars."""
     extra = {**mode_fields(decode), "enable_thinking": decode.enable_thinking}
+    extra |= {"separate_reasoning": False} if decode.enable_thinking else {}
     return [
         f"++inference.temperature={decode.temperature}",
         f"++inference.top_p={decode.top_p}",

@@ -77,6 +77,16 @@ def test_a_bug_is_this_requests_error_and_shows_no_details(capsys: pytest.Captur
     run(test())
 
 
+def test_questions_about_text_are_answered_beside_the_requests() -> None:
+    async def test() -> None:
+        worker, _ = await started(FakeActors())
+        assert await worker.text("tokenize", {"prompt": "ab"}) == {"tokens": [97, 98]}
+        with pytest.raises(GenerationError, match="tokens: got"):
+            await worker.text("detokenize", {"tokens": "x"})
+
+    run(test())
+
+
 def test_the_parts_of_an_answer_arrive_in_order_before_the_whole() -> None:
     async def test() -> None:
         worker, actor = await started(FakeActors())
@@ -84,6 +94,7 @@ def test_the_parts_of_an_answer_arrive_in_order_before_the_whole() -> None:
             Delta(
                 token_ids=[1, 2],
                 logprobs=[-0.5, float("-inf")],
+                tops=[[[1, -0.5]], []],
                 text="ab\n\u00e9",
                 passes=[{"block": 0}],
                 boundary={"end": 2},
@@ -136,5 +147,17 @@ def test_cancelling_and_closing_reach_the_actor() -> None:
         worker.close()
         assert actor.cancelled == ["r"]
         assert actor.died.done()
+
+    run(test())
+
+
+def test_a_flush_reaches_the_worker_and_a_dead_one_holds_nobody_up() -> None:
+    async def test() -> None:
+        worker, actor = await started(FakeActors())
+        await worker.flush()
+        assert actor.worker.flushed == 1
+        actor.die()
+        await worker.flush()
+        assert actor.worker.flushed == 1
 
     run(test())

@@ -1,4 +1,4 @@
-"""The bearer key: every path but /health is closed without it."""
+"""The bearer key: every path but /health and the chat page is closed without it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def asked(method: str, path: str, headers: dict[str, str], key: str | None = KEY
         ("POST", COMPLETIONS),
         ("GET", "/v1/models"),
         ("GET", "/stats"),
-        ("GET", "/"),
+        ("GET", "/v1/"),
+        ("GET", "/index.html"),
         ("PUT", "/v1"),
         ("GET", "/health/"),
         ("GET", "/nowhere"),

@@ -154,12 +154,17 @@ def test_what_is_no_plain_json_object_is_refused(body: bytes, words: str) -> Non
     assert words in refused(body, None)
 
 
-def test_a_byte_order_mark_and_any_content_type_pass() -> None:
+def test_a_byte_order_mark_passes_and_no_content_type_but_json() -> None:
     async def test(_: AppBench, client: httpx.AsyncClient) -> None:
         content = b"\xef\xbb\xbf" + json.dumps({"messages": HELLO}).encode()
-        for content_type in ("application/json", "text/plain", "multipart/form-data", "nonsense"):
+        for content_type in ("application/json", "Application/JSON; charset=utf-8"):
             response = await client.post(CHAT, content=content, headers={"content-type": content_type})
             assert response.status_code == 200
+        for kind in ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded", "nonsense", None):
+            headers = {} if kind is None else {"content-type": kind}
+            response = await client.post(CHAT, content=content, headers=headers)
+            assert response.status_code == 415
+            assert error_of(response)["message"].endswith("valid: application/json")
 
     run(test)
 
@@ -208,7 +213,8 @@ def test_the_header_of_ignored_fields_is_bounded() -> None:
     ],
 )
 def test_a_prompt_that_no_context_holds_is_refused_before_a_worker_sees_it(body: object, path: str, param: str) -> None:
-    assert "valid: " in refused(body, param, path)
+    message = refused(body, param, path)
+    assert "valid: " in message or "This model's maximum context length is 4096 tokens" in message
 
 
 def test_a_body_of_millions_of_values_is_not_even_parsed() -> None:
@@ -247,9 +253,13 @@ def test_a_request_that_kills_workers_fails_alone() -> None:
 def test_a_defect_of_the_server_is_an_openai_error_too() -> None:
     async def test(bench: AppBench, client: httpx.AsyncClient) -> None:
         bench.service.infos = lambda: 1 / 0  # type: ignore[assignment, return-value]
-        response = await client.post(CHAT, content=b"{}")
+        response = await post(client, b"{}")
         assert response.status_code == 500
         assert error_of(response)["type"] == "server_error"
         bench.service.infos = lambda: [bench.workers[0].info()]
 
     run(test)
+
+
+def test_a_client_cannot_say_where_an_answer_goes_on() -> None:
+    assert "does not offer" in refused({"messages": HELLO, "continuation": {"token_ids": [1]}}, "continuation")

@@ -29,8 +29,3 @@ def test_near_misses_are_refused(typo: str, meant: str) -> None:
 def test_other_servers_fields_are_named_as_ignored() -> None:
     body = {"steps": 4, "flag": True, "user": "me", "spaces_between_special_tokens": False, "block_length": 8}
     assert check_names(body) == ["flag", "steps", "user"]
-
-
-def test_the_hint_for_the_other_client_of_nemo_skills() -> None:
-    with pytest.raises(InvalidRequestError, match="server_type=vllm"):
-        check_names({"presence_penalty": 1.0})

@@ -8,11 +8,11 @@ import threading
 from typing import Any
 
 import pytest
-from trimode.balancer.api import app
+from trimode.balancer.api import service
 from trimode.balancer.api.body import read_json
-from trimode.tests.fakes.app import CHAT, HELLO, AppBench, StrictWorker, error_of, post
+from trimode.tests.fakes.app import HELLO, AppBench, StrictWorker, error_of, post
 
-LARGE = {"messages": HELLO, "padding": "x" * app.LARGE_BODY_BYTES}
+LARGE = {"messages": HELLO, "padding": "x" * service.LARGE_BODY_BYTES}
 
 
 def test_the_server_answers_while_a_large_body_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,11 +20,11 @@ def test_the_server_answers_while_a_large_body_is_read(monkeypatch: pytest.Monke
     in_time: list[bool] = []
 
     def read_slowly(body: bytes, max_model_len: int | None = None) -> dict[str, Any]:
-        if len(body) >= app.LARGE_BODY_BYTES:
+        if len(body) >= service.LARGE_BODY_BYTES:
             in_time.append(answered.wait(5))
         return read_json(body, max_model_len)
 
-    monkeypatch.setattr(app, "read_json", read_slowly)
+    monkeypatch.setattr(service, "read_json", read_slowly)
 
     async def test() -> None:
         async with AppBench(StrictWorker).client() as client:
@@ -45,7 +45,7 @@ def test_the_refusal_of_a_large_body_names_the_field() -> None:
             reply = await post(client, {**LARGE, "top_k": 10**20})
             assert reply.status_code == 400
             assert error_of(reply)["param"] == "top_k"
-            reply = await client.post(CHAT, content=json.dumps(LARGE).encode()[:-1])
+            reply = await post(client, json.dumps(LARGE).encode()[:-1])
             assert reply.status_code == 400
             assert "JSON" in error_of(reply)["message"]
 

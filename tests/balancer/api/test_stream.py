@@ -16,7 +16,7 @@ from trimode.core.protocol import Generation
 from trimode.core.worker import Worker, WorkerInfo, WorkerStats
 from trimode.tests.fakes.app import CHAT, COMPLETIONS, HELLO, AppBench, error_of, post
 from trimode.tests.fakes.events import read_events
-from trimode.tests.fakes.worker import cost, generation, worker_info
+from trimode.tests.fakes.worker import cost, fake_text, generation, worker_info
 
 WORDS = ("Hal", "lo ", "", "W€lt")
 
@@ -34,6 +34,9 @@ class WordWorker(Worker):
 
     async def stats(self) -> WorkerStats:
         return WorkerStats()
+
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        return fake_text(task, fields)
 
     async def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
@@ -54,7 +57,8 @@ class WordWorker(Worker):
                 logprobs = [-0.5] if fields["logprobs"] else None
                 passes = [{"mode": "ar", "block": number, "pass": 1, "start": number, "tokens": []}]
                 shown = passes if fields.get("stream_events") else []
-                on_delta(Delta(token_ids=[number], logprobs=logprobs, text=word, passes=shown))
+                tops = [[(number, -0.5)]] if fields.get("top_logprobs") else None
+                on_delta(Delta(token_ids=[number], logprobs=logprobs, tops=tops, text=word, passes=shown))
         return generation(
             request_id=str(fields["request_id"]),
             token_ids=list(range(4)),
@@ -123,7 +127,41 @@ def test_logprobs_and_ids_come_with_the_tokens() -> None:
     choices = [chunk["choices"][0] for chunk in read_events(ask(WordWorker(), body).text).chunks]
     assert [choice["token_ids"] for choice in choices if "token_ids" in choice] == [[0], [1], [2], [3]]
     names = [entry["token"] for choice in choices if choice["logprobs"] for entry in choice["logprobs"]["content"]]
-    assert names == [f"token_id:{number}" for number in range(4)]
+    assert names == [chr(number) for number in range(4)]
+
+
+def test_alternatives_and_offsets_come_with_the_tokens() -> None:
+    body = {"prompt": "hello", "logprobs": 1}
+    choices = [chunk["choices"][0] for chunk in read_events(ask(WordWorker(), body, COMPLETIONS).text).chunks]
+    rated = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+    assert [part["text_offset"] for part in rated] == [[0], [1], [2], [3]]
+    assert all(set(part["top_logprobs"][0]) == set(part["tokens"]) for part in rated)
+
+
+def test_an_echo_stands_before_the_answers() -> None:
+    body = {"prompt": ["one", "two"], "echo": True, "n": 2}
+    events = read_events(ask(WordWorker(), body, COMPLETIONS).text)
+    texts = ["", "", "", ""]
+    for chunk in events.chunks:
+        for choice in chunk["choices"]:
+            texts[choice["index"]] += choice["text"]
+    assert [text[:3] for text in texts] == ["one", "one", "two", "two"]
+    assert len({text[3:] for text in texts}) == 1
+
+
+@pytest.mark.parametrize("more", [{"prompt_logprobs": 1}, {"echo": True, "logprobs": 1}])
+def test_the_prompts_log_probabilities_are_not_streamed(more: dict[str, Any]) -> None:
+    refused = ask(WordWorker(), {"prompt": "a", **more}, COMPLETIONS)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stream")
+
+
+def test_thoughts_come_apart_from_the_answer() -> None:
+    body = {"messages": HELLO, "enable_thinking": True}
+    events = read_events(ask(WordWorker(), body).text)
+    deltas = [choice["delta"] for chunk in events.chunks for choice in chunk["choices"]]
+    thoughts = "".join(delta.get("reasoning_content", "") for delta in deltas)
+    assert thoughts
+    assert "".join(delta.get("content", "") for delta in deltas) == ""  # the words hold no end of thinking
 
 
 def test_denoise_events_stand_before_the_text_of_their_pass() -> None:
@@ -218,7 +256,8 @@ def test_a_client_that_leaves_ends_its_generation() -> None:
             if b"lo " in message.get("body", b""):
                 left.set_result(None)
 
-        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "query_string": b""}
+        scope = {"type": "http", "method": "POST", "path": CHAT, "query_string": b""}
+        scope["headers"] = [(b"content-type", b"application/json")]
         await app(scope, receive, send)
         for _ in range(10):
             await asyncio.sleep(0)

@@ -36,7 +36,7 @@ class ChatPage:
         self._seen: set[str] = set()
 
     def show(self, url: str, width: int = 1300, dark: bool = False, modes: int = 4) -> None:
-        """Opens the page and waits for the model's modes."""
+        """Opens the page and waits for the model's modes. Quick answers are not replayed by themselves."""
         if url not in self._seen:  # another test may have had the same port
             self.browser.send("Storage.clearDataForOrigin", origin=url, storageTypes="all")
             self._seen.add(url)
@@ -44,6 +44,7 @@ class ChatPage:
         self.browser.visit(url)
         self.browser.wait_for(f"document.querySelectorAll('#modes input').length === {modes}")
         self.browser.wait_for("document.getElementById('light').classList.contains('ok')")
+        self.browser.evaluate("Store.saveSettings({ ...Store.settings(), autoplay: false })")
 
     def choose(self, mode: str) -> None:
         self.browser.evaluate(f"document.querySelector('#modes input[value=\"{mode}\"]').click()")

@@ -14,9 +14,10 @@ UNNAMED = """
 (() => {
   const texts = nodes => nodes.map(node => node?.textContent ?? '').join('');
   const kinds = 'button, input, select, textarea, a[href], summary, dialog, [role=img], [role=region], [role=group]';
-  return [...document.querySelectorAll(kinds)].filter(e => e.checkVisibility()).filter(e => {
+  const shown = [...document.querySelectorAll(kinds)].filter(e => e.checkVisibility({ visibilityProperty: true }));
+  return shown.filter(e => {
     const by = (e.getAttribute('aria-labelledby') ?? '').split(' ').map(id => document.getElementById(id));
-    const own = /BUTTON|A|SUMMARY/.test(e.tagName) ? e.textContent : '';
+    const own = /BUTTON|A|SUMMARY/.test(e.tagName) ? e.innerText : '';
     return !(e.getAttribute('aria-label') || texts(by) || texts([...(e.labels ?? [])]) || own).trim();
   }).map(e => e.outerHTML.slice(0, 120));
 })()

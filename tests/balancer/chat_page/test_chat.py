@@ -108,6 +108,34 @@ def test_without_streaming_the_answer_comes_in_one_piece(page: ChatPage, server:
     assert "stream" not in server.bodies[0]
 
 
+def test_the_end_stays_in_view_until_the_person_scrolls_away(page: ChatPage, server: ChatServer) -> None:
+    page.show(server.url, width=500)
+    left = "(s => s.scrollHeight - s.scrollTop - s.clientHeight)(document.getElementById('scroller'))"
+    for _ in range(3):
+        page.ask("markdown")
+    page.browser.wait_for(f"{left} < 5")
+    page.send("slow")
+    page.browser.wait_for("Chat.current().turns.at(-1).answers[0].text.length > 3")
+    page.browser.wait_for(f"{left} < 5")
+    page.browser.evaluate("document.getElementById('scroller').scrollTop = 100")
+    shown = page.browser.evaluate("Chat.current().turns.at(-1).answers[0].text.length")
+    page.browser.wait_for(f"Chat.current().turns.at(-1).answers[0].text.length > {shown}")
+    page.browser.press("Escape")
+    page.idle()
+    assert page.browser.evaluate("document.getElementById('scroller').scrollTop") == 100
+
+
+def test_thinking_is_shown_apart_and_not_sent_back(page: ChatPage, server: ChatServer) -> None:
+    server.model = "large"
+    page.show(server.url)
+    page.ask("think")
+    assert page.text(".thinking summary") == "Thinking"
+    assert page.browser.evaluate("document.querySelector('.thinking pre').textContent") == "Let me see."
+    assert SHOWN in page.text(".answer .body")
+    page.ask("next")
+    assert server.bodies[1]["messages"][1]["content"] == ANSWER
+
+
 def wait_until_hung_up(server: ChatServer) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while server.hung_up == 0:
@@ -116,6 +144,7 @@ def wait_until_hung_up(server: ChatServer) -> None:
 
 
 def test_stop_ends_the_generation_and_marks_the_answer(page: ChatPage, server: ChatServer) -> None:
+    server.model = "large"
     page.show(server.url)
     page.choose("ar")
     page.send("slow")
@@ -137,6 +166,7 @@ def test_stop_ends_the_generation_and_marks_the_answer(page: ChatPage, server: C
 
 
 def test_a_stopped_answer_is_sent_along_only_when_the_person_says_so(page: ChatPage, server: ChatServer) -> None:
+    server.model = "large"
     page.show(server.url)
     page.send("slow")
     page.browser.wait_for("Chat.current().turns[0].answers[0].text.length > 10")
@@ -153,6 +183,7 @@ def test_a_stopped_answer_is_sent_along_only_when_the_person_says_so(page: ChatP
 def test_an_error_is_shown_in_words_and_is_no_answer(
     page: ChatPage, server: ChatServer, question: str, words: str
 ) -> None:
+    server.model = "large"
     page.show(server.url)
     page.ask(question)
     assert words in page.text(".note.wrong")
@@ -161,15 +192,24 @@ def test_an_error_is_shown_in_words_and_is_no_answer(
 
 
 def test_earlier_turns_are_sent_unless_switched_off(page: ChatPage, server: ChatServer) -> None:
+    server.model = "large"
     page.show(server.url)
     page.ask("one")
     page.ask("two")
     assert [message["content"] for message in server.bodies[1]["messages"]] == ["one", ANSWER, "two"]
-    page.browser.press("s", alt=True)
-    page.set("set-multi_turn", False)
-    page.browser.press("Escape")
+    page.set("set-earlier_turns", "never")
     page.ask("three")
     assert [message["content"] for message in server.bodies[2]["messages"]] == ["three"]
+
+
+def test_the_demo_model_gets_single_questions_unless_the_person_wants_more(page: ChatPage, server: ChatServer) -> None:
+    page.show(server.url)
+    page.ask("one")
+    page.ask("two")
+    assert [message["content"] for message in server.bodies[1]["messages"]] == ["two"]
+    page.set("set-earlier_turns", "always")
+    page.ask("three")
+    assert len(server.bodies[2]["messages"]) == 5
 
 
 def test_retry_adds_an_answer_in_the_mode_chosen_now(page: ChatPage, server: ChatServer) -> None:

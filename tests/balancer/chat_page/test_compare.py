@@ -31,6 +31,29 @@ def test_all_modes_answer_one_prompt(page: ChatPage, server: ChatServer) -> None
     assert page.browser.complaints() == []
 
 
+def test_all_answers_are_replayed_at_one_pace(page: ChatPage, server: ChatServer) -> None:
+    page.show(server.url)
+    compare(page, "hello")
+    page.browser.wait_for(DONE)
+    page.browser.evaluate("window.paces = []; PassesView.View.prototype.play = how => paces.push(how.stepMs); 1")
+    page.click("#compare-replay")
+    paces = page.browser.evaluate("paces")
+    assert len(paces) == 4
+    assert len(set(paces)) == 1
+
+
+def test_the_table_is_copied_as_markdown(page: ChatPage, server: ChatServer) -> None:
+    page.show(server.url)
+    compare(page, "hello")
+    page.browser.wait_for(DONE)
+    page.browser.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }; 1")
+    page.click("#compare-copy")
+    page.browser.wait_for("window.copied")
+    lines = page.browser.evaluate("window.copied").split("\n")
+    assert lines[0] == "| mode | time | tokens/s | first token | tokens | NFE | TPF | accepted | text |"
+    assert [line.split(" | ")[0] for line in lines[2:6]] == ["| ar", "| dlm", "| linear_spec", "| linear_spec + LoRA"]
+
+
 def test_modes_can_be_left_out_and_run_at_once(page: ChatPage, server: ChatServer) -> None:
     page.show(server.url)
     page.click("#compare-modes input[value='ar']")

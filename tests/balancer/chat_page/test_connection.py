@@ -14,6 +14,7 @@ pytestmark = pytest.mark.process
 
 
 def test_a_server_that_goes_away_and_comes_back(page: ChatPage, server: ChatServer) -> None:
+    server.model = "large"
     page.show(server.url)
     page.ask("hello")
     server.stop()
@@ -78,6 +79,7 @@ def from_file(page: ChatPage, file: Path, server: ChatServer) -> None:
     """Opens the page from disk and enters the server's address."""
     page.browser.look(1300)
     page.browser.open(file)
+    page.browser.evaluate("Store.saveSettings({ ...Store.settings(), autoplay: false })")
     page.browser.press("s", alt=True)
     page.set("base", server.url + "/")
     page.browser.press("Escape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -14,6 +15,7 @@ from trimode.balancer.api.page import page_routes
 from trimode.balancer.chat_page.__main__ import main
 from trimode.balancer.chat_page.page import page, served_policy
 from trimode.core.project import PROJECT_DIR
+from trimode.tests.fakes.app import AppBench, StrictWorker
 
 FOLDER = PROJECT_DIR / "balancer" / "chat_page"
 FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in (".js", ".css", ".html"))
@@ -81,6 +83,17 @@ def test_the_server_sends_the_page_with_its_policy() -> None:
     saved = client.get("/chat.html")
     assert saved.text == page()
     assert "attachment" in saved.headers["content-disposition"]
+
+
+def test_the_page_asks_for_no_key_and_the_model_does() -> None:
+    bench = AppBench(StrictWorker)
+    bench.service.api_key = "secret"
+
+    async def statuses() -> list[int]:
+        async with bench.client() as client:
+            return [(await client.get(path)).status_code for path in ("/", "/chat.html", "/v1/models")]
+
+    assert asyncio.run(statuses()) == [200, 200, 401]
 
 
 def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

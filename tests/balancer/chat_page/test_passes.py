@@ -27,7 +27,7 @@ def slide(page: ChatPage, step: int) -> list[str]:
 
 
 def test_masks_fill_in_while_the_answer_is_written(page: ChatPage, server: ChatServer) -> None:
-    server.pause_s = 0.05
+    server.pause_s = 0.4
     page.show(server.url)
     page.choose("dlm")
     page.browser.evaluate(
@@ -49,11 +49,16 @@ def test_each_step_of_dlm_shows_the_block_as_the_pass_left_it(
     page.show(server.url)
     page.set("set-dlm_block", block_length)
     page.ask("hello", "dlm")
-    events = [part.event for part in MODES["dlm"](TOKENS, block_length) if part.event]
-    for step, event in [*enumerate(events), (0, events[0])]:
-        expected = ["committed"] * event["start"] + [entry["state"] for entry in event["tokens"]]
-        assert slide(page, step) == expected
-    assert f"1/{len(events)} · block 1, pass 1" in page.text(".replay .caption")
+    states: list[list[str]] = []
+    for part in MODES["dlm"](TOKENS, block_length):
+        assert part.event is not None
+        before = ["committed"] * part.event["start"]
+        if part.event["pass"] == 1:  # the first token of a block is there before its first pass
+            states.append([*before, "committed", *["mask"] * (len(part.event["tokens"]) - 1)])
+        states.append([*before, *(entry["state"] for entry in part.event["tokens"])])
+    for step in [*range(len(states)), 0]:
+        assert slide(page, step) == states[step]
+    assert f"1/{len(states)} · block 1, before the first pass: 1 of" in page.text(".replay .caption")
 
 
 def test_confidence_is_shown_by_tint_by_bar_and_in_words(page: ChatPage, server: ChatServer) -> None:
@@ -97,7 +102,10 @@ def test_the_last_step_is_the_answer(page: ChatPage, server: ChatServer, mode: s
 
 def test_the_replay_plays_pauses_and_obeys_keys(page: ChatPage, server: ChatServer) -> None:
     page.show(server.url)
+    page.set("set-dlm_block", 4)
     page.ask("hello", "dlm")
+    page.browser.evaluate("window.speed = document.querySelector('.replay select'); speed.value = '0.5'; 1")
+    page.browser.evaluate("speed.dispatchEvent(new Event('change'))")
     position = "Number(document.querySelector('.replay input').value)"
     page.browser.press("p", alt=True)
     assert page.browser.evaluate("document.activeElement.type") == "range"
@@ -115,6 +123,35 @@ def test_the_replay_plays_pauses_and_obeys_keys(page: ChatPage, server: ChatServ
     assert page.browser.evaluate(position) == last - 1
     page.browser.press(" ")
     page.browser.wait_for(f"{position} === {last} && document.querySelector('.play').title === 'Replay the passes'")
+
+
+PLAYS = """
+window.plays = [];
+PassesView.View.prototype.play = (play => function (how) { plays.push(how); play.call(this, how); })(
+  PassesView.View.prototype.play);
+Store.saveSettings({ ...Store.settings(), autoplay: true });
+"""
+
+
+def test_a_quick_answer_is_replayed_once_and_then_shown(page: ChatPage, server: ChatServer) -> None:
+    page.show(server.url)
+    page.browser.evaluate(PLAYS + "performance.now = () => 0; 1")  # every answer is quick
+    page.ask("hello", "dlm")
+    assert page.browser.evaluate("plays.length") == 1
+    assert "NFE" in page.text(".stats summary")  # the numbers do not wait
+    page.browser.wait_for("document.querySelector('.play').title === 'Replay the passes'")
+    page.browser.wait_for("!document.querySelector('.answer .body').hidden")
+    page.ask("again", "dlm")
+    slide(page, 1)  # a person takes over
+    assert page.browser.evaluate("document.querySelector('.answer .body').hidden")
+
+
+def test_a_slow_answer_is_not_replayed(page: ChatPage, server: ChatServer) -> None:
+    page.show(server.url)
+    page.browser.evaluate(PLAYS + "performance.now = (at => () => at += 9000)(0); 1")
+    page.ask("hello", "dlm")
+    assert page.browser.evaluate("plays") == []
+    assert not page.browser.evaluate("document.querySelector('.answer .body').hidden")
 
 
 def test_the_passes_are_not_asked_for_when_switched_off(page: ChatPage, server: ChatServer) -> None:

@@ -68,7 +68,7 @@ cd "$S"
 setsid slurmctld </dev/null >/dev/null 2>&1
 for node in $NODES; do setsid slurmd -N "$node" </dev/null >/dev/null 2>&1; done
 for _ in $(seq 150); do
-  [ "$(timeout 5 sinfo -h -N -o %t 2>/dev/null | grep -c idle)" -eq 2 ] && exit 0
+  [ "$(timeout 5 sinfo -h -N -p main -o %t 2>/dev/null | grep -c idle)" -eq 2 ] && exit 0
   sleep 0.2
 done
 echo "the cluster did not come up; see $S/log" >&2

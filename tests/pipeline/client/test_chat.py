@@ -70,6 +70,12 @@ def test_thinking_budget_goes_out_only_with_thinking() -> None:
     assert on["chat_template_kwargs"] == {"enable_thinking": True}
 
 
+def test_thoughts_stay_in_the_text() -> None:
+    on, off = (request_body(decode_spec(enable_thinking=thinking), "m", "p", 0) for thinking in (True, False))
+    assert on["separate_reasoning"] is False
+    assert "separate_reasoning" not in off
+
+
 def test_ignore_eos_is_sent_when_early_stop_is_off() -> None:
     assert request_body(decode_spec(eos_early_stop=False), "m", "p", 0)["ignore_eos"] is True
 

@@ -18,7 +18,7 @@ from trimode.pipeline.spec import ServerSpec
 from trimode.tests.fakes.openai_server import Body, OpenAIServer, Reply, completion, failure
 from trimode.tests.fakes.specs import client_spec, decode_spec
 
-FAST = RetryPolicy(attempts=3, timeouts=1, first_delay_s=0.0)
+FAST = RetryPolicy(attempts=3, timeouts=1, refused_as_busy=9, first_delay_s=0.0)
 SERVER = ServerSpec(url="http://h/v1", engine="x")
 
 
@@ -120,6 +120,20 @@ def test_too_many_requests_wait_as_long_as_the_server_says() -> None:
         (got,) = ask(fake, ["say 7"])
     assert got.error is None
     assert begun[1] - begun[0] >= 0.3
+
+
+def test_a_rate_limit_uses_up_no_attempts_and_ends_at_last() -> None:
+    def reply(body: Body) -> Reply:
+        return failure(429, "slow down") if len(fake.bodies) < 8 else completion(body)
+
+    with OpenAIServer(reply) as fake:
+        (got,) = ask(fake, ["say 7"])
+    assert (got.error, len(fake.bodies)) == (None, 8)
+    with OpenAIServer(lambda _body: failure(429, "slow down")) as fake:
+        (got,) = ask(fake, ["say 7"])
+    assert got.error is not None
+    assert got.error.startswith("HTTP 429: slow down; the server takes no more")
+    assert len(fake.bodies) == FAST.refused_as_busy
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,16 @@ def test_quantization_and_batch_invariance_reach_the_workers(
     assert (settings.quantization, settings.quantize_head, settings.batch_invariant) == (quantization, head, invariant)
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_the_journal_lies_in_the_run_folder_and_names_the_job(tmp_path: Path, on: bool) -> None:
+    spec = job_spec(tmp_path)
+    spec = dataclasses.replace(spec, index=3, client=dataclasses.replace(spec.client, journal=on))
+    _, *command = BalancerProcess(RunFolder(spec, RunPaths(tmp_path / "run")), Devices("cpu", 1)).command()
+    worker = parse_settings(command[len(BALANCER) :]).worker
+    assert worker.journal == (str(tmp_path / "run" / "journal") if on else None)
+    assert worker.journal_prefix == "group3_"
+
+
 @pytest.mark.process
 def test_the_key_can_be_read_twice_by_the_process_that_inherits_it_and_by_no_other() -> None:
     handle = _file_in_memory("key")

@@ -108,6 +108,18 @@ def test_job_leaves_the_whole_tree(spec: JobSpec, tmp_path: Path) -> None:
     assert_ledger_equals_rows(spec)
 
 
+def test_a_completed_job_removes_its_own_journals(spec: JobSpec, tmp_path: Path) -> None:
+    journal = paths_of(spec).journal
+    journal.mkdir(parents=True)
+    for name in ("group0_host_1_a.jsonl", "group0_host_1_a.tmp", "group1_host_2_b.jsonl"):
+        (journal / name).write_text("")
+    assert run(spec, tmp_path)[0] == 0
+    assert [path.name for path in journal.iterdir()] == ["group1_host_2_b.jsonl"]
+    (journal / "group1_host_2_b.jsonl").rename(journal / "group0_host_1_a.jsonl")
+    assert run(spec, tmp_path)[0] == 0
+    assert not journal.exists()
+
+
 def test_the_key_of_a_run_is_new_and_nowhere_to_be_read(spec: JobSpec, tmp_path: Path) -> None:
     keys = []
     for number in range(2):

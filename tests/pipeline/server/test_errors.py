@@ -20,6 +20,7 @@ SERVER = ServerSpec(url="http://h/v1", engine="x")
         ("", "no message"),
         ('{"error": {"code": 7}}', '{"error": {"code": 7}}'),
         ("[1, 2]", "[1, 2]"),
+        ("\x1b[2Jgone\x07", "[2Jgone"),
     ],
 )
 def test_the_message_is_found(text: str, message: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 from trimode.core.errors import GenerationError
-from trimode.core.protocol import FORWARD_KINDS, ModeDefaults
+from trimode.core.protocol import FORWARD_KINDS, ModeDefaults, Top
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.decode.ar import ArState
@@ -98,7 +98,7 @@ def test_what_never_fits_is_refused_with_the_numbers() -> None:
     runtime = Runtime(micro_settings(kv_cache_gb=0.001))
     with pytest.raises(GenerationError, match=r"needs \d+ pages .* the cache has \d+"):
         runtime.submit("big", {"prompt_ids": PROMPT, "mode": "ar", "max_new_tokens": 3000})
-    with pytest.raises(GenerationError, match="valid: at most 4096"):
+    with pytest.raises(GenerationError, match="maximum context length is 4096 tokens"):
         runtime.submit("long", {"prompt_ids": PROMPT, "mode": "ar", "max_new_tokens": 5000})
 
 
@@ -248,7 +248,7 @@ class EchoState(DecodeState):
     def nfe(forwards: Mapping[str, int]) -> int:
         return forwards["decode"]
 
-    def _begin(self, token: int, logprob: float) -> None:
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:  # noqa: ARG002
         self._emit([token], [logprob])
 
     def _next_chunk(self) -> Chunk:

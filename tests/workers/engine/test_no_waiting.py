@@ -60,6 +60,15 @@ KINDS: dict[str, list[dict[str, object]]] = {
     "sampled": [{"mode": mode, **SAMPLED} for mode in ("ar", "dlm", "linear_spec")],
     "by equality": [{"mode": "linear_spec", "temperature": 0.9, "acceptance": "equality"}],
     "penalties": [{"mode": mode, "repetition_penalty": 1.3} for mode in ("ar", "dlm", "linear_spec")],
+    "other penalties": [
+        {"mode": mode, "presence_penalty": 0.5, "frequency_penalty": 0.1, "logit_bias": {"7": 1.5}}
+        for mode in ("ar", "dlm", "linear_spec")
+    ],
+    "alternatives": [{"mode": mode, "logprobs": True, "top_logprobs": 3} for mode in ("ar", "dlm", "linear_spec")],
+    "rated prompts": [
+        {"mode": mode, "logprobs": True, "top_logprobs": 5, "prompt_logprobs": 2}
+        for mode in ("ar", "dlm", "linear_spec")
+    ],
     "forced tokens": [
         {"mode": mode, "max_thinking_tokens": 5, "end_think_token_id": 9, "logprobs": True}
         for mode in ("ar", "dlm", "linear_spec")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from trimode.core.errors import GenerationError
+from trimode.core.protocol import Top
 from trimode.tests.fakes.forward import new_state, sampled
 from trimode.workers.decode.chunk import Chunk, Sampled
-from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.decode.context import DecodeContext
+from trimode.workers.decode.state import DecodeState
 from trimode.workers.engine.pages import PageAllocator
 from trimode.workers.engine.scheduler import ScheduledChunk, Scheduler, Sequence
 
@@ -156,7 +158,7 @@ class Faulty(DecodeState):
     def nfe(forwards: object) -> int:
         raise NotImplementedError
 
-    def _begin(self, token: int, logprob: float) -> None:
+    def _begin(self, token: int, logprob: float, top: Top = ()) -> None:  # noqa: ARG002
         self._emit([token], [logprob])
 
     def _next_chunk(self) -> Chunk:

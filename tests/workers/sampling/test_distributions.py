@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trimode.kernels.draw import draw
 from trimode.kernels.draw.reference import residual
-from trimode.workers.sampling.distributions import Filters, apply_repetition_penalty, filtered_probs
+from trimode.workers.sampling.distributions import Filters, Penalties, apply_penalties, filtered_probs
 
 
 def probabilities(logits: torch.Tensor, rows: list[dict[str, float]]) -> torch.Tensor:
@@ -50,7 +50,7 @@ def test_a_row_is_divided_by_its_own_temperature() -> None:
 def test_a_penalty_divides_positive_and_multiplies_negative_logits_once() -> None:
     logits = torch.tensor([[2.0, -1.0, 4.0], [2.0, -1.0, 4.0]])
     rows, tokens = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2])
-    apply_repetition_penalty(logits, rows, tokens, torch.tensor([2.0, 2.0, 0.5]))
+    apply_penalties(logits, Penalties(rows, tokens, torch.zeros(3), torch.tensor([2.0, 2.0, 0.5]), torch.zeros(3)))
     assert logits.tolist() == [[1.0, -2.0, 4.0], [2.0, -1.0, 8.0]]
 
 

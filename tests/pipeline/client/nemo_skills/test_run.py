@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trimode.balancer.api.requests import prompt_sha256
+from trimode.balancer.api.prompts import prompt_sha256
 from trimode.core.errors import ConfigError, WorkerError
 from trimode.core.protocol import Mode, Row
 from trimode.pipeline.benchmarks import load_benchmark

@@ -1,0 +1,140 @@
+"""What the routes share: the served model, bodies, and the vocabulary."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from trimode.balancer.api.body import read_json
+from trimode.balancer.api.guard import Visitors
+from trimode.balancer.api.metrics import Metrics
+from trimode.balancer.api.prompts import ModelLimits
+from trimode.balancer.api.vocabulary import Vocabulary
+from trimode.balancer.router import Router
+from trimode.core.errors import GenerationError, InvalidRequestError
+from trimode.core.field_rules import show
+from trimode.core.protocol import Mode
+from trimode.core.worker import Worker, WorkerInfo
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+BODY_S = 60.0
+"""Seconds in which a whole body must arrive."""
+LARGE_BODY_BYTES = 64 << 10
+"""A body of this size or more is read in a thread beside the event loop: it can take a second, and several can come at
+a time. Smaller ones take less time than the way to the thread and back."""
+
+
+def _body_reader() -> ThreadPoolExecutor:
+    """Returns one thread, so that large bodies are read one after another."""
+    return ThreadPoolExecutor(1, thread_name_prefix="body")
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """What the routes use."""
+
+    router: Router
+    default_mode: Mode
+    max_body_bytes: int
+    api_key: str | None
+    """Bearer key of every request but those to /health; None = all are answered."""
+    request_log: Path | None
+    infos: Callable[[], Sequence[WorkerInfo]]
+    """What the workers are; empty until they are ready."""
+    stats: Callable[[], Awaitable[Json]]
+    """Stats of the balancer and of each worker."""
+    started: float = field(default_factory=time.time)
+    totals: Json = field(default_factory=lambda: {"requests": 0, "completion_tokens": 0, "nfe": 0, "forwards": {}})
+    """Sums over the `usage` of all replies; `replies` in /stats."""
+    body_reader: ThreadPoolExecutor = field(default_factory=_body_reader)
+    """Reads large bodies."""
+    visitors: Visitors = field(default_factory=Visitors)
+    """Whom the server answers."""
+    metrics: Metrics = field(default_factory=Metrics)
+    known_vocabulary: Vocabulary | None = None
+    """None until somebody has asked for it."""
+
+    def served(self) -> WorkerInfo:
+        """Returns what is served. GenerationError (503) before the workers are ready."""
+        infos = self.infos()
+        if not infos:
+            raise GenerationError("no worker is ready yet; try again later", 503)
+        return infos[0]
+
+    def worker(self) -> Worker:
+        """Returns a worker for a question that any of them can answer. GenerationError (503) if none is ready."""
+        ready = [slot for slot in self.router.slots if slot.worker is not None]
+        if not ready:
+            raise GenerationError("no worker is ready; try again later", 503)
+        worker = min(ready, key=lambda slot: slot.outstanding).worker
+        assert worker is not None
+        return worker
+
+    async def vocabulary(self) -> Vocabulary:
+        """Returns the tokens of the served model."""
+        if self.known_vocabulary is None:
+            self.known_vocabulary = Vocabulary.from_worker(await self.worker().text("vocabulary", {}))
+        return self.known_vocabulary
+
+    async def read(self, request: Request, parse: Callable[[Json, ModelLimits], T]) -> T:
+        """Returns what `parse` makes of the body of a request for the served model.
+
+        Raises:
+            InvalidRequestError: the body, the model or whatever `parse` refuses.
+        """
+        info = self.served()
+        check_content_type(request)
+        data = await read_body(request, self.max_body_bytes)
+
+        def read() -> T:
+            body = read_json(data, info.max_model_len)
+            _check_model(info, body.get("model"))
+            return parse(body, ModelLimits(max_model_len=info.max_model_len, vocab_size=info.vocab_size))
+
+        if len(data) < LARGE_BODY_BYTES:
+            return read()
+        return await asyncio.get_running_loop().run_in_executor(self.body_reader, read)
+
+
+def check_content_type(request: Request) -> None:
+    """Refuses what a web page can send anywhere without asking first, as a form can. InvalidRequestError (415)."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        shown = show(kind) if kind else "none"
+        raise InvalidRequestError(f"content-type: got {shown}; valid: application/json", status=415)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Returns the body. InvalidRequestError if it is too long (413) or comes too slowly (408)."""
+    chunks, size = [], 0
+    declared = request.headers.get("content-length", "")
+    too_long = declared.isdigit() and int(declared) > limit
+    if not too_long:
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > limit:
+                        too_long = True
+                        break
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise InvalidRequestError(f"the body did not arrive within {BODY_S:g} s", status=408) from None
+    if too_long:
+        raise InvalidRequestError(f"the body is longer than {limit} bytes", status=413)
+    return b"".join(chunks)
+
+
+def _check_model(info: WorkerInfo, name: object) -> None:
+    """A request may leave the model out, but not ask for another one."""
+    served = info.served_model_name
+    if name not in (None, served, info.model):
+        raise InvalidRequestError(f"model: got {show(name)}; valid: {served}", "model", 404, "model_not_found")
