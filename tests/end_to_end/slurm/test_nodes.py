@@ -1,10 +1,12 @@
-"""One job over two nodes of a real Slurm: workers of both answer, and the job goes on when the second one dies."""
+"""One job over two nodes of a real Slurm: workers of both answer, and the job outlives the second one's death."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from trimode.bench.drills.cluster import Cluster
 from trimode.core.files import whole_lines
 from trimode.core.project import PROJECT_DIR, child_environment
 from trimode.pipeline.run_folder.nfe import read_nfe_log
@@ -20,6 +23,9 @@ from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import has_ended, job_states
 
 MODEL = PROJECT_DIR / "assets" / "demo_model"
+NUM_LONG = 100
+LONG = ("--limit", str(NUM_LONG), "--tokens", "256", "--no-eos-early-stop")
+"""A job whose answers take a while."""
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.usefixtures("cluster"),
@@ -57,16 +63,34 @@ def said(cwd: Path, paths: RunPaths) -> str:
     return "\n".join(f"--- {file}\n{file.read_text()}" for file in files if file.exists())
 
 
-def processes_of(job_id: str) -> list[psutil.Process]:
-    """Every living process that belongs to a job."""
+def processes_of(job_id: str, node: str | None = None) -> list[psutil.Process]:
+    """Every living process that belongs to a job, on one node or on all."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("SLURM_JOB_ID") == job_id and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+            environment = process.environ()
+            if environment.get("SLURM_JOB_ID") == job_id and process.status() != psutil.STATUS_ZOMBIE:
+                found += [process] if node in (None, environment.get("SLURMD_NODENAME")) else []
         except psutil.Error:
             continue
     return found
+
+
+def kill_node(folder: Path, job_id: str, node: str) -> None:
+    """Kills slurmd, slurmstepd and all processes of a job on a node, as if its power was cut."""
+    processes = processes_of(job_id, node)
+    steps = {parent for process in processes for parent in parents_of(process) if parent.name() == "slurmstepd"}
+    os.kill(Cluster(folder).pid(f"slurmd.{node}"), signal.SIGKILL)
+    for process in [*steps, *processes]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def parents_of(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.parents()
+    except psutil.Error:
+        return []
 
 
 def test_workers_of_both_nodes_answer(tmp_path: Path) -> None:
@@ -84,21 +108,39 @@ def test_workers_of_both_nodes_answer(tmp_path: Path) -> None:
     wait_until(lambda: not processes_of(job_id), "the end of its processes")
 
 
-def test_the_job_goes_on_without_a_node_that_died(tmp_path: Path) -> None:
-    job_id, paths = submit(tmp_path, "--limit", "150", "--tokens", "256", "--no-eos-early-stop")
+def test_the_job_goes_on_without_a_node_that_died(tmp_path: Path, cluster: Path) -> None:
+    job_id, paths = submit(tmp_path, *LONG)
     wait_until(lambda: len(list(whole_lines(paths.nfe_log(0)))) >= 4, "the first answers")
-    for process in processes_of(job_id):
-        if process.environ().get("SLURMD_NODENAME") == "n2":
-            process.kill()
-    subprocess.run(["scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test"], check=True)
+    kill_node(cluster, job_id, "n2")
     try:
         wait_until(lambda: has_ended_job(job_id), "the job's end")
+        assert paths.completed(0).exists(), said(tmp_path, paths)
+        assert "workers lost: 1 with n2; the job goes on with the others" in paths.pipeline_log(0).read_text()
+        [run] = json.loads(paths.manifest.read_text())["jobs"]["0"]["runs"]
+        assert run["lost_workers"] == {"n2": 1}
+        keys = [record.key for record in read_nfe_log(paths.nfe_log(0))]
+        assert len(keys) == len(set(keys)) == NUM_LONG
     finally:
-        subprocess.run(["scontrol", "update", "NodeName=n2", "State=RESUME"], check=False)
-    assert paths.completed(0).exists(), said(tmp_path, paths)
-    assert "workers lost: 1 with n2; the job goes on with the others" in paths.pipeline_log(0).read_text()
-    [run] = json.loads(paths.manifest.read_text())["jobs"]["0"]["runs"]
-    assert run["lost_workers"] == {"n2": 1}
-    keys = [record.key for record in read_nfe_log(paths.nfe_log(0))]
-    assert len(keys) == len(set(keys)) == 150
-    assert os.environ["SLURM_CONF"]
+        bring_back(cluster, "n2")
+
+
+def test_the_death_of_the_first_node_is_the_jobs(tmp_path: Path, cluster: Path) -> None:
+    job_id, paths = submit(tmp_path, *LONG)
+    wait_until(lambda: len(list(whole_lines(paths.nfe_log(0)))) >= 4, "the first answers")
+    kill_node(cluster, job_id, "n1")
+    try:
+        wait_until(lambda: job_states([job_id]).get(job_id) == "PENDING", "its return to the queue")
+        wait_until(lambda: not processes_of(job_id), "the end of its processes")
+        assert not paths.failed(0).exists() and not paths.completed(0).exists()
+    finally:
+        subprocess.run(["scancel", job_id], check=True)
+        bring_back(cluster, "n1")
+
+
+def bring_back(folder: Path, node: str) -> None:
+    """Starts slurmd again, and waits until the node may be used."""
+    Cluster(folder).restart_slurmd(node)
+    shown = ["sinfo", "--noheader", f"--nodes={node}", "--partition=main", "--format=%t"]
+    wait_until(
+        lambda: "idle" in subprocess.run(shown, capture_output=True, text=True, check=False).stdout, f"{node} is idle"
+    )

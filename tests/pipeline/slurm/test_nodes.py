@@ -50,13 +50,18 @@ def script(tmp_path: Path, step: str, join: str) -> subprocess.Popen[bytes]:
     """Starts the batch script of a job on three nodes, of which `a` is the first one."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    srun = f'case "$*" in *join*) {join} ;; *) {step} ;; esac'
-    for name, text in {"srun": srun, "scontrol": "echo a; echo b; echo c"}.items():
+    guard = f'echo "$2 $3 $4 $5" >>{tmp_path}/guards; shift 4; exec "$@"'
+    srun = f'case "$*" in *stay_with_first*) {guard} ;; *join*) {join} ;; *) {step} ;; esac'
+    scontrol = f'[ "$1" != requeue ] || {{ echo "$*" >>{tmp_path}/calls; exit 1; }}; echo "$3" | tr , "\\n"'
+    squeue = f"cat {tmp_path}/left"
+    scancel = f'echo "scancel $*" >>{tmp_path}/calls'
+    for name, text in {"srun": srun, "scontrol": scontrol, "squeue": squeue, "scancel": scancel}.items():
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
     [job] = jobs(tmp_path)
     text = [EARLY_WARNING, *srun_function(job.resources, "--x join"), f"srun job {tmp_path}"]
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "a"}
+    environment["SLURM_JOB_NODELIST"] = "a,b,c"
     return subprocess.Popen(["bash", "-c", "\n".join(text)], env=environment, stderr=subprocess.DEVNULL)
 
 
@@ -111,3 +116,20 @@ def test_the_warning_reaches_the_jobs_step_alone(tmp_path: Path) -> None:
     batch.send_signal(signal.SIGUSR2)
     assert batch.wait() == 5
     assert (tmp_path / "joins").read_text().splitlines() == ["x", "x"]
+
+
+@pytest.mark.process
+def test_a_job_whose_first_node_died_is_run_again_and_else_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "LOOK_EVERY_S", 0.1)
+    (tmp_path / "left").write_text("a,c\n")
+    step = f"while [ ! -e {tmp_path}/end ]; do sleep 0.1; done"
+    batch = script(tmp_path, step, "exec sleep 600")
+    wait_for_lines(tmp_path / "guards", 2)
+    assert not (tmp_path / "calls").exists(), "only a further node is gone"
+    (tmp_path / "left").write_text("b,c\n")
+    assert set(wait_for_lines(tmp_path / "calls", 2)) == {"requeue 7", "scancel 7"}
+    (tmp_path / "left").write_text("")
+    (tmp_path / "end").touch()
+    assert batch.wait() == 0
