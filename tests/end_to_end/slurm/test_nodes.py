@@ -57,6 +57,11 @@ def has_ended_job(job_id: str) -> bool:
     return has_ended(job_states([job_id]).get(job_id))
 
 
+def nodes_of(job_id: str) -> str:
+    asked = ["squeue", "--noheader", "--states=RUNNING", "--format=%N", f"--jobs={job_id}"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def said(cwd: Path, paths: RunPaths) -> str:
     """What the job, its server and Slurm's own log hold."""
     files = [paths.pipeline_log(0), paths.balancer_log(0), *(cwd / "out").glob(".submitit/*/*_log.out")]
@@ -112,7 +117,9 @@ def test_the_job_goes_on_without_a_node_that_died(tmp_path: Path, cluster: Path)
     job_id, paths = submit(tmp_path, *LONG)
     wait_until(lambda: len(list(whole_lines(paths.nfe_log(0)))) >= 4, "the first answers")
     kill_node(cluster, job_id, "n2")
+    subprocess.run(["scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=killed"], check=True)  # at once
     try:
+        assert nodes_of(job_id) == "n1", "Slurm keeps the job without the dead node"
         wait_until(lambda: has_ended_job(job_id), "the job's end")
         assert paths.completed(0).exists(), said(tmp_path, paths)
         assert "workers lost: 1 with n2; the job goes on with the others" in paths.pipeline_log(0).read_text()
@@ -122,6 +129,17 @@ def test_the_job_goes_on_without_a_node_that_died(tmp_path: Path, cluster: Path)
         assert len(keys) == len(set(keys)) == NUM_LONG
     finally:
         bring_back(cluster, "n2")
+
+
+def test_a_warned_job_is_requeued_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    job_id, paths = submit(tmp_path, *LONG)
+    wait_until(lambda: len(list(whole_lines(paths.nfe_log(0)))) >= 4, "the first answers")
+    subprocess.run(["scancel", "--batch", "--signal=USR2", job_id], check=True)  # as Slurm does near the limit
+    wait_until(lambda: job_states([job_id]).get(job_id) == "PENDING", "its return to the queue")
+    wait_until(lambda: not processes_of(job_id), "the end of its processes")
+    subprocess.run(["scancel", job_id], check=True)
+    assert "requeued 1/10" in paths.pipeline_log(0).read_text()
+    assert not paths.failed(0).exists() and not paths.completed(0).exists()
 
 
 def test_the_death_of_the_first_node_is_the_jobs(tmp_path: Path, cluster: Path) -> None:
@@ -139,6 +157,7 @@ def test_the_death_of_the_first_node_is_the_jobs(tmp_path: Path, cluster: Path) 
 
 def bring_back(folder: Path, node: str) -> None:
     """Starts slurmd again, and waits until the node may be used."""
+    subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)  # if it was set down
     Cluster(folder).restart_slurmd(node)
     shown = ["sinfo", "--noheader", f"--nodes={node}", "--partition=main", "--format=%t"]
     wait_until(
