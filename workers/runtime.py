@@ -16,7 +16,7 @@ from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import DecodeParams, Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo
 from trimode.workers.boundary import one_request
-from trimode.workers.decode.state import StopFinder
+from trimode.workers.decode.context import StopFinder
 from trimode.workers.engine.capture import graphs_for
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence

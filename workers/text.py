@@ -13,7 +13,7 @@ from typing import Any
 from trimode.core.errors import ConfigError, GenerationError
 from trimode.core.field_rules import check_prompt_size, check_text, show
 from trimode.workers.boundary import one_request
-from trimode.workers.decode.state import StopFinder
+from trimode.workers.decode.context import StopFinder
 from trimode.workers.vocabulary import BYTES, vocabulary
 
 END_THINK = "</think>"

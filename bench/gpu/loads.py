@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import torch
 from trimode.core.protocol import DecodeParams, Top
 from trimode.workers.decode.chunk import Chunk, Sampled, Verify
+from trimode.workers.decode.context import DecodeContext
 from trimode.workers.decode.registry import MODES
-from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.decode.state import DecodeState
 from trimode.workers.engine import scheduler
 from trimode.workers.engine.engine import Engine
 

@@ -144,3 +144,15 @@ def test_without_a_death_parts_pass_as_they_are() -> None:
     delivered.take(delta)
     assert found[0] is delta
     assert delivered.go_on() is None
+
+
+def test_alternatives_are_cut_with_their_tokens() -> None:
+    found: list[Delta] = []
+    delivered = Delivered(found.append)
+    delivered.take(Delta(token_ids=[1], logprobs=[-0.1], tops=[[(1, -0.1)]], text="a"))
+    assert delivered.go_on() is None  # alternatives come without a boundary, so another worker begins anew
+    delivered.take(Delta(token_ids=[1, 2], logprobs=[-0.1, -0.2], tops=[[(1, -0.1)], [(2, -0.2)]], text="ab"))
+    assert [(part.token_ids, part.tops, part.text) for part in found] == [
+        ([1], [[(1, -0.1)]], "a"),
+        ([2], [[(2, -0.2)]], "b"),
+    ]

@@ -54,7 +54,9 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
-ENGINE_COMMAND = re.compile(r"^(docker|srun|python -m llama_cpp\.server) (.*\\\n)*.*$", re.MULTILINE)
+ENGINE_COMMAND = re.compile(
+    r"^(\w+=\S+ )*(docker|srun|python -m llama_cpp\.server|lm_eval|inspect|schemathesis) (.*\\\n)*.*$", re.MULTILINE
+)
 """A command of docker, srun or another engine, over all its lines: its flags are not ours."""
 PLAIN_PATH = re.compile(r"[\w.-]+(/[\w.-]+)*/?")
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(data|etc|home|mnt|opt|root|srv|tmp|usr|var|work|Users)\b")

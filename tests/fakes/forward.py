@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from trimode.core.protocol import DecodeParams
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled, Verify, deferred_row
+from trimode.workers.decode.context import DecodeContext
 from trimode.workers.decode.registry import MODES
-from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.decode.state import DecodeState
 
 MASK = 100
 EOS = 11

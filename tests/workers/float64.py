@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from trimode.kernels.rope import yarn_inv_freq
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled, Verify
+from trimode.workers.decode.context import DecodeContext
 from trimode.workers.decode.registry import MODES
-from trimode.workers.decode.state import DecodeContext
 from trimode.workers.model.checkpoint import read_config
 from trimode.workers.params import parse_params
 

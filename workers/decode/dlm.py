@@ -13,9 +13,10 @@ from trimode.core.continuation import Continuation
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled
+from trimode.workers.decode.context import DecodeContext
 from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.passes import BlockPass, TokenState
-from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.decode.state import DecodeState
 
 
 class DlmState(DecodeState):

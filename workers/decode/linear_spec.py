@@ -12,9 +12,10 @@ from typing import cast
 from trimode.core.continuation import Continuation
 from trimode.core.protocol import MODE_DEFAULTS, DecodeParams, Mode, Top
 from trimode.workers.decode.chunk import Chunk, Commit, Confidence, Sampled, Verify, deferred
+from trimode.workers.decode.context import DecodeContext
 from trimode.workers.decode.masked_block import MaskedBlock
 from trimode.workers.decode.passes import BlockPass, BlockToken, TokenState, one_token
-from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.decode.state import DecodeState
 
 
 def emitted_lengths(accepted: Sequence[int], num_tokens: int) -> list[int]:

@@ -6,32 +6,15 @@ A state never calls the model: it hands out Chunks and takes back Sampled.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from trimode.core.continuation import Continuation
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import FORWARD_KINDS, DecodeParams, ModeDefaults, Top
 from trimode.workers.decode.chunk import Chunk, Confidence, Sampled
+from trimode.workers.decode.context import DecodeContext
 from trimode.workers.decode.passes import BlockPass
-
-StopFinder = Callable[[Sequence[int], int], int | None]
-"""(output, number of tokens already searched) -> number of tokens to keep if a stop string was found, else None."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeContext:
-    """What a state needs to know beside the request's parameters."""
-
-    mask_token_id: int
-    """Token that stands for a position not yet decoded."""
-    eos_token_ids: frozenset[int]
-    """The checkpoint's end tokens. They end the output unless the request sets ignore_eos."""
-    prefill_slice: int
-    """Most prompt tokens in one forward."""
-    find_stop: StopFinder | None = None
-    """Searches the output for the request's stop strings; None = it has none."""
 
 
 class DecodeState(ABC):

@@ -16,8 +16,8 @@ from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import DecodeParams
 from trimode.workers.boundary import one_request
 from trimode.workers.decode.chunk import Sampled
+from trimode.workers.decode.context import DecodeContext, StopFinder
 from trimode.workers.decode.registry import MODES
-from trimode.workers.decode.state import DecodeContext, StopFinder
 from trimode.workers.engine.ahead import StepsAhead
 from trimode.workers.engine.capture import Capture, is_out_of_memory
 from trimode.workers.engine.counters import EngineCounters

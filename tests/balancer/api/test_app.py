@@ -230,6 +230,39 @@ def test_full_queue_is_429_and_health_answers_while_all_are_busy(balancer: Runni
         assert {future.result().status_code for future in held} == {200}
 
 
+def test_openais_client_comes_again_when_there_is_room(balancer: RunningBalancer, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    capacity = 2 * 5 + 3
+    before = balancer.stats()["balancer"]["rejected"]
+    with ThreadPoolExecutor(capacity + 1) as threads:
+        held = [threads.submit(balancer.ask, f"wait:{gate}") for _ in range(capacity)]
+        wait_for(lambda: balancer.stats()["balancer"]["waiting"] == 3)
+        client = balancer.openai().with_options(max_retries=50)
+        late = threads.submit(client.chat.completions.create, model="tri", messages=HELLO)  # type: ignore[call-overload]
+        wait_for(lambda: balancer.stats()["balancer"]["rejected"] > before)
+        gate.touch()
+        assert late.result().choices[0].message.content
+        assert {future.result().status_code for future in held} == {200}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\xfc\x03\r\n\r\n",
+     b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+     b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+     b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n"],
+)  # fmt: skip
+def test_what_is_no_http_is_answered_400_and_closed(balancer: RunningBalancer, sent: bytes) -> None:
+    host, port = balancer.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=180) as connection:
+        connection.sendall(sent)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+    assert received.split(b"\r\n")[0].startswith((b"HTTP/1.1 400", b"HTTP/1.1 415"))
+    assert balancer.ask("hello").status_code == 200
+
+
 def test_a_client_that_leaves_ends_its_generation(balancer: RunningBalancer, tmp_path: Path) -> None:
     name = uuid.uuid4().hex
     body = json.dumps({"messages": [{"role": "user", "content": f"wait:{tmp_path / 'never'}"}], "request_id": name})

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trimode.tests.fakes.forward import CONTEXT, END_THINK, EOS, FakeModel, logprobs, new_state
-from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.decode.context import DecodeContext
+from trimode.workers.decode.state import DecodeState
 
 TOKENS = st.lists(st.sampled_from([20, 21, 22, END_THINK, EOS]), min_size=1, max_size=7)
 CONFIDENCES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=7)

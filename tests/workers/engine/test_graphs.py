@@ -367,3 +367,26 @@ def test_the_gpu_s_kernels_in_a_graph(micro: Runtime, monkeypatch: pytest.Monkey
     assert got[0] == expected[0]
     assert got[2] == expected[2]
     assert {"_attend", "_rms_norm"} <= capture.launched
+
+
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_alternatives_come_from_the_sampler_behind_a_graph(
+    runtime: Runtime, capture: CheckedCapture, micro: Runtime, mode: str
+) -> None:
+    """A graph's table has no room for them, so it runs the forward only."""
+    fields = {"prompt_ids": PROMPT[:20], "mode": mode, "max_new_tokens": 12, "ignore_eos": True, "logprobs": True}
+    fields |= {"top_logprobs": 3, "block_length": 1 if mode == "ar" else 4}
+    before = capture.num_replayed
+    got = []
+    for one in (runtime, micro):
+        sequence = one.submit("r", fields)
+        while one.engine.busy:
+            one.engine.step()
+        got.append(one.generation(sequence))
+    assert capture.num_replayed > before
+    assert got[0].token_ids == got[1].token_ids
+    assert got[0].top_logprobs is not None
+    assert got[1].top_logprobs is not None
+    for ours, theirs in zip(got[0].top_logprobs, got[1].top_logprobs, strict=True):
+        assert [token for token, _ in ours] == [token for token, _ in theirs]
+        assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], abs=1e-3)

@@ -6,7 +6,8 @@ from trimode.core.errors import GenerationError
 from trimode.core.protocol import Top
 from trimode.tests.fakes.forward import new_state, sampled
 from trimode.workers.decode.chunk import Chunk, Sampled
-from trimode.workers.decode.state import DecodeContext, DecodeState
+from trimode.workers.decode.context import DecodeContext
+from trimode.workers.decode.state import DecodeState
 from trimode.workers.engine.pages import PageAllocator
 from trimode.workers.engine.scheduler import ScheduledChunk, Scheduler, Sequence
 
