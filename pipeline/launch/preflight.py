@@ -147,11 +147,12 @@ def check_scorers(subject: Subject) -> Iterator[Finding]:
     """Looks for benchmarks that the client cannot score."""
     unscored = [name for job in subject.jobs[:1] for name in without_scorer(job) if name in subject.benchmarks]
     if unscored:
+        others = ",".join(name for name in subject.benchmarks if name not in unscored)
         yield fail(
             "scorers",
             f"benchmarks need a scorer: got {', '.join(unscored)}, which client {subject.config.client.kind.value} "
             "cannot score",
-            "valid: leave them out of --benchmarks, or another client (client=nemo_skills)",
+            f"valid: --benchmarks {others or 'of other ones'}, or another client (client=nemo_skills)",
         )
     elif subject.jobs:
         yield ok("scorers", "every benchmark has one")

@@ -185,7 +185,7 @@ def test_a_cluster_without_accounts(
 def test_commands_that_hang_cost_their_limit_and_hide_nothing(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put_on_path(place / "bin", monkeypatch, dict.fromkeys(("scontrol", "sacct"), "sleep 1000"))
+    put_on_path(place / "bin", monkeypatch, dict.fromkeys(("scontrol", "sacct"), "exec sleep 1000"))
     monkeypatch.setattr(commands.ask, "__defaults__", (1.0, ""))
     status, rows = screen(capsys, *SWEEP)
     assert status == 1

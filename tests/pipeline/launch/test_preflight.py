@@ -61,6 +61,11 @@ def test_what_is_missing_is_named(ready: Path, override: str, words: str) -> Non
     assert words in str(error.value)
 
 
+def test_the_benchmarks_that_can_be_scored_are_named(ready: Path) -> None:
+    with pytest.raises(ConfigError, match=r"got livecodebench-cpp, .*; valid: --benchmarks gsm8k,mmlu, or another"):
+        look(ready, *READY, "mode=ar", "benchmarks=[gsm8k,livecodebench-cpp,mmlu]")
+
+
 def test_a_machine_without_sbatch_is_named(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight_module.shutil, "which", lambda _name: None)
     with pytest.raises(ConfigError, match="sbatch is not on PATH"):
