@@ -233,7 +233,7 @@ class Router:
         self._leave(slot, item)
 
     def _listener(self, worker: Worker, item: WorkItem) -> OnDelta | None:
-        """Returns what takes the parts of the answer from this worker. Ends the request if it contradicts itself."""
+        """Returns what takes the parts of the answer from this worker. If that fails, the request alone ends."""
         delivered = item.delivered
         if delivered is None:
             return None
@@ -243,9 +243,8 @@ class Router:
                 return
             try:
                 delivered.take(delta)
-            except ValueError as error:
-                message = f"generation failed: its worker died, and another one did not go on with the answer: {error}"
-                item.done.set_exception(GenerationError(message, 500))
+            except Exception as error:  # raised further, it would end the connection to the worker
+                item.done.set_exception(error)
                 self._spawn(worker.cancel(item.request_id))
 
         return take

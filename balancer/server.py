@@ -146,7 +146,8 @@ class _Balancer:
             await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()  # raises the WorkerError that says why
-                log.info("serving %s with %d workers", self._url(), pool.router.num_ready)
+                ready = pool.router.num_ready
+                log.info("serving %s with %d worker%s", self._url(), ready, "" if ready == 1 else "s")
                 self._write_ready(pool)
                 pool.on_change = lambda: self._write_ready(pool)
                 await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from trimode.core.errors import ConfigError
 from trimode.core.model_flags import add_model_flags
@@ -73,10 +74,15 @@ class BalancerSettings:
         return self.max_in_flight or slots + max(1, slots // 4)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; all flags: --help")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `python -m trimode.balancer`."""
     show = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m trimode.balancer",
         description="OpenAI-compatible HTTP server in front of one worker per device.",
         formatter_class=show,

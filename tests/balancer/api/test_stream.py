@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from trimode.balancer.api import stream
 from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import Generation
@@ -263,5 +264,39 @@ def test_a_client_that_leaves_ends_its_generation() -> None:
             await asyncio.sleep(0)
         assert worker.cancelled == [worker.fields[0]["request_id"]]
         assert bench.router.cancelled == 1
+
+    asyncio.run(test())
+
+
+def test_a_client_that_reads_too_slowly_loses_its_answer_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MAX_WAITING_CHARACTERS", 600)  # the role and one word, but not two more
+
+    async def test() -> None:
+        worker = WordWorker()
+        bench = AppBench(lambda: worker, num_workers=1)
+        read_on: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asked = [json.dumps({"messages": HELLO, "stream": True}).encode()]
+        sent = b""
+
+        async def receive() -> dict[str, Any]:
+            if asked:
+                return {"type": "http.request", "body": asked.pop(), "more_body": False}
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        async def send(message: dict[str, Any]) -> None:
+            nonlocal sent
+            sent += message.get("body", b"")
+            await read_on  # the client reads nothing yet
+
+        scope = {"type": "http", "method": "POST", "path": CHAT, "query_string": b""}
+        scope["headers"] = [(b"content-type", b"application/json")]
+        reply = asyncio.ensure_future(bench.app()(scope, receive, send))
+        while not worker.cancelled or bench.router.num_running:
+            await asyncio.sleep(0)
+        read_on.set_result(None)
+        await reply
+        assert "reads too slowly" in read_events(sent.decode()).chunks[-1]["error"]["message"]
+        assert bench.deaths == []
 
     asyncio.run(test())
