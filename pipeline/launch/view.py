@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from trimode.core.counted import counted
 from trimode.core.errors import WorkerError
 from trimode.core.files import tail
 from trimode.pipeline.console.progress import TaskProgress, duration, read_snapshot
@@ -201,7 +202,7 @@ def _nodes(spec: JobSpec, runs: list[dict[str, object]]) -> list[str]:
     lost = runs[-1].get("lost_workers") if runs else None
     parts = [f"{spec.resources.num_nodes} nodes"] if spec.resources.num_nodes > 1 else []
     if isinstance(lost, dict):
-        parts += [f"{count} workers lost with {node}" for node, count in lost.items()]
+        parts += [f"{counted(count, 'worker')} lost with {node}" for node, count in lost.items()]
     return parts
 
 
