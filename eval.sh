@@ -10,7 +10,8 @@ print_help() {
   local -x PYTHONPATH=$ROOT/.types PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
   for python in "$ROOT/.venv/bin/python" ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
     "$python" -c "import $1" 2>/dev/null || continue
-    exec "$python" -c "import $1 as flags; flags.$2().print_help()"
+    "$python" -c "import $1 as flags; flags.$2().print_help()"
+    exit
   done
 }
 wants_help() {
