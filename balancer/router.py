@@ -219,7 +219,7 @@ class Router:
             self._leave(slot, item)
             self._again(item, str(error))
             return
-        except GenerationError as error:
+        except Exception as error:  # noqa: BLE001 -- a GenerationError, or a defect, which must not leave anybody waiting
             slot.failed += not item.done.cancelled()  # its client has left: it is counted as cancelled
             slot.deaths_in_a_row = 0
             if not item.done.done():
@@ -243,7 +243,7 @@ class Router:
                 return
             try:
                 delivered.take(delta)
-            except Exception as error:  # raised further, it would end the connection to the worker
+            except Exception as error:  # noqa: BLE001 -- raised further, it would end the connection to the worker
                 item.done.set_exception(error)
                 self._spawn(worker.cancel(item.request_id))
 

@@ -30,11 +30,13 @@ BODY_S = 60.0
 LARGE_BODY_BYTES = 64 << 10
 """A body of this size or more is read in a thread beside the event loop: it can take a second, and several can come at
 a time. Smaller ones take less time than the way to the thread and back."""
+LARGE_REPLY_TOKENS = 1024
+"""A reply with log-probabilities of so many tokens is made in a thread beside the event loop: it can take seconds."""
 
 
-def _body_reader() -> ThreadPoolExecutor:
-    """Returns one thread, so that large bodies are read one after another."""
-    return ThreadPoolExecutor(1, thread_name_prefix="body")
+def _one_thread() -> ThreadPoolExecutor:
+    """Returns one thread, so that large bodies or replies are handled one after another."""
+    return ThreadPoolExecutor(1, thread_name_prefix="large")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,8 +56,10 @@ class Service:
     started: float = field(default_factory=time.time)
     totals: Json = field(default_factory=lambda: {"requests": 0, "completion_tokens": 0, "nfe": 0, "forwards": {}})
     """Sums over the `usage` of all replies; `replies` in /stats."""
-    body_reader: ThreadPoolExecutor = field(default_factory=_body_reader)
+    body_reader: ThreadPoolExecutor = field(default_factory=_one_thread)
     """Reads large bodies."""
+    reply_maker: ThreadPoolExecutor = field(default_factory=_one_thread)
+    """Makes large replies."""
     visitors: Visitors = field(default_factory=Visitors)
     """Whom the server answers."""
     metrics: Metrics = field(default_factory=Metrics)
@@ -102,6 +106,12 @@ class Service:
         if len(data) < LARGE_BODY_BYTES:
             return read()
         return await asyncio.get_running_loop().run_in_executor(self.body_reader, read)
+
+    async def make(self, num_rated: int, work: Callable[[], T]) -> T:
+        """Returns the result of `work` on a reply that shows the log-probabilities of `num_rated` tokens."""
+        if num_rated < LARGE_REPLY_TOKENS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self.reply_maker, work)
 
 
 def check_content_type(request: Request) -> None:

@@ -469,6 +469,19 @@ def test_a_router_that_stops_ends_what_it_has_and_takes_no_more() -> None:
     run(test())
 
 
+def test_a_defect_of_a_worker_leaves_nobody_waiting() -> None:
+    async def test() -> None:
+        bench = Bench(1)
+        task = bench.submit("r")
+        await run_callbacks()
+        bench.workers[0].held["r"].set_exception(KeyError("x"))
+        with pytest.raises(KeyError):
+            await asyncio.wait_for(task, 30)
+        assert bench.router.num_running == 0
+
+    run(test())
+
+
 def test_an_answer_that_nobody_can_take_ends_alone() -> None:
     class Streaming(HeldWorker):
         async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:

@@ -224,7 +224,7 @@ def test_a_later_error_ends_the_stream() -> None:
 def test_a_defect_ends_the_stream_without_details() -> None:
     async def send() -> httpx.Response:
         bench = AppBench(WordWorker, num_workers=1)
-        bench.service.request_log = Path("/dev/null/secret")
+        bench.service.totals = {"secret": 0}
         async with bench.client() as client:
             return await post(client, {"stream": True, "messages": HELLO})
 
@@ -232,6 +232,18 @@ def test_a_defect_ends_the_stream_without_details() -> None:
     assert events.text() == "Hallo W€lt"
     assert "secret" not in json.dumps(events.chunks[-1])
     assert events.chunks[-1]["error"]["type"] == "server_error"
+
+
+def test_a_request_log_that_cannot_be_written_costs_no_reply(caplog: pytest.LogCaptureFixture) -> None:
+    async def send(body: Mapping[str, Any]) -> httpx.Response:
+        bench = AppBench(WordWorker, num_workers=1)
+        bench.service.request_log = Path("/dev/full")
+        async with bench.client() as client:
+            return await post(client, body)
+
+    assert asyncio.run(send({"messages": HELLO})).status_code == 200
+    assert read_events(asyncio.run(send({"stream": True, "messages": HELLO})).text).finish_reasons() == ["stop"]
+    assert "/dev/full cannot be written" in caplog.text
 
 
 def test_a_client_that_leaves_ends_its_generation() -> None:
