@@ -20,6 +20,7 @@ from ray import _raylet
 from ray._private import services
 from ray._private import worker as ray_worker
 from trimode.balancer.actors.private_folder import PrivateFolder
+from trimode.balancer.actors.ray_watch import end_with_gcs
 from trimode.balancer.actors.reaper import end_processes, processes_in
 from trimode.core.errors import WorkerError
 
@@ -56,7 +57,7 @@ def _start(folder: PrivateFolder, devices: tuple[int, int], host: str | None) ->
     say_first_lines()
     num_cpus, num_gpus = devices
     try:
-        with patient_start(folder.path):
+        with patient_start(folder.path), end_with_gcs(folder.path):
             ray.init(
                 include_dashboard=False,
                 _temp_dir=str(folder.ray_path),

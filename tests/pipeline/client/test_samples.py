@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import pytest
 from trimode.core.errors import ConfigError, WorkerError
@@ -293,7 +293,7 @@ def test_a_row_that_no_scorer_can_judge_is_named_and_not_tried_again(one_seed: J
 class SlowToOpen(FakeScoring):
     """Takes its time to get ready, as one that first tries out how programs are kept in."""
 
-    stored: list[int] = []
+    stored: ClassVar[list[int]] = []
 
     def open(self) -> None:
         time.sleep(0.5)
