@@ -82,6 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "core",
         *("balancer/" + name for name in ("work", "settings", "placement", "api", "actors")),
     },
+    "balancer/join": {"core", "balancer/actors"},
     "balancer/__main__": {"core", "balancer/settings", "balancer/placement", "balancer/actors"},
     # pipeline: no workers, no balancer
     "pipeline": set(),

@@ -88,6 +88,13 @@ class Manifest:
             if runs := _list(self._job(manifest), "runs"):
                 runs[-1]["server"] = dict(facts)
 
+    def add_lost(self, lost: Mapping[str, int]) -> None:
+        """Records how many workers of this run were lost at some time, by the node that they were lost with."""
+        with self._edit() as manifest:
+            if runs := _list(self._job(manifest), "runs"):
+                earlier = runs[-1].get("lost_workers")
+                runs[-1]["lost_workers"] = {**(earlier if isinstance(earlier, dict) else {}), **lost}
+
     def pin(self, facts: Mapping[str, object]) -> None:
         """Compares pinned entries with the recorded ones, then records them.
 

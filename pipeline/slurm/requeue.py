@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 from trimode.core.errors import RESTARTS, RUN_AGAIN, START_AGAIN, TERMINATED
+from trimode.pipeline.slurm.nodes import call_of_join, first_node_options, join_functions
 from trimode.pipeline.spec import LINK, Container, ResourceSpec
 
 WARNING_S = 120
@@ -38,10 +39,11 @@ def wish_of(folder: str | Path, job_id: str) -> Path:
     return Path(folder) / f"again_{job_id}"
 
 
-def srun_function(resources: ResourceSpec) -> list[str]:
+def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
     """Returns the lines of a batch script that replace srun by a function of its name.
 
     submitit writes the line that calls it. Its last argument is the array's folder, where the job leaves its wish.
+    `join_step`: what a step of a further node runs (`nodes.join_functions`).
     """
     last_call_s = max(0, resources.time_limit_min * 60 - LAST_CALL_S)
     died_of_warning = 128 + signal.SIGUSR2
@@ -53,8 +55,9 @@ def srun_function(resources: ResourceSpec) -> list[str]:
         '  rm -f "$wish"',
         *(_REMOVE_CONTAINERS if resources.container is Container.pyxis else ()),
         '  [ -z "$early" ] || exit_early',
+        *call_of_join(resources),
         "  while :; do",
-        f'    {RESTARTS}=$restarts command srun "$@" &',
+        f'    {RESTARTS}=$restarts command srun {first_node_options(resources)}"$@" &',
         "    step=$!",
         "    last_call &",
         "    timer=$!",
@@ -82,6 +85,7 @@ def srun_function(resources: ResourceSpec) -> list[str]:
         '  [ ! -e "$wish" ] || ' + ("kill -KILL $$" if resources.num_follow_ups else 'scontrol requeue "$job"'),
         "}",
         *_IS_PREEMPTED,
+        *join_functions(resources, join_step),
         "exit_early() {",
         f'  [ "$early" != TERM ] || exit {TERMINATED}',
         f'  [ "$((${{SLURM_RESTART_COUNT:-0}} + ${{{LINK}:-0}}))" -ge {resources.max_requeues} ] || run_again',
