@@ -34,6 +34,7 @@ COMMANDS = (
     ("-m", "trimode.workers.quantize"),
     ("-m", "trimode.bench.balancer"),
     ("-m", "trimode.bench.engine"),
+    ("-m", "trimode.bench.concurrency"),
     ("-m", "trimode.bench.coverage"),
     ("-m", "trimode.bench.drills"),
     ("-m", "trimode.bench.gpu"),
