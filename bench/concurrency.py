@@ -61,7 +61,7 @@ def compare(runtime: Runtime, prompts: Sequence[Row], together: int, rounds: int
     """Returns per setting the median rate and the median ratio to `ar` of the same round."""
     found: dict[str, list[Rate]] = {name: [] for name in SETTINGS}
     for number in range(rounds):
-        names = list(SETTINGS) if number % 2 == 0 else list(reversed(SETTINGS))
+        names = list(SETTINGS) if number % 2 == 0 else list(SETTINGS)[::-1]
         for name in names:
             found[name].append(measure(runtime, SETTINGS[name], prompts, together))
     medians = {}
