@@ -16,6 +16,7 @@ from dataclasses import asdict
 from trimode.core.errors import ConfigError, Stopped
 from trimode.core.files import locked, write_json_atomic
 from trimode.core.worker import WorkerInfo
+from trimode.pipeline.run_folder.earlier_runs import restart_count
 from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import git_commit, now, versions
@@ -40,7 +41,7 @@ class Manifest:
         run: dict[str, object] = {"start": now(), "end": None, "status": "running", "host": socket.gethostname()}
         run |= {"pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
         run["max_num_seqs"] = self._spec.client.max_num_seqs
-        run["restart_count"] = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+        run["restart_count"] = restart_count()
         code = {"git_commit": git_commit(), "versions": versions(), "lock_sha256": lock_sha256()}
         with self._edit() as manifest:
             manifest["exp_name"] = self._spec.exp_name
