@@ -14,36 +14,20 @@ from trimode.balancer.api import stream
 from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import Generation
-from trimode.core.worker import Worker, WorkerInfo, WorkerStats
+from trimode.core.worker import Worker
 from trimode.tests.fakes.app import CHAT, COMPLETIONS, HELLO, AppBench, error_of, post
 from trimode.tests.fakes.events import read_events
-from trimode.tests.fakes.worker import cost, fake_text, generation, worker_info
+from trimode.tests.fakes.worker import PlainWorker, cost, generation
 
 WORDS = ("Hal", "lo ", "", "W€lt")
 
 
-class WordWorker(Worker):
+class WordWorker(PlainWorker):
     """Says four words; `script` does something before the word of that number."""
 
     def __init__(self, script: Callable[[int], Exception | asyncio.Future[None] | None] = lambda _: None) -> None:
+        super().__init__()
         self.script = script
-        self.fields: list[Mapping[str, Any]] = []
-        self.cancelled: list[str] = []
-
-    def info(self) -> WorkerInfo:
-        return worker_info()
-
-    async def stats(self) -> WorkerStats:
-        return WorkerStats()
-
-    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
-        return fake_text(task, fields)
-
-    async def cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
-
-    def close(self) -> None:
-        return
 
     async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:
         self.fields.append(fields)
