@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from trimode.bench.demo_engine import answer_all
+from trimode.bench.quantization import BENCHMARKS, MODEL
 from trimode.core.protocol import Row, WorkerSettings
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.data.load import load_rows
 from trimode.pipeline.data.prompts import chat_messages
 from trimode.workers.runtime import Runtime
 
-MODEL = Path(__file__).parents[1] / "assets" / "demo_model"
-BENCHMARKS = ("demo-math", "demo-mcq", "demo-code", "demo-if")
 SETTINGS: Mapping[str, Row] = {
     "ar": {"mode": "ar"},
     "dlm 8": {"mode": "dlm", "block_length": 8, "threshold": 0.9},
@@ -29,7 +27,6 @@ SETTINGS: Mapping[str, Row] = {
     "linear_spec 32": {"mode": "linear_spec", "block_length": 32, "threshold": 0.0},
 }
 """Name -> request fields. The number is the block's length."""
-MAX_NEW_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +41,11 @@ class Rate:
 
 def measure(runtime: Runtime, fields: Row, prompts: Sequence[Row], together: int) -> Rate:
     """Answers all prompts with at most `together` running."""
-    engine = runtime.engine
-    engine.scheduler.max_num_seqs = together
-    tokens, nfe = engine.counters.tokens_generated, engine.counters.nfe
-    began = time.perf_counter()
-    for number, prompt in enumerate(prompts):
-        runtime.submit(str(number), {**fields, **prompt, "max_new_tokens": MAX_NEW_TOKENS})
-    while engine.busy:
-        engine.step()
-    seconds = time.perf_counter() - began
-    new = engine.counters.tokens_generated - tokens
-    return Rate(new / seconds, new / (engine.counters.nfe - nfe))
+    counters = runtime.engine.counters
+    tokens, nfe = counters.tokens_generated, counters.nfe
+    seconds = answer_all(runtime, fields, prompts, together)
+    new = counters.tokens_generated - tokens
+    return Rate(new / seconds, new / (counters.nfe - nfe))
 
 
 def compare(runtime: Runtime, prompts: Sequence[Row], together: int, rounds: int) -> dict[str, tuple[Rate, float]]:
