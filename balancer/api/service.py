@@ -20,7 +20,7 @@ from trimode.balancer.router import Router
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 from trimode.core.field_rules import show
 from trimode.core.protocol import Mode
-from trimode.core.worker import Worker, WorkerInfo
+from trimode.core.worker import WorkerInfo
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -73,25 +73,21 @@ class Service:
             raise GenerationError("no worker is ready yet; try again later", 503)
         return infos[0]
 
-    def worker(self) -> Worker:
-        """Returns a worker for a question that any of them can answer. GenerationError (503) if none is ready."""
-        ready = [slot for slot in self.router.slots if slot.worker is not None]
-        if not ready:
-            raise GenerationError("no worker is ready; try again later", 503)
-        worker = min(ready, key=lambda slot: slot.outstanding).worker
-        assert worker is not None
-        return worker
-
     async def text(self, task: str, fields: Json) -> Json:
-        """Returns a worker's answer to a question about text; if it dies, that of another one."""
+        """Returns a worker's answer to a question about text; if it dies, that of another one.
+
+        Raises GenerationError (503) if none is ready, and what the worker refuses.
+        """
         for _ in self.router.slots:
-            worker = self.worker()
+            ready = [slot for slot in self.router.slots if slot.worker is not None]
+            slot = min(ready, key=lambda slot: slot.outstanding, default=None)
+            if slot is None or slot.worker is None:
+                break
+            worker = slot.worker
             try:
                 return await worker.text(task, fields)
             except WorkerError as error:
-                for slot in self.router.slots:
-                    if slot.worker is worker:
-                        self.router.slot_died(slot, worker, str(error))
+                self.router.slot_died(slot, worker, str(error))
         raise GenerationError("no worker is ready; try again later", 503)
 
     async def vocabulary(self) -> Vocabulary:
