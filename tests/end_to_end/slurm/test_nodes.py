@@ -57,6 +57,13 @@ def has_ended_job(job_id: str) -> bool:
     return has_ended(job_states([job_id]).get(job_id))
 
 
+def has_returned(job_id: str) -> bool:
+    """True once Slurm has put a job back into its queue: it may run again before one looks."""
+    shown = subprocess.run(["scontrol", "show", "job", job_id], capture_output=True, text=True, check=True).stdout
+    assert has_ended(job_states([job_id]).get(job_id)) is False, shown
+    return " Restarts=0 " not in shown
+
+
 def nodes_of(job_id: str) -> str:
     asked = ["squeue", "--noheader", "--states=RUNNING", "--format=%N", f"--jobs={job_id}"]
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
@@ -135,7 +142,7 @@ def test_a_warned_job_is_requeued_and_leaves_nothing_behind(tmp_path: Path) -> N
     job_id, paths = submit(tmp_path, *LONG)
     wait_until(lambda: len(list(whole_lines(paths.nfe_log(0)))) >= 4, "the first answers")
     subprocess.run(["scancel", "--batch", "--signal=USR2", job_id], check=True)  # as Slurm does near the limit
-    wait_until(lambda: job_states([job_id]).get(job_id) == "PENDING", "its return to the queue")
+    wait_until(lambda: has_returned(job_id), "its return to the queue")
     wait_until(lambda: not processes_of(job_id), "the end of its processes")
     subprocess.run(["scancel", job_id], check=True)
     assert "requeued 1/10" in paths.pipeline_log(0).read_text()
@@ -147,7 +154,7 @@ def test_the_death_of_the_first_node_is_the_jobs(tmp_path: Path, cluster: Path) 
     wait_until(lambda: len(list(whole_lines(paths.nfe_log(0)))) >= 4, "the first answers")
     kill_node(cluster, job_id, "n1")
     try:
-        wait_until(lambda: job_states([job_id]).get(job_id) == "PENDING", "its return to the queue")
+        wait_until(lambda: has_returned(job_id), "its return to the queue")
         wait_until(lambda: not processes_of(job_id), "the end of its processes")
         assert not paths.failed(0).exists() and not paths.completed(0).exists()
     finally:
