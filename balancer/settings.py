@@ -116,7 +116,8 @@ def build_parser() -> argparse.ArgumentParser:
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1")
     server.add_argument("--port", type=int, default=0, help="0 picks a free one")
-    server.add_argument("--default-mode", default="ar", choices=[mode.value for mode in Mode])
+    modes = [mode.value for mode in Mode]
+    server.add_argument("--default-mode", "--mode", default="ar", choices=modes, help="of requests that name none")
     server.add_argument("--max-in-flight", type=int, default=0, help="per worker; 0 = max-num-seqs and a quarter more")
     server.add_argument("--max-queue", type=int, default=4096, help="waiting requests; one more is answered 429")
     server.add_argument(

@@ -31,6 +31,7 @@ def test_a_quarter_more_than_the_slots_is_in_flight() -> None:
 def test_default_mode() -> None:
     assert parse_settings(["--model", "m"]).default_mode is Mode.ar
     assert parse_settings(["--model", "m", "--default-mode", "dlm"]).default_mode is Mode.dlm
+    assert parse_settings(["--model", "m", "--mode", "linear_spec"]).default_mode is Mode.linear_spec
 
 
 def test_weights_are_quantised_and_batches_invariant_only_if_asked_for() -> None:
