@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from trimode.balancer.delivered import Delivered
+from trimode.balancer.delivered import PARTS_EVERY_S, Delivered
 from trimode.balancer.prefixes import Prefixes, beginnings
 from trimode.balancer.work import MAX_ATTEMPTS, QueueFullError, Reply, StoppingError, WorkerSlot, WorkItem, reply_of
 from trimode.core.delta import Delta, OnDelta
@@ -38,7 +38,9 @@ class Router:
         in_flight_limit: int,
         max_queue: int,
         on_death: Callable[[WorkerSlot, str], None],
+        journal: bool = False,
     ) -> None:
+        """`journal`: True if the workers find in one where a whole answer goes on, so that the router need not know."""
         self.slots = slots
         self.in_flight_limit = in_flight_limit
         self.max_queue = max_queue
@@ -48,6 +50,7 @@ class Router:
         self.rejected = 0
         self.stopping = False
         """True if no more requests are taken. Those that are here go on."""
+        self._keeps_parts = not journal
         self._prefixes = Prefixes()
         self._on_death = on_death
         self._expected_tokens = float(FIRST_GUESS_TOKENS)
@@ -105,8 +108,10 @@ class Router:
             prompt_tokens,
             asyncio.get_running_loop().create_future(),
             beginnings=beginnings(fields),
-            delivered=None if on_delta is None else Delivered(on_delta),
+            delivered=Delivered(on_delta) if on_delta is not None or self._keeps_parts else None,
         )
+        if on_delta is None and self._keeps_parts:
+            fields["parts_every_s"] = PARTS_EVERY_S
         # a request that a free slot takes at once never meets a full queue
         if len(self.queue) >= self.max_queue:
             raise self._queue_full()
@@ -292,5 +297,4 @@ class Router:
         return QueueFullError(what or f"{self.max_queue} requests are waiting already", self._retry_after_s())
 
     def _retry_after_s(self) -> int:
-        room = max(1, self.num_ready * self.in_flight_limit)
-        return max(1, min(60, round(self._expected_s * len(self.queue) / room)))
+        return max(1, min(60, round(self._expected_s * len(self.queue) / max(1, self.num_ready * self.in_flight_limit))))

@@ -57,6 +57,7 @@ class WorkerPool:
             in_flight_limit=settings.in_flight_limit,
             max_queue=settings.max_queue,
             on_death=self._on_death,
+            journal=settings.worker.journal is not None,
         )
         self.restarts = 0
         self.infos: list[WorkerInfo] = []

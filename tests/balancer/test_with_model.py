@@ -155,6 +155,33 @@ def test_a_stream_goes_on_after_its_worker_was_killed(serving: RunningBalancer, 
     wait_for(lambda: all(worker["ready"] for worker in serving.stats()["workers"]))
 
 
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_a_whole_answer_goes_on_after_its_worker_was_killed(serving: RunningBalancer, mode: str) -> None:
+    fields = {"max_tokens": 1500, "ignore_eos": True, "temperature": 1.0, "seed": 7, "block_length": 4, "mode": mode}
+
+    def whole() -> dict[str, Any]:
+        reply = serving.ask("What is 2 + 3?", model=None, return_token_ids=True, **fields)
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()
+        return found
+
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(whole)
+        # it has said at least once where it is; each read of the stats takes the place of a wait
+        wait_for(lambda: sum(engine["running"] for engine in engines(serving.stats()) if engine) == 1)
+        begun = sum(engine["steps"] for engine in engines(serving.stats()) if engine)
+        wait_for(lambda: sum(engine["steps"] for engine in engines(serving.stats()) if engine) > begun + 200)
+        os.kill(next(worker["pid"] for worker in serving.stats()["workers"] if worker["running"]), signal.SIGKILL)
+        disturbed = answer.result()
+    undisturbed = whole()
+    assert disturbed["usage"]["continuations"] == 1
+    assert disturbed["choices"] == undisturbed["choices"]
+    assert disturbed["usage"]["nfe"] == undisturbed["usage"]["nfe"]
+    assert disturbed["usage"]["forwards"] == undisturbed["usage"]["forwards"]
+    assert disturbed["usage"]["acceptance_lengths"] == undisturbed["usage"]["acceptance_lengths"]
+    wait_for(lambda: all(worker["ready"] for worker in serving.stats()["workers"]))
+
+
 def named_tokens(events: Events) -> list[tuple[str, float]]:
     choices = [choice for chunk in events.chunks for choice in chunk["choices"] if choice["logprobs"]]
     entries = [entry for choice in choices for entry in choice["logprobs"]["content"]]
