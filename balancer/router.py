@@ -297,4 +297,6 @@ class Router:
         return QueueFullError(what or f"{self.max_queue} requests are waiting already", self._retry_after_s())
 
     def _retry_after_s(self) -> int:
-        return max(1, min(60, round(self._expected_s * len(self.queue) / max(1, self.num_ready * self.in_flight_limit))))
+        return max(
+            1, min(60, round(self._expected_s * len(self.queue) / max(1, self.num_ready * self.in_flight_limit)))
+        )

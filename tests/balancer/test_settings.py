@@ -45,6 +45,8 @@ def test_weights_are_quantised_and_batches_invariant_only_if_asked_for() -> None
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
+        ("--hang-timeout", "-1.0"),
+        ("--grace", "nan"),
         ("--num-workers", "0"),
         ("--max-num-seqs", "-1"),
         ("--max-queue", "0"),

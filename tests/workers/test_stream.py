@@ -210,6 +210,7 @@ def test_a_stream_that_nobody_reads_any_more_ends(worker: Worker) -> None:
 
     asyncio.run(leave())
 
+
 @pytest.mark.parametrize("mode", MODES)
 def test_parts_of_a_whole_answer_are_rare_and_say_only_where_it_could_go_on(worker: Worker, mode: str) -> None:
     streamed, whole = ask(worker, mode=mode, logprobs=True)
