@@ -102,14 +102,10 @@ class Router:
         """
         if self.stopping:
             raise StoppingError
-        item = WorkItem(
-            request_id,
-            fields,
-            prompt_tokens,
-            asyncio.get_running_loop().create_future(),
-            beginnings=beginnings(fields),
-            delivered=Delivered(on_delta) if on_delta is not None or self._keeps_parts else None,
-        )
+        done = asyncio.get_running_loop().create_future()
+        item = WorkItem(request_id, fields, prompt_tokens, done, beginnings(fields))
+        if on_delta is not None or self._keeps_parts:
+            item.delivered = Delivered(on_delta)
         if on_delta is None and self._keeps_parts:
             fields["parts_every_s"] = PARTS_EVERY_S
         # a request that a free slot takes at once never meets a full queue

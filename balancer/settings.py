@@ -60,6 +60,7 @@ class BalancerSettings:
     grace_s: float = 30.0
     """Seconds that running and waiting requests get to end once the server is told to stop."""
     max_body_bytes: int = 16 * 2**20
+    """Longest body of one request."""
     api_key: str | None = field(default=None, repr=False)
     """Bearer key that every request but those to /health must carry."""
     allowed_hosts: frozenset[str] = frozenset()

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
 from typing import Protocol
 
 from trimode.balancer.work import WorkerSlot
+from trimode.core.worker import Worker
 
 LOOKS = 10
 """Looks within the time limit."""
 LONGEST_LOOK_S = 10.0
 
 
-class Watched(Protocol):
+class Watched(Worker, Protocol):
     """A worker whose progress can be asked."""
 
-    def progress(self) -> Awaitable[object]:
+    async def progress(self) -> object:
         """Returns what changes with each step and each reply, prefill included; None if it does not answer in time."""
 
 
