@@ -65,9 +65,8 @@ def test_large_bodies_share_a_room_and_small_ones_need_none(monkeypatch: pytest.
             sent: list[Any] = []
 
             async def receive() -> dict[str, Any]:
-                async for part in body:
-                    break
-                else:
+                part = await anext(body, b"")
+                if not part:
                     await asyncio.Event().wait()  # the client waits for its reply
                 return {"type": "http.request", "body": part, "more_body": not part.endswith(b"}")}
 
