@@ -1,4 +1,4 @@
-"""The server with real workers where much goes wrong: clients hang up, workers die in prefill, servers share a journal."""
+"""The server with real workers where much goes wrong: hang-ups of clients, deaths in prefill, a shared journal."""
 
 from __future__ import annotations
 
