@@ -139,7 +139,7 @@ class Listener:
         """
         self.loop = loop
         self._every_s = every_s
-        self._due = 0.0
+        self._due = time.monotonic() + (every_s or 0.0)
         self.show_passes = show_passes
         self._on_delta = on_delta
         self._parts: PartMaker | None = None

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from trimode.balancer.api.errors import reply_to_failure
 from trimode.balancer.api.logprobs import Rated, chat_logprobs, text_logprobs
 from trimode.balancer.api.reasoning import ReasoningSplitter
+from trimode.balancer.api.rendering import to_json
 from trimode.balancer.api.replies import prompt_text
 from trimode.balancer.api.requests import ParsedRequest
 from trimode.balancer.api.vocabulary import Offsets, TokenNames, Vocabulary
@@ -182,8 +183,7 @@ class Chunks:
 
     def _put(self, choices: Sequence[Json], more: Json | None = None) -> None:
         chunk = {**self._head, "choices": choices, **(more or {})}
-        text = json.dumps(chunk, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        self._add(f"data: {text}\n\n")
+        self._add(f"data: {to_json(chunk)}\n\n")
 
     def _add(self, event: str) -> None:
         self._waiting.append(event)

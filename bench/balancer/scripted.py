@@ -95,10 +95,15 @@ class ScriptedWorker(Worker):
         )
 
     async def _run(self) -> None:
-        """Steps while there are requests. Each step ends when it is due, however late the host was."""
+        """Steps while there are requests. Each step ends when it is due, however late the host was with the last.
+
+        So it is with a GPU, whose next step is launched before the host has handed out what the last one brought. What
+        a host is late by more than a step is lost.
+        """
         loop = asyncio.get_running_loop()
+        due = loop.time()
         while self._running or self._waiting:
-            due = loop.time() + self._step_s
+            due = max(due + self._step_s, loop.time())
             room = self._settings.max_num_seqs - len(self._running)
             self._running += self._waiting[:room]
             del self._waiting[:room]
@@ -111,9 +116,8 @@ class ScriptedWorker(Worker):
         if request.left > 0:
             request.left -= 1
             request.num_tokens += 1
-            if request.on_delta is not None and (request.num_tokens - 1) % request.every == 0:
-                new = min(request.num_tokens, request.every)
-                text = PIECE if request.every == 1 else ""
+            if request.on_delta is not None and request.num_tokens % request.every == 0:
+                new, text = request.every, PIECE if request.every == 1 else ""
                 request.on_delta(Delta(token_ids=[1] * new, text=text, boundary=_boundary(request.num_tokens, new)))
         if request.left <= 0:
             request.done.set_result(None)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from trimode.balancer.api import logprobs, replies, service
 from trimode.balancer.api.body import read_json
-from trimode.balancer.api.rendering import to_json
+from trimode.balancer.api.rendering import to_json, to_json_in_pieces
 from trimode.balancer.api.vocabulary import TokenNames
 from trimode.core.delta import OnDelta
 from trimode.core.protocol import Generation
@@ -154,4 +154,4 @@ def test_the_server_answers_while_a_large_reply_is_made(monkeypatch: pytest.Monk
     ],
 )
 def test_json_in_pieces_is_json(value: object) -> None:
-    assert to_json(value) == json.dumps(value, separators=(",", ":"))
+    assert to_json_in_pieces(value) == to_json(value) == json.dumps(value, separators=(",", ":"))
