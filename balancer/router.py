@@ -84,8 +84,8 @@ class Router:
             raise StoppingError
         if n > self.capacity:
             raise GenerationError(f"n: got {n}; valid here: at most {self.capacity}, the places in workers and queue")
-        room = sum(self.in_flight_limit - len(slot.running) for slot in self._free_slots())
-        if n > room + self.max_queue - len(self.queue):
+        waiting = self.max_queue - len(self.queue)
+        if n > waiting and n > waiting + sum(self.in_flight_limit - len(slot.running) for slot in self._free_slots()):
             raise self._queue_full()
 
     async def submit(

@@ -164,6 +164,8 @@ async def _generate_all(
     for index, fields in enumerate(parsed.replies(inner_id)):
         listener = None if on_delta is None else functools.partial(on_delta, index)
         work = router.submit(fields["request_id"], fields, parsed.prompt_tokens, listener)
+        if parsed.num_replies == 1:  # no task of its own is needed
+            return [await work]
         tasks.append(asyncio.ensure_future(work))
     try:
         return list(await asyncio.gather(*tasks))
