@@ -82,8 +82,8 @@ def memory_mib(key: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
-def compare(shape: dict[str, Any], cache_gib: float, repeats: int, folder: Path) -> None:
-    """Writes the checkpoint, starts the rivals and prints all tables of the random-weight model."""
+def compare(shape: dict[str, Any], cache_gib: float, repeats: int, folder: Path, *, steps_only: bool) -> None:
+    """Writes the checkpoint, starts the rivals and prints the tables of the random-weight model."""
     tune_allocator()  # as in a worker: before the process's first tensor
     write_checkpoint(folder, shape)
     with ExitStack() as stack:
@@ -99,6 +99,8 @@ def compare(shape: dict[str, Any], cache_gib: float, repeats: int, folder: Path)
         )
         model = runtime.engine.model
         reference = compare_steps(runtime, rivals, machine, repeats)
+    if steps_only:
+        return
     compare_loads(runtime, reference, machine, repeats)
     budget = model.num_weight_bytes / 2**20 + cache_gib * 1024
     grown = memory_mib("RssAnon") - before
@@ -112,14 +114,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="measurements per number; medians are shown (default 5)")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: it runs, but its numbers mean nothing")
+    parser.add_argument("--steps-only", action="store_true", help="the table of single steps only")
     args = parser.parse_args()
     print_machine()
+    shape, cache_gib = (TINY_SHAPE, 0.05) if args.tiny else (BENCH_SHAPE, 1.0)
     with tempfile.TemporaryDirectory() as folder:
-        if args.tiny:
-            compare(TINY_SHAPE, 0.05, args.repeats, Path(folder))
-        else:
-            compare(BENCH_SHAPE, 1.0, args.repeats, Path(folder))
-    compare_demo(requests=4 if args.tiny else 64)
+        compare(shape, cache_gib, args.repeats, Path(folder), steps_only=args.steps_only)
+    if not args.steps_only:
+        compare_demo(requests=4 if args.tiny else 64)
     print_load("after")
 
 
