@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from types import ModuleType
 
 import torch
 from trimode.kernels.cuda import runtime
-from trimode.kernels.linear import cpu, gpu, onednn, reference
+from trimode.kernels.linear import bf16, cpu, gpu, onednn, reference
 from trimode.kernels.linear.quantized import QuantizedWeight
 from trimode.kernels.llvm import jit
 
@@ -72,8 +73,10 @@ def prepare(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> Prepar
     weight, on_gpu = weight_OI, None
     if layout is Layout.CUDA:
         on_gpu = gpu.pack(weight_OI, batch_invariant=batch_invariant)
-    elif layout is not Layout.PLAIN:
-        weight = cpu.pack(weight_OI) if layout is Layout.CPU else onednn.pack(weight_OI)
+    elif layout is Layout.ONEDNN:
+        weight = onednn.pack(weight_OI)
+    elif layout is Layout.CPU:
+        weight = _cpu_kernel(weight_OI.dtype).pack(weight_OI)
     num_outputs, num_inputs = weight_OI.shape
     return Prepared(
         layout=layout,
@@ -140,7 +143,8 @@ def apply(x_TI: torch.Tensor, prepared: Prepared, residual_TO: torch.Tensor | No
     if prepared.quantized is not None:
         return reference.quantized_product(x_TI, prepared.quantized, residual_TO)
     if prepared.layout is Layout.CPU:
-        return cpu.product(x_TI, prepared.weight, prepared.num_outputs, residual_TO)
+        multiply = bf16.product if x_TI.dtype == torch.bfloat16 else cpu.product
+        return multiply(x_TI, prepared.weight, prepared.num_outputs, residual_TO)
     product = onednn.product if prepared.layout is Layout.ONEDNN else reference.product
     return product(x_TI, prepared.weight, residual_TO)
 
@@ -150,7 +154,14 @@ def describe(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> str:
     layout, reason = _choose(weight_OI, batch_invariant)
     if layout is Layout.CUDA:
         return f"{runtime.describe(weight_OI, None)}, {gpu.describe(weight_OI.dtype, batch_invariant=batch_invariant)}"
-    return jit.describe(None) if layout is Layout.CPU else f"{layout}: {reason}"
+    if layout is Layout.CPU:
+        return jit.describe(None) if weight_OI.dtype == torch.float32 else bf16.describe()
+    return f"{layout}: {reason}"
+
+
+def _cpu_kernel(dtype: torch.dtype) -> ModuleType:
+    """The CPU kernel for rows and weights of a dtype; the one for float32 says why it takes no other."""
+    return bf16 if dtype == torch.bfloat16 else cpu
 
 
 def _choose(weight_OI: torch.Tensor, batch_invariant: bool) -> tuple[Layout, str]:
@@ -160,7 +171,7 @@ def _choose(weight_OI: torch.Tensor, batch_invariant: bool) -> tuple[Layout, str
         return Layout.CUDA, ""
     if weight_OI.is_cuda:
         return Layout.PLAIN, refused
-    refused = cpu.supports(weight_OI)
+    refused = _cpu_kernel(weight_OI.dtype).supports(weight_OI)
     if onednn.supports(weight_OI) is None and (refused is not None or (onednn.has_amx() and not batch_invariant)):
         return Layout.ONEDNN, refused or "this CPU has AMX"
     return (Layout.CPU, "") if refused is None else (Layout.PLAIN, refused)

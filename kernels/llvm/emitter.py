@@ -16,6 +16,13 @@ Value = Any
 """An `ir.Value`: llvmlite is untyped."""
 
 
+@functools.cache
+def _bfloat_vector(count: int) -> Any:  # noqa: ANN401 -- an `ir.Type`
+    """Returns LLVM's vector of bfloat, an element type that llvmlite does not have."""
+    element = type("BFloat", (ir.Type,), {"_to_string": lambda _: "bfloat"})
+    return ir.VectorType(element(), count)
+
+
 class Emitter:
     """Writes one function: an IRBuilder with loops, addresses and the vector operations that the kernels share.
 
@@ -104,15 +111,33 @@ class Emitter:
         kept = b.select(b.fcmp_unordered("uno", value, value), self.splat_i32(0x7FC0), rounded)
         b.store(b.trunc(kept, self.i16s), pointer, align=2)
 
+    def first(self, count: Value) -> Value:
+        """True in the first `count` lanes, in all lanes if `count` is larger."""
+        return self.ult(ir.Constant(ir.VectorType(self.i64, self.lanes), list(range(self.lanes))), self.splat(count))
+
+    def load_first(self, pointer: Value, count: Value) -> Value:
+        """Loads the first `count` float32 into the first lanes and 0 into the others, whose memory is not read."""
+        name = f"llvm.masked.load.v{self.lanes}f32.p0"
+        return self.intrinsic(name, self.f32s, pointer, ir.Constant(self.i32, 4), self.first(count), self.splat(0.0))
+
     def store_first(self, value: Value, pointer: Value, count: Value) -> None:
         """Stores the first `count` lanes of a float32 vector, all lanes if `count` is larger."""
         name = f"llvm.masked.store.v{self.lanes}f32.p0"
-        mask = self.ult(ir.Constant(ir.VectorType(self.i64, self.lanes), list(range(self.lanes))), self.splat(count))
-        self.intrinsic(name, ir.VoidType(), value, pointer, ir.Constant(self.i32, 4), mask)
+        self.intrinsic(name, ir.VoidType(), value, pointer, ir.Constant(self.i32, 4), self.first(count))
 
     def fma(self, x: Value, y: Value, z: Value) -> Value:
         """`x * y + z`, rounded once."""
         return self.intrinsic(f"llvm.fma.v{self.lanes}f32", self.f32s, x, y, z)
+
+    def dot_bf16(self, x: Value, y: Value, z: Value) -> Value:
+        """`z + x1 * y1 + x0 * y0` per lane, rounded after each product; x and y are i32, two bfloat16 in a lane.
+
+        One instruction of CPUs with AVX512-BF16, for 16 lanes. The halves x1 and y1 are the high ones. Subnormal
+        inputs and results count as 0.
+        """
+        pairs = _bfloat_vector(2 * self.lanes)
+        x, y = self.builder.bitcast(x, pairs), self.builder.bitcast(y, pairs)
+        return self.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", self.f32s, z, x, y)
 
     def fmax(self, x: Value, y: Value) -> Value:
         """Maximum per lane."""
@@ -162,6 +187,24 @@ class Emitter:
     def prefetch(self, pointer: Value) -> None:
         """Prefetches the cache line at the pointer."""
         self.intrinsic("llvm.prefetch.p0", ir.VoidType(), pointer, *(ir.Constant(self.i32, n) for n in (0, 3, 1)))
+
+    def drop_subnormals(self) -> Value:
+        """Lets subnormal inputs and results of float operations count as 0 on this thread, as `dot_bf16` always does.
+
+        Returns what `restore_mode` takes. Call both in straight code of the function's first and last block.
+        """
+        saved, changed = (self.builder.alloca(self.i32) for _ in range(2))
+        for place in (saved, changed):
+            place.type = self.ptr
+            self.intrinsic("llvm.x86.sse.stmxcsr", ir.VoidType(), place)
+        bits = self.builder.or_(self.builder.load(changed, typ=self.i32, align=4), ir.Constant(self.i32, 0x8040))
+        self.builder.store(bits, changed, align=4)
+        self.intrinsic("llvm.x86.sse.ldmxcsr", ir.VoidType(), changed)
+        return saved
+
+    def restore_mode(self, saved: Value) -> None:
+        """Restores how this thread treats subnormal numbers."""
+        self.intrinsic("llvm.x86.sse.ldmxcsr", ir.VoidType(), saved)
 
     def intrinsic(self, name: str, result: Any, *args: Value) -> Value:  # noqa: ANN401 -- an `ir.Type`
         """Calls an LLVM intrinsic."""

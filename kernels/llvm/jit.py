@@ -29,7 +29,7 @@ def missing() -> str:
     """Returns what this machine lacks for the CPU kernels; empty if they run here."""
     if binding is None:
         return "no llvmlite"
-    if _gomp_parallel() is None:
+    if gomp_parallel() is None:
         return "torch has no OpenMP library with GOMP_parallel"
     features = binding.get_host_cpu_features()
     wide = features.get("avx512f") or (features.get("avx2") and features.get("fma"))
@@ -42,6 +42,12 @@ def num_lanes() -> int:
     if missing():
         return 0
     return 16 if binding.get_host_cpu_features().get("avx512f") else 8
+
+
+@functools.cache
+def has_bf16_dot() -> bool:
+    """True if this CPU multiplies pairs of bfloat16 in vectors of 16 lanes (AVX512-BF16, `Emitter.dot_bf16`)."""
+    return num_lanes() == 16 and bool(binding.get_host_cpu_features().get("avx512bf16"))
 
 
 def refusal(*tensors: torch.Tensor) -> str | None:
@@ -63,7 +69,7 @@ def describe(refused: str | None) -> str:
 
 
 @functools.cache
-def _gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
+def gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
     """Returns GOMP_parallel of the OpenMP library that torch has loaded, so that both share one pool of threads."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
@@ -118,7 +124,7 @@ class ParallelKernel:
         e.builder.branch(head)
         e.builder.position_at_end(end)
         e.builder.ret_void()
-        self._engine = _compile(str(module))
+        self._engine = compile_ir(str(module))
         self._address = self._engine.get_function_address("work")
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
         self._shared = ctypes.c_int64 * (num_args + 3)
@@ -131,10 +137,11 @@ class ParallelKernel:
         if threads <= 1:
             self._alone(shared)
         else:
-            _gomp_parallel()(self._address, shared, threads, 0)
+            gomp_parallel()(self._address, shared, threads, 0)
 
 
-def _compile(source: str) -> Any:  # noqa: ANN401 -- an llvmlite engine
+def compile_ir(source: str) -> Any:  # noqa: ANN401 -- an llvmlite engine
+    """Returns the engine that holds the machine code of a module, given as text. Keep it as long as the code runs."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     module = binding.parse_assembly(source)

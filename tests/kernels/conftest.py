@@ -15,11 +15,18 @@ if runtime.is_interpreter():
     support_bfloat16()
 
 WIDTHS = [lanes for lanes in (16, 8) if lanes <= jit.num_lanes()]
+BF16_KINDS = [*([(16, True)] if jit.has_bf16_dot() else []), *((lanes, False) for lanes in WIDTHS)]
+"""Lanes, and True for the instruction for pairs of bfloat16: the ways in which this CPU can multiply bfloat16."""
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, lanes: int) -> None:
-    """Lets the kernels see a CPU with vectors of so many lanes; 0: a machine where they do not run."""
+def pretend(monkeypatch: pytest.MonkeyPatch, lanes: int, *, bf16_dot: bool | None = None) -> None:
+    """Lets the kernels see a CPU with vectors of so many lanes; 0: a machine where they do not run.
+
+    `bf16_dot`: True if it has the instruction for pairs of bfloat16 (with 16 lanes only); None: as this CPU.
+    """
+    has_bf16_dot = jit.has_bf16_dot() if bf16_dot is None else bf16_dot
     monkeypatch.setattr(jit, "num_lanes", lambda: lanes)
+    monkeypatch.setattr(jit, "has_bf16_dot", lambda: has_bf16_dot and lanes == 16)
     if not lanes:
         monkeypatch.setattr(jit, "missing", lambda: "no llvmlite")
 

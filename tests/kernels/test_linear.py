@@ -7,19 +7,22 @@ import math
 import pytest
 import torch
 from trimode.kernels import linear
-from trimode.kernels.linear import Layout, onednn
-from trimode.tests.kernels.conftest import WIDTHS, pretend
+from trimode.kernels.linear import Layout, bf16, onednn
+from trimode.tests.kernels.conftest import BF16_KINDS, pretend
 from trimode.tests.kernels.numerics import DTYPES, assert_no_worse, normal
 
+CPU_KINDS = {f"cpu, {lanes} lanes of {'bfloat16' if dot else 'float32'}": (lanes, dot) for lanes, dot in BF16_KINDS}
 
-@pytest.fixture(params=[*(f"cpu, {lanes} lanes" for lanes in WIDTHS), "onednn", "reference"])
+
+@pytest.fixture(params=[*CPU_KINDS, "onednn", "reference"])
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A machine on which bfloat16 weights of whole vectors get this layout."""
     name = str(request.param)
     has_bf16 = onednn._has_bf16()
     if name == "onednn" and not has_bf16:
         pytest.skip("this CPU has no bfloat16 instructions")
-    pretend(monkeypatch, int(name.split()[1]) if name.startswith("cpu") else 0)
+    lanes, bf16_dot = CPU_KINDS.get(name, (0, False))
+    pretend(monkeypatch, lanes, bf16_dot=bf16_dot)
     monkeypatch.setattr(onednn, "_has_bf16", lambda: name == "onednn")
     monkeypatch.setattr(onednn, "has_amx", lambda: False)
     return name
@@ -138,5 +141,6 @@ def test_batch_invariance_goes_before_amx(vector_lanes: int, monkeypatch: pytest
     monkeypatch.setattr(onednn, "_has_bf16", lambda: True)
     monkeypatch.setattr(onednn, "has_amx", lambda: True)
     weight = torch.zeros(1, 64).bfloat16()
-    assert linear.describe(weight, batch_invariant=True) == f"cpu, {vector_lanes} lanes"
+    assert linear.describe(weight, batch_invariant=True) == bf16.describe()
+    assert bf16.describe().startswith(f"cpu, {vector_lanes} lanes")
     assert linear.prepare(weight, batch_invariant=True).layout is Layout.CPU

@@ -1,0 +1,135 @@
+"""The product of rows with a bfloat16 weight on a CPU: pairs of inputs, summed in float32 in one fixed order.
+
+CPUs with AVX512-BF16 multiply a pair of bfloat16 and add it to a float32 sum in one instruction, twice the rate of
+float32. Other CPUs widen the numbers and do two float32 multiplications, in the order of the instruction: the results
+are the same to the last bit. Subnormal numbers count as 0, as the instruction has it.
+
+T = rows, I = inputs, O = outputs, L = lanes of a vector, B = blocks of 2L outputs. A packed weight is
+`[B, I / 2, 2L, 2]`.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from trimode.kernels.linear import rows
+from trimode.kernels.linear.pairs import MAX_ROWS, Arithmetic, WeightFormat, bf16_format, product_kernel
+from trimode.kernels.llvm import jit
+from trimode.kernels.llvm.ranges import RangeKernel
+
+_OWN_COPY_ROWS = 64
+"""Up to so many rows every thread makes its own transposed copy, which saves a second parallel region."""
+
+
+def supports(weight_OI: torch.Tensor) -> str | None:
+    """Returns None if `pack` takes this weight on this machine, otherwise the reason."""
+    refused = jit.refusal(weight_OI)
+    if refused is not None:
+        return refused
+    if weight_OI.dtype != torch.bfloat16:
+        return f"pairs of inputs are made for torch.bfloat16 only, got {weight_OI.dtype}"
+    num_inputs = weight_OI.shape[1]
+    whole = num_inputs > 0 and num_inputs % jit.num_lanes() == 0
+    return None if whole else f"{num_inputs} inputs are no multiple of {jit.num_lanes()}"
+
+
+def describe() -> str:
+    """Returns what the CPU's vectors do, and why."""
+    if jit.has_bf16_dot():
+        return f"{jit.describe(None)} of bfloat16 (AVX512-BF16)"
+    return f"{jit.describe(None)} of float32: a CPU without AVX512-BF16"
+
+
+def pack(weight_OI: torch.Tensor) -> torch.Tensor:
+    """Returns the weight in blocks, its outputs padded with zeros to whole blocks."""
+    lanes = jit.num_lanes()
+    missing = -weight_OI.shape[0] % (2 * lanes)
+    whole = F.pad(weight_OI, (0, 0, 0, missing)) if missing else weight_OI
+    return whole.reshape(-1, 2 * lanes, weight_OI.shape[1] // 2, 2).permute(0, 2, 1, 3).contiguous()
+
+
+def product(
+    x_TI: torch.Tensor, packed: torch.Tensor, num_outputs: int, residual_TO: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`x @ weight.T (+ residual)`, `[T, O]` in bfloat16, rounded once; `packed` comes from `pack`."""
+    lanes, dot = jit.num_lanes(), jit.has_bf16_dot()
+    return _multiply(_plain_kernel(lanes, dot), x_TI, packed, packed.shape[0], num_outputs, residual_TO, ())
+
+
+def product_of(
+    x_TI: torch.Tensor, packed: torch.Tensor, weights: WeightFormat, blocks: int, num_outputs: int,
+    residual_TO: torch.Tensor | None = None, extra: tuple[int, ...] = (),
+) -> torch.Tensor:  # fmt: skip
+    """The same with a weight in any format, of which `packed` holds the bytes.
+
+    Args:
+        x_TI: bfloat16 rows.
+        packed: the weight, its outputs padded to whole blocks of 2L.
+        weights: how it is stored. The kernel is compiled once per format.
+        blocks: number of blocks.
+        num_outputs: outputs without the padding.
+        residual_TO: bfloat16, or None.
+        extra: the format's own arguments.
+    """
+    kernel = _kernel(jit.num_lanes(), Arithmetic(dot=jit.has_bf16_dot()), weights)
+    return _multiply(kernel, x_TI, packed, blocks, num_outputs, residual_TO, extra)
+
+
+def _multiply(
+    kernel: RangeKernel, x_TI: torch.Tensor, packed: torch.Tensor, blocks: int, num_outputs: int,
+    residual_TO: torch.Tensor | None, extra: tuple[int, ...],
+) -> torch.Tensor:  # fmt: skip
+    lanes, words = jit.num_lanes(), jit.has_bf16_dot()
+    (num_rows, num_inputs), width = x_TI.shape, 2 * blocks * lanes
+    if residual_TO is not None:
+        residual_TO = F.pad(residual_TO, (0, width - num_outputs)) if width > num_outputs else residual_TO.contiguous()
+    x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
+    y_TW = x_TI.new_empty((num_rows, width))
+    x, y, stride = x_TI.data_ptr(), y_TW.data_ptr(), x_TI.stride(0)
+    residual = 0 if residual_TO is None else residual_TO.data_ptr()
+    portions = -(-num_rows // MAX_ROWS)
+    for portion in range(portions):
+        start, end = num_rows * portion // portions, num_rows * (portion + 1) // portions
+        of_rows, own, memory = _values(x + 2 * start * stride, stride, end - start, num_inputs // 2, words=words)
+        offset = 2 * start * width
+        kernel(
+            blocks, *of_rows, own, packed.data_ptr(), y + offset, residual and residual + offset, width, *extra
+        )  # fmt: skip
+        del memory  # until here the kernel reads and writes it
+    return y_TW if width == num_outputs else y_TW[:, :num_outputs].contiguous()
+
+
+def _values(
+    x: int, stride: int, num_rows: int, num_pairs: int, *, words: bool
+) -> tuple[tuple[int, ...], int, torch.Tensor | None]:
+    """Prepares the values of at most MAX_ROWS rows.
+
+    Returns:
+        The kernel's arguments of the rows, the address for each thread's own copy of them, or 0, and the memory of the
+        copies.
+    """
+    lanes = jit.num_lanes()
+    if num_rows == 1 and words:
+        return (x, stride, 1, num_pairs, 1), 0, None
+    tiles = -(-num_rows // rows.tile_rows(lanes))
+    of_rows = (stride, num_rows, num_pairs, tiles)
+    size = rows.num_bytes(num_rows, num_pairs, tiles, lanes, words=words)
+    if num_rows <= _OWN_COPY_ROWS:
+        memory = torch.empty(size * torch.get_num_threads(), dtype=torch.uint8)
+        return (x, *of_rows), memory.data_ptr(), memory
+    memory = torch.empty(size, dtype=torch.uint8)
+    groups = size // (4 * lanes * -(-num_rows // tiles))
+    rows.copy_kernel(lanes, words=words)(groups, x, *of_rows, memory.data_ptr())
+    return (memory.data_ptr(), *of_rows), 0, memory
+
+
+@functools.cache
+def _kernel(lanes: int, arithmetic: Arithmetic, weights: WeightFormat) -> RangeKernel:
+    return product_kernel(lanes, arithmetic, weights)
+
+
+@functools.cache
+def _plain_kernel(lanes: int, dot: bool) -> RangeKernel:
+    return _kernel(lanes, Arithmetic(dot=dot), bf16_format(lanes))
