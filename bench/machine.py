@@ -1,13 +1,18 @@
-"""What a table has to say about the machine that it was measured on."""
+"""What a table has to say about the machine that it was measured on, and what the machine can do."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
+import torch.nn.functional as F
+from trimode.bench.rivals import time_steps
+from trimode.kernels import linear
 
 QUIET_SHARE = 0.05
 """Share of all cores that other programs may use on a machine called quiet."""
@@ -73,3 +78,31 @@ def print_machine() -> None:
     """Prints the processor, threads and load; call it before anything is measured."""
     print(f"{cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
     print_load("before")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this machine can do, measured in this run."""
+
+    data: torch.Tensor
+    """Data to stream when memory bandwidth is measured; larger than any cache."""
+    flop_per_s: float
+    """Rate of `F.linear` in bfloat16."""
+    own_flop_per_s: float
+    """Rate of the engine's own product of the same matrices."""
+
+    def read_s(self, num_bytes: int) -> float:
+        """Seconds to stream `num_bytes` from memory with all threads, measured now."""
+        began = time.perf_counter()
+        self.data.sum()
+        return (time.perf_counter() - began) * num_bytes / self.data.nbytes
+
+
+def measure_machine(size: int, repeats: int) -> Machine:
+    """Measures products of 1024 x 4096 by 4096 x 4096 in bfloat16; keeps `size` MiB to measure bandwidth later."""
+    x, weight = torch.randn(1024, 4096).bfloat16(), torch.randn(4096, 4096).bfloat16()
+    own = linear.prepare(weight)
+    flop = 2 * 1024 * 4096 * 4096
+    plain_s = median(time_steps(lambda: F.linear(x, weight), repeats))
+    own_s = median(time_steps(lambda: linear.apply(x, own), repeats))
+    return Machine(torch.ones(size << 18), flop / plain_s, flop / own_s)

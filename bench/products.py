@@ -17,6 +17,7 @@ from trimode.bench.machine import print_load, print_machine
 from trimode.bench.random_checkpoint import BENCH_SHAPE, SPREAD
 from trimode.kernels import linear
 from trimode.kernels.linear import Prepared, onednn
+from trimode.workers.model.memory import tune_allocator
 
 ROWS = (1, 4, 8, 14, 16, 28, 32, 64, 128, 512)
 
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24, help="layers of the shape (default 24)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds per number of rows (default 5)")
     args = parser.parse_args()
+    tune_allocator()  # as in a worker: before the process's first tensor
     print_machine()
     compare([int(part) for part in args.rows.split(",")], args.layers, args.repeats)
     print_load("after")

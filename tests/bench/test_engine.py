@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from trimode.bench import engine
+from trimode.bench import engine, loads
+from trimode.bench.machine import Machine
 from trimode.bench.random_checkpoint import TINY_SHAPE, write_checkpoint
 from trimode.bench.rivals import time_steps, transformers_step
 from trimode.core.protocol import WorkerSettings
@@ -20,13 +21,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     return Runtime(WorkerSettings(model=str(folder), device="cpu", max_num_seqs=8, kv_cache_gb=0.05))
 
 
-@pytest.mark.parametrize("load", engine.LOADS, ids=lambda load: f"{load.mode}-{load.block_length}")
-def test_tokens_a_forward_are_fixed_by_the_load(tiny: Runtime, load: engine.Load) -> None:
-    got = engine.measure_load(tiny, load, 2, 1)
+@pytest.mark.parametrize("load", loads.LOADS, ids=lambda load: f"{load.mode}-{load.block_length}")
+def test_tokens_a_forward_are_fixed_by_the_load(tiny: Runtime, load: loads.Load) -> None:
+    got = loads.measure_load(tiny, load, 2, 1)
     tokens_a_forward = got.tokens_per_s / got.forwards_per_s
     assert tokens_a_forward == pytest.approx(1.0) or (load.mode == "linear_spec" and tokens_a_forward >= 0.5)
     assert got.flop_per_s > 0
     assert 0 <= got.host_gap < 1
+    assert not tiny.engine.busy
+
+
+def test_requests_are_replaced_before_one_ends(tiny: Runtime) -> None:
+    load = loads.Load("linear_spec", 32, 0.0, 6)
+    got = loads.measure_load(tiny, load, 8, 4)  # up to 768 tokens a request, more than one has
+    assert got.tokens_per_s > 0
     assert not tiny.engine.busy
 
 
@@ -35,7 +43,7 @@ def test_step_lines_compare_with_the_rivals(tiny: Runtime, capsys: pytest.Captur
         def seconds(self, tokens: int, repeats: int) -> list[float]:
             return [float(tokens)] * repeats
 
-    machine = engine.Machine(data=torch.ones(4096), flop_per_s=1e9, own_flop_per_s=1e9)
+    machine = Machine(data=torch.ones(4096), flop_per_s=1e9, own_flop_per_s=1e9)
     reference = engine.compare_steps(tiny, {"transformers": Slow()}, machine, 1)  # type: ignore[dict-item]
     assert reference == {tokens: float(tokens) for tokens in engine.STEP_TOKENS}
     printed = capsys.readouterr().out
