@@ -122,26 +122,13 @@ def kernel(coding: Coding, several: bool) -> RangeKernel:
 
                 e.loop(rows.tiles.others, other)
 
-        def clear(row: Value) -> None:
-            for at in _halves(e, row):
-                e.store(e.splat(0.0), e.at(own.totals, at, 4))
-
         def emit_block(block: Value) -> None:
-            _each_row(e, count, clear)
+            e.loop(e.mul(count, 2), lambda n: e.store(e.splat(0.0), e.at(own.totals, n, 4 * LANES)))
             if coding is Coding.BITS12:
                 e.builder.store(e.load_i32(first_places, block), own.cursor, align=8)
             e.loop(stretches, functools.partial(emit_stretch, block))
-            out = e.mul(block, 32)
-            scale = None if coding is Coding.INT4 else e.at(scales, out, 4)
-
-            def finish(row: Value) -> None:
-                for half, at in enumerate(_halves(e, row)):
-                    total = e.load(e.at(own.totals, at, 4))
-                    if scale is not None:
-                        total = e.builder.fmul(total, e.load(e.at(scale, 16 * half, 4)))
-                    _round(e, total, e.add(e.mul(row, width), out, 16 * half), y, residual)
-
-            _each_row(e, count, finish)
+            scale = None if coding is Coding.INT4 else e.at(scales, e.mul(block, 32), 4)
+            _each_row(e, count, functools.partial(_finish, e, own.totals, scale, (block, width, y, residual)))
 
         def emit_range(first: Value, end: Value) -> None:
             e.loop(e.builder.sub(end, first), lambda n: emit_block(e.add(first, n)))
@@ -232,14 +219,20 @@ def _sum_groups(e: Emitter, rows: _Rows, row: Value, sums: Value) -> None:
     e.loop(rows.groups, group)
 
 
+def _finish(e: Emitter, totals: Value, scale: Value | None, to: tuple[Value, ...], row: Value) -> None:
+    """Scales and rounds the totals of a row of a block."""
+    block, width, y, residual = to
+    for half in (0, 1):
+        total = e.load(e.at(totals, e.add(e.mul(row, 32), 16 * half), 4))
+        if scale is not None:
+            total = e.builder.fmul(total, e.load(e.at(scale, 16 * half, 4)))
+        _round(e, total, e.add(e.mul(row, width), e.mul(block, 32), 16 * half), y, residual)
+
+
 def _round(e: Emitter, total: Value, at: Value, y: Value, residual: Value) -> None:
     adds = e.ult(0, residual)
     added_to = e.load(e.at(e.builder.select(adds, residual, y), at, 2), 2)  # any readable address will do
     e.store(e.builder.select(adds, e.builder.fadd(total, added_to), total), e.at(y, at, 2), 2)
-
-
-def _halves(e: Emitter, row: Value) -> list[Value]:
-    return [e.add(e.mul(row, 32), 16 * half) for half in (0, 1)]
 
 
 def _each_row(e: Emitter, count: Value, body: Callable[[Value], object]) -> None:
