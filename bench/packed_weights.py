@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
 RIVAL_OF = {
     "bf16": "llama.cpp", "packed12": "llama.cpp", "w8a16": "llama.cpp Q8_0", "w4a16": "llama.cpp Q4_0",
 }  # fmt: skip
-ROWS = (1, 4, 8, 16, 32, 64)
+ROWS = (1, 4, 8, 16, 32, 64, 128, 512)
 STEPS = (1, 8, 32)
 
 
