@@ -72,15 +72,17 @@ def prepare(weight_OI: torch.Tensor, *, batch_invariant: bool = False, packed12:
             there is one: on a CPU with AMX the CPU kernel, on a GPU the streaming kernel for any number of rows. Both
             are slower there.
         packed12: True to store a bfloat16 weight in 12 bits, without loss, where the CPU kernel does that and the
-            weight fits them (`compact.refusal`).
+            weight fits them (`compact.pack`).
 
     Raises:
         ValueError: the weight is not a float matrix.
     """
     if weight_OI.dim() != 2 or not weight_OI.is_floating_point():
         raise ValueError(f"linear.prepare: got {weight_OI.dtype} {list(weight_OI.shape)}, expected float [O, I]")
-    if packed12 and gpu.supports(weight_OI) is not None and compact.refusal(weight_OI) is None:
-        return _compact(compact.pack(weight_OI), weight_OI.shape, torch.bfloat16, None)
+    if packed12 and gpu.supports(weight_OI) is not None:
+        packed = compact.pack(weight_OI)
+        if not isinstance(packed, str):
+            return _compact(packed, weight_OI.shape, torch.bfloat16, None)
     layout = _choose(weight_OI, batch_invariant)[0]
     weight, on_gpu = weight_OI, None
     if layout is Layout.CUDA:

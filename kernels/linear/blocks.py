@@ -29,13 +29,15 @@ def blocks_at_once(num_inputs: int) -> int:
 
 
 def to_steps(weight_OI: torch.Tensor) -> torch.Tensor:
-    """Returns the weights as `[B, S, 4, 32]`. The last output stands for those that the last block lacks."""
+    """Returns weights of 1 or 2 bytes as `[B, S, 4, 32]`. The last output stands for those that a block lacks."""
     num_outputs, num_inputs = weight_OI.shape
     missing = -num_outputs % OUTPUTS
     if missing:
         weight_OI = torch.cat([weight_OI, weight_OI[-1:].expand(missing, -1)])
-    halves = weight_OI.reshape(-1, 2, 16, num_inputs // STEP_INPUTS, 2, 2)  # block, half, lane, step, pair, input
-    return halves.permute(0, 3, 4, 1, 2, 5).reshape(-1, num_inputs // STEP_INPUTS, 4, OUTPUTS)
+    pairs = weight_OI.contiguous().view(torch.int32 if weight_OI.element_size() == 2 else torch.int16)  # moved as one
+    halves = pairs.view(-1, 2, 16, num_inputs // STEP_INPUTS, 2)  # block, half, lane, step, pair
+    moved = halves.permute(0, 3, 4, 1, 2).contiguous().view(weight_OI.dtype)
+    return moved.view(-1, num_inputs // STEP_INPUTS, 4, OUTPUTS)
 
 
 def from_steps(steps_BS4W: torch.Tensor, num_outputs: int) -> torch.Tensor:

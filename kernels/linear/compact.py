@@ -63,16 +63,6 @@ def missing() -> str | None:
     return None if jit.has_bf16_dot() and jit.has_byte_tables() else "a CPU without AVX512-BF16 and AVX512-VBMI"
 
 
-def refusal(weight_OI: torch.Tensor) -> str | None:
-    """Returns None if the kernel multiplies with this plain weight in 12 bits, otherwise the reason."""
-    lacking = missing()
-    if lacking is not None or not weight_OI.is_cpu:
-        return lacking or f"no kernel for {weight_OI.device.type}"
-    if weight_OI.shape[1] % _INPUTS:
-        return f"{weight_OI.shape[1]} inputs are no multiple of {_INPUTS}"
-    return packed12.refusal(weight_OI)
-
-
 def refusal_quantized(weight: QuantizedWeight) -> str | None:
     """Returns None if the kernel multiplies with this weight, otherwise the reason."""
     lacking = missing()
@@ -86,9 +76,16 @@ def refusal_quantized(weight: QuantizedWeight) -> str | None:
     return None if whole else f"{weight.num_inputs} inputs are no multiple of {_INPUTS}"
 
 
-def pack(weight_OI: torch.Tensor) -> Compact:
-    """Returns a plain weight in 12 bits; `refusal` must be None."""
+def pack(weight_OI: torch.Tensor) -> Compact | str:
+    """Returns a plain weight in 12 bits, or why it should stay as it is."""
+    lacking = missing()
+    if lacking is not None or not weight_OI.is_cpu:
+        return lacking or f"no kernel for {weight_OI.device.type}"
+    if weight_OI.shape[1] % _INPUTS:
+        return f"{weight_OI.shape[1]} inputs are no multiple of {_INPUTS}"
     packed = packed12.pack(weight_OI)
+    if isinstance(packed, str):
+        return packed
     return Compact(
         coding=Coding.BITS12,
         codes=packed.words,

@@ -13,16 +13,20 @@ float32 numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from trimode.kernels.linear.blocks import STEP_INPUTS, blocks_at_once, from_steps, num_blocks, to_steps
+from trimode.kernels.linear.blocks import OUTPUTS, STEP_INPUTS, blocks_at_once, from_steps, num_blocks, to_steps
 
 CODES = 16
 FIRST_READ = 112
 """The exponent that code 0 is read as."""
 MAX_EXCEPTIONS = 1 / 8
 """Largest share of steps that are exceptions. With more the bytes saved do not pay for reading two lists."""
+_SAMPLE = 1 << 18
+"""Weights that the exponents are counted of, at least."""
+_EXPONENT = 0x7F80
 _KEPT, _FIXED = 0x87FF, FIRST_READ << 7
 
 
@@ -48,46 +52,34 @@ class Packed12:
         return sum(part.nbytes for part in (self.words, self.first_BE, self.places_E, self.raw_E))
 
 
-def refusal(weight_OI: torch.Tensor) -> str | None:
-    """Returns None if 12 bits hold this weight well, otherwise why it should stay in bfloat16."""
+def pack(weight_OI: torch.Tensor) -> Packed12 | str:
+    """Returns a bfloat16 weight in 12 bits, or why it should stay in bfloat16."""
     if weight_OI.dtype != torch.bfloat16:
         return f"{weight_OI.dtype} is not torch.bfloat16"
-    if weight_OI.shape[0] == 0 or weight_OI.shape[1] == 0 or weight_OI.shape[1] % STEP_INPUTS:
-        return f"{list(weight_OI.shape)} is no whole number of steps of {STEP_INPUTS} inputs"
-    counts = _exponent_counts(weight_OI)
-    if counts[255]:
-        return "a weight is not finite"
-    if int(((_bits(weight_OI) & 0x7F80) == 0).logical_and((_bits(weight_OI) & 0x7F) != 0).sum()):
-        return "a weight is subnormal"
-    first = _best_window(counts)
-    used = counts.nonzero().flatten().tolist()
-    if max(used) - first + FIRST_READ > 254 or min((n for n in used if n), default=first) - first + FIRST_READ < 1:
-        return "the exponents lie too far apart"
-    exceptions = 0
-    for part in weight_OI.split(32 * blocks_at_once(weight_OI.shape[1])):
-        exceptions += int(_outside(to_steps(part.view(torch.int16)), first).sum())
-    share = exceptions / (num_blocks(weight_OI.shape[0]) * (weight_OI.shape[1] // STEP_INPUTS))
-    return f"{share:.0%} of its steps hold other exponents" if share > MAX_EXCEPTIONS else None
-
-
-def pack(weight_OI: torch.Tensor) -> Packed12:
-    """Returns a bfloat16 weight in 12 bits; `refusal` must be None."""
     num_outputs, num_inputs = weight_OI.shape
-    first = _best_window(_exponent_counts(weight_OI))
-    blocks, steps = num_blocks(num_outputs), num_inputs // STEP_INPUTS
-    words = torch.empty((blocks, steps, 3, 32), dtype=torch.int16)
-    places, raw = [], []
+    if num_outputs == 0 or num_inputs == 0 or num_inputs % STEP_INPUTS:
+        return f"{list(weight_OI.shape)} is no whole number of steps of {STEP_INPUTS} inputs"
     at_once = blocks_at_once(num_inputs)
-    for number, part in enumerate(weight_OI.split(32 * at_once)):
-        bits = to_steps(part.view(torch.int16))
-        outside_BS = _outside(bits, first)
-        moved = bits + ((FIRST_READ - first) << 7)
-        scaled = torch.where((bits & 0x7F80) == 0, bits, moved)  # zero stays zero
+    parts = weight_OI.view(torch.int16).split(OUTPUTS * at_once)
+    first, reason = _choose_window(parts)
+    if reason:
+        return reason
+    blocks, steps = num_blocks(num_outputs), num_inputs // STEP_INPUTS
+    words = torch.empty((blocks, steps, 3, OUTPUTS), dtype=torch.int16)
+    places, raw = [], []
+    for number, part in enumerate(parts):
+        bits = to_steps(part)
+        outside_BS = (((bits & _EXPONENT) - (first << 7)) & ~(CODES - 1 << 7)).ne_(0).flatten(2).any(2)
+        kept = bits[outside_BS]
+        bits += (FIRST_READ - first) << 7
         start = number * at_once
-        words[start : start + len(bits)] = _three_of_four(scaled)
+        words[start : start + len(bits)] = _three_of_four(bits)
         places.append(outside_BS.flatten().nonzero().flatten() + start * steps)
-        raw.append(scaled[outside_BS])
+        raw.append(torch.where((kept & _EXPONENT) == 0, kept, bits[outside_BS]))  # zero stays zero
     every = torch.cat(places)
+    share = len(every) / (blocks * steps)
+    if share > MAX_EXCEPTIONS:
+        return f"{share:.0%} of its steps hold other exponents"
     first_BE = torch.searchsorted(every, torch.arange(blocks + 1) * steps)
     end = torch.tensor([torch.iinfo(torch.int32).max])
     return Packed12(
@@ -118,27 +110,25 @@ def _three_of_four(steps_BS4W: torch.Tensor) -> torch.Tensor:
     return torch.stack([v & kept | part for v, part in zip((v0, v1, v2), parts, strict=True)], dim=2)
 
 
-def _outside(steps_BS4W: torch.Tensor, first: int) -> torch.Tensor:
-    """Returns where a step holds an exponent that has no code, `[B, S]`."""
-    exponent = (steps_BS4W >> 7) & 0xFF
-    return ((exponent < first) | (exponent >= first + CODES)).flatten(2).any(2)
+def _choose_window(parts: Sequence[torch.Tensor]) -> tuple[int, str]:
+    """Returns the first of the 16 neighbouring exponents that most weights have, and what is wrong with the weights.
 
-
-def _bits(weight_OI: torch.Tensor) -> torch.Tensor:
-    return weight_OI.view(torch.int16)
-
-
-def _exponent_counts(weight_OI: torch.Tensor) -> torch.Tensor:
-    """Returns how many weights have each exponent, `[256]`."""
-    counts = torch.zeros(256, dtype=torch.int64)
-    for part in weight_OI.split(32 * blocks_at_once(weight_OI.shape[1])):
-        counts += torch.bincount(((_bits(part) >> 7) & 0xFF).flatten(), minlength=256)
-    return counts
-
-
-def _best_window(counts: torch.Tensor) -> int:
-    """Returns the first of the 16 neighbouring exponents that most weights have. It is at least 1: 0 means zero."""
-    return int(counts[1:].unfold(0, CODES, 1).sum(1).argmax()) + 1
+    The window is chosen from a sample: another one would cost more exceptions, and no bit. It begins at 1 or above,
+    because exponent 0 means zero.
+    """
+    sample = torch.cat([part.flatten()[:: max(1, len(parts) * part.numel() // _SAMPLE)] for part in parts])
+    counts = torch.bincount(((sample & _EXPONENT) >> 7).long(), minlength=256)
+    first = int(counts[1:].unfold(0, CODES, 1).sum(1).argmax()) + 1
+    sizes = [part & 0x7FFF for part in parts]
+    most = max(int(size.max()) for size in sizes)
+    least = min(int(((size - 1) & 0x7FFF).min()) for size in sizes) + 1  # without zeros
+    if most >= _EXPONENT:
+        return first, "a weight is not finite"
+    if least < 1 << 7:
+        return first, "a weight is subnormal"
+    moved = FIRST_READ - first
+    far = (most >> 7) + moved > 254 or (least >> 7) + moved < 1
+    return first, "the exponents lie too far apart" if far and least <= most else ""
 
 
 def _signed(word: int) -> int:

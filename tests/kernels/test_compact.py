@@ -14,7 +14,7 @@ from trimode.tests.kernels.numerics import assert_no_worse, normal
 
 needs_cpu = pytest.mark.skipif(compact.missing() is not None, reason="no CPU with AVX512-BF16 and AVX512-VBMI")
 ROWS = (*range(1, 34), 38, 39, 64, 129, 300)
-SHAPES = [(32, 32), (70, 96), (96, 256), (33, 1056), (160, 2080)]
+SHAPES = [(32, 128), (70, 96), (96, 256), (33, 1056), (160, 2080)]
 SCHEMES = [Scheme.w8a16, Scheme.w4a16]
 
 
@@ -26,21 +26,27 @@ def weights(outputs: int, inputs: int) -> torch.Tensor:
     return plain
 
 
+def packed_of(plain: torch.Tensor) -> packed12.Packed12:
+    packed = packed12.pack(plain)
+    assert not isinstance(packed, str)
+    return packed
+
+
 def int4(outputs: int, inputs: int, *, zeros: bool = True) -> QuantizedWeight:
     weight = quantize(normal(outputs, inputs) * 0.02, Scheme.w4a16, torch.bfloat16)
     return weight if zeros else dataclasses.replace(weight, zeros=None)
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (32, 4), (70, 96), (96, 256), (4097, 1024)])
+@pytest.mark.parametrize("shape", [(1, 4), (70, 96), (96, 256), (4097, 1024)])
 def test_unpacking_gives_every_bit(shape: tuple[int, int]) -> None:
     plain = weights(*shape) if shape[0] > 1 else normal(*shape, dtype=torch.bfloat16)
-    got = packed12.unpack(packed12.pack(plain))
+    got = packed12.unpack(packed_of(plain))
     assert torch.equal(got.view(torch.int16), plain.view(torch.int16))
 
 
 def test_a_quarter_is_saved_where_few_weights_are_exceptions() -> None:
     plain = normal(1024, 1024, dtype=torch.bfloat16)
-    packed = packed12.pack(plain)
+    packed = packed_of(plain)
     assert 0.75 < packed.nbytes / plain.nbytes < 0.77
     assert len(packed.raw_E) == len(packed.places_E) - 1 == packed.first_BE[-1] > 0
 
@@ -52,13 +58,13 @@ def test_a_quarter_is_saved_where_few_weights_are_exceptions() -> None:
 def test_weights_that_do_not_fit_are_named(value: float, reason: str) -> None:
     plain = normal(32, 32, dtype=torch.bfloat16) * (1e-20 if value == 1e38 else 1)
     plain[3, 5] = value
-    assert reason in str(packed12.refusal(plain))
+    assert reason in str(packed12.pack(plain))
 
 
 def test_a_pruned_matrix_stays_plain() -> None:
     plain = normal(64, 128, dtype=torch.bfloat16)
     plain[torch.rand(64, 128, generator=torch.Generator().manual_seed(0)) < 0.02] = 0
-    assert "of its steps hold other exponents" in str(packed12.refusal(plain))
+    assert "of its steps hold other exponents" in str(packed12.pack(plain))
     assert linear.prepare(plain, batch_invariant=True, packed12=True).layout is not Layout.COMPACT
 
 
@@ -68,6 +74,7 @@ def test_a_pruned_matrix_stays_plain() -> None:
 def test_12_bits_give_the_bits_of_the_plain_product(shape: tuple[int, int]) -> None:
     plain = weights(*shape)
     packed, before = compact.pack(plain), bf16.pack(plain)
+    assert not isinstance(packed, str)
     assert len(packed.exceptions[2]) >= 2
     for rows in ROWS:
         x, residual = (normal(rows, width, dtype=torch.bfloat16, seed=rows) for width in reversed(shape))
@@ -119,7 +126,7 @@ def test_rows_of_a_wider_tensor_and_none_at_all() -> None:
 def test_inputs_that_are_not_finite_spoil_their_row_only() -> None:
     x = normal(12, 64, dtype=torch.bfloat16)
     x[1, 0], x[11, 0] = float("nan"), float("inf")
-    for prepared in (linear.prepare(weights(32, 64), packed12=True), linear.prepare_quantized(int4(32, 64))):
+    for prepared in (linear.prepare(weights(64, 64), packed12=True), linear.prepare_quantized(int4(32, 64))):
         got = linear.apply(x, prepared)
         assert not got[[1, 11]].isfinite().any()
         assert got[[0, *range(2, 11)]].isfinite().all()
@@ -136,8 +143,8 @@ def test_elsewhere_the_reference_multiplies(scheme: Scheme, monkeypatch: pytest.
 
 def test_what_the_kernel_does_not_take_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compact, "missing", lambda: None)
-    assert compact.refusal(normal(32, 36, dtype=torch.bfloat16)) == "36 inputs are no multiple of 32"
-    assert compact.refusal(normal(32, 64)) == "torch.float32 is not torch.bfloat16"
+    assert compact.pack(normal(32, 36, dtype=torch.bfloat16)) == "36 inputs are no multiple of 32"
+    assert compact.pack(normal(32, 64)) == "torch.float32 is not torch.bfloat16"
     fp8 = quantize(normal(32, 64), Scheme.fp8, torch.bfloat16)
     assert compact.refusal_quantized(fp8) == "no CPU kernel for fp8"
     assert compact.refusal_quantized(quantize(normal(3, 64), Scheme.w8a16, torch.float32)) == (

@@ -7,9 +7,6 @@ from trimode.core.errors import ConfigError
 from trimode.core.protocol import WeightStorage, WorkerSettings
 from trimode.kernels.linear import compact, onednn
 
-FEW_REQUESTS = 8
-"""Up to so many requests at a time reading the weights takes longer than unpacking them."""
-
 
 def choose_storage(settings: WorkerSettings, device: torch.device) -> tuple[bool, str]:
     """Returns True for packed12, and why.
@@ -31,9 +28,7 @@ def choose_storage(settings: WorkerSettings, device: torch.device) -> tuple[bool
         return False, f"{settings.dtype}: {lacking}"
     if onednn.has_amx() and not settings.batch_invariant:
         return False, "bf16: this CPU has AMX"
-    many = settings.max_num_seqs > FEW_REQUESTS
-    kind, order = ("bf16", "more than") if many else ("packed12", "at most")
-    return not many, f"{kind}: {order} {FEW_REQUESTS} requests at a time (max_num_seqs {settings.max_num_seqs})"
+    return True, "packed12: a quarter less to read, and the same bits; measured to be no slower at any number of rows"
 
 
 def _lacking(settings: WorkerSettings, device: torch.device) -> str | None:

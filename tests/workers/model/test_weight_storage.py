@@ -26,12 +26,12 @@ def chosen(device: torch.device = CPU, **settings: object) -> tuple[bool, str]:
 
 
 @pytest.mark.usefixtures("able")
-def test_auto_takes_12_bits_for_few_requests_on_a_cpu_that_unpacks_them() -> None:
-    assert chosen(max_num_seqs=1) == (True, "packed12: at most 8 requests at a time (max_num_seqs 1)")
-    assert chosen(max_num_seqs=8)[0]
-    assert chosen(max_num_seqs=9) == (False, "bf16: more than 8 requests at a time (max_num_seqs 9)")
-    assert chosen(weight_storage="packed12", max_num_seqs=64) == (True, "packed12: asked for")
-    assert chosen(weight_storage="bf16", max_num_seqs=1) == (False, "bf16: asked for")
+def test_auto_takes_12_bits_on_a_cpu_that_unpacks_them() -> None:
+    packed, reason = chosen()
+    assert packed
+    assert reason.startswith("packed12: a quarter less to read")
+    assert chosen(weight_storage="packed12") == (True, "packed12: asked for")
+    assert chosen(weight_storage="bf16") == (False, "bf16: asked for")
 
 
 @pytest.mark.usefixtures("able")
@@ -39,7 +39,7 @@ def test_auto_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen(torch.device("cuda"))[1] == "bfloat16: 12-bit weights have no kernel for cuda"
     assert chosen(dtype="float32") == (False, "float32: 12-bit weights are made from bfloat16 only, got float32")
     monkeypatch.setattr(onednn, "has_amx", lambda: True)
-    assert chosen(batch_invariant=False, max_num_seqs=1) == (False, "bf16: this CPU has AMX")
+    assert chosen(batch_invariant=False) == (False, "bf16: this CPU has AMX")
     monkeypatch.setattr(compact, "missing", lambda: "a CPU without AVX512-BF16 and AVX512-VBMI")
     assert chosen() == (False, "bfloat16: a CPU without AVX512-BF16 and AVX512-VBMI")
 
