@@ -54,8 +54,8 @@ def product(
     x_TI: torch.Tensor, packed: torch.Tensor, num_outputs: int, residual_TO: torch.Tensor | None = None
 ) -> torch.Tensor:
     """`x @ weight.T (+ residual)`, `[T, O]` in bfloat16, rounded once; `packed` comes from `pack`."""
-    weights = bf16_format(jit.num_lanes())
-    return product_of(x_TI, packed, weights, packed.shape[0], num_outputs, residual_TO)
+    lanes, dot = jit.num_lanes(), jit.has_bf16_dot()
+    return _multiply(_plain_kernel(lanes, dot), x_TI, packed, packed.shape[0], num_outputs, residual_TO, ())
 
 
 def product_of(
@@ -73,35 +73,63 @@ def product_of(
         residual_TO: bfloat16, or None.
         extra: the format's own arguments.
     """
-    lanes, arithmetic = jit.num_lanes(), Arithmetic(dot=jit.has_bf16_dot())
+    kernel = _kernel(jit.num_lanes(), Arithmetic(dot=jit.has_bf16_dot()), weights)
+    return _multiply(kernel, x_TI, packed, blocks, num_outputs, residual_TO, extra)
+
+
+def _multiply(
+    kernel: RangeKernel, x_TI: torch.Tensor, packed: torch.Tensor, blocks: int, num_outputs: int,
+    residual_TO: torch.Tensor | None, extra: tuple[int, ...],
+) -> torch.Tensor:  # fmt: skip
+    lanes, words = jit.num_lanes(), jit.has_bf16_dot()
     (num_rows, num_inputs), width = x_TI.shape, 2 * blocks * lanes
     if residual_TO is not None:
         residual_TO = F.pad(residual_TO, (0, width - num_outputs)) if width > num_outputs else residual_TO.contiguous()
     x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
     y_TW = x_TI.new_empty((num_rows, width))
-    kernel = _kernel(lanes, arithmetic, weights)
+    x, y, stride = x_TI.data_ptr(), y_TW.data_ptr(), x_TI.stride(0)
+    residual = 0 if residual_TO is None else residual_TO.data_ptr()
     portions = -(-num_rows // MAX_ROWS)
     for portion in range(portions):
-        start, end = (num_rows * n // portions for n in (portion, portion + 1))
-        count, tiles = end - start, -(-(end - start) // rows.tile_rows(lanes))
-        of_rows = (x_TI.data_ptr() + start * x_TI.stride(0) * 2, x_TI.stride(0), count, num_inputs // 2, tiles)
-        size = rows.num_bytes(*of_rows[2:], lanes, words=arithmetic.dot)
-        own = count <= _OWN_COPY_ROWS
-        copies = None
-        if count > 1 or not arithmetic.dot:
-            copies = torch.empty(size * (torch.get_num_threads() if own else 1), dtype=torch.uint8)
-        if copies is not None and not own:
-            groups = size // (4 * lanes * -(-count // tiles))
-            rows.copy_kernel(lanes, words=arithmetic.dot)(groups, *of_rows, copies.data_ptr())
-            of_rows = (copies.data_ptr(), *of_rows[1:])
-        offset = start * width * 2
+        start, end = num_rows * portion // portions, num_rows * (portion + 1) // portions
+        of_rows, own, memory = _values(x + 2 * start * stride, stride, end - start, num_inputs // 2, words=words)
+        offset = 2 * start * width
         kernel(
-            blocks, *of_rows, copies.data_ptr() if copies is not None and own else 0, packed.data_ptr(),
-            y_TW.data_ptr() + offset, 0 if residual_TO is None else residual_TO.data_ptr() + offset, width, *extra,
+            blocks, *of_rows, own, packed.data_ptr(), y + offset, residual and residual + offset, width, *extra
         )  # fmt: skip
+        del memory  # until here the kernel reads and writes it
     return y_TW if width == num_outputs else y_TW[:, :num_outputs].contiguous()
+
+
+def _values(
+    x: int, stride: int, num_rows: int, num_pairs: int, *, words: bool
+) -> tuple[tuple[int, ...], int, torch.Tensor | None]:
+    """Prepares the values of at most MAX_ROWS rows.
+
+    Returns:
+        The kernel's arguments of the rows, the address for each thread's own copy of them, or 0, and the memory of the
+        copies.
+    """
+    lanes = jit.num_lanes()
+    if num_rows == 1 and words:
+        return (x, stride, 1, num_pairs, 1), 0, None
+    tiles = -(-num_rows // rows.tile_rows(lanes))
+    of_rows = (stride, num_rows, num_pairs, tiles)
+    size = rows.num_bytes(num_rows, num_pairs, tiles, lanes, words=words)
+    if num_rows <= _OWN_COPY_ROWS:
+        memory = torch.empty(size * torch.get_num_threads(), dtype=torch.uint8)
+        return (x, *of_rows), memory.data_ptr(), memory
+    memory = torch.empty(size, dtype=torch.uint8)
+    groups = size // (4 * lanes * -(-num_rows // tiles))
+    rows.copy_kernel(lanes, words=words)(groups, x, *of_rows, memory.data_ptr())
+    return (memory.data_ptr(), *of_rows), 0, memory
 
 
 @functools.cache
 def _kernel(lanes: int, arithmetic: Arithmetic, weights: WeightFormat) -> RangeKernel:
     return product_kernel(lanes, arithmetic, weights)
+
+
+@functools.cache
+def _plain_kernel(lanes: int, dot: bool) -> RangeKernel:
+    return _kernel(lanes, Arithmetic(dot=dot), bf16_format(lanes))

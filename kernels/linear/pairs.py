@@ -27,6 +27,8 @@ MAX_ROWS = 140
 """Rows of one call. Their totals stand on the stack, and their values in the cache of the second level."""
 _LINE = 64
 """Bytes of a cache line."""
+_AMONG = 32
+"""Added to the number of rows of a tile that is not alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ class Stretch:
     """First byte that this tile prefetches, in the weights of the following stretch."""
     ahead_step: Value
     """Bytes that it prefetches per pair."""
+    alone: bool
+    """True if the tile is the only one, and has to prefetch the whole stretch. Others ask for a half at most."""
     extra: tuple[Value, ...]
     """The format's own arguments of the call."""
 
@@ -107,7 +111,7 @@ class Stretch:
     def prefetch(self, e: Emitter, pair: Value, step_bytes: int) -> None:
         """Prefetches what falls to a step that begins at this pair and multiplies so many bytes of weights."""
         place = e.at(self.ahead, e.mul(pair, self.ahead_step), 1)
-        for line in range(0, step_bytes, _LINE):
+        for line in range(0, step_bytes if self.alone else -(-step_bytes // 2), _LINE):
             e.prefetch(e.at(place, e.const(line), 1))
 
 
@@ -200,7 +204,7 @@ class _Block:
     width: Value
     totals: Value
     extra: tuple[Value, ...]
-    functions: list[Value]
+    functions: dict[int, Value]
 
     def emit(self, e: Emitter, block: Value) -> None:
         """Writes the code of 2L outputs of all rows."""
@@ -232,10 +236,11 @@ class _Block:
         totals = e.at(self.totals, e.mul(row, 2), 4 * e.lanes)
         args = [values, x_stride, self.weight, block, number, self.rows.num_pairs, count, ahead, ahead_step, totals]
         after = e.builder.append_basic_block("tiled")
-        choice = e.builder.switch(num_rows, after)
-        for rows, function in enumerate(self.functions, start=1):
-            e.builder.position_at_end(e.builder.append_basic_block(f"rows{rows}"))
-            choice.add_case(e.const(rows), e.builder.block)
+        among = e.builder.select(e.ult(1, self.rows.tiles), e.const(_AMONG), e.const(0))
+        choice = e.builder.switch(e.add(num_rows, among), after)
+        for kind, function in self.functions.items():
+            e.builder.position_at_end(e.builder.append_basic_block(f"tile{kind}"))
+            choice.add_case(e.const(kind), e.builder.block)
             e.builder.call(function, [*args, *self.extra])
             e.builder.branch(after)
         e.builder.position_at_end(after)
@@ -251,20 +256,25 @@ class _Block:
             e.store(total, e.at(self.y, place, 2), 2)
 
 
-def _tile_functions(outer: Emitter, arithmetic: Arithmetic, weights: WeightFormat) -> list[Value]:
-    """One function per number of rows: it adds the sums of a stretch to the totals of a tile."""
+def _tile_functions(outer: Emitter, arithmetic: Arithmetic, weights: WeightFormat) -> dict[int, Value]:
+    """One function per number of rows, and another one for a tile among others, numbered from _AMONG on.
+
+    It adds the sums of a stretch to the totals of a tile.
+    """
     kinds = [outer.ptr, outer.i64, outer.i64, *[outer.i64] * 4, outer.ptr, outer.i64, outer.ptr]
-    functions = []
-    for num_rows in range(1, tile_rows(outer.lanes) + 1):
-        function, e = outer.function(f"tile{num_rows}", [*kinds, *[outer.i64] * weights.num_extra])
+    most = tile_rows(outer.lanes)
+    functions = {}
+    for kind in (*range(1, most + 1), *range(_AMONG + (most + 1) // 2, _AMONG + most + 1)):
+        num_rows = kind % _AMONG
+        function, e = outer.function(f"tile{kind}", [*kinds, *[outer.i64] * weights.num_extra])
         x, x_stride, weight, block, number, pairs, count, ahead, ahead_step, totals, *extra = function.args
         at = Stretch(
             x=x, x_stride=x_stride, weight=weight, block=block, number=number, pairs=pairs, count=count, ahead=ahead,
-            ahead_step=ahead_step, extra=tuple(extra),
+            ahead_step=ahead_step, alone=kind < _AMONG, extra=tuple(extra),
         )  # fmt: skip
         for n, value in enumerate(weights.sum_stretch(e, arithmetic, at, num_rows)):
             place = e.at(totals, n, 4 * e.lanes)
             e.store(e.builder.fadd(e.load(place), value), place)
         e.builder.ret_void()
-        functions.append(function)
+        functions[kind] = function
     return functions
