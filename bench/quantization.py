@@ -37,6 +37,8 @@ SCHEMES: dict[str, tuple[Quantization, bool]] = {
     "bf16": (Quantization.none, False),
     "fp8": (Quantization.fp8, False),
     "fp8 + head": (Quantization.fp8, True),
+    "w8a16": (Quantization.w8a16, False),
+    "w8a16 + head": (Quantization.w8a16, True),
     "w4a16": (Quantization.w4a16, False),
     "w4a16 + head": (Quantization.w4a16, True),
 }

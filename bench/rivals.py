@@ -52,12 +52,12 @@ def transformers_step(shape: dict[str, Any], context: int, folder: Path) -> Step
     return step
 
 
-def llama_step(shape: dict[str, Any], context: int, folder: Path) -> Step:
-    """llama.cpp through llama-cpp-python, from a bfloat16 GGUF of the same shape, batch 1."""
+def llama_step(shape: dict[str, Any], context: int, folder: Path, kind: str = "BF16") -> Step:
+    """llama.cpp through llama-cpp-python, from a GGUF of the same shape whose matrices are of a kind, batch 1."""
     from llama_cpp import Llama
 
-    path = folder / "model.gguf"
-    _write_gguf(path, shape)
+    path = folder / f"model-{kind}.gguf"
+    _write_gguf(path, shape, kind)
     model = Llama(
         str(path), n_ctx=context + 128, n_batch=512, n_threads=os.cpu_count(), n_threads_batch=os.cpu_count(),
         logits_all=True, verbose=False,
@@ -76,8 +76,10 @@ def llama_step(shape: dict[str, Any], context: int, folder: Path) -> Step:
     return step
 
 
-def _write_gguf(path: Path, shape: dict[str, Any]) -> None:
+def _write_gguf(path: Path, shape: dict[str, Any], kind: str) -> None:
     import gguf
+
+    stored = gguf.GGMLQuantizationType[kind]
 
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(4096)
@@ -110,8 +112,8 @@ def _write_gguf(path: Path, shape: dict[str, Any]) -> None:
         if len(size) == 1:
             writer.add_tensor(name, np.ones(size, dtype=np.float32))
             continue
-        data = torch.randn(size, generator=chance).mul_(SPREAD).bfloat16().view(torch.uint8).numpy()
-        writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType.BF16)
+        data = gguf.quants.quantize(torch.randn(size, generator=chance).mul_(SPREAD).numpy(), stored)
+        writer.add_tensor(name, data, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -123,6 +125,10 @@ RIVALS: dict[str, tuple[str, Callable[[dict[str, Any], int, Path], Step]]] = {
     "llama.cpp": ("llama_cpp", llama_step),
 }
 """Name -> (module it needs, how to build its step)."""
+QUANTIZED_RIVALS: dict[str, tuple[str, Callable[[dict[str, Any], int, Path], Step]]] = {
+    f"llama.cpp {kind}": ("llama_cpp", functools.partial(llama_step, kind=kind)) for kind in ("Q8_0", "Q4_0")
+}
+"""The same for matrices of fewer bits."""
 
 
 class Rival:
@@ -142,7 +148,7 @@ class Rival:
 @contextmanager
 def rival(name: str, shape: dict[str, Any], context: int, folder: Path) -> Iterator[Rival | None]:
     """Starts the rival `name`; yields None if it is not installed."""
-    if find_spec(RIVALS[name][0]) is None:
+    if find_spec((RIVALS | QUANTIZED_RIVALS)[name][0]) is None:
         yield None
         return
     spawn = multiprocessing.get_context("spawn")
@@ -160,7 +166,7 @@ def rival(name: str, shape: dict[str, Any], context: int, folder: Path) -> Itera
 
 def _serve(pipe: Connection, name: str, shape: dict[str, Any], context: int, folder: Path) -> None:
     os.environ.pop("THP_MEM_ALLOC_ENABLE", None)  # inherited from us: rivals run as their users run them
-    step = RIVALS[name][1](shape, context, folder)
+    step = (RIVALS | QUANTIZED_RIVALS)[name][1](shape, context, folder)
     pipe.send(None)
     while True:
         try:

@@ -11,6 +11,7 @@ from trimode.chat.settings import Settings, checked
 from trimode.core.errors import ConfigError
 
 MODEL = "nvidia/Nemotron-Labs-Diffusion-8B"
+QUANTIZATIONS = ("none", "fp8", "w8a16", "w4a16")
 DTYPES = {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp32": "float32", "float32": "float32"}
 
 
@@ -29,7 +30,7 @@ def parser(prog: str, description: str, mode: str | None) -> argparse.ArgumentPa
     model.add_argument("--lora-subfolder", metavar="NAME", default="linear_spec_lora", help="adapter inside the model")
     model.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     model.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="default: bfloat16")
-    model.add_argument("--quantization", choices=("none", "fp8", "w4a16"), default="none", help="default: none")
+    model.add_argument("--quantization", choices=QUANTIZATIONS, default="none", help="default: none")
     model.add_argument("--server", metavar="URL", help="ask this running server instead of loading a model")
     model.add_argument("--api-key-file", metavar="FILE", help="file with the server's key")
     decoding = made.add_argument_group("decoding")

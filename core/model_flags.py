@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from trimode.core.protocol import Quantization
+from trimode.core.protocol import Quantization, WeightStorage
 
 
 def add_model_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Adds --model, --tokenizer, --dtype, --quantization, --quantize-head and --batch-invariant."""
+    """Adds the flags from --model to --batch-invariant."""
     parser.add_argument("--model", required=True, help="checkpoint folder or hub id")
     parser.add_argument("--tokenizer", help="tokenizer folder; the checkpoint's own when absent")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="type of the numbers")
@@ -19,6 +19,12 @@ def add_model_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
         help="what is done to the weights of the layers at load",
     )
     parser.add_argument("--quantize-head", action="store_true", help="quantise the head too")
+    parser.add_argument(
+        "--weight-storage",
+        default="auto",
+        choices=[storage.value for storage in WeightStorage],
+        help="how plain bfloat16 weights are held in memory; packed12: 12 bits each, without loss",
+    )
     parser.add_argument(
         "--batch-invariant",
         action=argparse.BooleanOptionalAction,

@@ -27,6 +27,17 @@ class Mode(StrEnum):
     """Aliases of the three, for overrides such as `modes.ar.mode=AR`: earlier releases took only these names."""
 
 
+class WeightStorage(StrEnum):
+    """How plain bfloat16 weights are held in memory. The numbers are the same in either way."""
+
+    auto = "auto"
+    """packed12 where it is the faster one, else bf16."""
+    bf16 = "bf16"
+    """16 bits a weight."""
+    packed12 = "packed12"
+    """12 bits a weight, without loss; on CPUs with AVX512-BF16. Matrices that do not fit stay in bf16."""
+
+
 class Quantization(StrEnum):
     """How the weights of the layers are stored. The other weights stay plain, the head unless it is asked for."""
 
@@ -34,6 +45,8 @@ class Quantization(StrEnum):
     """As the checkpoint has them."""
     fp8 = "fp8"
     """8-bit floats (e4m3), one scale per output; the rows of a product are quantised to e4m3 as well."""
+    w8a16 = "w8a16"
+    """8-bit integers, one scale per output; rows stay as they are."""
     w4a16 = "w4a16"
     """4-bit integers, a scale and a zero per group of inputs."""
 
@@ -244,9 +257,11 @@ class WorkerSettings:
     dtype: str = "bfloat16"
     """bfloat16 | float32."""
     quantization: str = "none"
-    """none | fp8 | w4a16: how the weights of the layers are stored; none also for a checkpoint that is quantised."""
+    """none | fp8 | w8a16 | w4a16: how the weights of the layers are stored; none for a checkpoint that is quantised."""
     quantize_head: bool = False
     """True to quantise the head too."""
+    weight_storage: str = "auto"
+    """auto | bf16 | packed12: how plain bfloat16 weights are held in memory."""
     batch_invariant: bool = False
     """True for results that do not depend on the other requests of a batch, where a slower kernel can promise it."""
     max_num_seqs: int = 32

@@ -25,7 +25,7 @@ class WorkerInfo:
     """Name of the GPU, or the CPU's architecture."""
     dtype: str
     quantization: str = "none"
-    """none | fp8 | w4a16: how the weights of the layers are stored."""
+    """none | fp8 | w8a16 | w4a16: how the weights of the layers are stored."""
     quantized: list[str] = field(default_factory=list)
     """What was quantised at load: names of weights, `*` for the number of a layer. Empty if nothing was, also for a
     checkpoint that is quantised."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from trimode.core.protocol import Mode, Quantization
+from trimode.core.protocol import Mode, Quantization, WeightStorage
 
 
 class Device(StrEnum):
@@ -83,6 +83,8 @@ class ModelSpec:
     quantization: Quantization = Quantization.none
     """What the worker does to the weights at load; `none` also for a checkpoint that is quantised."""
     quantize_head: bool = False
+    weight_storage: WeightStorage = WeightStorage.auto
+    """How plain bfloat16 weights are held in memory; the answers do not depend on it."""
     batch_invariant: bool = True
 
 

@@ -23,6 +23,7 @@ from trimode.kernels.linear.quantized import QuantizedWeight, Scheme, dequantize
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles, expected_shapes, open_weights, read_config
 from trimode.workers.model.packed import check_weights, matrices
 from trimode.workers.model.packed_folder import (
+    FORMATS,
     packed_bytes,
     packed_tensors,
     quantization_config,
@@ -160,7 +161,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trimode.workers.quantize", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True, help="checkpoint folder or hub id")
     parser.add_argument("--revision", help="commit, branch or tag of a hub id (default: main)")
-    parser.add_argument("--scheme", required=True, choices=[scheme.value for scheme in Scheme])
+    parser.add_argument("--scheme", required=True, choices=[scheme.value for scheme in FORMATS])
     parser.add_argument("--out", required=True, type=Path, help="new or empty folder")
     parser.add_argument("--quantize-head", action="store_true", help="quantise the head too")
     parser.add_argument("--device", default="auto", help="where to compute: auto | cpu | cuda | cuda:N (default: auto)")

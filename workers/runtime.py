@@ -171,12 +171,12 @@ class Runtime:
         self.settings = settings
         folder = checkpoint_folder(settings.model, settings.revision)
         config = read_config(folder, settings.max_position_embeddings)
-        options = load_options(settings, config)
+        device, dtype = resolve_device(settings.device), DTYPES[settings.dtype]
+        options = load_options(settings, config, device)
         files = open_weights(folder)
         check_weights(files, config, f"checkpoint: {folder}")
         adapter = open_adapter(Path(settings.lora), config) if settings.lora else None
         self.text = Text(Path(settings.tokenizer) if settings.tokenizer else folder)
-        device, dtype = resolve_device(settings.device), DTYPES[settings.dtype]
         try:
             model = TriModeModel(config, files, dtype, device, options)
             if adapter is not None:

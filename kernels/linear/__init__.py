@@ -5,14 +5,15 @@ T = rows, I = inputs, O = outputs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import ModuleType
 
 import torch
 from trimode.kernels.cuda import runtime
-from trimode.kernels.linear import bf16, cpu, gpu, onednn, reference
-from trimode.kernels.linear.quantized import QuantizedWeight
+from trimode.kernels.linear import bf16, compact, cpu, gpu, onednn, reference
+from trimode.kernels.linear.quantized import QuantizedWeight, Scheme
 from trimode.kernels.llvm import jit
 
 
@@ -21,6 +22,8 @@ class Layout(StrEnum):
 
     CPU = "cpu"
     """Blocks of the CPU kernel, whose results do not depend on the other rows."""
+    COMPACT = "cpu, unpacked in registers"
+    """Blocks of the CPU kernel for 12-bit, 8-bit and 4-bit weights; the rows' results depend on no others either."""
     ONEDNN = "onednn"
     PLAIN = "reference"
     """As the checkpoint has it."""
@@ -41,18 +44,23 @@ class Prepared:
     dtype: torch.dtype
     """Of the rows and the results, and of a weight that is not quantised."""
     quantized: QuantizedWeight | None = None
-    """The whole quantised weight, whose codes are `weight`; None if it is not quantised, or on a GPU."""
+    """The whole quantised weight, whose codes are `weight`; None if it is not quantised, or an own kernel
+    multiplies."""
+    scheme: Scheme | None = None
+    """How the weight is quantised; None if it is plain."""
+    compact: compact.Compact | None = None
+    """The whole weight for the kernel of COMPACT, whose codes are `weight`; None for other implementations."""
     on_gpu: gpu.Weight | None = None
     """The whole weight for the GPU kernels, whose codes are `weight`; None for other implementations."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weight as it is stored."""
-        whole = self.on_gpu or self.quantized
+        whole = self.on_gpu or self.compact or self.quantized
         return self.weight.nbytes if whole is None else whole.nbytes
 
 
-def prepare(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> Prepared:
+def prepare(weight_OI: torch.Tensor, *, batch_invariant: bool = False, packed12: bool = False) -> Prepared:
     """Returns the weight in the layout of the fastest implementation for it; drop the plain weight afterwards.
 
     On a CPU: the CPU kernel; in bfloat16 oneDNN where the CPU has AMX or the CPU kernel does not run. On a GPU: a
@@ -63,12 +71,18 @@ def prepare(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> Prepar
         batch_invariant: True for an implementation whose results do not depend on the other rows of a product, where
             there is one: on a CPU with AMX the CPU kernel, on a GPU the streaming kernel for any number of rows. Both
             are slower there.
+        packed12: True to store a bfloat16 weight in 12 bits, without loss, where the CPU kernel does that and the
+            weight fits them (`compact.pack`).
 
     Raises:
         ValueError: the weight is not a float matrix.
     """
     if weight_OI.dim() != 2 or not weight_OI.is_floating_point():
         raise ValueError(f"linear.prepare: got {weight_OI.dtype} {list(weight_OI.shape)}, expected float [O, I]")
+    if packed12 and gpu.supports(weight_OI) is not None:
+        packed = compact.pack(weight_OI)
+        if not isinstance(packed, str):
+            return _compact(packed, weight_OI.shape, torch.bfloat16, None)
     layout = _choose(weight_OI, batch_invariant)[0]
     weight, on_gpu = weight_OI, None
     if layout is Layout.CUDA:
@@ -95,6 +109,9 @@ def prepare_quantized(weight: QuantizedWeight, *, batch_invariant: bool = False)
         weight: codes and scales.
         batch_invariant: True for an implementation whose results do not depend on the other rows of a product.
     """
+    if gpu.supports_quantized(weight) is not None and compact.refusal_quantized(weight) is None:
+        shape = weight.num_outputs, weight.num_inputs
+        return _compact(compact.pack_quantized(weight), shape, weight.dtype, weight.scheme)
     on_gpu = None
     if gpu.supports_quantized(weight) is None:
         on_gpu = gpu.pack_quantized(weight, batch_invariant=batch_invariant)
@@ -105,7 +122,21 @@ def prepare_quantized(weight: QuantizedWeight, *, batch_invariant: bool = False)
         num_inputs=weight.num_inputs,
         dtype=weight.dtype,
         quantized=weight if on_gpu is None else None,
+        scheme=weight.scheme,
         on_gpu=on_gpu,
+    )
+
+
+def _compact(whole: compact.Compact, shape: Sequence[int], dtype: torch.dtype, scheme: Scheme | None) -> Prepared:
+    num_outputs, num_inputs = shape
+    return Prepared(
+        layout=Layout.COMPACT,
+        weight=whole.codes,
+        num_outputs=num_outputs,
+        num_inputs=num_inputs,
+        dtype=dtype,
+        scheme=scheme,
+        compact=whole,
     )
 
 
@@ -140,6 +171,8 @@ def apply(x_TI: torch.Tensor, prepared: Prepared, residual_TO: torch.Tensor | No
             raise ValueError(f"linear.apply: got {name} on {tensor.device}, expected {prepared.weight.device}")
     if prepared.on_gpu is not None:
         return gpu.product(x_TI, prepared.on_gpu, residual_TO)
+    if prepared.compact is not None:
+        return compact.product(x_TI, prepared.compact, residual_TO)
     if prepared.quantized is not None:
         return reference.quantized_product(x_TI, prepared.quantized, residual_TO)
     if prepared.layout is Layout.CPU:

@@ -110,6 +110,8 @@ def supports_quantized(weight: QuantizedWeight) -> str | None:
     """Returns None if `pack_quantized` takes this weight on its device, otherwise the reason."""
     if refused := runtime.refusal(weight.codes, weight.scales):
         return refused
+    if weight.scheme is Scheme.w8a16:
+        return "no GPU kernel for 8-bit integers"
     if weight.scheme is Scheme.w4a16:
         return "no GPU kernel for 4-bit weights and torch.float32" if weight.dtype == torch.float32 else None
     if weight.num_inputs > MAX_QUANTIZED_INPUTS:

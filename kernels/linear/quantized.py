@@ -1,7 +1,9 @@
-"""A weight matrix in 8-bit floats or 4-bit integers: its data, and how it is made from and turned into plain numbers.
+"""A weight matrix in 8-bit floats or in 8-bit or 4-bit integers: its data, how it is made and turned into numbers.
 
 fp8: e4m3 codes and one scale per output; weight = code * scale. Rows are quantised too, each with its own scale, so
 that the product runs on the fp8 units of a GPU (`quantize_rows`).
+w8a16: one byte and one scale per output; weight = code * scale, codes -127 to 127. Rows stay in bfloat16, float16 or
+float32.
 w4a16: two 4-bit codes per byte, a scale and a zero per group of inputs; weight = (code - zero) * scale. Rows stay in
 bfloat16, float16 or float32.
 
@@ -21,6 +23,8 @@ GROUP_SIZES = (128, 64, 32)
 ROW_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MAX_E4M3 = 448.0
 """Largest number of float8_e4m3fn."""
+MAX_INT8 = 127
+"""Largest 8-bit code; the least is its negative."""
 MAX_CODE = 15
 """Largest 4-bit code."""
 SYMMETRIC_ZERO = 8
@@ -36,8 +40,14 @@ class Scheme(StrEnum):
 
     fp8 = "fp8"
     """e4m3, one scale per output; rows are quantised to e4m3 as well."""
+    w8a16 = "w8a16"
+    """8-bit integers, one scale per output; rows stay as they are."""
     w4a16 = "w4a16"
     """4-bit integers, a scale and a zero per group of inputs; rows stay as they are."""
+
+
+CODES_DTYPES = {Scheme.fp8: torch.float8_e4m3fn, Scheme.w8a16: torch.int8, Scheme.w4a16: torch.uint8}
+"""Dtypes of the codes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +56,18 @@ class QuantizedWeight:
 
     scheme: Scheme
     codes: torch.Tensor
-    """fp8: float8_e4m3fn `[O, I]`; w4a16: uint8 `[O, I / 2]`, input 2i in the low and 2i + 1 in the high four bits."""
+    """fp8: float8_e4m3fn `[O, I]`; w8a16: int8 `[O, I]`; w4a16: uint8 `[O, I / 2]`, input 2i in the low and
+    2i + 1 in the high four bits."""
     scales: torch.Tensor
-    """float32; fp8: `[O]`, w4a16: `[O, G]`. Those that `quantize` makes for w4a16 are exact in bfloat16."""
+    """float32; fp8 and w8a16: `[O]`, w4a16: `[O, G]`. Those that `quantize` makes for w4a16 are exact in bfloat16."""
     zeros: torch.Tensor | None
-    """w4a16: uint8 `[O, G]`, each 0 to 15, or None where all are 8; fp8: None."""
+    """w4a16: uint8 `[O, G]`, each 0 to 15, or None where all are 8; fp8 and w8a16: None."""
     num_outputs: int
     num_inputs: int
     dtype: torch.dtype
     """Of the rows and the results: bfloat16, float16 or float32."""
     group_size: int | None = None
-    """w4a16: inputs per group, 128, 64 or 32, a divisor of `num_inputs`; fp8: None."""
+    """w4a16: inputs per group, 128, 64 or 32, a divisor of `num_inputs`; fp8 and w8a16: None."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ROW_DTYPES:
@@ -74,13 +85,12 @@ class QuantizedWeight:
         if self.group_size is not None:
             groups, columns = (self.num_inputs // self.group_size,), self.num_inputs // 2
         device = self.codes.device
-        codes_dtype = torch.uint8 if self.group_size else torch.float8_e4m3fn
-        _check("codes", self.codes, codes_dtype, (self.num_outputs, columns), device)
+        _check("codes", self.codes, CODES_DTYPES[self.scheme], (self.num_outputs, columns), device)
         _check("scales", self.scales, torch.float32, (self.num_outputs, *groups), device)
         if self.zeros is None:
             return
         if self.group_size is None:
-            raise ValueError("QuantizedWeight.zeros: got a tensor, expected None in fp8")
+            raise ValueError(f"QuantizedWeight.zeros: got a tensor, expected None in {self.scheme.value}")
         _check("zeros", self.zeros, torch.uint8, (self.num_outputs, *groups), device)
 
     @property
@@ -118,8 +128,9 @@ def group_size_for(num_inputs: int) -> int:
 def quantize(weight_OI: torch.Tensor, scheme: Scheme, dtype: torch.dtype) -> QuantizedWeight:
     """Returns the weight in a scheme, each output on its own: joining and quantising commute.
 
-    fp8: the largest weight of an output becomes 448. w4a16: of the ranges in SHRINKS, from a group's least to its
-    largest weight and zero, the one with the least squared error, so it is never worse than the whole range.
+    fp8: the largest weight of an output becomes 448; w8a16: 127. w4a16: of the ranges in SHRINKS, from
+    a group's least to its largest weight and zero, the one with the least squared error, so it is never worse than the
+    whole range.
 
     Args:
         weight_OI: finite floats of any float dtype.
@@ -138,7 +149,10 @@ def quantize(weight_OI: torch.Tensor, scheme: Scheme, dtype: torch.dtype) -> Qua
         plain = rows.float()
         if not plain.isfinite().all():
             raise ValueError("quantize: got NaN or infinity, expected finite weights")
-        parts.append(_to_e4m3(plain) if group is None else _to_int4(plain.view(-1, num_inputs // group, group)))
+        if group is not None:
+            parts.append(_to_int4(plain.view(-1, num_inputs // group, group)))
+        else:
+            parts.append(_to_e4m3(plain) if scheme is Scheme.fp8 else _to_int8(plain))
     codes, scales, zeros = (torch.cat(part) for part in zip(*parts, strict=True))
     return QuantizedWeight(
         scheme=scheme,
@@ -154,7 +168,7 @@ def quantize(weight_OI: torch.Tensor, scheme: Scheme, dtype: torch.dtype) -> Qua
 
 def dequantize(weight: QuantizedWeight) -> torch.Tensor:
     """Returns the plain weight in float32, `[O, I]`."""
-    if weight.scheme is Scheme.fp8:
+    if weight.scheme is not Scheme.w4a16:
         return weight.codes.float() * weight.scales[:, None]
     codes_OGC = unpack(weight.codes).unflatten(1, (weight.scales.shape[1], -1))
     zeros_OG1 = SYMMETRIC_ZERO if weight.zeros is None else weight.zeros[..., None].float()
@@ -211,10 +225,22 @@ def _symmetric(weight: QuantizedWeight) -> torch.Tensor:
 
 def _to_e4m3(plain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns codes, scales, and nothing for the zeros."""
-    peak = plain.abs().amax(dim=1) if plain.shape[1] else plain.new_zeros(len(plain))
-    scales = peak / MAX_E4M3
-    scales = torch.where(scales > 0, scales, torch.where(scales == 0, 1.0, scales))  # NaN stays NaN
+    scales = _scales(plain, MAX_E4M3)
     return (plain / scales[:, None]).to(torch.float8_e4m3fn), scales, scales[:0]
+
+
+def _to_int8(plain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns codes, scales, and nothing for the zeros."""
+    scales = _scales(plain, MAX_INT8)
+    codes = (plain / scales[:, None]).round().clamp_(-MAX_INT8, MAX_INT8)
+    return codes.to(torch.int8), scales, scales[:0]
+
+
+def _scales(plain: torch.Tensor, largest: float) -> torch.Tensor:
+    """Returns the scales with which the largest number of a row becomes `largest`; 1 for a row of zeros."""
+    peak = plain.abs().amax(dim=1) if plain.shape[1] else plain.new_zeros(len(plain))
+    scales = peak / largest
+    return torch.where(scales > 0, scales, torch.where(scales == 0, 1.0, scales))  # NaN stays NaN
 
 
 def _to_int4(plain_OGC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

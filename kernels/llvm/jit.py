@@ -50,6 +50,12 @@ def has_bf16_dot() -> bool:
     return num_lanes() == 16 and bool(binding.get_host_cpu_features().get("avx512bf16"))
 
 
+@functools.cache
+def has_byte_tables() -> bool:
+    """True if this CPU looks bytes up in tables of 128 entries in registers (AVX512-VBMI)."""
+    return num_lanes() == 16 and bool(binding.get_host_cpu_features().get("avx512vbmi"))
+
+
 def refusal(*tensors: torch.Tensor) -> str | None:
     """Returns None if the CPU kernels run on this machine and take these tensors, otherwise the reason."""
     dtype = tensors[0].dtype

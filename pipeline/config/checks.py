@@ -45,7 +45,7 @@ def check(config: Config) -> None:
     if not config.model.path and config.balancer.backend is Backend.trimode:
         raise ConfigError("model: got an empty path; valid: a checkpoint folder or a hub id")
     if config.model.quantize_head and config.model.quantization is Quantization.none:
-        raise ConfigError("model.quantize_head: got true with model.quantization none; valid: with fp8 or w4a16")
+        raise ConfigError("model.quantize_head: got true with model.quantization none; valid: with fp8, w8a16 or w4a16")
 
 
 def _check_texts(config: Config) -> None:

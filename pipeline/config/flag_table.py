@@ -44,7 +44,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--mode", "MODES", "required", "ar, dlm, linear_spec, a comma list of them, or all"),
         Flag("--model", "MODEL", "nvidia/Nemotron-Labs-Diffusion-8B", "checkpoint folder or hub id", "model.path"),
         Flag("--tokenizer", "DIR", "the model's own", "tokenizer folder", "model.tokenizer"),
-        Flag("--quantization", "none|fp8|w4a16", "none", "what is done to weights at load", "model.quantization"),
+        Flag("--quantization", "none|fp8|w8a16|w4a16", "none", "what is done to weights at load", "model.quantization"),
+        Flag(
+            "--weight-storage", "auto|bf16|packed12", "auto", "how plain weights lie in memory", "model.weight_storage"
+        ),
         Flag("--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas", "benchmarks"),
         Flag("--limit", "N", "all", "first N samples of each benchmark", "limit"),
         Flag("--data-dir", "DIR", "bundled, cached or downloaded", "benchmark data, DIR/<benchmark>/", "data_dir"),
@@ -168,7 +171,16 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
 SERVER_ONLY = tuple(flag.dest for flag in FLAGS["a running server"][1:])
 """Flags that act with a running server only."""
 SERVERS_OWN = (
-    *("tokenizer", "quantization", "block_length", "threshold", "lora", "lora_path", "draft_lora_only"),
+    *(
+        "tokenizer",
+        "quantization",
+        "weight_storage",
+        "block_length",
+        "threshold",
+        "lora",
+        "lora_path",
+        "draft_lora_only",
+    ),
     *("max_thinking_tokens", "no_eos_early_stop", "max_model_len", "max_pos_emb"),
     *("device", "gpus", "workers", "batch_size", "calibrate"),
 )

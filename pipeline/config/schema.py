@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from omegaconf import MISSING
-from trimode.core.protocol import Mode, Quantization
+from trimode.core.protocol import Mode, Quantization, WeightStorage
 from trimode.pipeline.spec import ClientKind, Container, Device, DType, Executor, JobsPer, Requeue
 
 
@@ -54,9 +54,11 @@ class ModelConfig:
     """Commit, branch or tag of a hub id; null = main."""
     dtype: DType = DType.bfloat16
     quantization: Quantization = Quantization.none
-    """What is done to the weights of the layers at load: none, fp8, w4a16. A quantised checkpoint takes none."""
+    """What is done to the weights of the layers at load: none, fp8, w8a16, w4a16. A quantised checkpoint takes none."""
     quantize_head: bool = False
     """Quantise the head too."""
+    weight_storage: WeightStorage = WeightStorage.auto
+    """How plain bfloat16 weights are held in memory: bf16, packed12 (12 bits each, without loss), or auto."""
     batch_invariant: bool = True
     """Kernels whose results do not depend on the other requests of a batch, where a slower one can promise it."""
     lora_path: str | None = None

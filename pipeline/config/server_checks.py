@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import Quantization
+from trimode.core.protocol import Quantization, WeightStorage
 from trimode.pipeline.config.schema import Backend, BalancerConfig, Config
 from trimode.pipeline.config.submission_checks import at_least
 from trimode.pipeline.spec import ClientKind
@@ -65,6 +65,7 @@ def _check_own(config: Config) -> None:
         "model.tokenizer": model.tokenizer is not None,
         "model.revision": model.revision is not None,
         "model.quantization": model.quantization is not Quantization.none,
+        "model.weight_storage": model.weight_storage is not WeightStorage.auto,
         "model.lora_path": model.lora_path is not None,
         "an adapter (lora)": mode is not None and mode.lora,
         "max_position_embeddings": mode is not None and mode.max_position_embeddings is not None,

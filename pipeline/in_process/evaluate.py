@@ -95,6 +95,7 @@ def worker_settings(args: argparse.Namespace, config: Config, spec: JobSpec) -> 
         dtype=spec.model.dtype,
         quantization=spec.model.quantization.value,
         quantize_head=spec.model.quantize_head,
+        weight_storage=spec.model.weight_storage.value,
         batch_invariant=spec.model.batch_invariant,
         max_num_seqs=spec.client.max_num_seqs,
         kv_cache_gb=config.balancer.kv_cache_gb,

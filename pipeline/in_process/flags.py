@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import Quantization
+from trimode.core.protocol import Quantization, WeightStorage
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.compose import compose
@@ -57,6 +57,12 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
         choices=[scheme.value for scheme in Quantization],
         default="none",
         help="what is done to the weights of the layers at load (default: none)",
+    )
+    add(
+        "--weight-storage",
+        choices=[storage.value for storage in WeightStorage],
+        default="auto",
+        help="how plain bfloat16 weights are held in memory; packed12: 12 bits each, without loss (default: auto)",
     )
     add("--quantize-head", action="store_true", help="quantise the head too")
     add(
@@ -113,6 +119,7 @@ def overrides(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
         "model.dtype": DTYPES[args.dtype],
         "model.quantization": args.quantization,
         "model.quantize_head": args.quantize_head,
+        "model.weight_storage": args.weight_storage,
         "model.batch_invariant": args.batch_invariant,
         "model.lora_path": args.lora_path,
         "balancer.device": args.device,

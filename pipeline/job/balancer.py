@@ -85,6 +85,7 @@ class BalancerProcess:
             "--tokenizer": model.tokenizer,
             "--dtype": model.dtype,
             "--quantization": model.quantization.value,
+            "--weight-storage": model.weight_storage.value,
             "--max-position-embeddings": model.max_position_embeddings,
             "--num-workers": self._devices.num_workers,
             "--device": self._devices.device,

@@ -122,6 +122,7 @@ def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
         ("tokenizer", _weights(survey.tokenizer) if survey.tokenizer else "the model's own"),
         ("dtype", model.dtype.value),
         ("quantization", _quantization(config, survey)),
+        ("weight storage", model.weight_storage.value),
         ("batch invariant", "on" if model.batch_invariant else "off"),
     ]
     for name, mode in config.modes.items():

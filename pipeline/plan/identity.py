@@ -37,9 +37,10 @@ def run_identity(
 ) -> dict[str, object]:
     """Returns everything that changes the answers of a run.
 
-    Not part of it: limit, workers, GPUs, time limit, batch invariance, the list of benchmarks, their repeats and their
-    prompts, and at temperature 0 what only sampling reads. `fingerprints` (of weights, adapter and tokenizer) take the
-    place of the paths; that of a checkpoint which is quantised covers its quantisation.
+    Not part of it: limit, workers, GPUs, time limit, batch invariance, how plain weights are stored, the list of
+    benchmarks, their repeats and their prompts, and at temperature 0 what only sampling reads. `fingerprints` (of
+    weights, adapter and tokenizer) take the place of the paths; that of a checkpoint which is quantised covers its
+    quantisation.
     """
     decoding = dataclasses.asdict(decode)
     del decoding["lora_path"]

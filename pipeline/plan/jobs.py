@@ -119,6 +119,7 @@ def model_spec(config: Config, mode: ModeConfig, survey: Survey) -> ModelSpec:
         revision=config.model.revision,
         quantization=config.model.quantization,
         quantize_head=config.model.quantize_head,
+        weight_storage=config.model.weight_storage,
         batch_invariant=config.model.batch_invariant,
     )
 

@@ -39,6 +39,7 @@ COMMANDS = (
     ("-m", "trimode.bench.drills"),
     ("-m", "trimode.bench.gpu"),
     ("-m", "trimode.bench.journal"),
+    ("-m", "trimode.bench.packed_weights"),
     ("-m", "trimode.bench.products"),
     ("-m", "trimode.kernels.resources"),
     ("-m", "trimode.bench.quantization"),

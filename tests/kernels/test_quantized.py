@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from trimode.kernels import linear
-from trimode.kernels.linear import quantized
+from trimode.kernels.linear import Layout, quantized
 from trimode.kernels.linear.quantized import (
     MAX_E4M3,
     QuantizedWeight,
@@ -136,7 +136,7 @@ def test_symmetric_and_asymmetric_parts_are_joined() -> None:
 
 
 def test_parts_that_cannot_be_joined_are_refused() -> None:
-    fp8, int4 = (quantize(normal(2, 128), scheme, torch.bfloat16) for scheme in SCHEMES)
+    fp8, int4 = (quantize(normal(2, 128), scheme, torch.bfloat16) for scheme in (Scheme.fp8, Scheme.w4a16))
     for parts in ([fp8, int4], [fp8, dataclasses.replace(fp8, dtype=torch.float16)], []):
         with pytest.raises(ValueError, match=r"join: got .*, expected parts of one scheme"):
             join(parts)
@@ -177,7 +177,7 @@ def test_a_row_is_scaled_by_its_own_peak_and_spoils_no_other() -> None:
 def test_the_product_is_that_of_the_dequantised_weight_rounded_once(scheme: Scheme, dtype: torch.dtype) -> None:
     weight = quantize(normal(40, 192), scheme, dtype)
     prepared = linear.prepare_quantized(weight, batch_invariant=True)
-    assert prepared.nbytes == weight.nbytes
+    assert prepared.layout is Layout.COMPACT or prepared.nbytes == weight.nbytes
     x, residual = normal(6, 192, seed=1).to(dtype), normal(6, 40, seed=2).to(dtype)
     rows = x.double()
     if scheme is Scheme.fp8:
@@ -226,7 +226,7 @@ def changed(weight: QuantizedWeight, name: str, value: object) -> None:
 
 
 def test_parts_that_do_not_fit_are_named() -> None:
-    fp8, int4 = (quantize(normal(4, 128), scheme, torch.bfloat16) for scheme in SCHEMES)
+    fp8, int4 = (quantize(normal(4, 128), scheme, torch.bfloat16) for scheme in (Scheme.fp8, Scheme.w4a16))
     for name, value, message in (
         ("codes", fp8.codes[:3], r"codes: got torch.float8_e4m3fn \[3, 128\] on cpu, expected .* \[4, 128\] on cpu"),
         ("codes", fp8.codes.float(), "codes: got torch.float32 .*, expected contiguous torch.float8_e4m3fn"),

@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from trimode.kernels.linear.quantized import QuantizedWeight, Scheme
+from trimode.kernels.linear.quantized import QuantizedWeight
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.micro import MICRO
 from trimode.tests.workers.quantized import foreign_checkpoint, read_object
 from trimode.tests.workers.test_text import DEMO
 from trimode.workers import quantize
 from trimode.workers.model import packed_folder
+from trimode.workers.model.packed_folder import FORMATS
 from trimode.workers.model.transformer import TriModeModel
 from trimode.workers.runtime import Runtime
 
-SCHEMES = [scheme.value for scheme in Scheme]
+SCHEMES = [scheme.value for scheme in FORMATS]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, model: Path, out: Path, scheme: str, *flags: str) -> int:

@@ -17,6 +17,7 @@ from trimode.kernels.linear import Prepared
 from trimode.kernels.linear.quantized import QuantizedWeight, Scheme, join, quantize
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles
 from trimode.workers.model.packed import is_packed, read_packed
+from trimode.workers.model.weight_storage import choose_storage
 
 HEAD = "diffusion_head"
 
@@ -29,11 +30,15 @@ class LoadOptions:
     """How the matrices of the layers are quantised; None leaves them as the checkpoint has them."""
     head: bool = False
     """True to quantise the head too."""
+    packed12: bool = False
+    """True to hold bfloat16 matrices that are not quantised in 12 bits a weight, where they fit."""
+    storage: str = ""
+    """The reason, for the user; empty = nothing was decided."""
     batch_invariant: bool = False
     """True for products whose rows do not depend on each other, where there is the choice."""
 
 
-def load_options(settings: WorkerSettings, config: ModelConfig) -> LoadOptions:
+def load_options(settings: WorkerSettings, config: ModelConfig, device: torch.device) -> LoadOptions:
     """Returns what the settings ask for. ConfigError if the checkpoint or another setting excludes it."""
     valid = [kind.value for kind in Quantization]
     if settings.quantization not in valid:
@@ -45,8 +50,15 @@ def load_options(settings: WorkerSettings, config: ModelConfig) -> LoadOptions:
             "valid: none, which runs it as it is"
         )
     if settings.quantize_head and scheme is None:
-        raise ConfigError("quantize_head: got true with quantization none; valid: with fp8 or w4a16")
-    return LoadOptions(scheme=scheme, head=settings.quantize_head, batch_invariant=settings.batch_invariant)
+        raise ConfigError("quantize_head: got true with quantization none; valid: with fp8, w8a16 or w4a16")
+    packed12, reason = choose_storage(settings, device)
+    return LoadOptions(
+        scheme=scheme,
+        head=settings.quantize_head,
+        packed12=packed12,
+        storage=reason,
+        batch_invariant=settings.batch_invariant,
+    )
 
 
 class WeightLoader:
@@ -89,7 +101,8 @@ class WeightLoader:
             return linear.prepare_quantized(_joined(names, parts), batch_invariant=invariant)
         scheme = self._options.scheme
         if scheme is None or (names == (HEAD,) and not self._options.head):
-            return linear.prepare(self.plain(*(f"{name}.weight" for name in names)), batch_invariant=invariant)
+            plain = self.plain(*(f"{name}.weight" for name in names))
+            return linear.prepare(plain, batch_invariant=invariant, packed12=self._options.packed12)
         self.quantized += names
         parts = [self._quantize(name, scheme) for name in names]
         return linear.prepare_quantized(_joined(names, parts), batch_invariant=invariant)

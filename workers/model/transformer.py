@@ -94,6 +94,8 @@ class TriModeModel:
             )
         self.scheme = config.stored.scheme if config.stored else options.scheme
         """How the matrices of the layers are quantised; None if they are plain."""
+        self.storage = self._describe_storage(options)
+        """How plain matrices are held in memory, and why; empty if nothing was decided."""
         self.quantized = without_numbers(load.quantized)
         """Names of the matrices that were quantised at load, `*` for the number of a layer."""
         rope = config.rope
@@ -130,7 +132,19 @@ class TriModeModel:
         if self.scheme is not None:
             layout = self.layers[0].qkv.layout
             kernels[f"linear, {self.scheme}"] = "reference" if layout is Layout.QUANTIZED else layout.value
-        return kernels
+        return kernels | ({"weight_storage": self.storage} if self.storage else {})
+
+    def _matrices(self) -> list[Prepared]:
+        parts = [(layer.qkv, layer.o, layer.gate_up, layer.down) for layer in self.layers]
+        return [self._head, *(matrix for layer in parts for matrix in layer)]
+
+    def _describe_storage(self, options: LoadOptions) -> str:
+        plain = [matrix for matrix in self._matrices() if matrix.scheme is None]
+        if not options.packed12 or not plain:
+            return options.storage
+        packed = [matrix for matrix in plain if matrix.compact is not None]
+        bits = 8 * sum(m.nbytes for m in plain) / sum(m.num_outputs * m.num_inputs for m in plain)
+        return f"{options.storage}; {len(packed)} of {len(plain)} matrices, {bits:.1f} bits a weight"
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:

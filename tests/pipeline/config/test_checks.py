@@ -31,7 +31,7 @@ from trimode.tests.fakes.sweeps import config_of
         ("limit=0", "limit: got 0; valid: a whole number from 1"),
         ("cluster.gpus=0", "cluster.gpus: got 0"),
         ("balancer.workers=9", "workers: each has a GPU of its own; got 9 for 8 GPUs"),
-        ("model.quantize_head=true", "model.quantize_head: got true with model.quantization none; valid: with fp8 or"),
+        ("model.quantize_head=true", "model.quantize_head: got true with model.quantization none; valid: with fp8"),
         ("exp_name='../up'", "exp_name is one folder's name: got '../up'"),
         ("exp_name=.hidden", "exp_name is one folder's name: got '.hidden'"),
         (f"exp_name={'x' * 256}", "valid: up to 255 letters"),

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from trimode.core.errors import ConfigError
 from trimode.core.worker import WorkerInfo
+from trimode.kernels import linear
+from trimode.kernels.linear import compact
 from trimode.kernels.linear.quantized import Scheme, dequantize, quantize
 from trimode.tests.kernels.numerics import DTYPES, assert_no_worse
 from trimode.tests.workers.conftest import micro_settings
@@ -75,18 +77,22 @@ def test_the_layers_are_quantised_and_the_head_if_asked_for(scheme: Scheme, head
     assert model.embedding.dtype == torch.bfloat16
     assert model.norm.dtype == torch.bfloat16
     weights = [weight for layer in model.layers for weight in (layer.qkv, layer.o, layer.gate_up, layer.down)]
-    assert all(weight.quantized is not None and weight.quantized.scheme is scheme for weight in weights)
-    assert (model._head.quantized is not None) == head
+    assert all(weight.scheme is scheme for weight in weights)
+    assert (model._head.scheme is not None) == head
 
 
 def test_bytes_of_the_weights() -> None:
-    """128 inputs: 2 bytes plain, 1 byte and 4 per output in fp8, half a byte and 5 per group in w4a16."""
+    """128 inputs: 2 bytes plain, 1 byte and 4 per output in fp8, 1 byte and 4 per
+    output in w8a16, half a byte and 5 per group in w4a16, 8 where the CPU kernel reads zeros as float32."""
     layer = (4 + 2 + 2 + 4 + 12 + 12) * 32 * 128 + 128 * 384
     outputs, groups = (4 + 2 + 2 + 4 + 12 + 12) * 32 + 128, (4 + 2 + 2 + 4 + 12 + 12) * 32 + 128 * 3
     others = 2 * (2 * 128 * 128 + 128 + 4 * 2 * 128)
     assert loaded(MICRO, torch.bfloat16).num_weight_bytes == others + 4 * 2 * layer
     assert loaded(MICRO, torch.bfloat16, scheme=Scheme.fp8).num_weight_bytes == others + 4 * (layer + 4 * outputs)
-    assert loaded(MICRO, torch.bfloat16, scheme=Scheme.w4a16).num_weight_bytes == others + 4 * (layer // 2 + 5 * groups)
+    assert loaded(MICRO, torch.bfloat16, scheme=Scheme.w8a16).num_weight_bytes == others + 4 * (layer + 4 * outputs)
+    for_group = 5 if compact.missing() else 8
+    int4 = loaded(MICRO, torch.bfloat16, scheme=Scheme.w4a16)
+    assert int4.num_weight_bytes == others + 4 * (layer // 2 + for_group * groups)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -125,10 +131,14 @@ def test_the_head_is_that_of_its_numbers(scheme: Scheme, head: bool, tmp_path: P
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_dtype_of_the_rows_changes_no_weight(scheme: Scheme) -> None:
-    one, other = (loaded(MICRO, dtype, scheme=scheme).layers[2].gate_up.quantized for dtype in DTYPES)
+    kinds = {dtype: loaded(MICRO, dtype, scheme=scheme).layers[2].gate_up for dtype in DTYPES}
+    one, other = kinds[torch.float32].quantized, kinds[torch.bfloat16].quantized
     assert one is not None
-    assert other is not None
-    assert torch.equal(dequantize(one), dequantize(other))
+    if other is not None:
+        assert torch.equal(dequantize(one), dequantize(other))
+    else:
+        units = torch.eye(128, dtype=torch.bfloat16)
+        assert torch.equal(linear.apply(units, kinds[torch.bfloat16]), dequantize(one).T.bfloat16())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -171,7 +181,7 @@ def test_the_adapter_is_added_to_a_quantised_matrix_in_the_dtype_of_the_rows(sch
     )
     assert quantised.adapter is not None
     factors = (*quantised.adapter.a, *quantised.adapter.b)
-    assert all(factor.dtype == torch.float32 and factor.quantized is None for factor in factors)
+    assert all(factor.dtype == torch.float32 and factor.scheme is None for factor in factors)
     exact, got = logits(plain, lora=True), logits(quantised, lora=True)
     bound = BOUND_OF_ROWS if scheme is Scheme.fp8 else 1e-4
     assert (got - exact).norm() <= bound * exact.norm()
@@ -180,7 +190,7 @@ def test_the_adapter_is_added_to_a_quantised_matrix_in_the_dtype_of_the_rows(sch
     assert float((got - logits(quantised)).norm()) == pytest.approx(added, rel=0.2)
 
 
-@pytest.mark.parametrize(("scheme", "head"), [("none", False), ("fp8", False), ("w4a16", True)])
+@pytest.mark.parametrize(("scheme", "head"), [("none", False), ("fp8", False), ("w8a16", False), ("w4a16", True)])
 def test_a_worker_says_what_it_quantised(scheme: str, head: bool) -> None:
     runtime = Runtime(micro_settings(quantization=scheme, quantize_head=head, batch_invariant=head))
     info = runtime.info()
@@ -195,8 +205,8 @@ def test_a_worker_says_what_it_quantised(scheme: str, head: bool) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"quantization": "int3"}, "quantization: got 'int3'; valid: none, fp8, w4a16"),
-        ({"quantize_head": True}, "quantize_head: got true with quantization none; valid: with fp8 or w4a16"),
+        ({"quantization": "int3"}, "quantization: got 'int3'; valid: none, fp8, w8a16, w4a16"),
+        ({"quantize_head": True}, "quantize_head: got true with quantization none; valid: with fp8, w8a16 or w4a16"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes: dict[str, object], words: str) -> None:
