@@ -135,7 +135,7 @@ def test_settings_without_a_flag_go_through() -> None:
         ("", "--mode is required; valid: ar, dlm, linear_spec"),
         ("--mode fast", "--mode: got 'fast'; valid: ar, dlm, linear_spec"),
         ("--mode ar --block-length 4", "--block-length with ar: got 4; valid: 1"),
-        ("--mode ar --threshold 0.5", "--threshold: got mode ar, which cannot use it; valid with dlm or linear_spec"),
+        ("--mode ar --threshold 0.5", "--threshold: got mode ar, which cannot use it; valid with dlm"),
         ("--mode ar,dlm --lora", "--lora: got mode ar, dlm, which cannot use it; valid with linear_spec"),
         ("--mode linear_spec --lora-path x", "--lora-path acts with an adapter only: give --lora too"),
         ("--mode linear_spec --no-lora", "unrecognized arguments: --no-lora"),
@@ -163,8 +163,8 @@ def test_what_cannot_be_meant_is_refused(flags: str, words: str) -> None:
 
 def test_help_shows_the_defaults_of_the_modes() -> None:
     text = " ".join(parser().format_help().split())
-    assert "tokens per block; ar takes 1 only (default: ar 1, dlm 8, linear_spec 32)" in text
-    assert "not for ar (default: dlm 0.9, linear_spec 0)" in text
+    assert "tokens per block, in auto at most; ar takes 1 only (default: ar 1, dlm 8, linear_spec 32, auto 32)" in text
+    assert "not for ar (default: dlm 0.9, linear_spec 0, auto 0)" in text
 
 
 def test_whole_nodes_are_a_switch() -> None:
