@@ -161,6 +161,12 @@ def test_what_cannot_be_meant_is_refused(flags: str, words: str) -> None:
     assert words in str(error.value)
 
 
+def test_all_modes_are_those_with_results_of_their_own() -> None:
+    assert list(config_of("--mode", "all").modes) == ["ar", "dlm", "linear_spec"]
+    auto = config_of("--mode", "auto", "--lora", "--block-length", "16").modes["auto"]
+    assert (auto.mode.value, auto.lora, auto.block_length, auto.threshold) == ("auto", True, 16, 0.0)
+
+
 def test_help_shows_the_defaults_of_the_modes() -> None:
     text = " ".join(parser().format_help().split())
     assert "tokens per block, in auto at most; ar takes 1 only (default: ar 1, dlm 8, linear_spec 32, auto 32)" in text
