@@ -3,6 +3,23 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 
+# <module> <function that makes its parser>: prints the help and ends. The flags are defined by modules that need the
+# standard library alone, so no environment is made for it. Returns when no Python of this machine can read them.
+print_help() {
+  local python
+  local -x PYTHONPATH=$ROOT/.types PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
+  for python in "$ROOT/.venv/bin/python" ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    "$python" -c "import $1" 2>/dev/null || continue
+    "$python" -c "import $1 as flags; flags.$2().print_help()"
+    exit
+  done
+}
+wants_help() {
+  local word
+  for word in "$@"; do case $word in --help | -h) return 0 ;; esac; done
+  return 1
+}
+
 case ${1:-} in
   --setup | --setup=*)
     layer=${1#--setup} layer=${layer#=}
@@ -22,6 +39,12 @@ case ${1:-} in
     exec env PYTHONSAFEPATH=1 "$ROOT/.venv/bin/python" -m trimode.pipeline.doctor "${@:2}"
     ;;
   --serve) # the demo model, or --model; every flag of python -m trimode.balancer
+    if wants_help "${@:2}"; then
+      echo "bash eval.sh --serve [FLAGS] starts the command below. Where they are not given, it adds --model"
+      echo "assets/demo_model, --lora MODEL/linear_spec_lora (if there is such a folder) and --port 8000."
+      echo
+      print_help trimode.balancer.settings build_parser
+    fi
     bash "$ROOT/scripts/setup_env.sh" worker
     model="" lora="" port=""
     for ((i = 2; i <= $#; i++)); do
@@ -37,10 +60,12 @@ case ${1:-} in
     # the adapter that lies in the model's folder is loaded, so that requests may ask for it
     [ -n "$lora" ] || [ ! -e "$model/linear_spec_lora/adapter_config.json" ] || more+=(--lora "$model/linear_spec_lora")
     [ -n "$port" ] || more+=(--port 8000)
+    echo "starting a server; when it logs 'serving ADDRESS', a browser shows a chat page there. Ctrl-C ends it." >&2
     exec env PYTHONSAFEPATH=1 "$ROOT/.venv/bin/python" -m trimode.balancer "${more[@]}" "${@:2}"
     ;;
 esac
 
+if wants_help "$@"; then print_help trimode.pipeline.config.flags parser; fi
 layer=base
 for word in "$@"; do
   case $word in

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from trimode.core.delta import Delta, Json, OnDelta
+from trimode.core.errors import GenerationError
 
 
 class Delivered:
@@ -33,7 +34,7 @@ class Delivered:
         """When the first token came, in seconds of `time.monotonic`; None before that."""
 
     def take(self, delta: Delta) -> None:
-        """Takes the next part from the worker of now. ValueError if it contradicts what the client has."""
+        """Takes the next part from the worker of now. GenerationError (500) if it contradicts what the client has."""
         num_tokens, num_characters = self._at
         self._at = (num_tokens + len(delta.token_ids), num_characters + len(delta.text))
         if self._again:
@@ -67,7 +68,11 @@ class Delivered:
         """Returns the part of `delta` that the client does not have yet. The counts are of what came before it."""
         known = self._token_ids[num_tokens : num_tokens + len(delta.token_ids)]
         if known != list(delta.token_ids[: len(known)]):
-            raise ValueError(f"it has other tokens from number {num_tokens} on")
+            raise GenerationError(
+                "generation failed: its worker died, and another one did not go on with the answer: it has other "
+                f"tokens from number {num_tokens} on",
+                500,
+            )
         logprobs, tops = delta.logprobs, delta.tops
         return Delta(
             token_ids=delta.token_ids[len(known) :],

@@ -14,13 +14,15 @@ from trimode.core.protocol import WorkerSettings
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How many workers there are, and what each of them gets."""
+    """How many workers a node has, and what each of them gets."""
 
     num_workers: int
     gpus_per_worker: int
     """1 on a GPU machine, 0 on CPU."""
     worker: WorkerSettings
     """With device and num_threads filled in."""
+    num_nodes: int = 1
+    """All with the same devices."""
 
 
 def place_workers(settings: BalancerSettings) -> Placement:
@@ -39,4 +41,4 @@ def place_workers(settings: BalancerSettings) -> Placement:
         num_workers = settings.num_workers or 1
     threads = settings.worker.num_threads or max(1, len(os.sched_getaffinity(0)) // num_workers)
     worker = dataclasses.replace(settings.worker, device=device, num_threads=threads)
-    return Placement(num_workers, int(device == "cuda"), worker)
+    return Placement(num_workers, int(device == "cuda"), worker, settings.num_nodes)

@@ -219,7 +219,7 @@ class Router:
             self._leave(slot, item)
             self._again(item, str(error))
             return
-        except GenerationError as error:
+        except Exception as error:  # noqa: BLE001 -- a GenerationError, or a defect, which must not leave anybody waiting
             slot.failed += not item.done.cancelled()  # its client has left: it is counted as cancelled
             slot.deaths_in_a_row = 0
             if not item.done.done():
@@ -233,7 +233,7 @@ class Router:
         self._leave(slot, item)
 
     def _listener(self, worker: Worker, item: WorkItem) -> OnDelta | None:
-        """Returns what takes the parts of the answer from this worker. Ends the request if it contradicts itself."""
+        """Returns what takes the parts of the answer from this worker. If that fails, the request alone ends."""
         delivered = item.delivered
         if delivered is None:
             return None
@@ -243,9 +243,8 @@ class Router:
                 return
             try:
                 delivered.take(delta)
-            except ValueError as error:
-                message = f"generation failed: its worker died, and another one did not go on with the answer: {error}"
-                item.done.set_exception(GenerationError(message, 500))
+            except Exception as error:  # noqa: BLE001 -- raised further, it would end the connection to the worker
+                item.done.set_exception(error)
                 self._spawn(worker.cancel(item.request_id))
 
         return take

@@ -19,7 +19,7 @@ from types import FrameType
 import uvicorn
 from trimode.balancer.actors.pool import WorkerPool
 from trimode.balancer.actors.private_folder import PrivateFolder
-from trimode.balancer.actors.ray_head import start_ray, stop_ray
+from trimode.balancer.actors.ray_head import gcs_address, start_ray, stop_ray
 from trimode.balancer.actors.ray_watch import wait_until_ray_ends
 from trimode.balancer.actors.wire import Door, boot_id
 from trimode.balancer.api.app import build_app
@@ -91,7 +91,11 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> int:
         _on_signals(_raise_stop)
         placement = place_workers(settings)
         listener = _listen(settings.host, settings.port)
-        start_ray(folder, num_cpus=placement.num_workers, num_gpus=placement.num_workers * placement.gpus_per_worker)
+        host = "127.0.0.1" if settings.num_nodes == 1 else settings.node_host
+        num_workers = placement.num_workers
+        start_ray(folder, num_cpus=num_workers, num_gpus=num_workers * placement.gpus_per_worker, host=host)
+        if settings.join_file is not None:
+            write_json_atomic(settings.join_file, {"address": gcs_address()})
         _on_signals(_raise_stop)  # Ray has installed its own
         if signals.stop_asked():
             raise Stopped(signal.SIGTERM)
@@ -105,8 +109,9 @@ def run_server(settings: BalancerSettings, folder: PrivateFolder) -> int:
     finally:
         _on_signals(signal.SIG_IGN)
         threading.Thread(target=_cut_short, daemon=True).start()
-        if settings.ready_file is not None:
-            settings.ready_file.unlink(missing_ok=True)
+        for file in (settings.ready_file, settings.join_file):
+            if file is not None:
+                file.unlink(missing_ok=True)
         if listener is not None:
             listener.close()
         stop_ray()
@@ -141,7 +146,10 @@ class _Balancer:
             await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()  # raises the WorkerError that says why
+                ready = pool.router.num_ready
+                log.info("serving %s with %d worker%s", self._url(), ready, "" if ready == 1 else "s")
                 self._write_ready(pool)
+                pool.on_change = lambda: self._write_ready(pool)
                 await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
                 await self._drain(pool)
             if self.fatal is not None:
@@ -204,6 +212,7 @@ class _Balancer:
         return uvicorn.Config(
             build_app(service),
             http=Connection,
+            ws="none",
             log_level="warning",
             access_log=False,
             lifespan="off",
@@ -218,12 +227,11 @@ class _Balancer:
         return f"http://{shown}:{port}"
 
     def _write_ready(self, pool: WorkerPool) -> None:
-        url = self._url()
-        log.info("serving %s with %d workers", url, len(pool.infos))
         if self.settings.ready_file is None:
             return
         workers = [info.to_json() for info in pool.infos]
-        write_json_atomic(self.settings.ready_file, {"url": url, "pid": os.getpid(), "workers": workers})
+        content = {"url": self._url(), "pid": os.getpid(), "workers": workers, "lost": pool.lost}
+        write_json_atomic(self.settings.ready_file, content)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from trimode.core.errors import ConfigError
 from trimode.core.model_flags import add_model_flags
@@ -29,7 +30,13 @@ class BalancerSettings:
     worker_class: str = DEFAULT_WORKER_CLASS
     """`package.module:Class` of a core.worker.Worker that takes a WorkerSettings."""
     num_workers: int | None = None
-    """None = one per visible GPU, else 1."""
+    """On each node; None = one per visible GPU, else 1."""
+    num_nodes: int = 1
+    """Machines whose devices serve, this one among them; each further one runs `balancer.join`."""
+    node_host: str | None = None
+    """Address of this machine that the other nodes see; None leaves the choice to Ray."""
+    join_file: Path | None = None
+    """Where the further nodes read the address of this server's Ray."""
     host: str = "127.0.0.1"
     port: int = 0
     """0 = a free port chosen by the kernel."""
@@ -67,10 +74,15 @@ class BalancerSettings:
         return self.max_in_flight or slots + max(1, slots // 4)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; all flags: --help")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `python -m trimode.balancer`."""
     show = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m trimode.balancer",
         description="OpenAI-compatible HTTP server in front of one worker per device.",
         formatter_class=show,
@@ -83,7 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--served-model-name", help="name in /v1/models; the folder's name when absent")
     model.add_argument("--max-position-embeddings", type=int, help="overrides the checkpoint's context limit")
     workers = parser.add_argument_group("workers")
-    workers.add_argument("--num-workers", type=int, help="one per visible GPU, else 1, when absent")
+    workers.add_argument("--num-workers", type=int, help="on each node; one per visible GPU, else 1, when absent")
+    workers.add_argument("--num-nodes", type=int, default=1, help="machines; further ones run trimode.balancer.join")
+    workers.add_argument("--node-host", help="address of this machine that the other nodes see")
+    workers.add_argument("--join-file", type=Path, help="file in which the other nodes find this server")
     workers.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     workers.add_argument("--max-num-seqs", type=int, default=32, help="requests decoded together by one worker")
     workers.add_argument("--kv-cache-gb", type=float, help="KV cache of one worker in GiB")
@@ -123,7 +138,15 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_settings(argv: Sequence[str]) -> BalancerSettings:
     """Settings from the command line, paths made absolute; ConfigError names the flag, what came and what is valid."""
     args = build_parser().parse_args(argv)
-    for flag in ("num_workers", "max_num_seqs", "max_queue", "max_worker_deaths", "num_threads", "kv_cache_gb"):
+    for flag in (
+        "num_workers",
+        "num_nodes",
+        "max_num_seqs",
+        "max_queue",
+        "max_worker_deaths",
+        "num_threads",
+        "kv_cache_gb",
+    ):
         value = getattr(args, flag)
         if value is not None and value <= 0:
             raise ConfigError(f"--{flag.replace('_', '-')}: got {value}; valid: a number above 0")
@@ -133,6 +156,8 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
         raise ConfigError(f"--grace: got {args.grace}; valid: seconds, 0 or more")
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port: got {args.port}; valid: 0 to 65535")
+    if args.num_nodes > 1 and args.join_file is None:
+        raise ConfigError(f"--num-nodes: got {args.num_nodes} without --join-file; valid: with it, or 1")
     api_key = _read_api_key(args.api_key_file)
     if api_key is None and not is_loopback(args.host):
         raise ConfigError(
@@ -149,6 +174,9 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
         worker=worker,
         worker_class=args.worker_class,
         num_workers=args.num_workers,
+        num_nodes=args.num_nodes,
+        node_host=args.node_host,
+        join_file=_absolute(args.join_file),
         host=args.host,
         port=args.port,
         ready_file=_absolute(args.ready_file),

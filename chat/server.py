@@ -137,7 +137,7 @@ class _Reading:
         """Returns the whole answer."""
         usage = self._usage
         seconds = time.monotonic() - self._began
-        queue, total = _number(usage.get("queue_s")), _number(usage.get("total_s"))
+        queue, first, total = (_number(usage.get(name)) for name in ("queue_s", "first_token_s", "total_s"))
         tokens, nfe, accepted = usage.get("completion_tokens"), usage.get("nfe"), usage.get("acceptance_lengths")
         return Reply(
             text="".join(self._text),
@@ -145,7 +145,7 @@ class _Reading:
             stats=Stats(
                 tokens=tokens if isinstance(tokens, int) else None,
                 seconds=seconds if total is None else total - (queue or 0.0),
-                first_token_s=self._first_s,
+                first_token_s=self._first_s if first is None else first - (queue or 0.0),
                 nfe=nfe if isinstance(nfe, int) else None,
                 acceptance_lengths=tuple(accepted) if isinstance(accepted, list) else (),
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -69,7 +70,7 @@ def one_question(argv: Sequence[str], mode: str, prog: str, opened: Open = open_
 
     def command() -> int:
         args = loads(argv, parser(prog, f"One question from stdin, answered in mode {mode}.", mode))
-        question = (input(PROMPT) if sys.stdin.isatty() else sys.stdin.read()).strip()
+        question = _read(lambda: input(PROMPT) if sys.stdin.isatty() else sys.stdin.read()).strip()
         if not question:
             raise ConfigError("stdin: got no message; valid: one user message")
         answerer = opened(args, mode)
@@ -111,6 +112,9 @@ def _ended_by_hand(command: Callable[[], int]) -> int:
     except (KeyboardInterrupt, EOFError):
         print(file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the answers has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not fail too
+        return 1
 
 
 def talk(state: State, screen: Screen, runner: asyncio.Runner) -> None:
@@ -119,11 +123,14 @@ def talk(state: State, screen: Screen, runner: asyncio.Runner) -> None:
     screen.note(f"{state.answerer.name}{mode}; :help lists the commands")
     while not state.ended:
         try:
-            line = read_message()
+            line = _read(read_message)
         except EOFError:
             break
         except KeyboardInterrupt:
             screen.note("\n(:q or Ctrl-D leaves)")
+            continue
+        except ConfigError as error:
+            screen.note(f"error: {error}")
             continue
         if line.strip() in ENDS:
             break
@@ -133,6 +140,8 @@ def talk(state: State, screen: Screen, runner: asyncio.Runner) -> None:
             react(line, state, screen, runner)
         except TrimodeError as error:
             screen.note(f"error: {error}")
+        except BrokenPipeError:
+            raise
         except OSError as error:
             screen.note(f"error: {error.filename}: {error.strerror}")
 
@@ -159,6 +168,14 @@ def react(line: str, state: State, screen: Screen, runner: asyncio.Runner) -> No
     state.conversation.add(question, reply.text)
     cut = " (cut at max_new_tokens)" if reply.finish_reason == "length" else ""
     screen.end(reply.stats.line() + cut)
+
+
+def _read(read: Callable[[], str]) -> str:
+    """Returns what `read` reads from stdin, as UTF-8 whatever the locale is. ConfigError if it is none."""
+    try:
+        return read().encode(errors="surrogateescape").decode()
+    except UnicodeError:
+        raise ConfigError("stdin: got bytes that are not UTF-8; valid: a message in UTF-8") from None
 
 
 def read_message() -> str:

@@ -170,12 +170,14 @@ class ResourceSpec:
     device: Device
     """A job that asked for GPUs and sees none fails; it never falls back to the CPU by itself."""
     num_gpus: int
-    """GPUs of the allocation (0 on a CPU job)."""
+    """GPUs of each node (0 on a CPU job)."""
     num_workers: int | None
-    """Workers to start; None = one per visible GPU, else 1."""
+    """Workers to start on each node; None = one per visible GPU, else 1."""
     time_limit_min: int
     partition: str | None = None
     account: str | None = None
+    num_nodes: int = 1
+    """Nodes of a job; GPUs, workers, CPUs and memory are those of each."""
     cpus_per_task: int | None = None
     mem_gb: int | None = None
     executor: Executor = Executor.slurm
@@ -198,6 +200,12 @@ class ResourceSpec:
     requeue: Requeue = Requeue.slurm
     array_throttle: int | None = None
     """Most jobs of an array that run at the same time; None = all."""
+
+    @property
+    def all_workers(self) -> int | None:
+        """Workers of all nodes; None if it depends on the GPUs that are visible."""
+        per_node = self.num_workers or self.num_gpus
+        return per_node * self.num_nodes if per_node else None
 
     @property
     def num_follow_ups(self) -> int:

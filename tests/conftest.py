@@ -5,6 +5,7 @@ Also decides, before anything imports Triton, whether its kernels run on a GPU o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,13 @@ from trimode.core.devices import visible_gpus
 HAS_GPU = visible_gpus() > 0
 if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"
+
+with contextlib.suppress(ImportError):  # a GPU machine may not have it, and its tests need it not
+    from hypothesis import HealthCheck, settings
+
+    # a busy machine is slow, which is no fault of an example
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
 
 STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
 """Python's audit events of a process being started."""

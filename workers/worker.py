@@ -23,6 +23,7 @@ from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.field_rules import show
 from trimode.core.protocol import Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo, WorkerStats
+from trimode.workers.boundary import one_request
 from trimode.workers.engine.scheduler import CANCELLED, Sequence
 from trimode.workers.journal.journal import Journal, token_identity
 from trimode.workers.params import STREAM_EVENTS, read_request_id
@@ -191,13 +192,8 @@ class Worker(worker.Worker):
     def _prepare(self, job: _Job) -> None:
         """Runs in a tokenizer thread: checks the request and tokenizes its prompt."""
         try:
-            job.go_on()
-            prepared = self._runtime.prepare(job.fields, job.go_on)
-            if job.listener is not None:
-                job.listener.begin(self._runtime.text, prepared)
-            if self._journal is not None and prepared.continuation is None:  # a listener has got none of what it holds
-                found = self._journal.find(prepared.prompt_ids, prepared.params)
-                prepared = dataclasses.replace(prepared, continuation=found)
+            with one_request("the preparation"):
+                prepared = self._prepared(job)
         except GenerationError as error:
             self._resolve(job, error)
             return
@@ -210,6 +206,16 @@ class Worker(worker.Worker):
             job.prepared = prepared
             self._inbox.append(job)
             self._wake.notify()
+
+    def _prepared(self, job: _Job) -> Prepared:
+        job.go_on()
+        prepared = self._runtime.prepare(job.fields, job.go_on)
+        if job.listener is not None:
+            job.listener.begin(self._runtime.text, prepared)
+        if self._journal is not None and prepared.continuation is None:  # a listener has got none of what it holds
+            found = self._journal.find(prepared.prompt_ids, prepared.params)
+            prepared = dataclasses.replace(prepared, continuation=found)
+        return prepared
 
     def _loop(self) -> None:
         failure = "the worker was closed"

@@ -1,13 +1,18 @@
-"""Keeps one living worker actor per slot: starts them, learns at once when one dies, and replaces it."""
+"""Keeps one living worker actor per slot: starts them, learns at once when one dies, and replaces it.
+
+A slot whose node is lost stays empty until the node joins again. The first node cannot be lost: this process is there.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from trimode.balancer.actors.nodes import JOIN_S, LivingNode, Nodes
 from trimode.balancer.actors.ray_worker import Actors, RayActors, RayWorker
 from trimode.balancer.actors.wire import Door
 from trimode.balancer.placement import Placement
@@ -41,11 +46,12 @@ class WorkerPool:
         on_fatal: Callable[[str], None],
         door: Door,
         actors: Actors | None = None,
+        nodes: Nodes | None = None,
     ) -> None:
         self.settings = settings
         self.placement = placement
         self.log_dir = log_dir
-        self.slots = [WorkerSlot(index) for index in range(placement.num_workers)]
+        self.slots = [WorkerSlot(index) for index in range(placement.num_workers * placement.num_nodes)]
         self.router = Router(
             self.slots,
             in_flight_limit=settings.in_flight_limit,
@@ -54,6 +60,10 @@ class WorkerPool:
         )
         self.restarts = 0
         self.infos: list[WorkerInfo] = []
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when workers are lost or back."""
+        self._lost: set[int] = set()
+        self._nodes = nodes or Nodes(placement.num_nodes)
         self._on_fatal = on_fatal
         self._door = door
         self._actors = actors or RayActors(
@@ -63,12 +73,12 @@ class WorkerPool:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Starts all workers at the same time. Raises the first WorkerError."""
-        workers = [self._new_worker(slot) for slot in self.slots]
-        await asyncio.gather(*(worker.start(self.settings.worker_class, self.placement) for worker in workers))
-        self.infos = [worker.info() for worker in workers]
+        """Starts all workers at the same time. Raises the first WorkerError, unless it comes of a lost node."""
+        workers = await asyncio.gather(*(self._begin(slot) for slot in self.slots))
+        self.infos = [worker.info() for worker in workers if worker is not None]
         for slot, worker in zip(self.slots, workers, strict=True):
-            self._put_in_service(slot, worker)
+            if worker is not None:
+                self._put_in_service(slot, worker)
 
     @property
     def workers(self) -> list[RayWorker | None]:
@@ -98,6 +108,7 @@ class WorkerPool:
             "workers": [
                 {
                     "index": slot.index,
+                    "node": self._node_of(slot),
                     "ready": slot.worker is not None,
                     "pid": worker.pid if worker is not None else None,
                     "running": len(slot.running),
@@ -111,9 +122,51 @@ class WorkerPool:
             ],
         }
 
-    def _new_worker(self, slot: WorkerSlot) -> RayWorker:
+    @property
+    def lost(self) -> dict[str, int]:
+        """The number of lost workers, by the name of their node."""
+        return dict(Counter(self._nodes.name(self._node_of(self.slots[index])) for index in sorted(self._lost)))
+
+    def _node_of(self, slot: WorkerSlot) -> int:
+        return slot.index // self.placement.num_workers
+
+    async def _begin(self, slot: WorkerSlot) -> RayWorker | None:
+        """Starts the first worker of a slot. Returns None if its node does not join or is lost meanwhile."""
+        try:
+            async with asyncio.timeout(JOIN_S):
+                node = await self._nodes.wait_for(self._node_of(slot))
+        except TimeoutError:
+            self._lose(slot, "", f"its node has not joined within {JOIN_S:.0f} s")
+            return None
+        worker = self._new_worker(slot, node)
+        try:
+            await worker.start(self.settings.worker_class, self.placement)
+        except WorkerError as error:
+            if await self._lives(slot, node):
+                raise
+            self._lose(slot, node.node_id, str(error))
+            return None
+        return worker
+
+    async def _lives(self, slot: WorkerSlot, node: LivingNode) -> bool:
+        return await self._nodes.find(self._node_of(slot)) == node
+
+    def _lose(self, slot: WorkerSlot, node_id: str, cause: str) -> None:
+        """Leaves a slot of a further node empty until that node joins again."""
+        name = self._nodes.name(self._node_of(slot))
+        log.warning("worker %d is lost with %s, and the others go on: %s", slot.index, name, cause)
+        self._lost.add(slot.index)
+        self._spawn(self._return(slot, node_id))
+        self.on_change()
+
+    async def _return(self, slot: WorkerSlot, node_id: str) -> None:
+        await self._nodes.wait_for(self._node_of(slot), other_than=node_id)
+        slot.deaths_in_a_row = 0
+        await self._replace(slot)
+
+    def _new_worker(self, slot: WorkerSlot, node: LivingNode) -> RayWorker:
         log_file = self.log_dir / f"{self.settings.log_prefix}worker_{slot.index}.log"
-        return RayWorker(self._actors, f"worker {slot.index}", log_file, self._door)
+        return RayWorker(self._actors, f"worker {slot.index}", log_file, self._door, node.node_id)
 
     def _put_in_service(self, slot: WorkerSlot, worker: RayWorker) -> None:
         slot.worker = worker
@@ -123,32 +176,48 @@ class WorkerPool:
     async def _watch(self, slot: WorkerSlot, worker: RayWorker) -> None:
         cause = await worker.wait_until_dead()
         self.router.slot_died(slot, worker, f"{worker.name} died ({cause})")
+        worker.close()
 
     def _on_death(self, slot: WorkerSlot, cause: str) -> None:
         log.warning("%s with %d requests; starting it again", cause, len(slot.running))
-        if slot.deaths_in_a_row >= self.settings.max_worker_deaths:
+        if slot.deaths_in_a_row >= self.settings.max_worker_deaths and self._node_of(slot) == 0:
             self._on_fatal(f"{cause}: {slot.deaths_in_a_row} deaths in a row with no finished request between them")
             return
         self._spawn(self._replace(slot))
 
     async def _replace(self, slot: WorkerSlot) -> None:
-        """Starts workers in this slot until one is ready or it has died `max_worker_deaths` times in a row."""
+        """Starts workers in this slot until one is ready or it has died `max_worker_deaths` times in a row.
+
+        Such a slot of a further node is lost, as is one whose node has ended. On the first node it is the server's end.
+        """
         while True:
-            worker = self._new_worker(slot)
+            node = await self._nodes.find(self._node_of(slot))
+            if node is None:
+                self._lose(slot, "", "its node has ended")
+                return
+            if slot.deaths_in_a_row >= self.settings.max_worker_deaths and self._node_of(slot) > 0:
+                self._lose(slot, node.node_id, f"{slot.deaths_in_a_row} deaths in a row")
+                return
+            worker = self._new_worker(slot, node)
             try:
                 await worker.start(self.settings.worker_class, self.placement)
             except TrimodeError as error:
                 worker.close()
+                if not await self._lives(slot, node):
+                    continue
                 slot.deaths += 1
                 slot.deaths_in_a_row += 1
                 log.warning("%s", error)
-                if slot.deaths_in_a_row >= self.settings.max_worker_deaths:
+                if slot.deaths_in_a_row >= self.settings.max_worker_deaths and self._node_of(slot) == 0:
                     self._on_fatal(f"{error}: {slot.deaths_in_a_row} deaths in a row")
                     return
                 continue
             self.restarts += 1
             log.info("%s is back (pid %d)", worker.name, worker.pid)
             self._put_in_service(slot, worker)
+            if slot.index in self._lost:
+                self._lost.discard(slot.index)
+                self.on_change()
             return
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -63,11 +63,11 @@ class PrivateFolder:
         os.set_inheritable(int(fd), False)
         return cls(Path(path), int(pid), int(fd))
 
-    def write_token(self) -> Path:
-        """Writes a new secret to a file that only this user can read."""
+    def write_token(self, secret: str | None = None) -> Path:
+        """Writes this secret, or a new one, to a file that only this user can read."""
         token = self.path / "token"
         token.touch(mode=0o600, exist_ok=False)
-        token.write_text(secrets.token_hex(32), encoding="ascii")
+        token.write_text(secret or secrets.token_hex(32), encoding="ascii")
         return token
 
     def remove(self) -> None:

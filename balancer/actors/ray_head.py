@@ -20,6 +20,7 @@ from ray import _raylet
 from ray._private import services
 from ray._private import worker as ray_worker
 from trimode.balancer.actors.private_folder import PrivateFolder
+from trimode.balancer.actors.ray_watch import end_with_gcs
 from trimode.balancer.actors.reaper import end_processes, processes_in
 from trimode.core.errors import WorkerError
 
@@ -33,31 +34,34 @@ UNUSED_PORTS = ("METRICS_AGENT_PORT_NAME", "METRICS_EXPORT_PORT_NAME", "DASHBOAR
 """Names in Ray of the ports of its dashboard agent, which has nothing to do without a dashboard."""
 
 
-def start_ray(folder: PrivateFolder, *, num_cpus: int, num_gpus: int) -> None:
+def start_ray(folder: PrivateFolder, *, num_cpus: int, num_gpus: int, host: str | None = "127.0.0.1") -> None:
     """Starts the head inside `folder` and connects to it; if it does not come up, once more.
+
+    `host`: its address; None leaves the choice to Ray.
 
     Raises:
         WorkerError: Ray cannot start.
     """
     os.chdir(folder.path)
     try:
-        _start(folder, num_cpus, num_gpus)
+        _start(folder, (num_cpus, num_gpus), host)
     except WorkerError as error:
         log.warning("%s; starting it once more", error)
         stop_ray()
         end_processes(str(folder.path))
         shutil.rmtree(folder.ray_path, ignore_errors=True)
-        _start(folder, num_cpus, num_gpus)
+        _start(folder, (num_cpus, num_gpus), host)
 
 
-def _start(folder: PrivateFolder, num_cpus: int, num_gpus: int) -> None:
+def _start(folder: PrivateFolder, devices: tuple[int, int], host: str | None) -> None:
     say_first_lines()
+    num_cpus, num_gpus = devices
     try:
-        with _patient_start(folder.path):
+        with patient_start(folder.path), end_with_gcs(folder.path):
             ray.init(
                 include_dashboard=False,
                 _temp_dir=str(folder.ray_path),
-                _node_ip_address="127.0.0.1",
+                _node_ip_address=host,
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
                 object_store_memory=OBJECT_STORE_BYTES,
@@ -83,7 +87,7 @@ def _say(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:  # noqa:
 
 
 @contextlib.contextmanager
-def _patient_start(folder: Path) -> Iterator[None]:
+def patient_start(folder: Path) -> Iterator[None]:
     """Makes Ray wait for its new node for START_S, or until the node's raylet has ended.
 
     Two limits are fixed in Ray's code. The driver waits for the node for half a minute, even when the raylet is dead.
@@ -168,6 +172,11 @@ def error_line(folder: Path) -> str:
             fatal = [line for line in written if "Check failed" in line]
             return f": {fatal[0].partition('Check failed: ')[2] if fatal else written[-1]}"[:500]
     return ""
+
+
+def gcs_address() -> str:
+    """Returns where further nodes find the head, HOST:PORT."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def stop_ray() -> None:

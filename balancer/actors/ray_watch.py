@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 from trimode.balancer.actors.reaper import processes_in
+
+log = logging.getLogger("trimode.balancer")
 
 NAMES = ("raylet", "gcs_server")
 """Ray's processes without which no worker can be reached or started."""
@@ -34,6 +41,29 @@ async def wait_until_ray_ends(folder: Path) -> str:
             if name not in processes or not _is_alive(processes[name]):
                 return f"Ray's {name} was killed or has ended: no worker can be reached without it"
         await asyncio.sleep(EVERY_S)
+
+
+@contextmanager
+def end_with_gcs(folder: Path) -> Iterator[None]:
+    """Ends this process at once if Ray's GCS ends while the block runs: Ray would wait for it for minutes.
+
+    The reaper then ends what is left.
+    """
+    over = threading.Event()
+    threading.Thread(target=_watch_gcs, args=(folder, over), name="gcs-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _watch_gcs(folder: Path, over: threading.Event) -> None:
+    gcs: psutil.Process | None = None
+    while not over.wait(EVERY_S):
+        gcs = gcs or next((found for found in ray_processes(folder) if found.name() == "gcs_server"), None)
+        if gcs is not None and not _is_alive(gcs) and not over.is_set():
+            log.error("Ray's gcs_server was killed or has ended while Ray started")
+            os._exit(1)
 
 
 def _is_alive(process: psutil.Process) -> bool:

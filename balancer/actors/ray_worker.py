@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trimode.balancer.actors.actor import Started, WorkerActor
 from trimode.balancer.actors.wire import Door
 from trimode.balancer.actors.worker_client import WorkerClient, connect
@@ -30,8 +31,11 @@ FLUSH_S = 5.0
 class Actors(Protocol):
     """Where worker actors come from."""
 
-    def start(self, log_file: Path) -> ray.actor.ActorHandle:
-        """Starts the process of one actor, which appends its output to `log_file`; does not wait for it."""
+    def start(self, log_file: Path, node_id: str) -> ray.actor.ActorHandle:
+        """Starts the process of one actor, which appends its output to `log_file`; does not wait for it.
+
+        `node_id`: the only node that it may run on; empty = the only one there is.
+        """
 
     def kill(self, actor: ray.actor.ActorHandle) -> None:
         """Ends the process of an actor now."""
@@ -41,13 +45,18 @@ class RayActors(Actors):
     """Actors in the Ray that this process is connected to."""
 
     def __init__(self, *, num_gpus: int, max_concurrency: int) -> None:
-        self._options = ray.remote(WorkerActor).options(
-            num_cpus=0, num_gpus=num_gpus, max_concurrency=max_concurrency, max_restarts=0, max_task_retries=0
-        )
+        self._choices = {"num_cpus": 0, "num_gpus": num_gpus, "max_concurrency": max_concurrency}
+        self._choices |= {"max_restarts": 0, "max_task_retries": 0}
+        self._actor = ray.remote(WorkerActor)
+        self._options = self._actor.options(**self._choices)
 
-    def start(self, log_file: Path) -> ray.actor.ActorHandle:
+    def start(self, log_file: Path, node_id: str) -> ray.actor.ActorHandle:
         """Starts the process of one actor; does not wait for it."""
-        return self._options.remote(str(log_file))
+        if not node_id:
+            return self._options.remote(str(log_file))
+        # not soft: on a node that is dead the start fails, instead of waiting for another node
+        place = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        return self._actor.options(**self._choices, scheduling_strategy=place).remote(str(log_file))
 
     def kill(self, actor: ray.actor.ActorHandle) -> None:
         """Ends the process of an actor now."""
@@ -57,11 +66,11 @@ class RayActors(Actors):
 class RayWorker(Worker):
     """A worker behind an actor. Ray's exceptions become the project's."""
 
-    def __init__(self, actors: Actors, name: str, log_file: Path, door: Door) -> None:
+    def __init__(self, actors: Actors, name: str, log_file: Path, door: Door, node_id: str = "") -> None:
         self.name = name
         self.pid = 0
         self._actors = actors
-        self._actor = actors.start(log_file)
+        self._actor = actors.start(log_file, node_id)
         self._door = door
         self._info: WorkerInfo | None = None
         self._client: WorkerClient | None = None
@@ -89,7 +98,11 @@ class RayWorker(Worker):
 
     async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
         """Answers a question about text; GenerationError or WorkerError."""
-        return await self._connected().text(task, fields)
+        try:
+            return await self._connected().text(task, fields)
+        except WorkerError:
+            self.close()  # as above
+            raise
 
     async def cancel(self, request_id: str) -> None:
         """Ends a running request; a dead worker has none."""
@@ -119,8 +132,10 @@ class RayWorker(Worker):
         return self._client
 
     def close(self) -> None:
-        """Ends the process now."""
+        """Ends the process now, and all calls. The connection to a machine that is gone would stay open for long."""
         self._actors.kill(self._actor)
+        if self._client is not None:
+            self._client.close()
 
     async def wait_until_dead(self) -> str:
         """Returns the cause once the process is gone."""

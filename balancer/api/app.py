@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 import re
 import time
 import uuid
@@ -35,6 +36,8 @@ from trimode.balancer.router import Router
 from trimode.balancer.work import Reply
 from trimode.core.delta import Delta
 from trimode.core.protocol import Mode
+
+log = logging.getLogger("trimode.balancer")
 
 _UNSAFE_IN_ID = re.compile(r"[^A-Za-z0-9._:-]")
 _MAX_HEADER = 2000
@@ -115,7 +118,9 @@ async def _answer(
 
     async def answer(on_delta: Callable[[int, Delta], None] | None = None) -> Json:
         replies = await _generate_all(service.router, parsed, shown_id, on_delta)
-        reply = build(head, parsed, replies, vocabulary)
+        costs = [reply.generation.cost for reply in replies]
+        num_rated = sum(cost.prompt_tokens + cost.completion_tokens for cost in costs) if parsed.names_tokens else 0
+        reply = await service.make(num_rated, lambda: build(head, parsed, replies, vocabulary))
         _note(service, shown_id, parsed, reply)
         service.metrics.add_replies(parsed.fields["mode"], replies)
         return reply
@@ -125,8 +130,14 @@ async def _answer(
             parsed.fields["stream_events"] = DENOISE
         chunks = Chunks(head, parsed, options, vocabulary, chat=build is chat_body)
         return await stream_reply(request, chunks, answer, _disconnected(request), headers)
-    reply = await _until_client_leaves(request, answer())
-    return Response(status_code=499) if reply is None else JsonResponse(reply, headers=headers)
+
+    async def whole() -> Response:
+        reply, tokens = await answer(), 0
+        if parsed.names_tokens:
+            tokens = reply["usage"]["total_tokens"] * parsed.n
+        return await service.make(tokens, lambda: JsonResponse(reply, headers=headers))
+
+    return await _until_client_leaves(request, whole()) or Response(status_code=499)
 
 
 def _ignored_header(names: Sequence[str]) -> str:
@@ -160,7 +171,7 @@ async def _generate_all(
             task.cancel()
 
 
-async def _until_client_leaves(request: Request, work: Awaitable[Json]) -> Json | None:
+async def _until_client_leaves(request: Request, work: Awaitable[Response]) -> Response | None:
     """Returns the result of `work`; None, with `work` cancelled, when the client hangs up first."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
@@ -199,5 +210,8 @@ def _note(service: Service, request_id: str, parsed: ParsedRequest, reply: Json)
         "finish_reasons": [choice["finish_reason"] for choice in reply["choices"]],
         "usage": usage,
     }
-    with service.request_log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    try:
+        with service.request_log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:  # no reason to lose the reply
+        log.error("--request-log: %s cannot be written (%s)", service.request_log, error.strerror)

@@ -11,6 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_S = 30.0
 """Seconds in which the whole head of a request must arrive, counted from the connection or from its first byte."""
+STALL_S = 600.0
+"""Seconds for which a client may read nothing of a reply that waits for it."""
 MOST_CONNECTIONS = 8192
 OTHER_FILES = 512
 """Open files that are kept for the workers, for Ray and for logs."""
@@ -27,6 +29,7 @@ class Connection(H11Protocol):
     """uvicorn's connection with limits. What cannot be read as HTTP gets an OpenAI error body and is closed."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by asyncio."""
@@ -39,7 +42,18 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
         self._head_has_come()
+        self._reads_again()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Called by asyncio when the client does not keep up with the reply."""
+        super().pause_writing()
+        self._stall_timer = self.loop.call_later(STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Called by asyncio when the client has read on."""
+        self._reads_again()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio with any part of the stream."""
@@ -62,6 +76,11 @@ class Connection(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _reads_again(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _too_slow(self) -> None:
         self._refuse(408, f"the head of the request did not arrive within {HEAD_S:g} s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from trimode.balancer.api.fields import DECODING_FIELDS, OWN_FIELDS
 from trimode.balancer.api.prompts import TOO_LONG
+from trimode.balancer.api.rendering import to_json
 from trimode.balancer.api.replies import error_body
 from trimode.balancer.work import TryLaterError
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
@@ -23,8 +23,7 @@ class JsonResponse(JSONResponse):
 
     def render(self, content: object) -> bytes:
         """Returns the body."""
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8", "backslashreplace")
+        return to_json(content).encode("utf-8", "backslashreplace")
 
 
 def error_response(message: str, status: int, param: str | None = None, code: str | None = None) -> JsonResponse:

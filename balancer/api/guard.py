@@ -42,7 +42,8 @@ class Visitors:
 
     def admits_origin(self, origin: str, host: str) -> bool:
         """True if a page of this origin may ask: it comes from this server or is named."""
-        return origin.partition("://")[2].lower() == host.lower() or self.names(origin)
+        own = bool(host) and origin.partition("://")[2].lower() == host.lower()
+        return own or self.names(origin)
 
     def names(self, origin: str) -> bool:
         """True if the origin is named, so that its pages may read the replies."""

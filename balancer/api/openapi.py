@@ -39,7 +39,7 @@ MESSAGES: Json = {
     },
 }
 SUMMARIES: Mapping[str, tuple[str, str]] = {
-    "/v1/chat/completions": ("post", "Answer chat messages; server-sent events with `stream`."),
+    "/v1/chat/completions": ("post", "Answer chat messages; server-sent events with stream."),
     "/v1/completions": ("post", "Continue one or more texts or lists of token ids."),
     "/tokenize": ("post", "Token ids of a text or of chat messages."),
     "/v1/tokenize": ("post", "The same."),

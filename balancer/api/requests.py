@@ -30,6 +30,8 @@ Json = dict[str, Any]
 
 MAX_REPLIES = 128
 MAX_SEED = 2**63 - 1
+MAX_PROMPT_LOGPROBS = 2**20
+"""Log-probabilities of prompt tokens in one reply, alternatives counted. Each takes half a kilobyte."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,6 +106,7 @@ def parse_chat(body: Json, default_mode: Mode, limits: ModelLimits = NO_LIMITS) 
     if num_top and not logprobs:
         raise InvalidRequestError(f'top_logprobs: got {num_top}; valid: only with "logprobs": true', "top_logprobs")
     parsed = _parse(body, [{"messages": messages}], default_mode, num_top if logprobs else None)
+    _check_rated_prompts(parsed, "prompt_logprobs")
     parsed.splits_reasoning = bool(parsed.fields.get("enable_thinking")) and body.get("separate_reasoning") is not False
     return parsed
 
@@ -121,7 +124,21 @@ def parse_completion(body: Json, default_mode: Mode, limits: ModelLimits = NO_LI
     if _no_tokens(parsed) and "prompt_logprobs" not in parsed.fields:
         message = "max_tokens: got 0; valid: 1 or more, or 0 with echo or prompt_logprobs"
         raise InvalidRequestError(message, "max_tokens")
+    _check_rated_prompts(parsed, "prompt_logprobs" if parsed.shows_prompt_logprobs else "logprobs")
     return parsed
+
+
+def _check_rated_prompts(parsed: ParsedRequest, param: str) -> None:
+    """Refuses a request whose reply would hold too many log-probabilities of its prompts. `param` asks for them."""
+    alternatives = parsed.fields.get("prompt_logprobs")
+    if alternatives is None:
+        return
+    total = (alternatives + 1) * parsed.n * sum(map(estimate_tokens, parsed.prompts))
+    if total > MAX_PROMPT_LOGPROBS:
+        valid = f"at most {MAX_PROMPT_LOGPROBS}, all replies and alternatives counted"
+        raise InvalidRequestError(
+            f"{param}: got about {total} log-probabilities of prompt tokens; valid: {valid}", param
+        )
 
 
 def _no_tokens(parsed: ParsedRequest) -> bool:

@@ -17,10 +17,10 @@ from trimode.balancer.api.metrics import Metrics
 from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.vocabulary import Vocabulary
 from trimode.balancer.router import Router
-from trimode.core.errors import GenerationError, InvalidRequestError
+from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 from trimode.core.field_rules import show
 from trimode.core.protocol import Mode
-from trimode.core.worker import Worker, WorkerInfo
+from trimode.core.worker import WorkerInfo
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -30,11 +30,13 @@ BODY_S = 60.0
 LARGE_BODY_BYTES = 64 << 10
 """A body of this size or more is read in a thread beside the event loop: it can take a second, and several can come at
 a time. Smaller ones take less time than the way to the thread and back."""
+LARGE_REPLY_TOKENS = 1024
+"""A reply with log-probabilities of so many tokens is made in a thread beside the event loop: it can take seconds."""
 
 
-def _body_reader() -> ThreadPoolExecutor:
-    """Returns one thread, so that large bodies are read one after another."""
-    return ThreadPoolExecutor(1, thread_name_prefix="body")
+def _one_thread() -> ThreadPoolExecutor:
+    """Returns one thread, so that large bodies or replies are handled one after another."""
+    return ThreadPoolExecutor(1, thread_name_prefix="large")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,8 +56,10 @@ class Service:
     started: float = field(default_factory=time.time)
     totals: Json = field(default_factory=lambda: {"requests": 0, "completion_tokens": 0, "nfe": 0, "forwards": {}})
     """Sums over the `usage` of all replies; `replies` in /stats."""
-    body_reader: ThreadPoolExecutor = field(default_factory=_body_reader)
+    body_reader: ThreadPoolExecutor = field(default_factory=_one_thread)
     """Reads large bodies."""
+    reply_maker: ThreadPoolExecutor = field(default_factory=_one_thread)
+    """Makes large replies."""
     visitors: Visitors = field(default_factory=Visitors)
     """Whom the server answers."""
     metrics: Metrics = field(default_factory=Metrics)
@@ -69,19 +73,27 @@ class Service:
             raise GenerationError("no worker is ready yet; try again later", 503)
         return infos[0]
 
-    def worker(self) -> Worker:
-        """Returns a worker for a question that any of them can answer. GenerationError (503) if none is ready."""
-        ready = [slot for slot in self.router.slots if slot.worker is not None]
-        if not ready:
-            raise GenerationError("no worker is ready; try again later", 503)
-        worker = min(ready, key=lambda slot: slot.outstanding).worker
-        assert worker is not None
-        return worker
+    async def text(self, task: str, fields: Json) -> Json:
+        """Returns a worker's answer to a question about text; if it dies, that of another one.
+
+        Raises GenerationError (503) if none is ready, and what the worker refuses.
+        """
+        for _ in self.router.slots:
+            ready = [slot for slot in self.router.slots if slot.worker is not None]
+            slot = min(ready, key=lambda slot: slot.outstanding, default=None)
+            if slot is None or slot.worker is None:
+                break
+            worker = slot.worker
+            try:
+                return await worker.text(task, fields)
+            except WorkerError as error:
+                self.router.slot_died(slot, worker, str(error))
+        raise GenerationError("no worker is ready; try again later", 503)
 
     async def vocabulary(self) -> Vocabulary:
         """Returns the tokens of the served model."""
         if self.known_vocabulary is None:
-            self.known_vocabulary = Vocabulary.from_worker(await self.worker().text("vocabulary", {}))
+            self.known_vocabulary = Vocabulary.from_worker(await self.text("vocabulary", {}))
         return self.known_vocabulary
 
     async def read(self, request: Request, parse: Callable[[Json, ModelLimits], T]) -> T:
@@ -102,6 +114,12 @@ class Service:
         if len(data) < LARGE_BODY_BYTES:
             return read()
         return await asyncio.get_running_loop().run_in_executor(self.body_reader, read)
+
+    async def make(self, num_rated: int, work: Callable[[], T]) -> T:
+        """Returns the result of `work` on a reply that shows the log-probabilities of `num_rated` tokens."""
+        if num_rated < LARGE_REPLY_TOKENS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self.reply_maker, work)
 
 
 def check_content_type(request: Request) -> None:

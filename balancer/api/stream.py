@@ -17,7 +17,7 @@ from trimode.balancer.api.replies import prompt_text
 from trimode.balancer.api.requests import ParsedRequest
 from trimode.balancer.api.vocabulary import Offsets, TokenNames, Vocabulary
 from trimode.core.delta import Delta
-from trimode.core.errors import InvalidRequestError, TrimodeError
+from trimode.core.errors import GenerationError, InvalidRequestError, TrimodeError
 from trimode.core.field_rules import show
 
 Json = dict[str, Any]
@@ -31,6 +31,8 @@ LEDGER = (
 )
 """Fields of a reply's usage that the last chunk of a stream carries under `trimode`."""
 DONE = "data: [DONE]\n\n"
+MAX_WAITING_CHARACTERS = 32 * 2**20
+"""Most text of one request that waits for a client that reads slowly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,16 +86,18 @@ class Chunks:
         self._offsets = [Offsets(vocabulary) for _ in range(parsed.num_replies)]
         self._splitters = [ReasoningSplitter() for _ in range(parsed.num_replies)]
         self._waiting: list[str] = []
+        self._size = 0
+        """Characters of `_waiting`."""
         self._wake: asyncio.Future[None] | None = None
         self.started = False
         """True once there is something to send."""
 
     def add(self, index: int, delta: Delta) -> None:
-        """Takes the next part of one answer."""
+        """Takes the next part of one answer. GenerationError (408) if too much of it waits for the client."""
         self._begin()
         for one in delta.passes:
             event = json.dumps({"request_id": self._id, "index": index, **one}, separators=(",", ":"))
-            self._waiting.append(f"event: {DENOISE}\ndata: {event}\n\n")
+            self._add(f"event: {DENOISE}\ndata: {event}\n\n")
         more: Json = {}
         if self._parsed.logprobs and delta.token_ids:
             more["logprobs"] = self._logprobs(index, delta)
@@ -127,7 +131,7 @@ class Chunks:
 
     def take(self) -> bytes:
         """Returns what waits to be sent; empty if nothing does."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._size = self._waiting, [], 0
         return "".join(waiting).encode("utf-8", "backslashreplace")
 
     def wake(self) -> None:
@@ -177,7 +181,13 @@ class Chunks:
     def _put(self, choices: Sequence[Json], more: Json | None = None) -> None:
         chunk = {**self._head, "choices": choices, **(more or {})}
         text = json.dumps(chunk, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        self._waiting.append(f"data: {text}\n\n")
+        self._add(f"data: {text}\n\n")
+
+    def _add(self, event: str) -> None:
+        self._waiting.append(event)
+        self._size += len(event)
+        if self._size > MAX_WAITING_CHARACTERS:
+            raise GenerationError("the client reads too slowly: too much of the answer waits for it", 408)
 
 
 class EventStream(Response):

@@ -25,7 +25,7 @@ def text_routes(service: Service) -> list[Route]:
         fields, shows_names = await service.read(request, _read_tokenize)
         info = service.served()
         empty = fields.get("prompt") == ""  # a request to generate has at least one token, a text need not
-        tokens = [] if empty else (await service.worker().text("tokenize", fields))["tokens"]
+        tokens = [] if empty else (await service.text("tokenize", fields))["tokens"]
         names = None
         if shows_names:
             naming = TokenNames(await service.vocabulary())
@@ -35,7 +35,7 @@ def text_routes(service: Service) -> list[Route]:
 
     async def detokenize(request: Request) -> Response:
         tokens = await service.read(request, _read_detokenize)
-        return JsonResponse({"prompt": (await service.worker().text("detokenize", {"tokens": tokens}))["text"]})
+        return JsonResponse({"prompt": (await service.text("detokenize", {"tokens": tokens}))["text"]})
 
     async def tokenizer_info(_: Request) -> Response:
         info = service.served()
@@ -53,6 +53,7 @@ def text_routes(service: Service) -> list[Route]:
 
 def _read_tokenize(body: Json, limits: ModelLimits) -> tuple[dict[str, Any], bool]:
     """Returns the worker's fields, and True if the texts of the tokens are wanted."""
+    body = {name: value for name, value in body.items() if value is not None}
     if ("messages" in body) == ("prompt" in body):
         raise InvalidRequestError("prompt: got both or neither of prompt and messages; valid: one of them", "prompt")
     for name, only in ALWAYS.items():

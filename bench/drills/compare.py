@@ -15,8 +15,8 @@ from trimode.pipeline.run_folder.paths import RunPaths
 
 TIMES = frozenset({"generation_start_time", "generation_end_time", "generation_time", "interleaved_eval_single_time_s"})
 """Keys of a row that hold times."""
-LEDGER_TIMES = frozenset({"queue_s", "first_token_s", "total_s", "request_id"})
-"""Keys of a ledger line that differ from run to run."""
+LEDGER_TIMES = frozenset({"queue_s", "first_token_s", "total_s", "request_id", "continuations"})
+"""Keys of a ledger line that differ from run to run. One of them says how often an answer went on after a death."""
 VERDICTS = ("symbolic_correct", "is_correct", "predicted_answer", "scoring_error")
 """Keys of a row that hold its verdict, besides all that begin with `graded` or `passed`."""
 CHANGING = re.compile(r"[0-9a-f]{12,}|[0-9]{5,}(_[0-9]+)*")

@@ -29,6 +29,8 @@ MOST_TYPED = 5
 """Commands by hand after which a drill is given up."""
 DISK = "size=6m"
 """Size of a small file system: a sweep takes half a megabyte."""
+SHARE = 0.6
+"""Part of a phase's measured length in which a strike may fall: the machine may be quicker than it was."""
 PHASES = {"start-up": 0.3, "serving": 0.45, "end": 0.25}
 """Parts of a job's life, each with the share of the strikes that fall into it."""
 
@@ -184,7 +186,7 @@ class Drill:
         """Strikes once, at a random moment of a phase. Returns False if the job has ended before."""
         if not self._wait_for_phase(wanted):
             return False
-        end = time.monotonic() + rng.uniform(0.0, reference.seconds[wanted])
+        end = time.monotonic() + rng.uniform(0.0, SHARE * reference.seconds[wanted])
         while time.monotonic() < end:
             if self.tick():
                 return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -75,3 +76,16 @@ def sample_seed(seed: int, benchmark: str, position: int) -> int:
 
 Ask = Callable[[str, str, int], Awaitable[Answer]]
 """(name, prompt, seed of the sample) -> answer: runs one sample, over HTTP or in this process."""
+
+
+def not_asked(name: str, position: int, problem: str) -> Answer:
+    """Returns the answer of a row that cannot be asked. It is final: asking would not help."""
+    now = time.time()
+    return Answer(
+        request_id=name,
+        cost=NO_COST,
+        started_at=now,
+        ended_at=now,
+        error=f"row {position + 1} of the data {problem}",
+        error_kind=REQUEST,
+    )

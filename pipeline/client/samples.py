@@ -7,7 +7,6 @@ for its last answers. How a sample is asked is handed in as `ask`.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from trimode.core.errors import WorkerError
-from trimode.core.protocol import NO_COST, Row
+from trimode.core.protocol import Row
 from trimode.pipeline.benchmarks import Benchmark
-from trimode.pipeline.client.answer import REQUEST, Answer, Ask, sample_seed
+from trimode.pipeline.client.answer import Answer, Ask, not_asked, sample_seed
 from trimode.pipeline.client.metrics_file import RefusedError, UnansweredError, share_problem, write_metrics
 from trimode.pipeline.client.record import answered_row, judged_row, nfe_record
 from trimode.pipeline.client.tasks import LoadedTask
@@ -101,6 +100,8 @@ class _TaskRun:
         self.problem: str | None = None
         """Why the benchmark is not finished although every sample was asked."""
         self._pool: Scorers | None = None
+        self._opening = asyncio.Lock()
+        self._abandoned = False
 
     def questions(self) -> Iterator[_Question]:
         for seed in self.loaded.task.seeds:
@@ -119,13 +120,20 @@ class _TaskRun:
 
     async def score(self, row: Row) -> Row:
         """Returns the row with its verdict, from a scoring process."""
-        if self._pool is None:
-            spec = self._folder.spec
-            data_dir = Path(spec.data_dir) if spec.data_dir else None
-            self._pool = self._make_pool(self.loaded.benchmark, data_dir, spec.client.num_scorers)
-            self._pool.open()
+        async with self._opening:
+            if self._pool is None:  # in a thread: making it ready takes seconds, in which answers must be stored
+                await asyncio.to_thread(self._open_pool)
+        assert self._pool is not None
         unjudged = judged_row(self.loaded.benchmark, row, {})
         return judged_row(self.loaded.benchmark, row, await asyncio.wrap_future(self._pool.submit(unjudged)))
+
+    def _open_pool(self) -> None:
+        spec = self._folder.spec
+        data_dir = Path(spec.data_dir) if spec.data_dir else None
+        self._pool = pool = self._make_pool(self.loaded.benchmark, data_dir, spec.client.num_scorers)
+        pool.open()
+        if self._abandoned:  # meanwhile
+            pool.abandon()
 
     def finish_seed(self, seed: int) -> None:
         self.stores[seed].finish(self.loaded.rows_asked, lambda rows: finish_rows(self.loaded.benchmark, rows))
@@ -156,6 +164,7 @@ class _TaskRun:
 
     def abandon(self) -> None:
         """Closes files and scorers without waiting for rows that are still being scored: nobody will read them."""
+        self._abandoned = True
         for store in self.stores.values():
             store.close()
         if self._pool is not None:
@@ -223,7 +232,7 @@ class _Stream:
         for question in questions:
             benchmark = question.run.loaded.benchmark
             if (problem := row_error(benchmark, question.row)) is not None:
-                answer = _not_asked(question, problem)
+                answer = not_asked(question.name, question.position, problem)
             else:
                 answer = await self._ask(question.name, user_message(benchmark, question.row), question.sample_seed)
                 self._watch(answer)
@@ -275,19 +284,6 @@ class _Stream:
         if not run.left:
             await asyncio.to_thread(run.finish)
             self._progress.finish(run.loaded.task.benchmark)
-
-
-def _not_asked(question: _Question, problem: str) -> Answer:
-    """Returns the answer of a row that cannot be asked. It is final: asking would not help."""
-    now = time.time()
-    return Answer(
-        request_id=question.name,
-        cost=NO_COST,
-        started_at=now,
-        ended_at=now,
-        error=f"row {question.position + 1} of the data {problem}",
-        error_kind=REQUEST,
-    )
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -85,6 +85,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("--local", None, "off", "run here and wait; the same as --cluster local"),
         Flag("--device", "auto|cpu|cuda", "auto", "cpu turns --gpus into a number of CPU workers", "balancer.device"),
+        Flag("--nodes", "N", "1", "nodes per job; GPUs, workers, CPUs and memory are per node", "cluster.nodes"),
         Flag("--gpus", "N", "8; with --local all that are visible", "GPUs per job", "cluster.gpus"),
         Flag("--workers", "N", "one per GPU, else 1", "workers per job", "balancer.workers"),
         Flag(

@@ -84,6 +84,8 @@ class ComposedCluster:
     partition: str | None = None
     time_limit: str = MISSING
     """As Slurm writes it: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S; rounded up to minutes."""
+    nodes: int = 1
+    """Nodes of a job; the workers of all of them answer one client. The next three are of each node."""
     gpus: int | None = None
     """GPUs per job; null = all that are visible."""
     cpus_per_task: int | None = None
@@ -140,7 +142,7 @@ class BalancerConfig:
 
     device: Device = Device.auto
     workers: int | None = None
-    """Workers per job; null = one per GPU, else 1."""
+    """Workers per node of a job; null = one per GPU, else 1."""
     max_num_seqs: int = 1
     """Requests a worker decodes together."""
     kv_cache_gb: float | None = None

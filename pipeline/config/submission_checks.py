@@ -6,14 +6,15 @@ import re
 import unicodedata
 
 from trimode.core.errors import ConfigError
-from trimode.pipeline.config.schema import ClusterConfig, Config
+from trimode.pipeline.config.schema import Backend, ClusterConfig, Config
 from trimode.pipeline.spec import Container, Device, Executor, gpus_in_gres
 
 SBATCH_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 OWN_OPTIONS = {
     **dict.fromkeys(
-        ("nodes", "N", "ntasks", "n", "ntasks-per-node", "ntasks-per-gpu"),
-        "is the job's own: a job is one task on one node; valid: more GPUs (cluster.gpus) or more jobs (--num-chunks)",
+        ("nodes", "N", "ntasks", "n", "ntasks-per-node", "ntasks-per-gpu", "no-kill", "k"),
+        "is the job's own: it has one task on each node; valid: more nodes (cluster.nodes), more GPUs (cluster.gpus) "
+        "or more jobs (--num-chunks)",
     ),
     **dict.fromkeys(
         (
@@ -99,6 +100,7 @@ def check_submission(config: Config) -> None:
         at_least(f"cluster.{name}", value, 1)
     at_least("cluster.array_throttle", cluster.array_throttle, 1)
     at_least("cluster.max_requeues", cluster.max_requeues, 0)
+    _check_nodes(config)
     if cluster.executor is Executor.local:
         if given := [name for name in FOR_SLURM if getattr(cluster, name)]:
             raise ConfigError(
@@ -124,6 +126,16 @@ def check_submission(config: Config) -> None:
                 f"cluster.srun: got {argument!r}, which the settings of the container give already; valid: "
                 "cluster.container_image, container_mounts and container_python"
             )
+
+
+def _check_nodes(config: Config) -> None:
+    """Checks that several nodes are asked for only where a job can use them."""
+    nodes = config.cluster.nodes
+    at_least("cluster.nodes", nodes, 1)
+    if nodes > 1 and config.cluster.executor is Executor.local:
+        raise ConfigError(f"cluster.nodes: got {nodes} for a job on this machine; valid: 1, or a SLURM cluster")
+    if nodes > 1 and config.balancer.backend is Backend.openai:
+        raise ConfigError(f"cluster.nodes: got {nodes} for a job that asks a running server; valid: 1")
 
 
 def _check_forms(cluster: ClusterConfig) -> None:

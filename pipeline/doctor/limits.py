@@ -129,6 +129,10 @@ def _partition(partition: Partition, resources: Sequence[ResourceSpec]) -> Findi
         return fail(name, f"MaxTime is {limit} minutes; the jobs ask for {longest}", f"give --time {limit}")
     if partition.max_nodes == 0:
         return fail(name, "MaxNodes is 0", "give another --partition (`sinfo`)")
+    wanted = max(item.num_nodes for item in resources)
+    if partition.max_nodes is not None and wanted > partition.max_nodes:
+        text = f"MaxNodes is {partition.max_nodes}; a job asks for {wanted}"
+        return fail(name, text, f"give --nodes {partition.max_nodes}")
     most = "unlimited" if limit is None else f"{limit} minutes"
     count = "unlimited" if partition.max_nodes is None else partition.max_nodes
     return ok(name, f"up; MaxTime {most} (the jobs ask for {longest}), MaxNodes {count}")
@@ -145,7 +149,12 @@ def _machines(
         where = ", ".join(sorted(names))
         yield fail("nodes", f"none of {len(there)} nodes of {where} is usable", "see why: `sinfo -R`")
         return
-    yield ok("nodes", f"{len(usable)} of {len(there)} nodes are usable")
+    most = max(item.num_nodes for item in resources)
+    usable_text = f"{len(usable)} of {len(there)} nodes are usable"
+    if most > len(usable):
+        yield fail("nodes", f"a job asks for {most} nodes; {usable_text}", f"give --nodes {len(usable)}")
+    else:
+        yield ok("nodes", usable_text if most == 1 else f"{usable_text}; a job asks for {most}")
     for what, setting, wanted, largest in (
         ("GPUs", "--gpus", max(item.num_gpus for item in resources), max(node.gpus for node in usable)),
         (

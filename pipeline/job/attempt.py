@@ -7,17 +7,13 @@ import signal
 
 from trimode.core.errors import RESTARTS, RUN_AGAIN, TERMINATED, Stopped, WorkerError
 from trimode.pipeline.job.balancer import ServerEnded
+from trimode.pipeline.run_folder.earlier_runs import num_earlier_runs
 from trimode.pipeline.run_folder.manifest import runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.spec import LINK, Executor, JobSpec
+from trimode.pipeline.spec import Executor, JobSpec
 
 WARNING = signal.SIGUSR2
 """Slurm sends it before the time limit."""
-
-
-def restart_count() -> int:
-    """Returns how often Slurm has requeued this job, or how many arrays of its chain came before this one."""
-    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) + int(os.environ.get(LINK) or 0)
 
 
 def after_a_signal(spec: JobSpec, paths: RunPaths, error: BaseException) -> tuple[int, str] | WorkerError | None:
@@ -38,8 +34,8 @@ def after_a_signal(spec: JobSpec, paths: RunPaths, error: BaseException) -> tupl
     if error.signum != WARNING:
         return None
     at_the_limit, preempted = _ends(spec, paths)
-    before, most, minutes = restart_count() - preempted, spec.resources.max_requeues, spec.resources.time_limit_min
-    limit = f"the time limit of {minutes} min ended run {restart_count() + 1}"
+    before, most, minutes = num_earlier_runs() - preempted, spec.resources.max_requeues, spec.resources.time_limit_min
+    limit = f"the time limit of {minutes} min ended run {num_earlier_runs() + 1}"
     if before >= most:
         return WorkerError(
             f"{limit}; a job is requeued at most {most} times (cluster.max_requeues). What is finished is kept: run "

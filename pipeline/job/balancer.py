@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from trimode.core.errors import USER_ERROR, WorkerError
 from trimode.core.files import tail, write_text_atomic
+from trimode.core.nodes import JOIN_FILE, NODES_TOKEN
 from trimode.core.processes import serve_job
 from trimode.core.worker import WorkerInfo
 from trimode.pipeline.job.devices import Devices
@@ -67,6 +68,10 @@ class BalancerProcess:
         self._url: str | None = None
         self._api_key = secrets.token_urlsafe(32)
         self._key_fd: int | None = None
+        self._nodes_token = os.environ.pop(NODES_TOKEN, None)  # programs that are scored must not see it
+        self._lost: dict[str, int] = {}
+        self.on_lost: Callable[[dict[str, int]], None] = lambda _lost: None
+        """Called with the number of lost workers by node, whenever it changes."""
 
     def command(self) -> list[str]:
         """The balancer's command line."""
@@ -95,6 +100,12 @@ class BalancerProcess:
             "--max-queue": max(4096, 2 * client.max_concurrent_requests),
             "--api-key-file": None if self._key_fd is None else f"/proc/self/fd/{self._key_fd}",
         }
+        if self._spec.resources.num_nodes > 1:
+            options |= {
+                "--num-nodes": self._spec.resources.num_nodes,
+                "--join-file": os.environ.get(JOIN_FILE),
+                "--node-host": _address_of_this_node(),
+            }
         for flag, value in options.items():
             if value is not None:
                 command += [flag, str(value)]
@@ -123,6 +134,7 @@ class BalancerProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, **({NODES_TOKEN: self._nodes_token} if self._nodes_token else {})},
             pass_fds=(self._key_fd,),
             preexec_fn=serve_job,  # the balancer's reaper then ends the workers
         )
@@ -165,12 +177,23 @@ class BalancerProcess:
 
     def check(self) -> None:
         """Raises WorkerError if the balancer has ended: a ServerEnded unless the user must act."""
+        if self._url is not None and self._spec.resources.num_nodes > 1:
+            self._look_at_nodes()
         if self._process is not None and (status := self._process.poll()) is not None:
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             message = f"the balancer {how}; {self._end_of_log()}"
             if status == USER_ERROR:
                 raise WorkerError(message)
             raise ServerEnded(message, came_up=status < 0 or self._url is not None)
+
+    def _look_at_nodes(self) -> None:
+        try:
+            lost = json.loads(self._ready_file.read_text(encoding="utf-8"))["lost"]
+        except FileNotFoundError:  # the balancer is ending
+            return
+        if lost != self._lost:
+            self._lost = lost
+            self.on_lost(lost)
 
     def _stop(self) -> None:
         if self._process is None or self._process.poll() is not None:
@@ -189,6 +212,12 @@ class BalancerProcess:
         return f"its log {log} ends with:\n{tail(log, 20)}"
 
 
+def _address_of_this_node() -> str | None:
+    """Returns the address under which Slurm reaches this node, where the step was launched on it; None if unknown."""
+    address = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "")
+    return None if address.startswith("127.") or not address else address
+
+
 def _file_in_memory(text: str) -> int:
     """Returns the descriptor of a file that has no name: only this process and those that inherit it can read it.
 
@@ -202,6 +231,7 @@ def _file_in_memory(text: str) -> int:
 def write_server_info(spec: JobSpec, paths: RunPaths, status: str, url: str | None, devices: Devices) -> None:
     """Writes the job's KEY="value" file for its owner's eyes only. `status`: starting | running | stopped | failed."""
     address = urlsplit(url or "")
+    num_workers = devices.num_workers * spec.resources.num_nodes
     values: Mapping[str, object] = {
         "SERVER_INFO_GENERATED_AT": now(),
         "SERVER_MODE": "gpu_only" if devices.device is Device.cuda else "cpu_only",
@@ -209,8 +239,8 @@ def write_server_info(spec: JobSpec, paths: RunPaths, status: str, url: str | No
         "SERVER_CLIENT_HOST": address.hostname or "",
         "SERVER_PORT": address.port or "",
         "SERVER_ADDRESS": f"{url.rstrip('/')}/v1" if url else "",
-        "MULTI_GPU": "true" if devices.num_workers > 1 else "false",
-        "NUM_GPUS": devices.num_workers if devices.device is Device.cuda else 0,
+        "MULTI_GPU": "true" if num_workers > 1 else "false",
+        "NUM_GPUS": num_workers if devices.device is Device.cuda else 0,
         "SLURM_JOB_ID": os.environ.get("SLURM_JOB_ID", ""),
     }
     text = "".join(f'{key}="{value}"\n' for key, value in values.items())

@@ -38,6 +38,7 @@ from trimode.pipeline.job.ready import Ready
 from trimode.pipeline.run_folder.failure_record import FailureRecord
 from trimode.pipeline.run_folder.folder import RunFolder
 from trimode.pipeline.run_folder.lease import Lease
+from trimode.pipeline.run_folder.manifest import Manifest
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
 from trimode.pipeline.spec import ClientKind, Executor, JobSpec
@@ -128,6 +129,8 @@ def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> No
                     manifest.add_server(server_facts(spec.client.server, ready.served))
                 if ready.max_model_len is not None:
                     check_context(spec.decode, ready.max_model_len)
+                if isinstance(server, BalancerProcess):
+                    server.on_lost = lambda lost: _note_lost(manifest, lost)
                 print(f"serving at {ready.url}", flush=True)
                 _run_client(folder, (server, ready), loaded, (log, signals), hooks)
         else:
@@ -150,7 +153,8 @@ def _server(folder: RunFolder, hooks: Hooks) -> Server:
         print(f"asking {spec.model.path} at {spec.client.server.url}; no model is started here", flush=True)
         return ForeignServer(spec, spec.client.server)
     devices = choose_devices(spec.resources)
-    print(f"starting {devices.num_workers} worker(s) on {devices.device} for {spec.model.path}", flush=True)
+    nodes = f" on each of {spec.resources.num_nodes} nodes" if spec.resources.num_nodes > 1 else ""
+    print(f"starting {devices.num_workers} worker(s) on {devices.device}{nodes} for {spec.model.path}", flush=True)
     return BalancerProcess(folder, devices, hooks.balancer)
 
 
@@ -198,6 +202,13 @@ async def _run_embedded(
             work.cancel()
             watch.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)
+
+
+def _note_lost(manifest: Manifest, lost: dict[str, int]) -> None:
+    """Says which workers are lost with their nodes, here and in the manifest."""
+    text = ", ".join(f"{count} with {node}" for node, count in lost.items())
+    print(f"workers lost: {text}; the job goes on with the others" if lost else "all workers are back", flush=True)
+    manifest.add_lost(lost)
 
 
 def _announce_share(loaded: LoadedTask) -> None:

@@ -149,6 +149,11 @@ def settings(config: Config, survey: Survey) -> list[tuple[str, object]]:
         ("data", absolute(config.data_dir, survey.cwd) if config.data_dir else "bundled, cached or downloaded"),
         ("cluster", f"{cluster.name} ({cluster.executor.value})"),
         ("device", config.balancer.device.value),
+        *(
+            (("nodes", f"{cluster.nodes}; GPUs, workers, CPUs and memory are those of each"),)
+            if cluster.nodes > 1
+            else ()
+        ),
         ("GPUs", cluster.gpus or "all visible"),
         ("workers", config.balancer.workers or "one per GPU, else 1"),
         ("batch size", config.balancer.max_num_seqs),
@@ -216,7 +221,7 @@ def _cells(state: JobState) -> tuple[str, ...]:
     names = [task.benchmark + (" (no scorer yet)" if task.benchmark in unscored else "") for task in spec.tasks]
     requests = sum(task.num_requests for task in spec.tasks)
     left = "" if state.progress is not JobProgress.RESUMED else f" ({state.num_left} left)"
-    workers: object = spec.resources.num_workers or spec.resources.num_gpus or "per GPU"
+    workers: object = spec.resources.all_workers or "per GPU"
     if spec.client.server is not None:
         workers = "none, a running server"
     mode = spec.decode.mode.value + (" + LoRA" if spec.decode.lora else "")

@@ -24,7 +24,7 @@ from trimode.pipeline.launch.call import DEVICES, GRACE_S, JobCall, Launcher, vi
 from trimode.pipeline.launch.outcome import failure_message, is_completed
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.submission import remove_files
-from trimode.pipeline.slurm.queue import outside_of_jobs
+from trimode.pipeline.slurm.commands import outside_of_jobs
 from trimode.pipeline.spec import JobSpec
 
 POLL_S = 0.2

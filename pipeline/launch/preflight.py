@@ -103,7 +103,7 @@ def check_weights(subject: Subject) -> Iterator[Finding]:
 
 
 def check_server(subject: Subject) -> Iterator[Finding]:
-    """Asks a running server for its models."""
+    """Asks a running server for its models, and one of this project for the mode that it will use."""
     server = subject.survey.server
     if server is None:
         return
@@ -112,7 +112,15 @@ def check_server(subject: Subject) -> Iterator[Finding]:
     except WorkerError as error:
         yield fail("server", str(error), "start the server, or give its address (--server)")
         return
-    if model.listed:
+    (mode,) = {mode.mode.value for mode in subject.config.modes.values()}
+    used = model.default_mode and (server.fields.get("mode") or model.default_mode)
+    if used and used != mode:
+        yield fail(
+            "server",
+            f"--mode: got {mode}, but {server.url} will decode these requests in mode {used}",
+            f"valid: --mode {used}, or +balancer.fields.mode={mode}, which asks the server for {mode}",
+        )
+    elif model.listed:
         owner = f", owned by {model.owned_by}" if model.owned_by else ""
         yield ok("server", f"{server.url} has {model.name}{owner}")
     else:
@@ -139,11 +147,12 @@ def check_scorers(subject: Subject) -> Iterator[Finding]:
     """Looks for benchmarks that the client cannot score."""
     unscored = [name for job in subject.jobs[:1] for name in without_scorer(job) if name in subject.benchmarks]
     if unscored:
+        others = ",".join(name for name in subject.benchmarks if name not in unscored)
         yield fail(
             "scorers",
             f"benchmarks need a scorer: got {', '.join(unscored)}, which client {subject.config.client.kind.value} "
             "cannot score",
-            "valid: leave them out of --benchmarks, or another client (client=nemo_skills)",
+            f"valid: --benchmarks {others or 'of other ones'}, or another client (client=nemo_skills)",
         )
     elif subject.jobs:
         yield ok("scorers", "every benchmark has one")

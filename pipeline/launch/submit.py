@@ -23,8 +23,9 @@ from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.submission import Call, Submission, accepted, remove_files, write_calls
 from trimode.pipeline.slurm.arrays import submission_dir
 from trimode.pipeline.slurm.chain import follow_up
+from trimode.pipeline.slurm.commands import outside_of_jobs
 from trimode.pipeline.slurm.limits import cluster_name
-from trimode.pipeline.slurm.queue import QueueEntry, has_ended, outside_of_jobs, queue_entries
+from trimode.pipeline.slurm.queue import QueueEntry, has_ended, queue_entries
 from trimode.pipeline.slurm.script import python_command, sbatch_text, slurm_parameters, task_command
 from trimode.pipeline.spec import JobSpec
 

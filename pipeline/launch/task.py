@@ -13,6 +13,7 @@ from types import FrameType
 from trimode.core.errors import RUN_AGAIN, TERMINATED, guarded
 from trimode.pipeline.launch.call import JobCall
 from trimode.pipeline.launch.outcome import over_since
+from trimode.pipeline.run_folder.earlier_runs import num_earlier_runs
 from trimode.pipeline.run_folder.submission import CALLS, Call, read_call
 from trimode.pipeline.slurm.orphan import requeue_if_orphaned
 from trimode.pipeline.slurm.requeue import wish_of
@@ -43,8 +44,7 @@ def again_if_allowed(call: Call) -> None:
     """Makes a signal that comes before the job's own handlers stand end this run, and ask for another one."""
 
     def warned(_signum: int, _frame: FrameType | None) -> None:
-        before = int(os.environ.get("SLURM_RESTART_COUNT") or 0) + int(os.environ.get(LINK) or 0)
-        if before < call.spec.resources.max_requeues:
+        if num_earlier_runs() < call.spec.resources.max_requeues:
             sys.exit(RUN_AGAIN)
         sys.exit("the time limit ended this run before the job had begun, and it is not requeued again")
 

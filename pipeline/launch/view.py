@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from trimode.core.counted import counted
 from trimode.core.errors import WorkerError
 from trimode.core.files import tail
 from trimode.pipeline.console.progress import TaskProgress, duration, read_snapshot
@@ -172,7 +173,7 @@ def _stage(spec: JobSpec, paths: RunPaths, job_id: str | None, entry: QueueEntry
     number = f"run {len(runs)}" if len(runs) > 1 else ""
     if job_id is not None and entry is not None and not has_ended(entry.state):
         if entry.state != "PENDING":
-            return Stage.RUNNING, number
+            return Stage.RUNNING, ", ".join(filter(None, (number, *_nodes(spec, runs))))
         again = _why_again(spec, runs) if runs else ""
         why = f"held: {entry.reason}" if any(word in entry.reason for word in HELD) else entry.reason
         return Stage.PENDING, again + why
@@ -194,6 +195,15 @@ def _stage(spec: JobSpec, paths: RunPaths, job_id: str | None, entry: QueueEntry
     if runs:
         return Stage.ENDED, f"{runs[-1].get('cause') or runs[-1].get('status')}; the same command goes on"
     return Stage.PLANNED, ""
+
+
+def _nodes(spec: JobSpec, runs: list[dict[str, object]]) -> list[str]:
+    """The nodes of a job with several, and the workers that its present run has lost."""
+    lost = runs[-1].get("lost_workers") if runs else None
+    parts = [f"{spec.resources.num_nodes} nodes"] if spec.resources.num_nodes > 1 else []
+    if isinstance(lost, dict):
+        parts += [f"{counted(count, 'worker')} lost with {node}" for node, count in lost.items()]
+    return parts
 
 
 def _last_words(spec: JobSpec, job_id: str | None) -> str:

@@ -58,6 +58,7 @@ def resource_spec(config: Config, survey: Survey, mounts: tuple[str, ...]) -> Re
         time_limit_min=cluster.time_limit_min,
         partition=cluster.partition or None,
         account=cluster.account or None,
+        num_nodes=cluster.nodes,
         cpus_per_task=cluster.cpus_per_task or (needed_cpus(config) if sized and not free & CPU_OPTIONS else None),
         mem_gb=cluster.mem_gb or (needed_gb(config, survey) if sized and not free & MEMORY_OPTIONS else None),
         container=cluster.container,
@@ -86,19 +87,19 @@ def sbatch_options(cluster: ClusterConfig) -> tuple[tuple[str, str | None], ...]
 
 
 def num_workers(config: Config) -> int:
-    """Returns the workers of a job; 0 if it asks a running server."""
+    """Returns the workers of each node of a job; 0 if it asks a running server."""
     if config.balancer.backend is Backend.openai:
         return 0
     return config.balancer.workers or config.cluster.gpus or 1
 
 
 def needed_cpus(config: Config) -> int:
-    """Returns the CPUs that a job needs: for each worker, each scoring process, the balancer and the client."""
+    """Returns the CPUs of a node that a job needs: for each worker, each scoring process, balancer and client."""
     return CPUS_PER_WORKER * num_workers(config) + CPUS_PER_SCORER * config.client.num_scorers + CPUS_OF_THE_JOB
 
 
 def needed_gb(config: Config, survey: Survey) -> int | None:
-    """Returns the memory that a job needs, in GB; None if the size of its weights or of its KV cache is not known.
+    """Returns the memory of a node that a job needs, in GB; None if the size of its weights or KV cache is not known.
 
     A GPU worker has its KV cache on the GPU. On the CPU its size is known only if `balancer.kv_cache_gb` is set.
     """

@@ -21,7 +21,7 @@ ENOUGH_S = 20.0
 
 def calibration(config: Config) -> Config:
     """Returns the config of a calibration. Its answers are the sweep's first ones, so none is generated twice."""
-    workers = config.balancer.workers or config.cluster.gpus or 1
+    workers = (config.balancer.workers or config.cluster.gpus or 1) * config.cluster.nodes
     samples = max(SAMPLES, ROUNDS * workers * config.balancer.max_num_seqs)
     return dataclasses.replace(
         config,

@@ -37,7 +37,7 @@ class JobPrice:
     @property
     def gpu_hours(self) -> float:
         """Hours of GPUs that the job holds; 0 on the CPU."""
-        return self.wall_s * self.job.resources.num_gpus / 3600
+        return self.wall_s * self.job.resources.num_gpus * self.job.resources.num_nodes / 3600
 
     @property
     def num_runs(self) -> int:
@@ -82,7 +82,7 @@ def price(job: JobSpec, left: Mapping[str, int], runs: Sequence[MeasuredRun]) ->
         worked_s += count * per_sample
     base = own or near
     busy = sum(run.worked_s for run in base) / sum(run.serving_s * run.num_workers for run in base)
-    num_workers = job.resources.num_workers or job.resources.num_gpus or base[-1].num_workers
+    num_workers = job.resources.all_workers or base[-1].num_workers
     return JobPrice(
         job=job,
         num_left=sum(left.values()),

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from trimode.core.errors import TrimodeError
 from trimode.core.files import write_json_atomic
 from trimode.core.processes import process_id
+from trimode.pipeline.run_folder.earlier_runs import restart_count
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import now
 
@@ -36,7 +37,7 @@ class Lease:
         self._checked_at = time.monotonic()
         entry: dict[str, object] = {"attempt": self.attempt, "host": socket.gethostname(), "pid": os.getpid()}
         entry |= {"cluster": os.environ.get("SLURM_CLUSTER_NAME"), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
-        entry |= {"restart_count": int(os.environ.get("SLURM_RESTART_COUNT") or 0), "since": now()}
+        entry |= {"restart_count": restart_count(), "since": now()}
         write_json_atomic(self._path, entry)
 
     def check(self) -> None:

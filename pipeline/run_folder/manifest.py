@@ -16,6 +16,7 @@ from dataclasses import asdict
 from trimode.core.errors import ConfigError, Stopped
 from trimode.core.files import locked, write_json_atomic
 from trimode.core.worker import WorkerInfo
+from trimode.pipeline.run_folder.earlier_runs import restart_count
 from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import git_commit, now, versions
@@ -40,7 +41,7 @@ class Manifest:
         run: dict[str, object] = {"start": now(), "end": None, "status": "running", "host": socket.gethostname()}
         run |= {"pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
         run["max_num_seqs"] = self._spec.client.max_num_seqs
-        run["restart_count"] = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+        run["restart_count"] = restart_count()
         code = {"git_commit": git_commit(), "versions": versions(), "lock_sha256": lock_sha256()}
         with self._edit() as manifest:
             manifest["exp_name"] = self._spec.exp_name
@@ -87,6 +88,13 @@ class Manifest:
             self._job(manifest)["server"] = dict(facts)
             if runs := _list(self._job(manifest), "runs"):
                 runs[-1]["server"] = dict(facts)
+
+    def add_lost(self, lost: Mapping[str, int]) -> None:
+        """Records how many workers of this run were lost at some time, by the node that they were lost with."""
+        with self._edit() as manifest:
+            if runs := _list(self._job(manifest), "runs"):
+                earlier = runs[-1].get("lost_workers")
+                runs[-1]["lost_workers"] = {**(earlier if isinstance(earlier, dict) else {}), **lost}
 
     def pin(self, facts: Mapping[str, object]) -> None:
         """Compares pinned entries with the recorded ones, then records them.

@@ -27,6 +27,8 @@ class ServedModel:
     """Prompt and answer of one request at most, in tokens."""
     modes: tuple[str, ...] = ()
     """Modes of this project's server; empty for others."""
+    default_mode: str | None = None
+    """How this project's server decodes requests that name no mode; None for others."""
     lora: bool = False
     """True if this project's server has loaded an adapter."""
     listed: bool = True
@@ -83,11 +85,13 @@ def list_models(server: ServerSpec) -> list[ServedModel] | None:
 
 def _model(entry: dict[str, object]) -> ServedModel:
     """Returns one entry of the list. `max_model_len` is a field of vLLM, SGLang and this project's server."""
-    owner, limit, modes = entry.get("owned_by"), entry.get("max_model_len"), entry.get("modes")
+    owner, limit = entry.get("owned_by"), entry.get("max_model_len")
+    modes, default_mode = entry.get("modes"), entry.get("default_mode")
     return ServedModel(
         name=str(entry["id"]),
         owned_by=str(owner) if owner else None,
         max_model_len=limit if isinstance(limit, int) and limit > 0 else None,
         modes=tuple(map(str, modes)) if isinstance(modes, list) else (),
+        default_mode=default_mode if isinstance(default_mode, str) else None,
         lora=entry.get("lora") is True,
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-from trimode.pipeline.slurm.queue import outside_of_jobs
 
 LIMIT_S = 15.0
 """Seconds that a command may take: a controller that is down is noticed after about four."""
@@ -16,6 +15,8 @@ NO_CLUSTER = ("establish a configuration source", "Unable to process configurati
 """What Slurm's commands say on a machine without slurm.conf."""
 MISSING, SILENT = 127, 124
 """Exit statuses of a command that is not there, and of one that was stopped, as in a shell."""
+KEPT = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER"})
+"""Variables that name the cluster, not the job: `outside_of_jobs` keeps them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,3 +83,17 @@ def _kill_all(process: subprocess.Popen[str]) -> None:
     except ProcessLookupError:
         process.kill()
     process.communicate()
+
+
+@contextmanager
+def outside_of_jobs() -> Iterator[None]:
+    """Hides the variables of an enclosing Slurm job while the block runs: they would override the script's lines."""
+    taken = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name not in KEPT
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(taken)

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import getpass
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trimode.pipeline.slurm.cluster_facts import keeps_accounts, settings
+from trimode.pipeline.slurm.commands import ask
 
 QUERY_TIMEOUT_S = 20.0
 
@@ -83,8 +83,5 @@ def _rows(words: Sequence[str]) -> Iterator[list[str]]:
 
 def _output(command: Sequence[str]) -> str:
     """What a command prints; nothing if it fails or is not there."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+    reply = ask(command, QUERY_TIMEOUT_S)
+    return "" if reply.status else reply.out

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import pwd
-import subprocess
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from trimode.core.errors import WorkerError
+from trimode.pipeline.slurm.commands import ask
 
 ENDED = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 )
 """Final states of a job. A requeued one is PENDING."""
 QUERY_TIMEOUT_S = 60.0
-KEPT = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER"})
-"""Variables that name the cluster, not the job: `outside_of_jobs` keeps them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +52,13 @@ def queue_entries(job_ids: Iterable[str]) -> dict[str, QueueEntry]:
         "--format=%i|%T|%r",
         f"--jobs={','.join(roots)}",
     ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise WorkerError(f"squeue cannot be asked: {error}") from error
-    if done.returncode:
-        if "Invalid job id" in done.stderr:
+    reply = ask(command, QUERY_TIMEOUT_S)
+    if reply.status:
+        if "Invalid job id" in reply.err:
             return {}
-        raise WorkerError(f"squeue failed: {done.stderr.strip() or f'exit status {done.returncode}'}")
+        raise WorkerError(f"squeue failed: {reply.problem}")
     found = {}
-    for line in done.stdout.splitlines():
+    for line in reply.out.splitlines():
         job_id, _, rest = line.strip().partition("|")
         state, _, reason = rest.partition("|")
         if job_id in wanted:
@@ -88,11 +82,7 @@ def ended_states(job_ids: Iterable[str]) -> dict[str, str]:
         "--format=JobID,State,End",
         f"--jobs={','.join(wanted)}",
     ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    rows = [line.strip().split("|") for line in done.stdout.splitlines()]
+    rows = [line.strip().split("|") for line in ask(command, QUERY_TIMEOUT_S).out.splitlines()]
     return {row[0]: _named(*row[1:3]) for row in rows if len(row) > 1 and row[0] in wanted}
 
 
@@ -109,17 +99,3 @@ def _named(state: str, ended: str = "") -> str:
 def has_ended(state: str | None) -> bool:
     """True for a final state, and for None: a job that Slurm has forgotten."""
     return state is None or state in ENDED
-
-
-@contextmanager
-def outside_of_jobs() -> Iterator[None]:
-    """Hides the variables of an enclosing Slurm job while the block runs: they would override the script's lines."""
-    taken = {
-        name: os.environ.pop(name)
-        for name in list(os.environ)
-        if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name not in KEPT
-    }
-    try:
-        yield
-    finally:
-        os.environ.update(taken)

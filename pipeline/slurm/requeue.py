@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 from trimode.core.errors import RESTARTS, RUN_AGAIN, START_AGAIN, TERMINATED
+from trimode.pipeline.slurm.nodes import call_of_join, first_node_options, join_functions
 from trimode.pipeline.spec import LINK, Container, ResourceSpec
 
 WARNING_S = 120
@@ -38,10 +39,11 @@ def wish_of(folder: str | Path, job_id: str) -> Path:
     return Path(folder) / f"again_{job_id}"
 
 
-def srun_function(resources: ResourceSpec) -> list[str]:
+def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
     """Returns the lines of a batch script that replace srun by a function of its name.
 
     submitit writes the line that calls it. Its last argument is the array's folder, where the job leaves its wish.
+    `join_step`: what a step of a further node runs (`nodes.join_functions`).
     """
     last_call_s = max(0, resources.time_limit_min * 60 - LAST_CALL_S)
     died_of_warning = 128 + signal.SIGUSR2
@@ -49,17 +51,18 @@ def srun_function(resources: ResourceSpec) -> list[str]:
         # the id of an array's last job stands for the whole array in scontrol's eyes
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} job=${job:-$SLURM_JOB_ID}",
         "srun() {  # runs the step, passes signals on, starts it again if it was killed, has the job run again",
-        '  local step status timer told= restarts=0 wish="${!#}/again_$SLURM_JOB_ID"',
+        '  local step status timer caught= restarts=0 wish="${!#}/again_$SLURM_JOB_ID"',
         '  rm -f "$wish"',
         *(_REMOVE_CONTAINERS if resources.container is Container.pyxis else ()),
         '  [ -z "$early" ] || exit_early',
+        *call_of_join(resources),
         "  while :; do",
-        f'    {RESTARTS}=$restarts command srun "$@" &',
+        f'    {RESTARTS}=$restarts command srun {first_node_options(resources)}"$@" &',
         "    step=$!",
         "    last_call &",
         "    timer=$!",
-        "    trap 'told=USR2; warn_in_time' USR2  # the time limit is near",
-        "    trap 'told=TERM; kill -TERM \"$step\"' TERM",
+        "    trap 'caught=USR2; warn_in_time' USR2  # the time limit is near",
+        "    trap 'caught=TERM; kill -TERM \"$step\"' TERM",
         '    [ -z "$early" ] || kill "-$early" "$step"',
         '    while kill -0 "$step" 2>/dev/null; do wait "$step"; done  # a signal interrupts wait',
         '    wait "$step"',
@@ -69,8 +72,8 @@ def srun_function(resources: ResourceSpec) -> list[str]:
         f'    [ "$status" -ne {TERMINATED} ] || ! is_preempted || run_again',
         f'    [ "$status" -ne {RUN_AGAIN} ] || run_again',
         f'    [ "$status" -eq {START_AGAIN} ] || [ "$status" -gt 128 ] || break',
-        '    [ "$told" != USR2 ] || exit_early  # it died after the warning',
-        f'    [ -z "$told$early" ] && [ "$restarts" -lt {STEP_RESTARTS} ] || break',
+        '    [ "$caught" != USR2 ] || exit_early  # it died after the warning',
+        f'    [ -z "$caught$early" ] && [ "$restarts" -lt {STEP_RESTARTS} ] || break',
         "    restarts=$((restarts + 1))",
         f'    echo "the step ended with status $status and is started again ($restarts/{STEP_RESTARTS})" >&2',
         "  done",
@@ -82,6 +85,7 @@ def srun_function(resources: ResourceSpec) -> list[str]:
         '  [ ! -e "$wish" ] || ' + ("kill -KILL $$" if resources.num_follow_ups else 'scontrol requeue "$job"'),
         "}",
         *_IS_PREEMPTED,
+        *join_functions(resources, join_step),
         "exit_early() {",
         f'  [ "$early" != TERM ] || exit {TERMINATED}',
         f'  [ "$((${{SLURM_RESTART_COUNT:-0}} + ${{{LINK}:-0}}))" -ge {resources.max_requeues} ] || run_again',

@@ -13,6 +13,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 from trimode.core.project import IMPORT_DIR, PROJECT_DIR
 from trimode.pipeline.slurm.apptainer import apptainer_arguments
 from trimode.pipeline.slurm.arrays import array_mounts, array_name, submission_dir
+from trimode.pipeline.slurm.nodes import JOIN_MODULE
 from trimode.pipeline.slurm.requeue import EARLY_WARNING, srun_function, warning_s
 from trimode.pipeline.spec import Container, JobSpec, ResourceSpec
 
@@ -45,14 +46,12 @@ def python_command(resources: ResourceSpec, mounts: Sequence[str] | None = None)
 def slurm_parameters(jobs: Sequence[JobSpec]) -> dict[str, object]:
     """Returns submitit's parameters for an array of jobs with the same resources. None: not asked for."""
     resources = jobs[0].resources
-    srun = container_arguments(resources, array_mounts(jobs))
-    if resources.cpus_per_task is not None:
-        srun.append(f"--cpus-per-task={resources.cpus_per_task}")  # since Slurm 22.05 a step does not inherit it
     return {
         "job_name": array_name(jobs),
         "partition": resources.partition,
         "account": resources.account,
         "time": resources.time_limit_min,
+        "nodes": resources.num_nodes,
         "ntasks_per_node": 1,
         "gpus_per_node": None if resources.asks_gpus_by_gres else resources.num_gpus or None,
         "cpus_per_task": resources.cpus_per_task,
@@ -60,18 +59,35 @@ def slurm_parameters(jobs: Sequence[JobSpec]) -> dict[str, object]:
         "wckey": None,
         "array_parallelism": resources.array_throttle or len(jobs),
         "stderr_to_stdout": True,
-        "setup": setup_lines(resources),
-        "srun_args": [*srun, *resources.srun],
+        "setup": setup_lines(jobs),
+        "srun_args": srun_arguments(jobs),
         "additional_parameters": {
             "signal": f"B:USR2@{warning_s(resources.time_limit_min)}",
             "requeue" if resources.max_requeues and not resources.num_follow_ups else "no-requeue": True,
+            **({"no-kill": True} if resources.num_nodes > 1 else {}),
             **{name: True if value is None else value for name, value in resources.sbatch},
         },
     }
 
 
-def setup_lines(resources: ResourceSpec) -> list[str]:
+def srun_arguments(jobs: Sequence[JobSpec]) -> list[str]:
+    """Returns the arguments of every srun of an array's batch script."""
+    resources = jobs[0].resources
+    arguments = container_arguments(resources, array_mounts(jobs))
+    if resources.cpus_per_task is not None:
+        arguments.append(f"--cpus-per-task={resources.cpus_per_task}")  # since Slurm 22.05 a step does not inherit it
+    return [*arguments, *resources.srun]
+
+
+def join_step(jobs: Sequence[JobSpec]) -> str:
+    """Returns srun's arguments and the command of a step that joins the server from a further node."""
+    python = python_command(jobs[0].resources, array_mounts(jobs))
+    return " ".join(filter(None, (shlex.join(srun_arguments(jobs)), python, "-u -m", JOIN_MODULE)))
+
+
+def setup_lines(jobs: Sequence[JobSpec]) -> list[str]:
     """Returns the shell lines of the batch script that run before the job."""
+    resources = jobs[0].resources
     types = shlex.quote(str(IMPORT_DIR))
     return [
         EARLY_WARNING,
@@ -79,7 +95,7 @@ def setup_lines(resources: ResourceSpec) -> list[str]:
         f"export PYTHONPATH={types}${{PYTHONPATH:+:$PYTHONPATH}}",
         *(f"module load {shlex.quote(name)}" for name in resources.modules),
         *resources.setup,
-        *srun_function(resources),
+        *srun_function(resources, join_step(jobs)),
     ]
 
 

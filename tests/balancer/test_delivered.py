@@ -14,37 +14,23 @@ from trimode.core.continuation import Continuation
 from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation
-from trimode.core.worker import Worker, WorkerInfo, WorkerStats
-from trimode.tests.fakes.worker import generation, worker_info
+from trimode.tests.fakes.worker import PlainWorker, generation
 
 TEXT = ["The ", "", "answer", " is", " 42", ".", "", "!"]
 TOKENS = list(range(10, 18))
 
 
-class ScriptedWorker(Worker):
+class ScriptedWorker(PlainWorker):
     """Gives TEXT token by token, from the continuation on if there is one; dies before the token of number `dies_at`.
 
     A boundary comes with every `every`-th token; 0 = never.
     """
 
     def __init__(self, dies_at: int | None, *, every: int = 1, tokens: list[int] = TOKENS) -> None:
+        super().__init__()
         self.dies_at = dies_at
         self.every = every
         self.tokens = tokens
-        self.fields: list[Mapping[str, Any]] = []
-        self.cancelled: list[str] = []
-
-    def info(self) -> WorkerInfo:
-        return worker_info()
-
-    async def stats(self) -> WorkerStats:
-        return WorkerStats()
-
-    async def cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
-
-    def close(self) -> None:
-        return
 
     async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:
         self.fields.append(fields)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from trimode.balancer.router import MAX_HELD_PROMPT_TOKENS, Router
 from trimode.balancer.work import MAX_ATTEMPTS, RETRY_AFTER_STOP_S, QueueFullError, Reply, StoppingError, WorkerSlot
-from trimode.core.delta import OnDelta
+from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker, WorkerInfo, WorkerStats
@@ -465,5 +465,45 @@ def test_a_router_that_stops_ends_what_it_has_and_takes_no_more() -> None:
         bench.workers[0].finish("b")
         await asyncio.gather(*tasks)
         await idle
+
+    run(test())
+
+
+def test_a_defect_of_a_worker_leaves_nobody_waiting() -> None:
+    async def test() -> None:
+        bench = Bench(1)
+        task = bench.submit("r")
+        await run_callbacks()
+        bench.workers[0].held["r"].set_exception(KeyError("x"))
+        with pytest.raises(KeyError):
+            await asyncio.wait_for(task, 30)
+        assert bench.router.num_running == 0
+
+    run(test())
+
+
+def test_an_answer_that_nobody_can_take_ends_alone() -> None:
+    class Streaming(HeldWorker):
+        async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:
+            work = asyncio.ensure_future(super().generate(fields))
+            await asyncio.sleep(0)
+            if on_delta is not None:
+                on_delta(Delta(token_ids=[1], text="a"))
+            return await work
+
+    def refuse(_: Delta) -> None:
+        raise ZeroDivisionError
+
+    async def test() -> None:
+        bench = Bench(1)
+        bench.workers[0] = bench.router.slots[0].worker = Streaming()
+        mate = bench.submit("mate")
+        with pytest.raises(ZeroDivisionError):
+            await bench.router.submit("bad", {"request_id": "bad"}, 0, refuse)
+        await run_callbacks()
+        assert bench.workers[0].cancelled == ["bad"]
+        bench.workers[0].finish("mate")
+        assert (await mate).generation.text == "mate"
+        assert bench.deaths == []
 
     run(test())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,19 @@ def test_weights_are_quantised_and_batches_invariant_only_if_asked_for() -> None
 def test_bad_numbers_name_the_flag(flag: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{flag}: got {value}; valid"):
         parse_settings(["--model", "m", flag, value])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model", "m", "--prot", "1"], "unrecognized arguments: --prot 1; all flags: --help"),
+        (["--model", "m", "--port", "abc"], "argument --port: invalid int value: 'abc'; all flags: --help"),
+        ([], "the following arguments are required: --model; all flags: --help"),
+    ],
+)
+def test_a_mistake_in_the_flags_is_one_line(flags: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(words)}$"):
+        parse_settings(flags)
 
 
 def test_beyond_loopback_needs_a_key(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -84,7 +85,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(tmp_path: Path) -> None:
 
     with OpenAIServer(reply) as fake:
         here, there = pty.openpty()
-        command = [sys.executable, str(ROOT / "chat" / "chat.py"), "--server", fake.url]
+        # a test run in the background of a shell ignores the signal, and so would its children
+        command = ["env", "--default-signal=INT", sys.executable, str(ROOT / "chat" / "chat.py"), "--server", fake.url]
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment(), stdin=there, stdout=there, stderr=there, start_new_session=True
         )
@@ -116,5 +118,6 @@ class Watched:
 
     def wait_for(self, text: str) -> None:
         while text not in self._text:
+            assert select.select([self._descriptor], [], [], PATIENCE_S)[0], f"no {text!r} after {self._text!r}"
             self._text += os.read(self._descriptor, 4096).decode(errors="replace")
         self._text = self._text.split(text, 1)[1]

@@ -19,7 +19,7 @@ from trimode.tests.fakes.openai_server import Reply as Sent
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 USAGE = {"usage": {"prompt_tokens": 1, "completion_tokens": 4}, "choices": []}
-COST = {"nfe": 2, "acceptance_lengths": [1, 3], "queue_s": 0.5, "total_s": 2.5}
+COST = {"nfe": 2, "acceptance_lengths": [1, 3], "queue_s": 0.5, "first_token_s": 0.75, "total_s": 2.5}
 
 
 def events(*chunks: object, done: bool = True) -> Sent:
@@ -54,6 +54,7 @@ def test_parts_come_as_they_are_sent_and_the_cost_at_last() -> None:
     assert parts == ["Hi\u2028", "\x85there"]
     assert (reply.text, reply.finish_reason) == ("Hi\u2028\x85there", "length")
     assert (reply.stats.tokens, reply.stats.nfe, reply.stats.seconds) == (4, 2, 2.0)
+    assert reply.stats.first_token_s == 0.25, "both times are the server's and without its queue"
     assert reply.stats.acceptance_lengths == (1, 3)
     (body,) = fake.bodies
     assert {key: body[key] for key in ("max_tokens", "temperature", "seed", "stream")} == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,38 @@ def test_thoughts_are_dim_up_to_their_end_even_if_it_comes_in_pieces() -> None:
     for part in ("hm </th", "ink", "> yes", " no"):
         screen.part(part)
     assert out.getvalue() == "\x1b[2mhm </think> yes\x1b[0m no"
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_bytes_that_are_no_text_are_refused_and_a_conversation_goes_on(
+    errors: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeAnswerer()
+    for command, mode in ((conversation, ("--mode", "ar")), (one_question, ())):
+        stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8", errors=errors)
+        monkeypatch.setattr("sys.stdin", stdin)
+        more = ("dlm", "chat_dlm.py") if command is one_question else ("chat.py",)
+        assert command(mode, *more, lambda _args, _mode: fake) == (2 if command is one_question else 0)
+        assert "not UTF-8" in capsys.readouterr().err
+    assert not fake.asked
+
+
+def test_utf8_is_read_in_every_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeAnswerer()
+    stdin = io.TextIOWrapper(io.BytesIO("caf\u00e9 \U0001f600\n".encode()), encoding="ascii", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert one_question((), "dlm", "chat_dlm.py", lambda _args, _mode: fake) == 0
+    assert fake.asked[0][0][-1]["content"] == "caf\u00e9 \U0001f600"
+
+
+def test_a_reader_that_leaves_ends_the_command_without_a_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for start in (chat, ask):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as out:
+            monkeypatch.setattr("sys.stdout", out)
+            status, fake = start("one\ntwo\n", monkeypatch)
+        assert (status, len(fake.asked), fake.closed) == (1, 1, True)
+        assert "rror" not in capsys.readouterr().err

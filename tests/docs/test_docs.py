@@ -35,6 +35,7 @@ COMMANDS = (
     ("-m", "trimode.bench.adaptive"),
     ("-m", "trimode.bench.balancer"),
     ("-m", "trimode.bench.engine"),
+    ("-m", "trimode.bench.concurrency"),
     ("-m", "trimode.bench.coverage"),
     ("-m", "trimode.bench.drills"),
     ("-m", "trimode.bench.gpu"),

@@ -90,8 +90,33 @@ def test_a_fresh_machine_gets_the_base_environment_once(project: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert first.stdout.splitlines() == ["1", "--mode", "ar", "a b", "--dry-run"], "arguments and safe path go through"
     assert installed(project) == ["venv", *BASE]
-    assert call(project, "--help").stderr == ""
+    assert call(project, "--mode", "ar", "--dry-run").stderr == ""
     assert len(installed(project)) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (("--help",), "--num-chunks"),
+        (("--mode", "ar", "-h"), "--num-chunks"),
+        (("--serve", "--help"), "--kv-cache-gb"),
+        (("--serve", "--port", "1", "-h"), "--kv-cache-gb"),
+    ],
+)
+def test_help_makes_no_environment(project: Path, words: tuple[str, ...], flag: str) -> None:
+    (project / ".types").mkdir()
+    (project / ".types/trimode").symlink_to(PROJECT)
+    done = call(project, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"  {flag}" in done.stdout
+    assert installed(project) == []
+    assert not (project / ".venv").exists()
+
+
+def test_help_without_a_suitable_python_names_what_is_needed(project: Path) -> None:
+    done = call(project, "--help", python="no-such-python")
+    assert done.returncode == 2
+    assert "Python 3.11, 3.12 or 3.13 is needed" in done.stderr
 
 
 def test_local_runs_get_the_worker_layer(project: Path) -> None:
@@ -120,6 +145,7 @@ def test_serve_sets_up_and_serves_the_demo_model(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     model = str(project / "assets/demo_model")
     assert done.stdout.splitlines() == ["1", "--model", model, "--lora", str(adapter), "--port", "8000"]
+    assert "Ctrl-C ends it" in done.stderr
     assert installed(project)[-2:] == [f"{LOCKED}worker.txt", OURS]
 
 
@@ -202,10 +228,10 @@ def test_changed_dependencies_are_installed_for_every_layer_there_is(project: Pa
     with (project / changed).open("a") as file:
         file.write("\n# changed\n")
     (project.parent / "has_torch").write_text(TORCH)
-    call(project, "--help")
+    call(project, "--mode", "ar", "--dry-run")
     assert installed(project)[-3:] == [f"{LOCKED}build.txt", f"{LOCKED}worker.txt", OURS]
     assert installed(project).count("venv") == 1
-    assert call(project, "--help").stderr == ""
+    assert call(project, "--mode", "ar", "--dry-run").stderr == ""
 
 
 def test_the_newest_packages_get_an_environment_of_their_own(project: Path) -> None:

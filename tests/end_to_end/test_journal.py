@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 LIMIT = 4
 """Samples, all decoded together."""
-TOKENS = {"ar": 6000, "dlm": 6000, "linear_spec": 4000}
+TOKENS = {"ar": 6000, "dlm": 6000, "linear_spec": 10_000}
 """Of every answer: it takes long enough for three kills."""
 NOT_OF_THE_ANSWER = {"request_id", "forwards_saved", "queue_s", "first_token_s", "total_s", "continuations"}
 

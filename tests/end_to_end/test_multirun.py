@@ -76,7 +76,7 @@ def test_a_dry_run_of_a_multirun_is_one_summary(tmp_path: Path) -> None:
     assert model.endswith("... (5 values)") and model.count(" | ") == 3
     assert "Script of ar (5 jobs), dlm (5 jobs)" in lines
     assert lines.count("#!/bin/bash") == 1
-    assert "10 sweeps, 10 jobs to start in 1 scripts" in lines
+    assert "10 sweeps, 10 jobs to start in 1 script" in lines
     assert not (tmp_path / "out").exists() and fake.calls("sbatch") == []
 
 

@@ -148,15 +148,17 @@ class FakeActors:
     def __init__(self, refusals: Mapping[int, TrimodeError] | None = None) -> None:
         self.started: list[FakeActor] = []
         self.log_files: list[Path] = []
+        self.nodes: list[str] = []
         self._refusals = refusals or {}
         self._folder = tempfile.TemporaryDirectory()
         self.door = Door(self._folder.name, boot_id(), "a secret")
         _made.append(self)
 
-    def start(self, log_file: Path) -> FakeActor:
+    def start(self, log_file: Path, node_id: str) -> FakeActor:
         pid = len(self.started) + 1
         self.started.append(FakeActor(pid, self._refusals.get(pid)))
         self.log_files.append(log_file)
+        self.nodes.append(node_id)
         return self.started[-1]
 
     def kill(self, actor: FakeActor) -> None:

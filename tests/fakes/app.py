@@ -16,35 +16,20 @@ from trimode.balancer.work import WorkerSlot
 from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.core.protocol import Generation, Mode
-from trimode.core.worker import Worker, WorkerInfo, WorkerStats
-from trimode.tests.fakes.worker import cost, fake_text, generation, worker_info
+from trimode.core.worker import Worker
+from trimode.tests.fakes.worker import PlainWorker, cost, generation
 from trimode.workers.params import parse_params
 
 HELLO: list[dict[str, object]] = [{"role": "user", "content": "hello"}]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
-class StrictWorker(Worker):
+class StrictWorker(PlainWorker):
     """Checks fields as the real worker does, and dies of anything but a refusal. A prompt of "crash" kills it too."""
 
     def __init__(self) -> None:
-        self.fields: list[Mapping[str, Any]] = []
+        super().__init__()
         self.dead: str | None = None
-
-    def info(self) -> WorkerInfo:
-        return worker_info()
-
-    async def stats(self) -> WorkerStats:
-        return WorkerStats()
-
-    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
-        return fake_text(task, fields)
-
-    async def cancel(self, _request_id: str) -> None:
-        return
-
-    def close(self) -> None:
-        return
 
     async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:
         if self.dead is not None:

@@ -15,10 +15,10 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 
+from trimode.tests.fakes.loopback import LoopbackServer
 from trimode.tests.fakes.worker import worker_info
 
 Reply = tuple[int, dict[str, object]]
@@ -60,7 +60,7 @@ def error(status: int, message: str) -> Reply:
     return status, {"error": {"message": message, "type": "fake", "code": status}}
 
 
-class FakeBalancer:
+class FakeBalancer(LoopbackServer):
     """Serves on a free loopback port while the context is open. `reply(body, attempt)` may sleep or refuse."""
 
     def __init__(
@@ -78,23 +78,7 @@ class FakeBalancer:
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> FakeBalancer:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__()
 
     def answer(self, body: Body) -> Reply:
         with self._lock:
@@ -147,14 +131,6 @@ class FakeBalancer:
                 return
 
         return Handler
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 512
-
-    def handle_error(self, *_args: object) -> None:
-        return
 
 
 def main() -> None:

@@ -6,16 +6,17 @@ import hashlib
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from trimode.tests.fakes.loopback import LoopbackServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = ".safetensors"
 """Suffix of files that lie in the large-file store, to which the hub redirects."""
 
 
-class Hub:
+class Hub(LoopbackServer):
     """Serves one model while the context is open. Faults are attributes; the client is pointed here by HF_ENDPOINT."""
 
     def __init__(self, model: str, files: dict[str, bytes], commit: str = COMMIT) -> None:
@@ -37,29 +38,12 @@ class Hub:
         self.requests: list[tuple[str, str, str | None]] = []
         """(method, path, range)."""
         self.tokens_at_store: list[str | None] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__()
 
     @property
     def store(self) -> str:
         """The large-file store: another host, so that the client must not send it the token."""
         return self.url.replace("127.0.0.1", "localhost")
-
-    def __enter__(self) -> Hub:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     def info(self) -> dict[str, Any]:
         """What the API says of the model with ?blobs=true."""

@@ -7,9 +7,10 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from trimode.tests.fakes.loopback import LoopbackServer
 
 KNOWN = {
     *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed", "n", "stop"),
@@ -38,7 +39,7 @@ def failure(status: int, message: str, **headers: str) -> Reply:
     return status, {"error": {"message": message, "type": "fake", "code": None}}, named
 
 
-class OpenAIServer:
+class OpenAIServer(LoopbackServer):
     """Serves on a free loopback port while the context is open. `reply(body)` may sleep, refuse, or return nonsense."""
 
     def __init__(
@@ -56,23 +57,7 @@ class OpenAIServer:
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> OpenAIServer:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__()
 
     def answer(self, path: str, body: Body | None, headers: dict[str, str]) -> Reply:
         if self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
@@ -131,11 +116,3 @@ class OpenAIServer:
                 return None
 
         return Handler
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing: a client that has left is no error."""

@@ -77,6 +77,30 @@ def fake_text(task: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {"tokens": list(str(text).encode())}
 
 
+class PlainWorker(Worker):
+    """What a worker needs beside `generate`, without any effect but a list of what was cancelled."""
+
+    def __init__(self) -> None:
+        self.fields: list[Mapping[str, Any]] = []
+        """Of every call of `generate` that a subclass has noted."""
+        self.cancelled: list[str] = []
+
+    def info(self) -> WorkerInfo:
+        return worker_info()
+
+    async def stats(self) -> WorkerStats:
+        return WorkerStats()
+
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        return fake_text(task, fields)
+
+    async def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+
+    def close(self) -> None:
+        return
+
+
 class FakeWorker(Worker):
     """Repeats the prompt in its reply, word by word. Some words in the prompt have an effect:
 

@@ -12,6 +12,7 @@ from trimode.core.field_rules import CHARACTERS_PER_TOKEN
 from trimode.core.protocol import Generation
 from trimode.tests.workers.conftest import micro_settings
 from trimode.tests.workers.test_text import DEMO
+from trimode.workers.stream import Listener
 from trimode.workers.worker import Worker
 
 ASK: dict[str, object] = {"mode": "ar", "prompt": "Tom has 3 apples.", "max_new_tokens": 4, "ignore_eos": True}
@@ -242,3 +243,16 @@ def test_a_chat_template_that_fails_is_that_request_s_error(worker: Worker, temp
         asyncio.run(worker.generate(chat("hi")))
     assert caught.value.status == 400
     assert len(asyncio.run(worker.generate(ASK)).token_ids) == 4
+
+
+def test_a_defect_before_the_first_forward_leaves_nobody_waiting(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("a secret of the prompt")
+
+    monkeypatch.setattr(Listener, "begin", fail)
+    work = worker.generate({"mode": "ar", "prompt_ids": [1], "max_new_tokens": 2}, lambda _: None)
+    with pytest.raises(GenerationError, match="failed: KeyError in the preparation") as caught:
+        asyncio.run(asyncio.wait_for(work, 60))
+    assert caught.value.status == 500

@@ -42,7 +42,7 @@ def checked(line: bytes) -> tuple[str, bytes] | None:
     if crc != b"%08x" % zlib.crc32(body):
         return None
     digest, _, fields = body.partition(b" ")
-    return digest.decode(), fields
+    return (digest.decode(), fields) if digest.isalnum() else None
 
 
 def read_parts(digest: str, parts: Iterable[bytes]) -> Continuation | None:

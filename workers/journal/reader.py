@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -56,16 +57,23 @@ class JournalReader:
     def _read(self, digest: str, parts: list[bytes]) -> Continuation | None:
         try:
             return read_parts(digest, parts)
-        except ValueError as error:  # two runs of one request that differ, as rounding on another device can make them
+        except (
+            ValueError,
+            TypeError,
+        ) as error:  # two runs of one request that differ, as rounding on another device can make them
             print(f"journal: a request in {self._folder} is left out: {error}", file=sys.stderr, flush=True)
             return None
 
     def _look(self) -> None:
         try:
             with os.scandir(self._folder) as entries:
-                there = {entry.name: entry.stat() for entry in entries if entry.name.endswith(SUFFIX)}
-        except OSError:  # no folder yet, or a file that has just been removed: the next look finds the rest
+                names = [entry for entry in entries if entry.name.endswith(SUFFIX)]
+        except OSError:  # no folder yet
             return
+        there = {}
+        for entry in names:
+            with contextlib.suppress(OSError):  # a file that has just been removed, or a link to nothing
+                there[entry.name] = entry.stat()
         for name in self._files.keys() - there.keys():
             del self._files[name]
         for name, status in there.items():

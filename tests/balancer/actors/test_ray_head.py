@@ -27,7 +27,7 @@ def test_a_dead_raylet_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyP
     logs.mkdir(parents=True)
     (logs / "raylet.err").write_text("first\nno room left on the device\n")
     with (
-        ray_head._patient_start(tmp_path),
+        ray_head.patient_start(tmp_path),
         pytest.raises(WorkerError, match="ended at once: no room left on the device"),
     ):
         services.get_node("address", "id")
@@ -70,7 +70,7 @@ def test_the_raylet_waits_for_no_agent(tmp_path: Path, monkeypatch: pytest.Monke
         given.update(session_dir=session_dir, node_id=node_id, port=runtime_env_agent_port)
 
     monkeypatch.setattr(services, "start_raylet", start_raylet)
-    with ray_head._patient_start(tmp_path):
+    with ray_head.patient_start(tmp_path):
         services.start_raylet(str(tmp_path), "ab" * 28)
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     port = given["port"]
@@ -94,7 +94,7 @@ def test_a_living_raylet_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monke
             return "node"
 
         monkeypatch.setattr(services, "get_node", answered_late)
-        with ray_head._patient_start(tmp_path):
+        with ray_head.patient_start(tmp_path):
             assert services.get_node("address", "id") == "node"
     finally:
         process.kill()

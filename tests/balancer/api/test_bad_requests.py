@@ -263,3 +263,15 @@ def test_a_defect_of_the_server_is_an_openai_error_too() -> None:
 
 def test_a_client_cannot_say_where_an_answer_goes_on() -> None:
     assert "does not offer" in refused({"messages": HELLO, "continuation": {"token_ids": [1]}}, "continuation")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": [[1] * 4000] * 13, "prompt_logprobs": 20}, "prompt_logprobs"),
+        ({"prompt": [1] * 4000, "n": 128, "echo": True, "logprobs": 2}, "logprobs"),
+        ({"prompt": ["four" * 4000] * 128, "prompt_logprobs": 2}, "prompt_logprobs"),
+    ],
+)
+def test_a_reply_with_too_many_log_probabilities_is_refused(fields: dict[str, Any], param: str) -> None:
+    assert "log-probabilities of prompt tokens" in refused(fields, param, COMPLETIONS)

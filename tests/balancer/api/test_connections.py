@@ -117,3 +117,20 @@ def test_too_many_connections_are_refused_until_one_closes(monkeypatch: pytest.M
                 other.close()
 
     run(test())
+
+
+def test_a_client_that_reads_nothing_is_cut_off_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        monkeypatch.setattr(connections, "STALL_S", 0.2)
+        async with serving() as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            for _ in range(4000):
+                writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+            with pytest.raises(ConnectionError):
+                while True:
+                    writer.write(HEALTH)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+
+    run(test())

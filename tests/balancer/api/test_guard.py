@@ -69,6 +69,15 @@ def test_a_foreign_page_spends_no_compute(origin: str, method: str) -> None:
     run(Visitors(), test)
 
 
+def test_a_request_without_a_host_is_nobodys_own_page() -> None:
+    async def test(bench: AppBench, client: httpx.AsyncClient) -> None:
+        for origin in ("null", "", "file://"):
+            assert (await post(client, {"messages": HELLO}, origin=origin, host="")).status_code == 403
+        assert not worker(bench).fields
+
+    run(Visitors(loopback_only=True), test)
+
+
 def test_the_servers_own_page_may_ask() -> None:
     async def test(_: AppBench, client: httpx.AsyncClient) -> None:
         reply = await post(client, {"messages": HELLO}, origin="http://balancer")

@@ -1,16 +1,23 @@
-"""Large bodies are read beside the event loop: health checks and other requests are answered meanwhile."""
+"""Large bodies and replies are handled beside the event loop: other requests are answered meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from trimode.balancer.api import service
+from trimode.balancer.api import logprobs, replies, service
 from trimode.balancer.api.body import read_json
-from trimode.tests.fakes.app import HELLO, AppBench, StrictWorker, error_of, post
+from trimode.balancer.api.rendering import to_json
+from trimode.balancer.api.vocabulary import TokenNames
+from trimode.core.delta import OnDelta
+from trimode.core.protocol import Generation
+from trimode.tests.fakes.app import COMPLETIONS, HELLO, AppBench, StrictWorker, error_of, post
+from trimode.tests.fakes.worker import cost
 
 LARGE = {"messages": HELLO, "padding": "x" * service.LARGE_BODY_BYTES}
 
@@ -50,3 +57,50 @@ def test_the_refusal_of_a_large_body_names_the_field() -> None:
             assert "JSON" in error_of(reply)["message"]
 
     asyncio.run(test())
+
+
+def test_the_server_answers_while_a_large_reply_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    in_time: list[bool] = []
+
+    def name_slowly(prompt: logprobs.Rated, names: TokenNames) -> list[dict[str, Any] | None]:
+        in_time.append(answered.wait(5))
+        return logprobs.prompt_logprobs(prompt, names)
+
+    class Rating(StrictWorker):
+        async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:
+            found = await super().generate(fields, on_delta)
+            size = len(fields.get("prompt_ids", ()))
+            rated = {"prompt_token_ids": [1] * size, "prompt_logprobs": [-1.0] * (size - 1)}
+            return dataclasses.replace(found, cost=cost(prompt_tokens=size), **rated)
+
+    monkeypatch.setattr(replies, "prompt_logprobs", name_slowly)
+
+    async def test() -> None:
+        body = {"prompt": [1] * service.LARGE_REPLY_TOKENS, "prompt_logprobs": 0}
+        async with AppBench(Rating).client() as client:
+            large = asyncio.create_task(post(client, body, COMPLETIONS))
+            await asyncio.sleep(0.1)
+            assert (await post(client, {"messages": HELLO})).status_code == 200
+            answered.set()
+            choice = (await large).json()["choices"][0]
+        assert len(choice["prompt_logprobs"]) == service.LARGE_REPLY_TOKENS
+
+    asyncio.run(test())
+    assert in_time == [True]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        [],
+        [1],
+        {"a": []},
+        {"choices": [{"text": "x", "logprobs": {"tokens": ["a"] * 700, "top": [{"b": 1.5}, None] * 300}}] * 2},
+        {"prompt_logprobs": [None, *({str(number): {"rank": number}} for number in range(600))], "b": {"c": {"d": {}}}},
+        [[[[[[[1, 2], [3]]]]]]],
+    ],
+)
+def test_json_in_pieces_is_json(value: object) -> None:
+    assert to_json(value) == json.dumps(value, separators=(",", ":"))

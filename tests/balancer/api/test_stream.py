@@ -10,39 +10,24 @@ from typing import Any
 
 import httpx
 import pytest
+from trimode.balancer.api import stream
 from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import Generation
-from trimode.core.worker import Worker, WorkerInfo, WorkerStats
+from trimode.core.worker import Worker
 from trimode.tests.fakes.app import CHAT, COMPLETIONS, HELLO, AppBench, error_of, post
 from trimode.tests.fakes.events import read_events
-from trimode.tests.fakes.worker import cost, fake_text, generation, worker_info
+from trimode.tests.fakes.worker import PlainWorker, cost, generation
 
 WORDS = ("Hal", "lo ", "", "W€lt")
 
 
-class WordWorker(Worker):
+class WordWorker(PlainWorker):
     """Says four words; `script` does something before the word of that number."""
 
     def __init__(self, script: Callable[[int], Exception | asyncio.Future[None] | None] = lambda _: None) -> None:
+        super().__init__()
         self.script = script
-        self.fields: list[Mapping[str, Any]] = []
-        self.cancelled: list[str] = []
-
-    def info(self) -> WorkerInfo:
-        return worker_info()
-
-    async def stats(self) -> WorkerStats:
-        return WorkerStats()
-
-    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
-        return fake_text(task, fields)
-
-    async def cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
-
-    def close(self) -> None:
-        return
 
     async def generate(self, fields: Mapping[str, Any], on_delta: OnDelta | None = None) -> Generation:
         self.fields.append(fields)
@@ -223,7 +208,7 @@ def test_a_later_error_ends_the_stream() -> None:
 def test_a_defect_ends_the_stream_without_details() -> None:
     async def send() -> httpx.Response:
         bench = AppBench(WordWorker, num_workers=1)
-        bench.service.request_log = Path("/dev/null/secret")
+        bench.service.totals = {"secret": 0}
         async with bench.client() as client:
             return await post(client, {"stream": True, "messages": HELLO})
 
@@ -231,6 +216,18 @@ def test_a_defect_ends_the_stream_without_details() -> None:
     assert events.text() == "Hallo W€lt"
     assert "secret" not in json.dumps(events.chunks[-1])
     assert events.chunks[-1]["error"]["type"] == "server_error"
+
+
+def test_a_request_log_that_cannot_be_written_costs_no_reply(caplog: pytest.LogCaptureFixture) -> None:
+    async def send(body: Mapping[str, Any]) -> httpx.Response:
+        bench = AppBench(WordWorker, num_workers=1)
+        bench.service.request_log = Path("/dev/full")
+        async with bench.client() as client:
+            return await post(client, body)
+
+    assert asyncio.run(send({"messages": HELLO})).status_code == 200
+    assert read_events(asyncio.run(send({"stream": True, "messages": HELLO})).text).finish_reasons() == ["stop"]
+    assert "/dev/full cannot be written" in caplog.text
 
 
 def test_a_client_that_leaves_ends_its_generation() -> None:
@@ -263,5 +260,39 @@ def test_a_client_that_leaves_ends_its_generation() -> None:
             await asyncio.sleep(0)
         assert worker.cancelled == [worker.fields[0]["request_id"]]
         assert bench.router.cancelled == 1
+
+    asyncio.run(test())
+
+
+def test_a_client_that_reads_too_slowly_loses_its_answer_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MAX_WAITING_CHARACTERS", 600)  # the role and one word, but not two more
+
+    async def test() -> None:
+        worker = WordWorker()
+        bench = AppBench(lambda: worker, num_workers=1)
+        read_on: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asked = [json.dumps({"messages": HELLO, "stream": True}).encode()]
+        sent = b""
+
+        async def receive() -> dict[str, Any]:
+            if asked:
+                return {"type": "http.request", "body": asked.pop(), "more_body": False}
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        async def send(message: dict[str, Any]) -> None:
+            nonlocal sent
+            sent += message.get("body", b"")
+            await read_on  # the client reads nothing yet
+
+        scope = {"type": "http", "method": "POST", "path": CHAT, "query_string": b""}
+        scope["headers"] = [(b"content-type", b"application/json")]
+        reply = asyncio.ensure_future(bench.app()(scope, receive, send))
+        while not worker.cancelled or bench.router.num_running:
+            await asyncio.sleep(0)
+        read_on.set_result(None)
+        await reply
+        assert "reads too slowly" in read_events(sent.decode()).chunks[-1]["error"]["message"]
+        assert bench.deaths == []
 
     asyncio.run(test())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
 import pytest
+from trimode.core.errors import WorkerError
 from trimode.tests.fakes.app import CHAT, COMPLETIONS, HELLO, AppBench, StrictWorker, error_of, post
 
 
@@ -132,3 +133,32 @@ class ShortWorker(StrictWorker):
         params = parse_params({"mode": "ar", "max_new_tokens": fields["max_new_tokens"]})
         check_fits(9, params, 4096, has_adapter=False)
         return await super().generate(fields, *more)
+
+
+def test_a_death_costs_no_question_about_text() -> None:
+    class Mortal(StrictWorker):
+        async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+            if self.dead is not None:
+                raise WorkerError(self.dead)
+            return await super().text(task, fields)
+
+    async def test() -> None:
+        bench = AppBench(Mortal)
+        async with bench.client() as client:
+            for worker in bench.workers[:1]:
+                assert isinstance(worker, StrictWorker)
+                worker.dead = "it died"
+            assert (await post(client, {"prompt": "abc"}, "/tokenize")).json()["count"] == 3
+            assert bench.deaths == ["it died"]
+
+    asyncio.run(test())
+
+
+def test_null_stands_for_a_field_that_is_not_given() -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        asked = {"prompt": "abc", "messages": None, "add_generation_prompt": None}
+        assert (await post(client, asked, "/tokenize")).json()["count"] == 3
+        assert (await post(client, {"prompt": None, "messages": HELLO}, "/tokenize")).json()["count"] == 5
+        assert (await post(client, {"prompt": None}, "/tokenize")).status_code == 400
+
+    run(test)

@@ -49,4 +49,4 @@ def test_what_sbatch_refuses(tmp_path: Path) -> None:
     status, found = doctor(tmp_path, "--gpus", "1", "--partition", "nowhere")
     assert status == 1
     assert "invalid partition specified: nowhere" in found["sbatch --test-only"][0]["text"]
-    assert found["partition"][0]["remedy"] == "valid: main"
+    assert found["partition"][0]["remedy"] == "valid: main, urgent"

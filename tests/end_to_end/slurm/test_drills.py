@@ -17,6 +17,7 @@ from trimode.bench.drills.table import as_markdown
 from trimode.core.project import PROJECT_DIR
 
 pytestmark = [
+    pytest.mark.skipif("TRIMODE_DRILLS" not in os.environ, reason="drills run where TRIMODE_DRILLS is set"),
     pytest.mark.slurm,
     pytest.mark.skipif(
         not (PROJECT_DIR / "assets" / "demo_model" / "model.safetensors").exists(), reason="the demo model is not here"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import pytest
 from trimode.core.errors import ConfigError, WorkerError
@@ -287,6 +288,26 @@ def test_a_row_that_no_scorer_can_judge_is_named_and_not_tried_again(one_seed: J
     assert json.loads(folder.paths.metrics("gsm8k").read_text())["unscored"] == 2
     assert list(read_unscored(one_seed, folder.paths)) == [("gsm8k", 0, position, reason) for position in (2, 3)]
     assert is_finished(one_seed)
+
+
+class SlowToOpen(FakeScoring):
+    """Takes its time to get ready, as one that first tries out how programs are kept in."""
+
+    stored: ClassVar[list[int]] = []
+
+    def open(self) -> None:
+        time.sleep(0.5)
+        super().open()
+        for path in RunPaths(self.run_dir).task_dir("gsm8k").glob("*-async"):
+            self.stored.append(len(path.read_text().splitlines()))
+
+    run_dir = Path()
+
+
+def test_answers_are_stored_while_the_scorers_get_ready(one_seed: JobSpec) -> None:
+    SlowToOpen.run_dir = Path(one_seed.run_dir)
+    run(one_seed, FakeAsk(), make_pool=SlowToOpen)
+    assert SlowToOpen.stored == [ROWS]
 
 
 class Dying(FakeScoring):

@@ -23,6 +23,8 @@ from trimode.tests.fakes.sweeps import config_of
         ("cluster.nice=3000000000", "cluster.nice: got 3000000000"),
         ("cluster.array_throttle=0", "cluster.array_throttle: got 0; valid: a whole number from 1"),
         ("cluster.max_requeues=-1", "cluster.max_requeues: got -1; valid: a whole number from 0"),
+        ("cluster.nodes=0", "cluster.nodes: got 0; valid: a whole number from 1"),
+        ("+cluster.sbatch.nodes=2", "it has one task on each node; valid: more nodes (cluster.nodes)"),
         ("cluster.modules=['cuda; rm']", "cluster.modules: got 'cuda; rm'; valid: names such as cuda/13"),
         ("cluster.srun=[overlap]", "cluster.srun: got 'overlap'; valid: options with their dashes"),
         ("+cluster.sbatch.p=gpu", "cluster.sbatch: got the option 'p'; valid: its long name"),
@@ -49,6 +51,17 @@ def test_a_line_break_is_refused(name: str) -> None:
 def test_settings_of_slurm_are_none_of_this_machines() -> None:
     with pytest.raises(ConfigError, match=r"cluster.qos: got 'high', which jobs on this machine have none of"):
         config_of("cluster=local", "cluster.qos=high")
+
+
+def test_this_machine_is_one_node() -> None:
+    with pytest.raises(ConfigError, match=r"cluster.nodes: got 2 for a job on this machine; valid: 1, or a SLURM"):
+        config_of("cluster=local", "cluster.nodes=2")
+
+
+def test_a_job_that_asks_a_running_server_needs_one_node() -> None:
+    server = ("balancer.backend=openai", "balancer.url=http://127.0.0.1:1", "model.path=m")
+    with pytest.raises(ConfigError, match=r"cluster.nodes: got 2 for a job that asks a running server"):
+        config_of("cluster=bare", "cluster.nodes=2", *server)
 
 
 def test_a_gpu_job_in_gres_is_none_on_the_cpu() -> None:

@@ -108,6 +108,7 @@ assert NO_ACCOUNTS != SCONTROL and CONFIG in SCONTROL
         ({}, ("--partition", "closed"), "partition closed", "its state is DOWN", "another --partition"),
         ({}, ("--partition", "nowhere"), "partition", "got nowhere", "valid: main, short, closed"),
         ({}, ("--gpus", "9"), "GPUs", "a job asks for 9; the largest node has 8", "give --gpus 8"),
+        ({}, ("--nodes", "99"), "nodes", "a job asks for 99 nodes;", "give --nodes"),
         ({}, ("cluster.cpus_per_task=65",), "CPUs", "asks for 65; the largest node has 64", "give --cpus 64"),
         ({}, ("cluster.mem_gb=600",), "GB of memory", "asks for 600; the largest node has 512", "give --mem 512"),
         ({"sacctmgr": "echo 'them|normal|50|'"}, (), "MaxSubmit", "no association with account us", "--account them"),
@@ -184,7 +185,7 @@ def test_a_cluster_without_accounts(
 def test_commands_that_hang_cost_their_limit_and_hide_nothing(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put_on_path(place / "bin", monkeypatch, dict.fromkeys(("scontrol", "sacct"), "sleep 1000"))
+    put_on_path(place / "bin", monkeypatch, dict.fromkeys(("scontrol", "sacct"), "exec sleep 1000"))
     monkeypatch.setattr(commands.ask, "__defaults__", (1.0, ""))
     status, rows = screen(capsys, *SWEEP)
     assert status == 1

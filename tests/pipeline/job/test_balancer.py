@@ -63,3 +63,23 @@ def test_the_key_can_be_read_twice_by_the_process_that_inherits_it_and_by_no_oth
     assert subprocess.run(read, pass_fds=(handle,), capture_output=True, text=True, check=True).stdout == "key\nkeykey"
     assert subprocess.run(read, capture_output=True, text=True, check=False).stdout == ""
     os.close(handle)
+
+
+def test_a_job_of_several_nodes_says_how_they_find_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMODE_JOIN_FILE", str(tmp_path / "server_7"))
+    monkeypatch.setenv("TRIMODE_NODES_TOKEN", "secret")
+    monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.5")
+    spec = job_spec(tmp_path)
+    spec = dataclasses.replace(spec, resources=dataclasses.replace(spec.resources, num_nodes=2))
+    process = BalancerProcess(RunFolder(spec, RunPaths(tmp_path / "run")), Devices("cpu", 3))
+    settings = parse_settings(process.command()[1 + len(BALANCER) :])
+    assert (settings.num_nodes, settings.num_workers) == (2, 3)
+    assert (settings.join_file, settings.node_host) == (tmp_path / "server_7", "10.0.0.5")
+    assert "TRIMODE_NODES_TOKEN" not in os.environ, "programs that are scored would see it"
+    monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")  # nobody else reaches it
+    assert parse_settings(process.command()[1 + len(BALANCER) :]).node_host is None
+
+
+def test_one_node_is_not_told_of_others(tmp_path: Path) -> None:
+    settings = balancer_settings(tmp_path)
+    assert (settings.num_nodes, settings.join_file, settings.node_host) == (1, None, None)

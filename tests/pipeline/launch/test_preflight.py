@@ -61,6 +61,11 @@ def test_what_is_missing_is_named(ready: Path, override: str, words: str) -> Non
     assert words in str(error.value)
 
 
+def test_the_benchmarks_that_can_be_scored_are_named(ready: Path) -> None:
+    with pytest.raises(ConfigError, match=r"got livecodebench-cpp, .*; valid: --benchmarks gsm8k,mmlu, or another"):
+        look(ready, *READY, "mode=ar", "benchmarks=[gsm8k,livecodebench-cpp,mmlu]")
+
+
 def test_a_machine_without_sbatch_is_named(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight_module.shutil, "which", lambda _name: None)
     with pytest.raises(ConfigError, match="sbatch is not on PATH"):
@@ -99,6 +104,18 @@ def test_a_running_server_is_asked_for_its_model(tmp_path: Path) -> None:
         look(tmp_path, *SERVER, f"balancer.url={fake.url}")
         with pytest.raises(ConfigError, match=r"got .other., which .* does not have; valid: tiny"):
             look(tmp_path, *SERVER, f"balancer.url={fake.url}", "model.path=other")
+
+
+def test_the_mode_in_the_report_is_the_mode_of_the_server(tmp_path: Path) -> None:
+    listed = (200, {"data": [{"id": "tiny", "modes": ["ar", "dlm"], "default_mode": "dlm"}]}, {})
+    with OpenAIServer(listed=lambda: listed) as fake:
+        url = f"balancer.url={fake.url}"
+        look(tmp_path, *SERVER, url, "mode=[dlm]")
+        look(tmp_path, *SERVER, url, "+balancer.fields.mode=ar")
+        with pytest.raises(ConfigError, match=r"--mode: got ar, but .* in mode dlm; valid: --mode dlm, or \+balancer"):
+            look(tmp_path, *SERVER, url)
+        with pytest.raises(ConfigError, match=r"--mode: got dlm, but .* in mode ar; valid: --mode ar"):
+            look(tmp_path, *SERVER, url, "mode=[dlm]", "+balancer.fields.mode=ar")
 
 
 def test_a_server_that_is_not_there_or_wants_a_key_is_said_before_anything_starts(tmp_path: Path) -> None:

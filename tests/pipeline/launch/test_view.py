@@ -49,6 +49,14 @@ def test_states_of_slurm_in_words(job: JobSpec, entry: QueueEntry | None, stage:
     assert (seen.stage, seen.detail) == (stage, detail)
 
 
+def test_a_job_of_several_nodes_says_so_and_what_it_has_lost(job: JobSpec) -> None:
+    wide = dataclasses.replace(job, resources=dataclasses.replace(job.resources, num_nodes=3))
+    running = QueueEntry("RUNNING", "")
+    assert view(wide, "7", running).detail == "3 nodes"
+    ran(job, {"status": "lost"}, {"status": "running", "lost_workers": {"n2": 8, "n3": 1}})
+    assert view(wide, "7", running).detail == "run 2, 3 nodes, 8 workers lost with n2, 1 worker lost with n3"
+
+
 def test_a_step_that_was_not_started_shows_what_slurm_wrote(job: JobSpec, tmp_path: Path) -> None:
     folder = tmp_path / "out" / ".submitit" / "abc"
     folder.mkdir(parents=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from trimode.core.errors import WorkerError
-from trimode.pipeline.slurm.queue import ended_states, has_ended, job_states, outside_of_jobs
+from trimode.pipeline.slurm.commands import outside_of_jobs
+from trimode.pipeline.slurm.queue import ended_states, has_ended, job_states
 
 
 def fake_squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:

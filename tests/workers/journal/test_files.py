@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -84,6 +85,18 @@ def test_a_damaged_line_is_skipped_with_a_remark(tmp_path: Path, capsys: pytest.
     assert reader.find(A) == part(A, 0, 1, 2)  # what follows the gap is of no use
     assert reader.find(B) == part(B, 0, 7)
     assert capsys.readouterr().err.count("damaged lines of") == 1
+
+
+def test_lines_and_files_that_somebody_else_put_there_are_left_out(tmp_path: Path) -> None:
+    written(tmp_path / "one.jsonl", part(A, 0, 1, 2))
+    with (tmp_path / "one.jsonl").open("ab") as file:
+        for body in (b"\xff\xfe {}", B.encode() + b" [1]", B.encode() + b" 7", B.encode() + b' {"token_ids": 3}'):
+            file.write(b"%08x %s\n" % (zlib.crc32(body), body))
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.jsonl").mkdir()
+    reader = JournalReader(tmp_path, "ours")
+    assert reader.find(A) == part(A, 0, 1, 2)
+    assert reader.find(B) is None
 
 
 def test_parts_that_contradict_each_other_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
