@@ -166,6 +166,9 @@ class Cost:
     """linear_spec and auto: tokens emitted per verify, none past an end token or the limit; else empty."""
     widths: dict[str, int] = field(default_factory=dict)
     """auto: cycles by their width, narrow ones first; `1` are steps of ar. Else empty."""
+    fixed_tokens: dict[str, float] = field(default_factory=dict)
+    """auto: tokens that the same time would have given if all requests of the mode had always had one width, by that
+    width; an estimate, of the last worker's part. Else empty."""
     continuations: int = 0
     """How often another worker went on with the sample after the end of the one before."""
     queue_s: float = 0.0
@@ -191,7 +194,7 @@ Top: TypeAlias = Sequence[tuple[int, float]]
 
 
 COST_FIELDS = tuple(item.name for item in dataclasses.fields(Cost))
-OPTIONAL_COSTS = ("continuations", "widths")
+OPTIONAL_COSTS = ("continuations", "widths", "fixed_tokens")
 """Fields that a record holds only if there is something in them."""
 NO_COST = Cost(prompt_tokens=0, completion_tokens=0)
 """Of a sample that never reached a worker."""

@@ -26,7 +26,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 DENOISE = "denoise"
 """The one kind of `stream_events`."""
 LEDGER = (
-    *("nfe", "tpf", "forwards", "forwards_saved", "acceptance_lengths", "widths"),
+    *("nfe", "tpf", "forwards", "forwards_saved", "acceptance_lengths", "widths", "fixed_tokens"),
     *("queue_s", "first_token_s", "total_s"),
 )
 """Fields of a reply's usage that the last chunk of a stream carries under `trimode`."""

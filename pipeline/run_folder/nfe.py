@@ -74,7 +74,9 @@ def _checks(record: NfeRecord) -> Iterator[tuple[str, bool]]:
         yield name, is_count(getattr(cost, name))
     yield "nfe", is_count(cost.nfe) or (cost.nfe is None and not cost.forwards)
     yield "forwards", isinstance(cost.forwards, dict) and all(map(is_count, cost.forwards.values()))
-    yield "widths", isinstance(cost.widths, dict) and all(map(is_count, cost.widths.values()))
+    for name in ("widths", "fixed_tokens"):
+        value = getattr(cost, name)
+        yield name, isinstance(value, dict) and all(map(is_count, value.values()))
     yield (
         "acceptance_lengths",
         isinstance(cost.acceptance_lengths, list) and all(map(is_count, cost.acceptance_lengths)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 
@@ -13,6 +13,10 @@ class ScriptedChooser:
 
     script: Iterator[int]
     heard: list[tuple[int, int, int]] = field(default_factory=list)
+
+    @property
+    def fixed_tokens(self) -> Mapping[int, float]:
+        return {}
 
     def choose(self, most: int) -> int:
         assert most >= 1

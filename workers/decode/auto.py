@@ -66,6 +66,11 @@ class AutoState(LinearSpecState, ArState):
         return dict(sorted(Counter(self._widths).items()))
 
     @property
+    def fixed_tokens(self) -> Mapping[int, float]:
+        """By width: tokens that the request would have got in the same time, had all requests always had it."""
+        return {} if self.chooser is None else self.chooser.fixed_tokens
+
+    @property
     def _by_rejection(self) -> bool:
         """Never True: by rejection sampling the tokens of a seed would depend on the widths."""
         return False

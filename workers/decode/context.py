@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,10 @@ StopFinder = Callable[[Sequence[int], int], int | None]
 
 class WidthChooser(Protocol):
     """Chooses how many tokens one request runs in each of its cycles, and learns what came of it."""
+
+    @property
+    def fixed_tokens(self) -> Mapping[int, float]:
+        """By width: tokens that the request would have got in the same time, had all requests always had it."""
 
     def choose(self, most: int) -> int:
         """Returns the width of the next cycle: 1 for one token without a draft, else the length of its block.

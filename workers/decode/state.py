@@ -151,6 +151,11 @@ class DecodeState(ABC):
         return {}
 
     @property
+    def fixed_tokens(self) -> Mapping[int, float]:
+        """Tokens that the same time would have given by fixed width; empty if the mode does not choose widths."""
+        return {}
+
+    @property
     def max_kv_tokens(self) -> int:
         """Upper bound on the KV rows that this request writes, including rows that are not kept."""
         return len(self.prompt_ids) + self.params.max_new_tokens + 2 * self.params.block_length

@@ -21,6 +21,8 @@ _FAST, _SLOW = 0.6 ** (1 / 6), 0.97
 """What is left of a request's counts after a token, and of those of its level after a cycle."""
 _FAST_PRIOR, _SLOW_PRIOR = 1.5, 2.0
 """Failures that the start of the counts stands for."""
+_TYPICAL_KEPT, _TYPICAL_PRIOR = 0.95, 3.0
+"""The same of the counts of all requests together, by which a new request is judged."""
 
 
 @dataclass(slots=True)
@@ -33,14 +35,25 @@ class RequestDrafts:
     slow_failures: float = 0.0
     slow_expected: float = 0.0
     """Of its last dozens of cycles."""
+    all_failures: float = 0.0
+    all_expected: float = 0.0
+    """Of all its cycles."""
     failed_in_a_row: int = 0
     """Cycles without an accepted draft, up to now."""
+    typical: float = 1.0
+    """Difficulty of the requests before it when it began."""
 
     @property
     def difficulty(self) -> float:
         """How much more often the drafts fail than those of the average request."""
-        slow = (self.slow_failures + _SLOW_PRIOR) / (self.slow_expected + _SLOW_PRIOR)
+        prior = _SLOW_PRIOR * self.typical
+        slow = (self.slow_failures + prior) / (self.slow_expected + _SLOW_PRIOR)
         return (self.fast_failures + _FAST_PRIOR * slow) / (self.fast_expected + _FAST_PRIOR)
+
+    @property
+    def overall(self) -> float:
+        """The difficulty of the whole request."""
+        return (self.all_failures + 1) / (self.all_expected + 1)
 
     def forget_a_token(self) -> None:
         """Makes what happened count for less, after a token without a draft."""
@@ -54,6 +67,8 @@ class RequestDrafts:
         self.fast_expected = self.fast_expected * fade + expected
         self.slow_failures = self.slow_failures * _SLOW + failed
         self.slow_expected = self.slow_expected * _SLOW + expected
+        self.all_failures += failed
+        self.all_expected += expected
         self.failed_in_a_row = 0 if accepted else self.failed_in_a_row + 1
 
 
@@ -63,8 +78,15 @@ class Acceptance:
     def __init__(self) -> None:
         self._failures = [chance * _PRIOR_PLACES for chance in PRIOR_FAILURES]
         self._places = [_PRIOR_PLACES] * len(PRIOR_FAILURES)
+        self._recent_failures = self._recent_expected = 0.0
+        """Of the last cycles of all requests."""
         self.chances = list(PRIOR_FAILURES)
         """By bin, as of the last `refresh`."""
+
+    @property
+    def typical(self) -> float:
+        """How much more often drafts have failed lately than the chances say."""
+        return (self._recent_failures + _TYPICAL_PRIOR) / (self._recent_expected + _TYPICAL_PRIOR)
 
     def learn(self, drafts: RequestDrafts, width: int, accepted: int, emitted: int) -> None:
         """Takes in a cycle of a request, see `WidthChooser.took`. Places behind the first failure are not tested."""
@@ -81,6 +103,8 @@ class Acceptance:
             failures = max(_KEPT * self._failures[number] + fails_here, _MIN_FAILURES)
             self._failures[number] = min(failures, self._places[number])
             expected += places * self.chances[number]
+        self._recent_failures = _TYPICAL_KEPT * self._recent_failures + failed
+        self._recent_expected = _TYPICAL_KEPT * self._recent_expected + expected
         drafts.add(failed=failed, expected=expected, accepted=accepted, emitted=emitted)
 
     def refresh(self) -> None:

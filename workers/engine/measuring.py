@@ -16,14 +16,16 @@ from trimode.workers.engine.scheduler import Sequence as Request
 from trimode.workers.engine.step_times import StepTimes
 from trimode.workers.model.kv_cache import PAGE_SIZE
 
-_SIZES = (1, 8, 32, 128, 512, 2048, 4, 16, 64, 256, 1024, 2, 12, 24, 48, 96, 192, 384, 768, 1536)
+_SIZES = (1, 8, 32, 16, 4, 64, 128, 512, 256, 2, 2048, 12, 24, 48, 96, 192, 1024, 384, 768, 1536)
 """Rows, the most telling first. Between them times are interpolated."""
-_NEEDED = 3
+_NEEDED = 4
 """Sizes that are measured however long it takes."""
 _BUDGET_S = 0.5
 _GRAPHS_BUDGET_S = 2.0
-_RUNS = 3
-"""Runs of a size, the quickest of which counts; 2 where a step alone takes a tenth of the budget."""
+_WARM_UP_S = 0.1
+"""Steps become quicker at first, as threads and caches become ready. Until then they are not measured."""
+_SHARE = 0.4
+"""Of the budget, after which no further size is begun. The rest goes to more runs of those that have had least time."""
 
 
 def measure(runner: Runner, max_num_seqs: int, num_pages: int) -> StepTimes:
@@ -35,15 +37,23 @@ def measure(runner: Runner, max_num_seqs: int, num_pages: int) -> StepTimes:
         num_pages: size of the cache.
     """
     graphs = [] if runner.graphs is None else [b.tokens for b in runner.graphs.buckets if b.kind is Kind.GREEDY]
-    most = min(max(graphs, default=_SIZES[5]), max_num_seqs * min(CYCLE_BLOCK, num_pages * PAGE_SIZE))
+    most = min(max(graphs, default=max(_SIZES)), max_num_seqs * min(CYCLE_BLOCK, num_pages * PAGE_SIZE))
     sizes = sorted(set(graphs)) or [size for size in _SIZES if size <= most]
     budget = _GRAPHS_BUDGET_S if graphs else _BUDGET_S
-    began, times = time.perf_counter(), dict[int, float]()
+    began = time.perf_counter()
+    while time.perf_counter() - began < _WARM_UP_S:
+        _run(runner, sizes[0], max_num_seqs)
+    began, runs = time.perf_counter(), dict[int, list[float]]()
     for size in sizes:
-        if len(times) >= _NEEDED and time.perf_counter() - began > budget:
+        if len(runs) >= _NEEDED and time.perf_counter() - began > _SHARE * budget:
             break
-        first = _run(runner, size, max_num_seqs)
-        times[size] = min(_run(runner, size, max_num_seqs) for _ in range(_RUNS - 1 if first < budget / 10 else 1))
+        _run(runner, size, max_num_seqs)
+        runs[size] = [_run(runner, size, max_num_seqs)]
+    while time.perf_counter() - began < budget:
+        size = min(runs, key=lambda one: sum(runs[one]))
+        runs[size].append(_run(runner, size, max_num_seqs))
+    # A quartile, because the quickest of many runs is not comparable to the quickest of a few.
+    times = {size: sorted(seconds)[len(seconds) // 4] for size, seconds in runs.items()}
     runner.cache.clear(range(-(-CYCLE_BLOCK // PAGE_SIZE)))
     if len(times) < 2:
         return StepTimes()

@@ -9,11 +9,12 @@ that has changed. Nothing here decides on tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from trimode.workers.engine.acceptance import Acceptance, RequestDrafts, speeds_at
+from trimode.workers.engine.hindsight import Hindsight, widths_up_to
 from trimode.workers.engine.step_times import StepTimes
 
 FAIRNESS = 0.7
@@ -68,6 +69,8 @@ class Chooser:
     interval: float = FIRST_PROBE
     """Tokens of ar before the next probe."""
     drafts: RequestDrafts = field(default_factory=RequestDrafts)
+    began: list[float] | None = None
+    """Forwards of every width for which there had been time when it began; None = it has not begun."""
 
     def choose(self, most: int) -> int:
         """See `WidthChooser`."""
@@ -77,6 +80,11 @@ class Chooser:
         self.running = width if width > 1 else 0
         self.probing = self.plans_probe and width > 1
         return width
+
+    @property
+    def fixed_tokens(self) -> Mapping[int, float]:
+        """See `WidthChooser`."""
+        return {} if self.began is None else self.policy.in_hindsight(self, self.began)
 
     def took(self, width: int, accepted: int, emitted: int) -> None:
         """See `WidthChooser`."""
@@ -110,6 +118,7 @@ class Widths:
         self._num_menus = 0
         self._speeds: list[list[float]] = []
         """By group and by number of the width: speed to the power of FAIRNESS."""
+        self._hindsight = Hindsight()
         self._widenings: list[_Widening] = []
         self._costs: dict[int, float] = {}
         self._pays: dict[tuple[int, int, int], bool] = {}
@@ -121,11 +130,19 @@ class Widths:
         if menu >= self._num_menus:
             self._num_menus = menu + 1
             self._rebuild()
-        return Chooser(self, menu, interval=self._interval)
+        made = Chooser(self, menu, interval=self._interval)
+        made.drafts.typical = self._acceptance.typical
+        made.level = _level(made.drafts.difficulty)
+        return made
 
     def ran(self, rows: int, ms: float) -> None:
         """Takes in the milliseconds of a step without slices of prompts."""
         self.times.ran(rows, ms)
+
+    def passed(self, rows: int, num_forwards: int) -> None:
+        """Takes in that forwards ran with so many rows each beside slices of prompts."""
+        if rows:
+            self._hindsight.passed(num_forwards * self.times.at(rows))
 
     def plan(self, choosers: Sequence[Chooser], other_requests: int = 0, other_rows: int = 0) -> None:
         """Plans the next cycle of every request that is between two cycles.
@@ -142,9 +159,12 @@ class Widths:
         if self._version != self.times.version:
             self._version = self.times.version
             self._costs, self._pays = {}, {}
+        self._hindsight.look(len(choosers), other_rows, _bins(self._num_menus - 1), self.times.at)
         counts = [0] * (self._num_menus * NUM_LEVELS)
         speed, rows, idle = float(other_requests), other_rows, []
         for chooser in choosers:
+            if chooser.began is None:
+                chooser.began = list(self._hindsight.forwards)
             if chooser.running:
                 number = max(0, chooser.running.bit_length() - 2)
                 speeds = self._speeds[chooser.menu * NUM_LEVELS + chooser.level]
@@ -209,6 +229,11 @@ class Widths:
             )
         return found
 
+    def in_hindsight(self, chooser: Chooser, began: Sequence[float]) -> Mapping[int, float]:
+        """Returns by width what a request would have got since `began`, had all always had that width."""
+        rates = speeds_at(chooser.drafts.overall, self._acceptance.chances, _bins(chooser.menu))
+        return self._hindsight.tokens(began, rates)
+
     def learn(self, chooser: Chooser, width: int, accepted: int, emitted: int) -> None:
         """Takes in a finished cycle of a request."""
         self._acceptance.learn(chooser.drafts, width, accepted, emitted)
@@ -244,7 +269,7 @@ class Widths:
 
 def _hull(group: int, speeds: Sequence[float]) -> list[_Widening]:
     """Returns the widenings of one group, the best first: only those that some price of a row makes the best."""
-    widths = [1, *(2**bins for bins in range(2, len(speeds) + 1))]
+    widths = widths_up_to(len(speeds))
     found: list[_Widening] = []
     now = 0
     while True:

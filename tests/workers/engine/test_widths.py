@@ -50,6 +50,7 @@ class Load:
                 self._end(chooser, 1, 0)
             rows += width
         self.ms += self.widths.times.at(rows)
+        self.widths.passed(rows, 1)
 
     def _end(self, chooser: Chooser, width: int, accepted: int) -> None:
         self.cycles[chooser].append((width, accepted + 1))
