@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import random
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -106,23 +107,33 @@ def tokens_per_second(engine: Engine, mode: str, block: int, streams: int, promp
 
 def compare(
     engine: Engine, title: str, all_streams: Sequence[int], prompts: Callable[[], Prompts], wanted: int,
-    fates: Sequence[float] = (),
+    fates: Sequence[float] = (), *, rounds: int = 1,
 ) -> None:  # fmt: skip
-    """Prints a table: one line per number of requests, one column per setting."""
+    """Prints a table: one line per number of requests, one column per setting. Medians of all rounds.
+
+    The settings take turns, and a ratio is one of the rates of the same round.
+    """
     print(f"\n### {title}\n\n| requests | ", end="")
     print(*(mode if mode != "linear_spec" else f"spec {block}" for mode, block in SETTINGS), sep=" | ", end=" |")
     print(" auto / best fixed | auto / ar | widths of auto |\n|" + "---|" * (len(SETTINGS) + 4))
     for streams in all_streams:
-        rates = []
+        rates: dict[tuple[str, int], list[float]] = {setting: [] for setting in SETTINGS}
         widths: Counter[int] = Counter()
-        for mode, block in SETTINGS:
-            inside: AbstractContextManager[None] = scripted(engine, Fates(fates)) if fates else nullcontext()
-            with inside, counted(engine, widths):
-                rates.append(tokens_per_second(engine, mode, block, streams, prompts(), wanted * max(1, streams // 4)))
-        *fixed, auto = rates
+        for number in range(rounds):
+            for mode, block in SETTINGS if number % 2 == 0 else SETTINGS[::-1]:
+                inside: AbstractContextManager[None] = scripted(engine, Fates(fates)) if fates else nullcontext()
+                with inside, counted(engine, widths):
+                    rate = tokens_per_second(engine, mode, block, streams, prompts(), wanted * max(1, streams // 4))
+                rates[mode, block].append(rate)
+        medians = {setting: statistics.median(found) for setting, found in rates.items()}
+        *fixed, last = SETTINGS
+        best = max(fixed, key=lambda setting: medians[setting])
         chosen = ", ".join(f"{width}: {count}" for width, count in sorted(widths.items()))
-        print(f"| {streams} | " + " | ".join(f"{rate:.0f}" for rate in rates), end="")
-        print(f" | {auto / max(fixed):.2f} | {auto / rates[0]:.2f} | {chosen} |", flush=True)
+        print(f"| {streams} | " + " | ".join(f"{rate:.0f}" for rate in medians.values()), end="")
+        for rival in (best, SETTINGS[0]):
+            ratio = statistics.median(auto / one for auto, one in zip(rates[last], rates[rival], strict=True))
+            print(f" | {ratio:.2f}", end="")
+        print(f" | {chosen} |", flush=True)
 
 
 class counted:  # noqa: N801 -- a context manager, named as a function
@@ -153,7 +164,7 @@ class counted:  # noqa: N801 -- a context manager, named as a function
         del self._planner.new_chooser
 
 
-def demo(all_streams: Sequence[int], wanted: int) -> None:
+def demo(all_streams: Sequence[int], wanted: int, rounds: int) -> None:
     """Compares on the demo model: its own problems, and half of them replaced by texts that it has never seen."""
     assets = PROJECT_DIR / "assets"
     rows = (assets / "benchmarks" / "demo-math" / "test.jsonl").read_text(encoding="utf-8").splitlines()
@@ -166,11 +177,13 @@ def demo(all_streams: Sequence[int], wanted: int) -> None:
     chance = random.Random(0)  # noqa: S311 -- the same numbers again
     hard = [[chance.randrange(5, runtime.engine.model.config.vocab_size) for _ in prompt] for prompt in easy]
     mixed = [prompt for pair in zip(easy, hard, strict=True) for prompt in pair]
-    compare(runtime.engine, "demo model, its problems", all_streams, lambda: itertools.cycle(easy), wanted)
-    compare(runtime.engine, "demo model, half random prompts", all_streams, lambda: itertools.cycle(mixed), wanted)
+    engine = runtime.engine
+    compare(engine, "demo model, its problems", all_streams, lambda: itertools.cycle(easy), wanted, rounds=rounds)
+    title = "demo model, half random prompts"
+    compare(engine, title, all_streams, lambda: itertools.cycle(mixed), wanted, rounds=rounds)
 
 
-def shape(all_streams: Sequence[int], wanted: int, context: int, *, tiny: bool) -> None:
+def shape(all_streams: Sequence[int], wanted: int, context: int, rounds: int, *, tiny: bool) -> None:
     """Compares on random weights with scripted fates."""
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), TINY_SHAPE if tiny else BENCH_SHAPE)
@@ -182,7 +195,7 @@ def shape(all_streams: Sequence[int], wanted: int, context: int, *, tiny: bool) 
     texts = [[chance.randrange(5, vocab) for _ in range(context)] for _ in range(max(all_streams))]
     for name, means in {**{name: [mean] for name, mean in FATES.items()}, "mixed": [8.9, 1.0]}.items():
         title = f"random weights, {context} tokens of context, {name} ({', '.join(map(str, means))} tokens per verify)"
-        compare(engine, title, all_streams, lambda: itertools.cycle(texts), wanted, means)
+        compare(engine, title, all_streams, lambda: itertools.cycle(texts), wanted, means, rounds=rounds)
 
 
 def cost(num_requests: int = 64, steps: int = 3000) -> None:
@@ -211,15 +224,16 @@ def main() -> None:
     parser.add_argument("--streams", nargs="+", type=int, default=list(STREAMS))
     parser.add_argument("--tokens", type=int, default=800, help="tokens of a measurement per four requests")
     parser.add_argument("--context", type=int, default=128, help="tokens of a prompt with random weights")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of every setting; medians are shown (default 3)")
     parser.add_argument("--tiny", action="store_true", help="a tiny shape: shows that it runs")
     arguments = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f} before")
     if "cost" in arguments.only:
         cost()
     if "demo" in arguments.only:
-        demo(arguments.streams, arguments.tokens)
+        demo(arguments.streams, arguments.tokens, arguments.rounds)
     if "shape" in arguments.only:
-        shape(arguments.streams, arguments.tokens, arguments.context, tiny=arguments.tiny)
+        shape(arguments.streams, arguments.tokens, arguments.context, arguments.rounds, tiny=arguments.tiny)
     print(f"\nload {os.getloadavg()[0]:.1f} after")
 
 

@@ -9,7 +9,7 @@ from trimode.core.protocol import MODE_DEFAULTS, Mode
 MODES = tuple(mode.value for mode in Mode)
 ALL_MODES = (Mode.ar.value, Mode.dlm.value, Mode.linear_spec.value)
 """What `all` stands for: the modes with results of their own. The mode auto has ar's answers, only sooner."""
-DEMO_MODES = (*ALL_MODES, "linear_spec_lora")
+DEMO_MODES = (*ALL_MODES, "linear_spec_lora", Mode.auto.value)
 """Entries of conf/mode/demo.yaml."""
 NULL = ("null", "none", "")
 
@@ -50,7 +50,12 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas", "benchmarks"),
         Flag("--limit", "N", "all", "first N samples of each benchmark", "limit"),
         Flag("--data-dir", "DIR", "bundled, cached or downloaded", "benchmark data, DIR/<benchmark>/", "data_dir"),
-        Flag("--demo", None, "off", "the bundled model on its four benchmarks: all modes and linear_spec with LoRA"),
+        Flag(
+            "--demo",
+            None,
+            "off",
+            "the bundled model on its four benchmarks: all modes, linear_spec with LoRA, and auto",
+        ),
     ),
     "decoding": (
         Flag("--tokens", "N", "8192", "tokens an answer may have", "max_new_tokens"),

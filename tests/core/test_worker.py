@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.tests.fakes.worker import worker_info
 

@@ -30,6 +30,10 @@ FIRST_PROBE, LAST_PROBE = 16, 128
 """Tokens of ar between two probes: at first, and after many that failed."""
 _PROBE_GAIN = 1.02
 """A probe must be able to gain so much, if all drafts were right."""
+_PROBE_SHARE = 0.01
+"""Of all time, which probes may cost."""
+_MOST_CREDIT = 16
+"""Probes for which time is put aside at most."""
 _REBUILD = 64
 """Cycles after which the engine's counts come into effect."""
 
@@ -119,6 +123,8 @@ class Widths:
         self._speeds: list[list[float]] = []
         """By group and by number of the width: speed to the power of FAIRNESS."""
         self._hindsight = Hindsight()
+        self._credit = 0.0
+        """Milliseconds that probes may cost now."""
         self._widenings: list[_Widening] = []
         self._costs: dict[int, float] = {}
         self._pays: dict[tuple[int, int, int], bool] = {}
@@ -142,7 +148,9 @@ class Widths:
     def passed(self, rows: int, num_forwards: int) -> None:
         """Takes in that forwards ran with so many rows each beside slices of prompts."""
         if rows:
-            self._hindsight.passed(num_forwards * self.times.at(rows))
+            ms = num_forwards * self.times.at(rows)
+            self._hindsight.passed(ms)
+            self._credit += _PROBE_SHARE * ms
 
     def plan(self, choosers: Sequence[Chooser], other_requests: int = 0, other_rows: int = 0) -> None:
         """Plans the next cycle of every request that is between two cycles.
@@ -179,6 +187,8 @@ class Widths:
             return
         widths, part, num_part = self._best(counts, speed, rows)
         pays = self._probe_pays(len(choosers) + other_requests, len(choosers), other_rows - other_requests)
+        probe_ms = 2 * (self.times.at(rows + PROBE_WIDTH - 1) - self.times.at(rows))
+        self._credit = min(self._credit, _MOST_CREDIT * probe_ms)
         for chooser in idle:
             group = chooser.menu * NUM_LEVELS + chooser.level
             width = widths.get(group, 1)
@@ -187,7 +197,9 @@ class Widths:
                 num_part -= 1
             if chooser.drafts.failed_in_a_row >= STREAK:
                 width = 1
-            chooser.plans_probe = width == 1 and chooser.since >= chooser.interval and pays
+            chooser.plans_probe = width == 1 and chooser.since >= chooser.interval and pays and self._credit >= probe_ms
+            if chooser.plans_probe:
+                self._credit -= probe_ms
             chooser.planned = PROBE_WIDTH if chooser.plans_probe else width
 
     def _best(self, counts: list[int], speed: float, rows: int) -> tuple[dict[int, int], _Widening | None, int]:

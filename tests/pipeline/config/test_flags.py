@@ -110,9 +110,9 @@ def test_block_length_acts_on_the_modes_with_blocks() -> None:
     assert config_of("--mode", "ar", "--block-length", "1").modes["ar"].block_length == 1
 
 
-def test_the_demo_is_four_rows_here_and_can_be_narrowed() -> None:
+def test_the_demo_is_five_rows_here_and_can_be_narrowed() -> None:
     config = config_of("--demo")
-    assert list(config.modes) == ["ar", "dlm", "linear_spec", "linear_spec_lora"]
+    assert list(config.modes) == ["ar", "dlm", "linear_spec", "linear_spec_lora", "auto"]
     assert (config.cluster.name, config.modes["dlm"].block_length, config.model.name) == ("local", 32, "demo_model")
     assert list(config_of("--demo", "--mode", "dlm,ar").modes) == ["ar", "dlm"]
     assert "linear_spec_lora" not in config_of("--demo", "~modes.linear_spec_lora").modes
