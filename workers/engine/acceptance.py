@@ -55,10 +55,10 @@ class RequestDrafts:
         """The difficulty of the whole request."""
         return (self.all_failures + 1) / (self.all_expected + 1)
 
-    def forget_a_token(self) -> None:
-        """Makes what happened count for less, after a token without a draft."""
-        self.fast_failures *= _FAST
-        self.fast_expected *= _FAST
+    def forget(self, num_tokens: int) -> None:
+        """Makes what happened count for less, after tokens without a draft."""
+        self.fast_failures *= _FAST**num_tokens
+        self.fast_expected *= _FAST**num_tokens
 
     def add(self, *, failed: bool, expected: float, accepted: int, emitted: int) -> None:
         """Takes in a cycle: True if a draft failed, the failures of an average request, and the cycle's tokens."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from trimode.workers.engine.acceptance import Acceptance, RequestDrafts, speeds_at
-from trimode.workers.engine.hindsight import Hindsight, widths_up_to
+from trimode.workers.engine.hindsight import Hindsight
 from trimode.workers.engine.step_times import StepTimes
+from trimode.workers.engine.widenings import Widening, widenings_of
 
 FAIRNESS = 0.7
 """Power of a request's speed in the sum that is made large: below 1, so that slow requests count for more."""
@@ -34,22 +34,10 @@ _PROBE_SHARE = 0.01
 """Of all time, which probes may cost."""
 _MOST_CREDIT = 16
 """Probes for which time is put aside at most."""
+_FADE = 4
+"""Tokens of ar after which what drafts came to is looked at again: doing so at each would cost time."""
 _REBUILD = 64
 """Cycles after which the engine's counts come into effect."""
-
-
-class _Widening(NamedTuple):
-    """A step from one width to a wider one, for all requests of one group."""
-
-    gain: float
-    """Of speed per row. The best come first."""
-    group: int
-    """Number of the requests with this menu and this level of difficulty."""
-    speed: float
-    """What the speed to the power of FAIRNESS grows by."""
-    rows: int
-    width: int
-    """After the step."""
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +85,9 @@ class Chooser:
             self.running = 0
         else:
             self.since += 1
-            self.drafts.forget_a_token()
+            if self.since % _FADE:
+                return
+            self.drafts.forget(_FADE)
         self.level = _level(self.drafts.difficulty)
 
 
@@ -125,7 +115,11 @@ class Widths:
         self._hindsight = Hindsight()
         self._credit = 0.0
         """Milliseconds that probes may cost now."""
-        self._widenings: list[_Widening] = []
+        self._widenings: list[Widening] = []
+        self._order: list[int] = []
+        """The group of each."""
+        self._menus: set[int] = set()
+        """Those that a request had."""
         self._costs: dict[int, float] = {}
         self._pays: dict[tuple[int, int, int], bool] = {}
         self._version = -1
@@ -133,8 +127,9 @@ class Widths:
     def new_chooser(self, most: int) -> Chooser:
         """Returns the chooser of a request whose cycles are at most so wide."""
         menu = max(0, (most - 1).bit_length() - 2)
-        if menu >= self._num_menus:
-            self._num_menus = menu + 1
+        if menu not in self._menus:
+            self._menus.add(menu)
+            self._num_menus = max(self._num_menus, menu + 1)
             self._rebuild()
         made = Chooser(self, menu, interval=self._interval)
         made.drafts.typical = self._acceptance.typical
@@ -189,6 +184,10 @@ class Widths:
         pays = self._probe_pays(len(choosers) + other_requests, len(choosers), other_rows - other_requests)
         probe_ms = 2 * (self.times.at(rows + PROBE_WIDTH - 1) - self.times.at(rows))
         self._credit = min(self._credit, _MOST_CREDIT * probe_ms)
+        if not widths and part is None and not (pays and self._credit >= probe_ms):
+            for chooser in idle:
+                chooser.planned, chooser.plans_probe = 1, False
+            return
         for chooser in idle:
             group = chooser.menu * NUM_LEVELS + chooser.level
             width = widths.get(group, 1)
@@ -202,18 +201,22 @@ class Widths:
                 self._credit -= probe_ms
             chooser.planned = PROBE_WIDTH if chooser.plans_probe else width
 
-    def _best(self, counts: list[int], speed: float, rows: int) -> tuple[dict[int, int], _Widening | None, int]:
+    def _best(self, counts: list[int], speed: float, rows: int) -> tuple[dict[int, int], Widening | None, int]:
         """Returns the widths by group that give the largest sum of speeds, if one widening follows the other.
 
         Every prefix is tried, because the times of steps have kinks. The last widening may be taken by some requests
         of its group only: it comes apart, with their number.
         """
-        best, cut, taken = speed / self._cost(rows), 0, 0
-        for number, widening in enumerate(self._widenings):
-            for i in range(counts[widening.group]):
+        cost = self._cost
+        best, cut, taken = speed / cost(rows), 0, 0
+        for number, group in enumerate(self._order):
+            if not counts[group]:
+                continue
+            widening = self._widenings[number]
+            for i in range(counts[group]):
                 speed += widening.speed
                 rows += widening.rows
-                value = speed / self._cost(rows)
+                value = speed / cost(rows)
                 if value > best:
                     best, cut, taken = value, number, i + 1
         if not taken:
@@ -275,24 +278,7 @@ class Widths:
             difficulty = math.exp(_LEVEL_STEP * (level - NUM_LEVELS // 2))
             speeds = [speed**FAIRNESS for speed in speeds_at(difficulty, self._acceptance.chances, _bins(menu))]
             self._speeds.append(speeds)
-            self._widenings += _hull(group, speeds)
+            if menu in self._menus:
+                self._widenings += widenings_of(group, speeds)
         self._widenings.sort(key=lambda widening: -widening.gain)
-
-
-def _hull(group: int, speeds: Sequence[float]) -> list[_Widening]:
-    """Returns the widenings of one group, the best first: only those that some price of a row makes the best."""
-    widths = widths_up_to(len(speeds))
-    found: list[_Widening] = []
-    now = 0
-    while True:
-        wider = [
-            _Widening((speeds[i] - speeds[now]) / (widths[i] - widths[now]), group, speeds[i] - speeds[now],
-                      widths[i] - widths[now], i)
-            for i in range(now + 1, len(widths))
-            if speeds[i] > speeds[now]
-        ]  # fmt: skip
-        if not wider:
-            return found
-        best = max(wider, key=lambda widening: widening.gain)
-        now = best.width
-        found.append(best._replace(width=widths[now]))
+        self._order = [widening.group for widening in self._widenings]

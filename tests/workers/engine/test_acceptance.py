@@ -61,5 +61,5 @@ def test_tokens_without_a_draft_let_the_last_failures_fade() -> None:
         acceptance.learn(drafts, 8, 0, 1)
     before = drafts.difficulty
     for _ in range(200):
-        drafts.forget_a_token()
+        drafts.forget(1)
     assert 1.0 < drafts.difficulty < before
