@@ -81,7 +81,9 @@ class AutoState(LinearSpecState, ArState):
 
     def _draft_after(self, seed: int) -> None:
         self._width, self._next_width = self._next_width, None
-        super()._draft_after(seed)
+        self._passes = 0
+        if self._width is not None and self._width > 1:  # a step of ar has no block, and one per token costs time
+            super()._draft_after(seed)
 
     def _new_block(self, seed: int) -> MaskedBlock:
         return MaskedBlock(seed, 0.0, self._width or 1, self.context.mask_token_id)
