@@ -1,4 +1,4 @@
-"""What a client has got of an answer so far, and how another worker goes on with it after a death."""
+"""What is there of an answer so far, and how another worker goes on with it after a death."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import time
 from trimode.core.delta import Delta, Json, OnDelta
 from trimode.core.errors import GenerationError
 
+PARTS_EVERY_S = 0.5
+"""A worker says this often how far it is with an answer that is wanted as a whole. A death costs that much work."""
+
 
 class Delivered:
     """Passes the parts of one answer on to the client, each token and character once, whichever worker they come from.
 
     Another worker goes on from the last boundary that came. What it gives again up to where the client is, is compared
-    and left out.
+    and left out. A client that waits for the whole answer has got nothing, so there is nothing to compare.
     """
 
-    def __init__(self, on_delta: OnDelta) -> None:
+    def __init__(self, on_delta: OnDelta | None) -> None:
+        """`on_delta`: the client; None if it waits for the whole answer."""
         self._on_delta = on_delta
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
@@ -50,16 +54,19 @@ class Delivered:
             self._boundary, self._boundary_at = delta.boundary, self._at
             if (trace := delta.boundary.get("trace")) is not None:
                 self._trace = [*(self._trace or ()), *trace]
-        if delta.token_ids or delta.text or delta.passes:
+        if self._on_delta is not None and (delta.token_ids or delta.text or delta.passes):
             self._on_delta(delta)
 
     def go_on(self) -> Json | None:
         """Prepares for another worker. Returns the continuation for it; None if it has to begin anew."""
-        self._again = True
         self._at = self._boundary_at
+        size = self._boundary_at[0]
+        if self._on_delta is None:
+            del self._token_ids[size:], self._logprobs[size:]
+        else:
+            self._again = True
         if self._boundary is None:
             return None
-        size = self._boundary_at[0]
         whole = {name: value for name, value in self._boundary.items() if name not in ("start", "trace_start")}
         whole |= {"token_ids": self._token_ids[:size], "trace": self._trace}
         return whole | ({"logprobs": self._logprobs[:size]} if self._logprobs else {})

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from trimode.balancer.delivered import Delivered
+from trimode.balancer.delivered import PARTS_EVERY_S, Delivered
 from trimode.balancer.prefixes import Prefixes, beginnings
 from trimode.balancer.work import MAX_ATTEMPTS, QueueFullError, Reply, StoppingError, WorkerSlot, WorkItem, reply_of
 from trimode.core.delta import Delta, OnDelta
@@ -38,7 +38,9 @@ class Router:
         in_flight_limit: int,
         max_queue: int,
         on_death: Callable[[WorkerSlot, str], None],
+        journal: bool = False,
     ) -> None:
+        """`journal`: True if the workers find in one where a whole answer goes on, so that the router need not know."""
         self.slots = slots
         self.in_flight_limit = in_flight_limit
         self.max_queue = max_queue
@@ -48,6 +50,7 @@ class Router:
         self.rejected = 0
         self.stopping = False
         """True if no more requests are taken. Those that are here go on."""
+        self._keeps_parts = not journal
         self._prefixes = Prefixes()
         self._on_death = on_death
         self._expected_tokens = float(FIRST_GUESS_TOKENS)
@@ -81,8 +84,8 @@ class Router:
             raise StoppingError
         if n > self.capacity:
             raise GenerationError(f"n: got {n}; valid here: at most {self.capacity}, the places in workers and queue")
-        room = sum(self.in_flight_limit - len(slot.running) for slot in self._free_slots())
-        if n > room + self.max_queue - len(self.queue):
+        waiting = self.max_queue - len(self.queue)
+        if n > waiting and n > waiting + sum(self.in_flight_limit - len(slot.running) for slot in self._free_slots()):
             raise self._queue_full()
 
     async def submit(
@@ -99,14 +102,12 @@ class Router:
         """
         if self.stopping:
             raise StoppingError
-        item = WorkItem(
-            request_id,
-            fields,
-            prompt_tokens,
-            asyncio.get_running_loop().create_future(),
-            beginnings=beginnings(fields),
-            delivered=None if on_delta is None else Delivered(on_delta),
-        )
+        done = asyncio.get_running_loop().create_future()
+        item = WorkItem(request_id, fields, prompt_tokens, done, beginnings(fields))
+        if on_delta is not None or self._keeps_parts:
+            item.delivered = Delivered(on_delta)
+        if on_delta is None and self._keeps_parts:
+            fields["parts_every_s"] = PARTS_EVERY_S
         # a request that a free slot takes at once never meets a full queue
         if len(self.queue) >= self.max_queue:
             raise self._queue_full()
@@ -292,5 +293,6 @@ class Router:
         return QueueFullError(what or f"{self.max_queue} requests are waiting already", self._retry_after_s())
 
     def _retry_after_s(self) -> int:
-        room = max(1, self.num_ready * self.in_flight_limit)
-        return max(1, min(60, round(self._expected_s * len(self.queue) / room)))
+        return max(
+            1, min(60, round(self._expected_s * len(self.queue) / max(1, self.num_ready * self.in_flight_limit)))
+        )

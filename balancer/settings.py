@@ -55,9 +55,12 @@ class BalancerSettings:
     """Requests that may wait for a worker; the next one is answered 429."""
     max_worker_deaths: int = 5
     """Deaths of one worker in a row, while it starts or has no request, that end the balancer."""
+    hang_timeout_s: float = 600.0
+    """Seconds that a worker with requests may take for a step before it is replaced; 0 = any time."""
     grace_s: float = 30.0
     """Seconds that running and waiting requests get to end once the server is told to stop."""
     max_body_bytes: int = 16 * 2**20
+    """Longest body of one request."""
     api_key: str | None = field(default=None, repr=False)
     """Bearer key that every request but those to /health must carry."""
     allowed_hosts: frozenset[str] = frozenset()
@@ -113,10 +116,14 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument(
         "--max-worker-deaths", type=int, default=5, help="deaths in a row of an idle worker that end it"
     )
+    workers.add_argument(
+        "--hang-timeout", type=float, default=600.0, help="seconds for a step before a worker is replaced; 0 = any"
+    )
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1")
     server.add_argument("--port", type=int, default=0, help="0 picks a free one")
-    server.add_argument("--default-mode", default="ar", choices=[mode.value for mode in Mode])
+    modes = [mode.value for mode in Mode]
+    server.add_argument("--default-mode", "--mode", default="ar", choices=modes, help="of requests that name none")
     server.add_argument("--max-in-flight", type=int, default=0, help="per worker; 0 = max-num-seqs and a quarter more")
     server.add_argument("--max-queue", type=int, default=4096, help="waiting requests; one more is answered 429")
     server.add_argument(
@@ -152,8 +159,9 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
             raise ConfigError(f"--{flag.replace('_', '-')}: got {value}; valid: a number above 0")
     if args.max_in_flight < 0:
         raise ConfigError(f"--max-in-flight: got {args.max_in_flight}; valid: 0 or more")
-    if not 0 <= args.grace < math.inf:
-        raise ConfigError(f"--grace: got {args.grace}; valid: seconds, 0 or more")
+    for flag, seconds in (("--grace", args.grace), ("--hang-timeout", args.hang_timeout)):
+        if not 0 <= seconds < math.inf:
+            raise ConfigError(f"{flag}: got {seconds}; valid: seconds, 0 or more")
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port: got {args.port}; valid: 0 to 65535")
     if args.num_nodes > 1 and args.join_file is None:
@@ -185,6 +193,7 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
         default_mode=Mode(args.default_mode),
         max_in_flight=args.max_in_flight,
         max_queue=args.max_queue,
+        hang_timeout_s=args.hang_timeout,
         grace_s=args.grace,
         max_worker_deaths=args.max_worker_deaths,
         api_key=api_key,

@@ -44,7 +44,7 @@ class WorkItem:
     beginnings: Sequence[Beginning] = ()
     """Of its prompt."""
     delivered: Delivered | None = None
-    """Takes the parts of the answer as they come; None = it is wanted as a whole."""
+    """Takes the parts of the answer as they come; None = it is wanted as a whole, and a journal has them."""
     arrived: float = field(default_factory=time.monotonic)
     attempts: int = 0
     last_slot: WorkerSlot | None = None

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import WorkerSettings
-from trimode.workers.journal.journal import EVERY_S, Journal
+from trimode.workers.journal.journal import EVERY_S, LOOK_EVERY_S, SHARE, Journal
 from trimode.workers.runtime import Runtime
 
 MODES = ("ar", "dlm", "linear_spec")
@@ -36,6 +36,8 @@ class Taken:
     """Of these in calls of the journal."""
     writer_s: float = 0.0
     """CPU time of the thread that writes."""
+    lines: float = 0.0
+    """Lines of a request, in the mean."""
 
 
 def main() -> None:
@@ -51,7 +53,10 @@ def main() -> None:
     runtime = Runtime(
         WorkerSettings(model=args.model, dtype="float32", device="cpu", max_num_seqs=args.requests, kv_cache_gb=1.0)
     )
-    print(f"{args.requests} requests of {args.tokens} tokens, {args.pairs} pairs; a line per request and {EVERY_S} s")
+    print(
+        f"{args.requests} requests of {args.tokens} tokens, {args.pairs} pairs; a line per request every "
+        f"{LOOK_EVERY_S} to {EVERY_S} s, so that lines take {SHARE:.1%} of the time"
+    )
     for mode in args.modes:
         fields = {"mode": mode, "max_new_tokens": args.tokens, "ignore_eos": True}
         with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +70,8 @@ def main() -> None:
         seconds = statistics.median(off.clock_s for _, off in pairs)
         rate = args.requests * args.tokens / seconds
         print(
-            f"{mode}: {seconds:.1f} s a run, {rate:.0f} tokens/s, {size / (len(pairs) + 1):.0f} bytes of journal a run"
+            f"{mode}: {seconds:.1f} s a run, {rate:.0f} tokens/s, {size / (len(pairs) + 1):.0f} bytes of journal "
+            f"a run, {statistics.median(on.lines for on, _ in pairs):.1f} lines per request"
         )
         show("calls in the engine's thread", [on.calls_s / on.cpu_s for on, _ in pairs])
         show("the thread that writes", [on.writer_s / on.cpu_s for on, _ in pairs])
@@ -102,8 +108,9 @@ def run(runtime: Runtime, fields: dict[str, object], count: int, folder: Path | 
     writer = next(thread for thread in threading.enumerate() if thread.name == "journal")
     assert writer.ident is not None
     writer_s = time.clock_gettime(time.pthread_getcpuclockid(writer.ident))
+    lines = journal.num_lines / count
     journal.close((), ())
-    return Taken(clock_s, cpu_s, calls_s, writer_s)
+    return Taken(clock_s, cpu_s, calls_s, writer_s, lines)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # This checkout's own code, and no module of this folder that has the name of a package.
 sys.path[:] = [str(ROOT / ".types"), *(entry for entry in sys.path if Path(entry or ".").resolve().parent != ROOT)]
 
-from trimode.chat.talk import conversation
+from trimode.chat.start import conversation
 
 if __name__ == "__main__":
     sys.exit(conversation(sys.argv[1:], "chat.py"))

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # This checkout's own code, and no module of this folder that has the name of a package.
 sys.path[:] = [str(ROOT / ".types"), *(entry for entry in sys.path if Path(entry or ".").resolve().parent != ROOT)]
 
-from trimode.chat.talk import one_question
+from trimode.chat.start import one_question
 
 if __name__ == "__main__":
     sys.exit(one_question(sys.argv[1:], "dlm", "chat_dlm.py"))

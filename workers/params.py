@@ -7,14 +7,16 @@ from typing import Any
 
 from trimode.core.continuation import Continuation, request_digest
 from trimode.core.errors import GenerationError
-from trimode.core.field_rules import CONTEXT_EXCEEDED, MAX_INT, check_text, read_field, show
+from trimode.core.field_rules import CONTEXT_EXCEEDED, MAX_INT, NumberRule, check_text, read_field, show
 from trimode.core.protocol import DECODE_FIELDS, DEFAULT_MAX_NEW_TOKENS, DecodeParams
 from trimode.workers.decode.registry import MODES
 
 PROMPT_FIELDS = ("prompt_ids", "messages", "prompt")
-KNOWN_FIELDS = DECODE_FIELDS | {"id", "request_id", "stream_events", "continuation", *PROMPT_FIELDS}
+KNOWN_FIELDS = DECODE_FIELDS | {"id", "request_id", "stream_events", "parts_every_s", "continuation", *PROMPT_FIELDS}
 STREAM_EVENTS = "denoise"
 """Value of `stream_events` in a request whose passes over blocks are wanted beside its tokens."""
+MAX_PARTS_S = 3600.0
+"""Most seconds between two parts."""
 MAX_ID_CHARACTERS = 1024
 """Longest request id."""
 SHOWN_NAMES = 8
@@ -60,6 +62,15 @@ def read_request_id(raw: Mapping[str, object]) -> str | None:
         raise GenerationError(f"request_id: got {show(value)}; valid: a string of at most {MAX_ID_CHARACTERS}")
     check_text("request_id", value)
     return value
+
+
+def read_parts_every_s(raw: Mapping[str, object]) -> float | None:
+    """Returns the seconds between two parts of an answer that is wanted as a whole; None if it is wanted in parts.
+
+    Such parts only say where another worker could go on. GenerationError (400) if it is no number of seconds.
+    """
+    value = raw.get("parts_every_s")
+    return None if value is None else NumberRule(low=0.0, high=MAX_PARTS_S).read("parts_every_s", value)
 
 
 def read_continuation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -77,9 +78,10 @@ class News:
 class PartMaker:
     """Makes the Deltas of one request from its news."""
 
-    def __init__(self, text: Text, prepared: Prepared) -> None:
+    def __init__(self, text: Text, prepared: Prepared, *, with_text: bool) -> None:
         """What the continuation of the request holds is taken as handed out."""
         params = prepared.params
+        self._with_text = with_text
         self._text = text
         self._mode = params.mode
         self._stable = StableText(text.token_bytes if text.joins_bytes else None, params.stop)
@@ -97,7 +99,7 @@ class PartMaker:
             token_ids=news.token_ids,
             logprobs=news.logprobs,
             tops=news.tops,
-            text=self._stable.add(news.token_ids),
+            text=self._stable.add(news.token_ids) if self._with_text else "",
             passes=[self._shown(one) for one in news.passes],
             boundary=boundary,
         )
@@ -124,9 +126,20 @@ class PartMaker:
 class Listener:
     """Who takes the parts of one answer, and what it has got."""
 
-    def __init__(self, on_delta: OnDelta, loop: asyncio.AbstractEventLoop, *, show_passes: bool) -> None:
-        """`on_delta` is called in `loop`. `show_passes`: the passes over blocks are wanted beside the tokens."""
+    def __init__(
+        self, on_delta: OnDelta, loop: asyncio.AbstractEventLoop, *, show_passes: bool, every_s: float | None = None
+    ) -> None:
+        """`on_delta` is called in `loop`.
+
+        Args:
+            on_delta: takes the parts.
+            loop: where it is called.
+            show_passes: True if the passes over blocks are wanted beside the tokens.
+            every_s: seconds between two parts, which then have no text; None = a part after each step that brings one.
+        """
         self.loop = loop
+        self._every_s = every_s
+        self._due = time.monotonic() + (every_s or 0.0)
         self.show_passes = show_passes
         self._on_delta = on_delta
         self._parts: PartMaker | None = None
@@ -135,13 +148,15 @@ class Listener:
 
     def begin(self, text: Text, prepared: Prepared) -> None:
         """Must be called before anything else. What the request's own continuation holds is taken as handed out."""
-        self._parts = PartMaker(text, prepared)
+        self._parts = PartMaker(text, prepared, with_text=self._every_s is None)
         if prepared.continuation is not None:
             self._num_tokens = prepared.continuation.end
             self._trace_length = len(prepared.continuation.trace or ())
 
     def take(self, request: Request) -> News | None:
         """Returns what has come since the last call; None if nothing has. For the engine's thread."""
+        if self._every_s is not None and not self._is_due(request, self._every_s):
+            return None
         state = request.state
         passes = state.passes or ()
         if passes:
@@ -158,6 +173,13 @@ class Listener:
         tops = state.top_logprobs[start:] if state.params.num_top else None
         return News(state.output[start:], logprobs, tops, passes, boundary)
 
+    def _is_due(self, request: Request, every_s: float) -> bool:
+        """True if there is a token that has not been handed out, and the last part is `every_s` seconds old."""
+        if len(request.state.output) <= self._num_tokens or (now := time.monotonic()) < self._due:
+            return False
+        self._due = now + every_s
+        return True
+
     def hear(self, news: News) -> None:
         """Hands out what a step brought. Runs in the event loop."""
         assert self._parts is not None
@@ -165,7 +187,7 @@ class Listener:
 
     def hear_last(self, generation: Generation) -> None:
         """Hands out what was held back to the end. Runs in the event loop, after every `hear`."""
-        if self._parts is not None and (last := self._parts.last(generation)) is not None:
+        if self._every_s is None and self._parts is not None and (last := self._parts.last(generation)) is not None:
             self._on_delta(last)
 
 

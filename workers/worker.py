@@ -26,7 +26,7 @@ from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.workers.boundary import one_request
 from trimode.workers.engine.scheduler import CANCELLED, Sequence
 from trimode.workers.journal.journal import Journal, token_identity
-from trimode.workers.params import STREAM_EVENTS, read_request_id
+from trimode.workers.params import STREAM_EVENTS, read_parts_every_s, read_request_id
 from trimode.workers.runtime import Prepared, Runtime
 from trimode.workers.stream import Listener, Listeners
 
@@ -103,7 +103,8 @@ class Worker(worker.Worker):
         listener = None
         if on_delta is not None:
             shows = fields.get("stream_events") == STREAM_EVENTS
-            listener = Listener(on_delta, asyncio.get_running_loop(), show_passes=shows)
+            every_s = read_parts_every_s(fields)
+            listener = Listener(on_delta, asyncio.get_running_loop(), show_passes=shows, every_s=every_s)
         job = _Job(request_id, fields, Future(), listener)
         with self._wake:
             if self._closed or self._failure:

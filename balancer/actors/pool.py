@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from trimode.balancer.actors.hang_watch import wait_until_hung
 from trimode.balancer.actors.nodes import JOIN_S, LivingNode, Nodes
 from trimode.balancer.actors.ray_worker import Actors, RayActors, RayWorker
 from trimode.balancer.actors.wire import Door
@@ -57,6 +58,7 @@ class WorkerPool:
             in_flight_limit=settings.in_flight_limit,
             max_queue=settings.max_queue,
             on_death=self._on_death,
+            journal=settings.worker.journal is not None,
         )
         self.restarts = 0
         self.infos: list[WorkerInfo] = []
@@ -171,12 +173,20 @@ class WorkerPool:
     def _put_in_service(self, slot: WorkerSlot, worker: RayWorker) -> None:
         slot.worker = worker
         self._spawn(self._watch(slot, worker))
+        if self.settings.hang_timeout_s > 0:
+            self._spawn(self._replace_if_hung(slot, worker))
         self.router.dispatch()
 
     async def _watch(self, slot: WorkerSlot, worker: RayWorker) -> None:
         cause = await worker.wait_until_dead()
         self.router.slot_died(slot, worker, f"{worker.name} died ({cause})")
         worker.close()
+
+    async def _replace_if_hung(self, slot: WorkerSlot, worker: RayWorker) -> None:
+        limit_s = self.settings.hang_timeout_s
+        if await wait_until_hung(slot, worker, limit_s):
+            self.router.slot_died(slot, worker, f"{worker.name} was ended: no step within {limit_s:g} s")
+            worker.kill()
 
     def _on_death(self, slot: WorkerSlot, cause: str) -> None:
         log.warning("%s with %d requests; starting it again", cause, len(slot.running))

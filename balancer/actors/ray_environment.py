@@ -26,6 +26,7 @@ def ray_environment(folder: PrivateFolder, *, several_nodes: bool) -> dict[str, 
         "RAY_max_direct_call_object_size": str(MAX_CALL_BYTES),
         "RAY_task_rpc_inlined_bytes_limit": str(MAX_CALL_BYTES),
         "RAY_task_events_report_interval_ms": "0",  # the record of every call would grow gcs_server for ever
+        "AUTOSCALER_METRIC_PORT": "-1",  # no port: Ray's metrics there would ask for no token
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_worker_niceness": "0",  # Ray's default lowers the priority of its workers
         # on a busy machine processes start slowly, which is no failure

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trimode.balancer.actors.actor import Started, WorkerActor
 from trimode.balancer.actors.wire import Door
 from trimode.balancer.actors.worker_client import WorkerClient, connect
+from trimode.balancer.actors.worker_socket import UNIX
 from trimode.balancer.placement import Placement
 from trimode.core.delta import OnDelta
 from trimode.core.errors import TrimodeError, WorkerError
@@ -74,6 +77,8 @@ class RayWorker(Worker):
         self._door = door
         self._info: WorkerInfo | None = None
         self._client: WorkerClient | None = None
+        self._is_here = False
+        """True if its process runs on this machine."""
 
     async def start(self, worker_class: str, placement: Placement) -> None:
         """Loads the model. WorkerError with the reason when it cannot."""
@@ -87,6 +92,7 @@ class RayWorker(Worker):
             raise WorkerError(f"{self.name} cannot start: {started}")
         self._client = await connect(self.name, started.address, self._door.secret)
         self._info, self.pid = started.info, started.pid
+        self._is_here = started.address.startswith(UNIX)
 
     async def generate(self, fields: Mapping[str, object], on_delta: OnDelta | None = None) -> Generation:
         """Answers one request; GenerationError or WorkerError."""
@@ -127,6 +133,13 @@ class RayWorker(Worker):
         except TimeoutError:
             raise WorkerError(f"{self.name} does not answer") from None
 
+    async def progress(self) -> tuple[int, int] | None:
+        """Returns the steps of its engine and the messages that have come; None if it does not answer in time."""
+        try:
+            return (await self.stats()).steps, self._connected().num_heard
+        except WorkerError:
+            return None
+
     def _connected(self) -> WorkerClient:
         assert self._client is not None, f"{self.name} has not started"
         return self._client
@@ -136,6 +149,13 @@ class RayWorker(Worker):
         self._actors.kill(self._actor)
         if self._client is not None:
             self._client.close()
+
+    def kill(self) -> None:
+        """Ends a process that may not answer, not even Ray. It must be alive. Then as `close`."""
+        if self._is_here:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        self.close()
 
     async def wait_until_dead(self) -> str:
         """Returns the cause once the process is gone."""

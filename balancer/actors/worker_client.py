@@ -32,6 +32,8 @@ class WorkerClient(Wire):
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._listeners: dict[int, OnDelta] = {}
         self._lost: str | None = None
+        self.num_heard = 0
+        """Parts and ends of answers that have come. Stats do not count."""
         self.trusted: asyncio.Future[None] = self._loop.create_future()
         """Done once the proof is on its way."""
 
@@ -82,6 +84,7 @@ class WorkerClient(Wire):
             self.trusted.set_result(None)
             return
         call = message[1]
+        self.num_heard += kind not in (Kind.STATS, Kind.FLUSH)
         if kind == Kind.DELTA:
             if (listener := self._listeners.get(call)) is not None:
                 listener(Delta.from_json(message[2]))

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from trimode.balancer.api.api_key import KeyRequired
 from trimode.balancer.api.docs import docs_routes
-from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse
+from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse, LargeJsonResponse
 from trimode.balancer.api.guard import Guard
 from trimode.balancer.api.metrics import CountResponses
 from trimode.balancer.api.models import model_routes
@@ -28,7 +28,7 @@ from trimode.balancer.api.page import page_routes
 from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
 from trimode.balancer.api.requests import ParsedRequest, parse_chat, parse_completion
-from trimode.balancer.api.service import Json, Service
+from trimode.balancer.api.service import LARGE_REPLY_TOKENS, Json, Service
 from trimode.balancer.api.stream import DENOISE, Chunks, StreamOptions, stream_options, stream_reply
 from trimode.balancer.api.text_routes import text_routes
 from trimode.balancer.api.vocabulary import NO_VOCABULARY, Vocabulary
@@ -135,7 +135,8 @@ async def _answer(
         reply, tokens = await answer(), 0
         if parsed.names_tokens:
             tokens = reply["usage"]["total_tokens"] * parsed.n
-        return await service.make(tokens, lambda: JsonResponse(reply, headers=headers))
+        response = JsonResponse if tokens < LARGE_REPLY_TOKENS else LargeJsonResponse
+        return await service.make(tokens, lambda: response(reply, headers=headers))
 
     return await _until_client_leaves(request, whole()) or Response(status_code=499)
 
@@ -163,6 +164,8 @@ async def _generate_all(
     for index, fields in enumerate(parsed.replies(inner_id)):
         listener = None if on_delta is None else functools.partial(on_delta, index)
         work = router.submit(fields["request_id"], fields, parsed.prompt_tokens, listener)
+        if parsed.num_replies == 1:  # no task of its own is needed
+            return [await work]
         tasks.append(asyncio.ensure_future(work))
     try:
         return list(await asyncio.gather(*tasks))

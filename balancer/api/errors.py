@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from trimode.balancer.api.fields import DECODING_FIELDS, OWN_FIELDS
 from trimode.balancer.api.prompts import TOO_LONG
-from trimode.balancer.api.rendering import to_json
+from trimode.balancer.api.rendering import to_json, to_json_in_pieces
 from trimode.balancer.api.replies import error_body
 from trimode.balancer.work import TryLaterError
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
@@ -24,6 +24,14 @@ class JsonResponse(JSONResponse):
     def render(self, content: object) -> bytes:
         """Returns the body."""
         return to_json(content).encode("utf-8", "backslashreplace")
+
+
+class LargeJsonResponse(JsonResponse):
+    """The same for a large reply that a thread makes."""
+
+    def render(self, content: object) -> bytes:
+        """Returns the body."""
+        return to_json_in_pieces(content).encode("utf-8", "backslashreplace")
 
 
 def error_response(message: str, status: int, param: str | None = None, code: str | None = None) -> JsonResponse:

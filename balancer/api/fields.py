@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from trimode.core.errors import InvalidRequestError
 from trimode.core.field_rules import show
@@ -106,10 +106,10 @@ def check_names(body: Mapping[str, object]) -> list[str]:
     for name, value in body.items():
         if name in NEUTRAL_VALUES:
             neutral = NEUTRAL_VALUES[name]
-            if value is not None and value not in neutral:
+            if value is not None and not is_one_of(value, neutral):
                 raise InvalidRequestError(_not_offered(name, value, neutral), name)
         elif name in WITHOUT_EFFECT:
-            if value not in (None, False):
+            if value is not None and value is not False:
                 ignored.append(name)
         elif name not in _KNOWN:
             compared = name if len(name) <= _LONGEST_COMPARED else ""
@@ -118,6 +118,11 @@ def check_names(body: Mapping[str, object]) -> list[str]:
                 raise InvalidRequestError(f"{name}: unknown field; did you mean {near[0]}?", name)
             ignored.append(name)
     return sorted(ignored)
+
+
+def is_one_of(value: object, valid: Iterable[object]) -> bool:
+    """True if `value` is one of the valid ones. A boolean is no number here, although Python holds True for 1."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in valid)
 
 
 def _not_offered(name: str, value: object, neutral: tuple[object, ...]) -> str:

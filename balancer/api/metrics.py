@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -15,6 +16,8 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 """Bounds of the histograms of waits and of whole replies."""
 TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Bounds of the histogram of seconds per token."""
+LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+"""Bounds of the histogram of tokens per verify."""
 STATES = ("waiting", "running")
 ENDED = ("finished", "failed", "cancelled", "rejected", "retried")
 ENGINE_GAUGES = {
@@ -44,58 +47,52 @@ class Metrics:
     """What has been counted since the start."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
         mode = ["mode"]
-        self._replies = Counter(
-            "trimode_replies", "Replies by mode and reason of their end.", [*mode, "finish_reason"], registry=registry
+        self._replies = self._counter("replies", "Replies by mode and reason of their end.", [*mode, "finish_reason"])
+        self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.", mode)
+        self._tokens = self._counter("generated_tokens", "Generated tokens.", mode)
+        self._nfe = self._counter("nfe", "Function evaluations of replies.", mode)
+        self._forwards = self._counter("forwards", "Forwards that replies needed, by kind.", [*mode, "kind"])
+        self._acceptance = self._histogram("acceptance_length", "Tokens emitted per verify.", LENGTHS)
+        self._queue = self._histogram("queue_seconds", "Seconds until the first forward.", SECONDS)
+        self._first = self._histogram("time_to_first_token_seconds", "Seconds until the first token.", SECONDS)
+        self._total = self._histogram("reply_seconds", "Seconds of whole replies.", SECONDS)
+        self._between = self._histogram(
+            "inter_token_seconds", "Mean seconds between the tokens of a reply.", TOKEN_SECONDS
         )
-        self._prompt_tokens = Counter("trimode_prompt_tokens", "Tokens of prompts.", mode, registry=registry)
-        self._tokens = Counter("trimode_generated_tokens", "Generated tokens.", mode, registry=registry)
-        self._nfe = Counter("trimode_nfe", "Function evaluations of replies.", mode, registry=registry)
-        self._forwards = Counter(
-            "trimode_forwards", "Forwards that replies needed, by kind.", [*mode, "kind"], registry=registry
-        )
-        self._acceptance = Histogram(
-            "trimode_acceptance_length", "Tokens emitted per verify.", mode, registry=registry,
-            buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64),
-        )  # fmt: skip
-        self._queue, self._first, self._total = (
-            Histogram(f"trimode_{name}_seconds", text, mode, registry=registry, buckets=SECONDS)
-            for name, text in (
-                ("queue", "Seconds until the first forward."),
-                ("time_to_first_token", "Seconds until the first token."),
-                ("reply", "Seconds of whole replies."),
-            )
-        )
-        self._between = Histogram(
-            "trimode_inter_token_seconds", "Mean seconds between the tokens of a reply.", mode, registry=registry,
-            buckets=TOKEN_SECONDS,
-        )  # fmt: skip
-        self._http = Counter(
-            "trimode_http_responses", "HTTP responses by path and status.", ["path", "status"], registry=registry
-        )
+        self._http = self._counter("http_responses", "HTTP responses by path and status.", ["path", "status"])
+
+    def _counter(self, name: str, text: str, labels: Sequence[str]) -> Callable[..., Counter]:
+        """Returns what gives the counter of some labels. It is asked for each reply, and the library looks long."""
+        return functools.cache(Counter(f"trimode_{name}", text, labels, registry=self._registry).labels)
+
+    def _histogram(self, name: str, text: str, bounds: Sequence[float]) -> Callable[..., Histogram]:
+        """Returns what gives the histogram of a mode."""
+        metric = Histogram(f"trimode_{name}", text, ["mode"], registry=self._registry, buckets=bounds)
+        return functools.cache(metric.labels)
 
     def add_replies(self, mode: str, replies: Sequence[Reply]) -> None:
         """Counts the replies to one request."""
         for reply in replies:
             generation, cost, waited = reply.generation, reply.generation.cost, reply.waited_s
-            self._replies.labels(mode, generation.finish_reason).inc()
-            self._prompt_tokens.labels(mode).inc(cost.prompt_tokens)
-            self._tokens.labels(mode).inc(cost.completion_tokens)
-            self._nfe.labels(mode).inc(cost.nfe or 0)
+            self._replies(mode, generation.finish_reason).inc()
+            self._prompt_tokens(mode).inc(cost.prompt_tokens)
+            self._tokens(mode).inc(cost.completion_tokens)
+            self._nfe(mode).inc(cost.nfe or 0)
             for kind, count in cost.forwards.items():
-                self._forwards.labels(mode, kind).inc(count)
+                self._forwards(mode, kind).inc(count)
             for length in cost.acceptance_lengths:
-                self._acceptance.labels(mode).observe(length)
-            self._queue.labels(mode).observe(waited + cost.queue_s)
-            self._first.labels(mode).observe(waited + cost.first_token_s)
-            self._total.labels(mode).observe(waited + cost.total_s)
+                self._acceptance(mode).observe(length)
+            self._queue(mode).observe(waited + cost.queue_s)
+            self._first(mode).observe(waited + cost.first_token_s)
+            self._total(mode).observe(waited + cost.total_s)
             if cost.completion_tokens > 1:
-                self._between.labels(mode).observe((cost.total_s - cost.first_token_s) / (cost.completion_tokens - 1))
+                self._between(mode).observe((cost.total_s - cost.first_token_s) / (cost.completion_tokens - 1))
 
     def add_response(self, path: str, status: int) -> None:
         """Counts one HTTP response."""
-        self._http.labels(path, str(status)).inc()
+        self._http(path, str(status)).inc()
 
     def text(self, stats: Mapping[str, Any]) -> bytes:
         """Returns everything in Prometheus' text format. `stats` is what /stats says of balancer and workers."""

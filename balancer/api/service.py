@@ -17,6 +17,7 @@ from trimode.balancer.api.metrics import Metrics
 from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.vocabulary import Vocabulary
 from trimode.balancer.router import Router
+from trimode.balancer.work import QueueFullError
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 from trimode.core.field_rules import show
 from trimode.core.protocol import Mode
@@ -30,6 +31,9 @@ BODY_S = 60.0
 LARGE_BODY_BYTES = 64 << 10
 """A body of this size or more is read in a thread beside the event loop: it can take a second, and several can come at
 a time. Smaller ones take less time than the way to the thread and back."""
+BODY_RETRY_S = 1
+MOST_LARGE_BYTES = 2**29
+"""Large bodies that are read at a time, all together. What comes of them, the router bounds."""
 LARGE_REPLY_TOKENS = 1024
 """A reply with log-probabilities of so many tokens is made in a thread beside the event loop: it can take seconds."""
 
@@ -63,6 +67,8 @@ class Service:
     visitors: Visitors = field(default_factory=Visitors)
     """Whom the server answers."""
     metrics: Metrics = field(default_factory=Metrics)
+    large_bytes: int = 0
+    """Of the large bodies that are being read now."""
     known_vocabulary: Vocabulary | None = None
     """None until somebody has asked for it."""
 
@@ -101,25 +107,53 @@ class Service:
 
         Raises:
             InvalidRequestError: the body, the model or whatever `parse` refuses.
+            TryLaterError: too many large bodies are being read.
         """
         info = self.served()
         check_content_type(request)
-        data = await read_body(request, self.max_body_bytes)
 
-        def read() -> T:
+        def read(data: bytes) -> T:
             body = read_json(data, info.max_model_len)
             _check_model(info, body.get("model"))
             return parse(body, ModelLimits(max_model_len=info.max_model_len, vocab_size=info.vocab_size))
 
-        if len(data) < LARGE_BODY_BYTES:
-            return read()
-        return await asyncio.get_running_loop().run_in_executor(self.body_reader, read)
+        held = _HeldBody(self)
+        try:
+            data = await read_body(request, self.max_body_bytes, held.grow)
+            if len(data) < LARGE_BODY_BYTES:
+                return read(data)
+            return await asyncio.get_running_loop().run_in_executor(self.body_reader, read, data)
+        finally:
+            held.release()
 
     async def make(self, num_rated: int, work: Callable[[], T]) -> T:
         """Returns the result of `work` on a reply that shows the log-probabilities of `num_rated` tokens."""
         if num_rated < LARGE_REPLY_TOKENS:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self.reply_maker, work)
+
+
+class _HeldBody:
+    """What one body takes of the room for large ones. A small body takes nothing."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._size = 0
+
+    def grow(self, size: int) -> None:
+        """Notes that the body has reached a size. Raises QueueFullError if there is no room for it."""
+        if size < LARGE_BODY_BYTES:
+            return
+        service = self._service
+        if service.large_bytes + size - self._size > MOST_LARGE_BYTES:
+            raise QueueFullError(f"{service.large_bytes} bytes of large requests are being read", BODY_RETRY_S)
+        service.large_bytes += size - self._size
+        self._size = size
+
+    def release(self) -> None:
+        """Gives the room back."""
+        self._service.large_bytes -= self._size
+        self._size = 0
 
 
 def check_content_type(request: Request) -> None:
@@ -130,8 +164,11 @@ def check_content_type(request: Request) -> None:
         raise InvalidRequestError(f"content-type: got {shown}; valid: application/json", status=415)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Returns the body. InvalidRequestError if it is too long (413) or comes too slowly (408)."""
+async def read_body(request: Request, limit: int, grow: Callable[[int], None]) -> bytes:
+    """Returns the body. InvalidRequestError if it is too long (413) or comes too slowly (408).
+
+    `grow` gets the size after each part of it, and may raise.
+    """
     chunks, size = [], 0
     declared = request.headers.get("content-length", "")
     too_long = declared.isdigit() and int(declared) > limit
@@ -143,6 +180,7 @@ async def read_body(request: Request, limit: int) -> bytes:
                     if size > limit:
                         too_long = True
                         break
+                    grow(size)
                     chunks.append(chunk)
         except TimeoutError:
             raise InvalidRequestError(f"the body did not arrive within {BODY_S:g} s", status=408) from None

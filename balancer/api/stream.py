@@ -13,6 +13,7 @@ from starlette.responses import Response
 from trimode.balancer.api.errors import reply_to_failure
 from trimode.balancer.api.logprobs import Rated, chat_logprobs, text_logprobs
 from trimode.balancer.api.reasoning import ReasoningSplitter
+from trimode.balancer.api.rendering import to_json
 from trimode.balancer.api.replies import prompt_text
 from trimode.balancer.api.requests import ParsedRequest
 from trimode.balancer.api.vocabulary import Offsets, TokenNames, Vocabulary
@@ -48,25 +49,27 @@ class StreamOptions:
 def stream_options(body: Json) -> StreamOptions | None:
     """Reads the fields of a body that ask for a stream; None if it asks for none. InvalidRequestError if wrong."""
     streams, options, events = (body.get(name) for name in ("stream", "stream_options", "stream_events"))
-    if streams not in (None, True, False):
-        raise InvalidRequestError(f"stream: got {show(streams)}; valid: true or false", "stream")
-    if not streams:
-        for name, value in (("stream_options", options), ("stream_events", events)):
-            if value:
-                raise InvalidRequestError(f'{name}: got {show(value)}; valid: only with "stream": true', name)
-        return None
     if events not in (None, DENOISE):
         raise InvalidRequestError(f'stream_events: got {show(events)}; valid: "{DENOISE}"', "stream_events")
     if options is not None and not isinstance(options, dict):
         raise InvalidRequestError(f"stream_options: got {show(options)}; valid: an object", "stream_options")
-    if body.get("prompt_logprobs") not in (None, False) or (body.get("echo") and body.get("logprobs") is not None):
+    include_usage = _flag("stream_options.include_usage", (options or {}).get("include_usage"))
+    if not _flag("stream", streams):
+        for name, value in (("stream_options", options), ("stream_events", events)):
+            if value:
+                raise InvalidRequestError(f'{name}: got {show(value)}; valid: only with "stream": true', name)
+        return None
+    rated = body.get("prompt_logprobs")
+    if (rated is not None and rated is not False) or (body.get("echo") and body.get("logprobs") is not None):
         message = "stream: got true beside log-probabilities of the prompt; valid: one of them"
         raise InvalidRequestError(message, "stream")
-    include_usage = (options or {}).get("include_usage")
-    if include_usage not in (None, True, False):
-        param = "stream_options.include_usage"
-        raise InvalidRequestError(f"{param}: got {show(include_usage)}; valid: true or false", param)
-    return StreamOptions(include_usage=bool(include_usage), denoise=events == DENOISE)
+    return StreamOptions(include_usage=include_usage, denoise=events == DENOISE)
+
+
+def _flag(name: str, value: object) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequestError(f"{name}: got {show(value)}; valid: true, false", name)
+    return bool(value)
 
 
 class Chunks:
@@ -180,8 +183,7 @@ class Chunks:
 
     def _put(self, choices: Sequence[Json], more: Json | None = None) -> None:
         chunk = {**self._head, "choices": choices, **(more or {})}
-        text = json.dumps(chunk, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        self._add(f"data: {text}\n\n")
+        self._add(f"data: {to_json(chunk)}\n\n")
 
     def _add(self, event: str) -> None:
         self._waiting.append(event)

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from trimode.balancer.api.errors import JsonResponse
+from trimode.balancer.api.fields import is_one_of
 from trimode.balancer.api.prompts import ModelLimits, read_messages, read_prompts
 from trimode.balancer.api.service import Json, Service
 from trimode.balancer.api.vocabulary import TokenNames
@@ -57,7 +58,7 @@ def _read_tokenize(body: Json, limits: ModelLimits) -> tuple[dict[str, Any], boo
     if ("messages" in body) == ("prompt" in body):
         raise InvalidRequestError("prompt: got both or neither of prompt and messages; valid: one of them", "prompt")
     for name, only in ALWAYS.items():
-        if body.get(name) not in (None, only):
+        if not is_one_of(body.get(name), (None, only)):
             raise InvalidRequestError(f"{name}: got {show(body[name])}; valid: {show(only)}", name)
     shows_names = _flag(body.get("return_token_strs"), "return_token_strs")
     _flag(body.get("add_special_tokens"), "add_special_tokens")  # none are ever added: the template writes them

@@ -23,6 +23,8 @@ class _Request:
     on_delta: OnDelta | None
     done: asyncio.Future[None]
     num_tokens: int = 0
+    every: int = 1
+    """Steps between two parts."""
 
 
 class ScriptedWorker(Worker):
@@ -71,6 +73,9 @@ class ScriptedWorker(Worker):
         limit = fields.get("max_new_tokens")
         assert isinstance(limit, int)
         request = _Request(str(fields["request_id"]), limit, on_delta, asyncio.get_running_loop().create_future())
+        every_s = fields.get("parts_every_s")
+        if isinstance(every_s, float):
+            request.every = max(1, round(every_s / self._step_s))
         self._waiting.append(request)
         if self._stepping is None or self._stepping.done():
             self._stepping = asyncio.ensure_future(self._run())
@@ -90,10 +95,15 @@ class ScriptedWorker(Worker):
         )
 
     async def _run(self) -> None:
-        """Steps while there are requests. Each step ends when it is due, however late the host was."""
+        """Steps while there are requests. Each step ends when it is due, however late the host was with the last.
+
+        So it is with a GPU, whose next step is launched before the host has handed out what the last one brought. What
+        a host is late by more than a step is lost.
+        """
         loop = asyncio.get_running_loop()
+        due = loop.time()
         while self._running or self._waiting:
-            due = loop.time() + self._step_s
+            due = max(due + self._step_s, loop.time())
             room = self._settings.max_num_seqs - len(self._running)
             self._running += self._waiting[:room]
             del self._waiting[:room]
@@ -106,13 +116,14 @@ class ScriptedWorker(Worker):
         if request.left > 0:
             request.left -= 1
             request.num_tokens += 1
-            if request.on_delta is not None:
-                request.on_delta(Delta(token_ids=[1], text=PIECE, boundary=_boundary(request.num_tokens)))
+            if request.on_delta is not None and request.num_tokens % request.every == 0:
+                new, text = request.every, PIECE if request.every == 1 else ""
+                request.on_delta(Delta(token_ids=[1] * new, text=text, boundary=_boundary(request.num_tokens, new)))
         if request.left <= 0:
             request.done.set_result(None)
 
 
-def _boundary(num_tokens: int) -> dict[str, object]:
-    """Returns what the real worker says of where a request can go on."""
+def _boundary(num_tokens: int, new: int) -> dict[str, object]:
+    """Returns what the real worker says of where a request can go on. `new`: tokens since it said so before."""
     forwards = {"prefill": 1, "decode": num_tokens - 1}
-    return {"digest": "0123456789abcdef0123456789abcdef", "forwards": forwards, "start": num_tokens - 1}
+    return {"digest": "0123456789abcdef0123456789abcdef", "forwards": forwards, "start": num_tokens - new}

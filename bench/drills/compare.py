@@ -24,15 +24,18 @@ CHANGING = re.compile(r"[0-9a-f]{12,}|[0-9]{5,}(_[0-9]+)*")
 EXPECTED = re.compile(r"(.*/)?(\.submitit/.*_log\.out|plan\.json|report\.(md|html)|\.[a-z]+\.lock)$")
 """Files that a sweep may leave more of than an undisturbed one: logs per run, reports, locks."""
 
+Key = tuple[str, int, int]
+"""Benchmark, number of the repeat, position."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What one run folder holds at the end."""
 
-    rows: dict[tuple[str, int], Row]
-    """Rows without times, by benchmark and position."""
-    ledger: dict[tuple[str, int], Row]
-    """Ledger lines without times, by benchmark and position."""
+    rows: dict[Key, Row]
+    """Rows without times."""
+    ledger: dict[Key, Row]
+    """Ledger lines without times."""
     doubled: int
     """Samples that stand in a file twice."""
     files: Counter[str]
@@ -58,22 +61,35 @@ class Difference:
 def read_result(out_dir: Path, benchmarks: tuple[str, ...]) -> Result:
     """Reads the one run folder below an output folder."""
     [run_dir] = out_dir.glob("*/hf_base/eval_*")
-    rows: dict[tuple[str, int], Row] = {}
+    return read_run(run_dir, benchmarks, out_dir)
+
+
+def read_run(run_dir: Path, benchmarks: tuple[str, ...], files_below: Path) -> Result:
+    """Reads a run folder with all its repeats, and the names of the files below a folder."""
+    paths = RunPaths(run_dir)
+    rows: dict[Key, Row] = {}
     for benchmark in benchmarks:
-        for position, line in enumerate(whole_lines(RunPaths(run_dir).output(benchmark, 0))):
-            rows[benchmark, position] = _without(json.loads(line), TIMES)
-    problems = Counter(json.dumps([key[0], row.get("problem"), row.get("id")]) for key, row in rows.items())
+        for output in paths.task_dir(benchmark).glob("output-rs*.jsonl"):
+            seed = int(output.stem.removeprefix("output-rs"))
+            for position, line in enumerate(whole_lines(output)):
+                rows[benchmark, seed, position] = _without(json.loads(line), TIMES)
+    problems = Counter(json.dumps([*key[:2], row.get("problem"), row.get("id")]) for key, row in rows.items())
     lines = [json.loads(line) for path in nfe_logs(run_dir) for line in whole_lines(path)]
-    logged = Counter((line["benchmark"], line["sample_id"]) for line in lines)
-    names = (str(path.relative_to(out_dir)) for path in out_dir.rglob("*") if path.is_file())
+    logged = Counter(_key(line) for line in lines)
+    names = (str(path.relative_to(files_below)) for path in files_below.rglob("*") if path.is_file())
     return Result(
         rows=rows,
-        ledger={(line["benchmark"], line["sample_id"]): _without(line, LEDGER_TIMES) for line in lines},
+        ledger={_key(line): _without(line, LEDGER_TIMES) for line in lines},
         doubled=sum(count - 1 for count in (*problems.values(), *logged.values())),
         files=Counter(CHANGING.sub("*", name) for name in names),
         tokens=sum(line["completion_tokens"] for line in lines),
         forwards=sum(count for line in lines for kind, count in line["forwards"].items() if kind != "prefill"),
     )
+
+
+def _key(line: Row) -> Key:
+    """Returns the sample that a ledger line is of."""
+    return line["benchmark"], line["seed"], line["sample_id"]
 
 
 def difference(found: Result, reference: Result) -> Difference:
@@ -87,7 +103,7 @@ def difference(found: Result, reference: Result) -> Difference:
         changed += [f"ledger {name}" for name in _changed(found.ledger.get(key, {}), reference.ledger[key])]
         other += bool(changed) and not is_verdict
         if changed:
-            details.append(f"{key[0]} {key[1]}: {', '.join(changed)}")
+            details.append(f"{_named(key)}: {', '.join(changed)}")
     left = found.files - reference.files
     return Difference(
         lost=len(lost),
@@ -95,8 +111,12 @@ def difference(found: Result, reference: Result) -> Difference:
         wrong_verdicts=wrong,
         other_rows=other,
         left_files=tuple(sorted(name for name in left if not EXPECTED.match(name))),
-        details=(*(f"lost {key[0]} {key[1]}" for key in lost), *details),
+        details=(*(f"lost {_named(key)}" for key in lost), *details),
     )
+
+
+def _named(key: Key) -> str:
+    return f"{key[0]} {key[2]}" + (f" of repeat {key[1]}" if key[1] else "")
 
 
 def _without(row: Row, names: frozenset[str]) -> Row:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from trimode.core.errors import RESTARTS, RUN_AGAIN, TERMINATED, Stopped, WorkerError
+from trimode.pipeline.console.signals import Signals
 from trimode.pipeline.job.balancer import ServerEnded
 from trimode.pipeline.run_folder.earlier_runs import num_earlier_runs
 from trimode.pipeline.run_folder.manifest import runs_of
@@ -14,6 +18,22 @@ from trimode.pipeline.spec import Executor, JobSpec
 
 WARNING = signal.SIGUSR2
 """Slurm sends it before the time limit."""
+SAME_MOMENT_S = 1.0
+"""Seconds within which one signal reaches all processes of a step."""
+
+
+@contextmanager
+def signal_comes_first(signals: Signals) -> Iterator[None]:
+    """Makes a signal what ended the run if its server has died of the same signal.
+
+    At the end of a job Slurm signals every process of the step, and a server that just starts dies at once.
+    """
+    try:
+        yield
+    except ServerEnded:
+        time.sleep(SAME_MOMENT_S)
+        signals.check()
+        raise
 
 
 def after_a_signal(spec: JobSpec, paths: RunPaths, error: BaseException) -> tuple[int, str] | WorkerError | None:

@@ -30,7 +30,7 @@ from trimode.pipeline.client.tasks import LoadedTask, load_tasks
 from trimode.pipeline.console.log import JobLog
 from trimode.pipeline.console.progress import Bars, Progress
 from trimode.pipeline.console.signals import Signals
-from trimode.pipeline.job.attempt import after_a_signal, may_start_again
+from trimode.pipeline.job.attempt import after_a_signal, may_start_again, signal_comes_first
 from trimode.pipeline.job.balancer import BALANCER, BalancerProcess
 from trimode.pipeline.job.devices import choose_devices
 from trimode.pipeline.job.foreign import ForeignServer, server_facts
@@ -119,7 +119,7 @@ def _run(folder: RunFolder, console: tuple[JobLog, Signals], hooks: Hooks) -> No
         lease.check()
 
     interrupt()
-    with recorded_run(spec, paths, loaded) as manifest:
+    with recorded_run(spec, paths, loaded) as manifest, signal_comes_first(signals):
         if any(item.num_left for item in loaded):
             with _server(folder, hooks) as server:
                 ready = server.wait_ready(interrupt)

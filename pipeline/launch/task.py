@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+
+EARLY: list[int] = []
+"""Signals that came before the job could act on them."""
+if __name__ == "__main__":  # a batch script that is killed now must not take its step along before it can look at why
+    signal.signal(signal.SIGTERM, lambda signum, _: EARLY.append(signum))
+
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +41,7 @@ def wait_for_call(folder: Path, number: int) -> Call:
         try:
             return read_call(folder, number)
         except FileNotFoundError:
-            if time.monotonic() > deadline:
+            if EARLY or time.monotonic() > deadline:
                 raise
             time.sleep(1.0)
 
@@ -75,6 +81,8 @@ def run_call(folder: Path) -> int:
         return 0
     again_if_allowed(call)
     try:
+        if EARLY:
+            sys.exit(TERMINATED)
         JobCall(spec=call.spec, token=call.token, function=call.function)()
     except SystemExit as end:
         if end.code == RUN_AGAIN:

@@ -6,15 +6,16 @@ Reads what jobs have left, finished or not. The table goes to stdout, remarks go
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from trimode.core.errors import USER_ERROR, guarded
+from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.core.files import write_text_atomic
 from trimode.pipeline.analysis.comparable import differences, mixed_code
-from trimode.pipeline.analysis.runs import Run, read_sweep
+from trimode.pipeline.analysis.runs import Run, find_run_folders, read_sweep
 from trimode.pipeline.analysis.summary import ReportRow, disagreement, summarize_runs
 from trimode.pipeline.report.formats import as_csv, as_json, as_markdown, as_table
 from trimode.pipeline.report.html.page import FILE_NAME, write_page
@@ -45,6 +46,19 @@ def remarks(runs: list[Run], rows: list[ReportRow]) -> list[str]:
     return lines + [line for run in runs for line in mixed_code(run)] + differences(runs)
 
 
+def left_out(runs: list[Run], page: Path | None) -> list[str]:
+    """Returns a line if more runs lie below the folder of report.html than it shows, as after two sweeps into one."""
+    if page is None or page.name != FILE_NAME:
+        return []
+    shown = {run.path.resolve() for run in runs}
+    try:
+        others = [folder for folder in find_run_folders(page.parent) if folder.resolve() not in shown]
+    except ConfigError:
+        return []
+    command = shlex.join(["python", "-m", "trimode.pipeline.report", str(page.parent)])
+    return [f"{len(others)} more runs below {page.parent} are left out; `{command}` shows all"] if others else []
+
+
 def print_rows(rows: list[ReportRow], style: str) -> None:
     """Writes the rows to stdout in the given format; a table without rows becomes a sentence."""
     if style != "table":
@@ -62,7 +76,7 @@ def publish(runs: list[Run], notes: list[str], style: str, page: Path | None) ->
     No files are written if `page` is None. Raises OSError if they cannot be written.
     """
     rows = summarize_runs(runs)
-    notes = notes + remarks(runs, rows)
+    notes = notes + remarks(runs, rows) + left_out(runs, page)
     print_rows(rows, style)
     for line in notes:
         print(f"note: {line}", file=sys.stderr)

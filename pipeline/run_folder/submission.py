@@ -105,15 +105,20 @@ def submissions(out_dir: Path) -> list[Submission]:
 
 @lru_cache(maxsize=256)
 def _entries(path: Path, _time_ns: int, _size: int) -> dict[str, list[tuple[int, str]]]:
-    """Returns the lines of a file of calls by run folder, with their numbers."""
+    """Returns the lines of a file of calls by the name of the run folder, with their numbers."""
     found: dict[str, list[tuple[int, str]]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        found.setdefault(json.loads(line)["spec"]["run_dir"], []).append((number, line))
+        found.setdefault(_name(Path(json.loads(line)["spec"]["run_dir"])), []).append((number, line))
     return found
 
 
+def _name(run_dir: Path) -> str:
+    """Returns the path of a run folder in its out-dir, which has several paths: a relative one, those with links."""
+    return "/".join(run_dir.parts[-3:])
+
+
 def _rows(submission: Submission, run_dir: str | None = None) -> dict[str, list[dict[str, object]]]:
-    """Returns a submission's jobs as entries of plan.json, by run folder: of all folders, or of one."""
+    """Returns a submission's jobs as entries of plan.json, by name of the run folder: of all folders, or of one."""
     path = submission.folder / CALLS
     try:
         status = path.stat()
@@ -138,15 +143,17 @@ def planned(run_dir: Path) -> dict[str, object]:
         if not isinstance(found, dict):
             raise ValueError(f"{RunPaths(run_dir).plan}: valid: an object")
         return found
-    rows = [row for item in submissions(out_dir_of(run_dir)) for row in _rows(item, str(run_dir)).get(str(run_dir), [])]
+    name = _name(run_dir)
+    rows = [row for item in submissions(out_dir_of(run_dir)) for row in _rows(item, name).get(name, [])]
     return {"jobs": rows} if rows else {}
 
 
 def forget(submission: Submission) -> None:
     """Removes the files of an array whose jobs have all ended. Logs stay, and so do the plans, in the run folders."""
-    for run_dir, rows in _rows(submission).items():
-        path = RunPaths(Path(run_dir)).plan
-        if Path(run_dir).is_dir() and not path.exists():
+    for name, rows in _rows(submission).items():
+        run_dir = submission.folder.parent.parent / name
+        path = RunPaths(run_dir).plan
+        if run_dir.is_dir() and not path.exists():
             write_json_atomic(path, {"jobs": rows})
     remove_files(submission.folder)
 

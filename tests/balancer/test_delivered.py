@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from trimode.balancer.delivered import Delivered
+from trimode.balancer.delivered import PARTS_EVERY_S, Delivered
 from trimode.balancer.router import Router
 from trimode.balancer.work import Reply, WorkerSlot
 from trimode.core.continuation import Continuation
@@ -79,6 +79,18 @@ async def stream(*workers: ScriptedWorker) -> tuple[list[Delta], Reply]:
     return found, await router.submit("r", {"request_id": "r"}, 0, found.append)
 
 
+async def ask(*workers: ScriptedWorker, journal: bool = False) -> Reply:
+    """The same for an answer that is wanted as a whole."""
+    later = list(workers[1:])
+
+    def on_death(slot: WorkerSlot, _cause: str) -> None:
+        slot.worker = later.pop(0)
+
+    slots = [WorkerSlot(0, worker=workers[0])]
+    router = Router(slots, in_flight_limit=4, max_queue=8, on_death=on_death, journal=journal)
+    return await router.submit("r", {"request_id": "r"}, 0)
+
+
 def check(found: list[Delta]) -> None:
     assert "".join(delta.text for delta in found) == "".join(TEXT)
     assert [token for delta in found for token in delta.token_ids] == TOKENS
@@ -104,6 +116,35 @@ def test_a_death_costs_and_repeats_nothing(dies_at: int, every: int) -> None:
 def test_two_deaths(deaths: tuple[int, int]) -> None:
     found, _ = asyncio.run(stream(*(ScriptedWorker(at, every=2) for at in deaths), ScriptedWorker(None, every=2)))
     check(found)
+
+
+@pytest.mark.parametrize("every", [0, 1, 3])
+@pytest.mark.parametrize("dies_at", range(8))
+def test_a_whole_answer_goes_on_from_the_last_boundary_as_well(dies_at: int, every: int) -> None:
+    second = ScriptedWorker(None, every=every)
+    reply = asyncio.run(ask(ScriptedWorker(dies_at, every=every), second))
+    assert reply.generation.token_ids == TOKENS
+    begun = second.fields[0].get("continuation")
+    last = max((n for n in range(dies_at) if every and n % every == 0), default=None)
+    assert (None if begun is None else len(begun["token_ids"])) == (None if last is None else last + 1)
+    assert second.fields[0]["parts_every_s"] == PARTS_EVERY_S
+
+
+@pytest.mark.parametrize("deaths", [(2, 5), (5, 6), (5, 5), (0, 0)])
+def test_two_deaths_under_a_whole_answer(deaths: tuple[int, int]) -> None:
+    workers = [*(ScriptedWorker(at, every=2) for at in deaths), ScriptedWorker(None, every=2)]
+    assert asyncio.run(ask(*workers)).generation.token_ids == TOKENS
+
+
+def test_a_whole_answer_that_begins_anew_may_be_another_one() -> None:
+    other = ScriptedWorker(None, every=0, tokens=[*TOKENS[:2], 99, *TOKENS[3:]])
+    assert asyncio.run(ask(ScriptedWorker(4, every=0), other)).generation.token_ids == other.tokens
+
+
+def test_with_a_journal_the_workers_know_where_a_whole_answer_goes_on() -> None:
+    second = ScriptedWorker(None)
+    asyncio.run(ask(ScriptedWorker(4), second, journal=True))
+    assert second.fields[0].keys() == {"request_id"}
 
 
 def test_the_time_of_the_first_token_is_that_of_the_first_worker() -> None:

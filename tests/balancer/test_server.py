@@ -173,6 +173,26 @@ def test_after_sigterm_requests_get_time_to_end_and_new_ones_are_refused(tmp_pat
     assert balancer.process.wait(180) == 0
 
 
+def test_a_worker_that_hangs_is_replaced_and_its_requests_go_on(tmp_path: Path) -> None:
+    balancer = start_balancer(tmp_path, "--hang-timeout", "5")
+    gate = tmp_path / "gate"
+    with ThreadPoolExecutor(4) as threads:
+        held = [threads.submit(balancer.ask, f"one wait:{gate}", stream=number < 2) for number in range(4)]
+        wait_for(lambda: balancer.stats()["balancer"]["running"] == 4)
+        workers = balancer.stats()["workers"]
+        assert [worker["running"] for worker in workers] == [2, 2]
+        os.kill(workers[0]["pid"], signal.SIGSTOP)
+        wait_for(lambda: balancer.stats()["balancer"]["restarts"] == 1)
+        gate.touch()
+        answers = [future.result() for future in held]
+    assert {answer.status_code for answer in answers} == {200}
+    assert {read_events(answer.text).text() for answer in answers[:2]} == {f"ar one wait:{gate}"}
+    assert not alive(workers[0]["pid"])
+    assert [worker["deaths"] for worker in balancer.stats()["workers"]] == [1, 0]
+    assert "worker 0 was ended: no step within 5 s" in (tmp_path / "balancer.log").read_text()
+    assert balancer.terminate() == 0
+
+
 def test_a_second_sigterm_ends_the_grace(tmp_path: Path) -> None:
     balancer = start_balancer(tmp_path, "--grace", "600")
     with ThreadPoolExecutor(1) as threads:

@@ -31,6 +31,7 @@ def test_a_quarter_more_than_the_slots_is_in_flight() -> None:
 def test_default_mode() -> None:
     assert parse_settings(["--model", "m"]).default_mode is Mode.ar
     assert parse_settings(["--model", "m", "--default-mode", "dlm"]).default_mode is Mode.dlm
+    assert parse_settings(["--model", "m", "--mode", "linear_spec"]).default_mode is Mode.linear_spec
 
 
 def test_weights_are_quantised_and_batches_invariant_only_if_asked_for() -> None:
@@ -44,6 +45,8 @@ def test_weights_are_quantised_and_batches_invariant_only_if_asked_for() -> None
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
+        ("--hang-timeout", "-1.0"),
+        ("--grace", "nan"),
         ("--num-workers", "0"),
         ("--max-num-seqs", "-1"),
         ("--max-queue", "0"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
+from trimode.balancer.delivered import PARTS_EVERY_S
 from trimode.core.protocol import Mode
 from trimode.tests.fakes.balancer_process import ROOT, RunningBalancer, start_balancer, wait_for
 from trimode.tests.fakes.events import Events, read_events
@@ -152,6 +154,33 @@ def test_a_stream_goes_on_after_its_worker_was_killed(serving: RunningBalancer, 
     apart = {"queue_s", "first_token_s", "total_s", "forwards_saved", "continuations"}
     assert {k: v for k, v in usage.items() if k not in apart} == {k: v for k, v in expected.items() if k not in apart}
     assert usage["continuations"] == 1
+    wait_for(lambda: all(worker["ready"] for worker in serving.stats()["workers"]))
+
+
+@pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
+def test_a_whole_answer_goes_on_after_its_worker_was_killed(serving: RunningBalancer, mode: str) -> None:
+    fields = {"max_tokens": 3000, "ignore_eos": True, "temperature": 1.0, "seed": 7, "block_length": 4, "mode": mode}
+
+    def whole() -> dict[str, Any]:
+        reply = serving.ask("What is 2 + 3?", model=None, return_token_ids=True, **fields)
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()
+        return found
+
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(whole)
+        wait_for(lambda: sum(engine["running"] for engine in engines(serving.stats()) if engine) == 1)
+        time.sleep(PARTS_EVERY_S)  # from now on a part is due, and the next stats come behind it
+        begun = sum(engine["steps"] for engine in engines(serving.stats()) if engine)
+        wait_for(lambda: sum(engine["steps"] for engine in engines(serving.stats()) if engine) > begun + 100)
+        os.kill(next(worker["pid"] for worker in serving.stats()["workers"] if worker["running"]), signal.SIGKILL)
+        disturbed = answer.result()
+    undisturbed = whole()
+    assert disturbed["usage"]["continuations"] == 1
+    assert disturbed["choices"] == undisturbed["choices"]
+    assert disturbed["usage"]["nfe"] == undisturbed["usage"]["nfe"]
+    assert disturbed["usage"]["forwards"] == undisturbed["usage"]["forwards"]
+    assert disturbed["usage"]["acceptance_lengths"] == undisturbed["usage"]["acceptance_lengths"]
     wait_for(lambda: all(worker["ready"] for worker in serving.stats()["workers"]))
 
 

@@ -11,12 +11,13 @@ import pytest
 from trimode.bench.drills.__main__ import Planner, run
 from trimode.bench.drills.compare import Difference, difference, read_result
 from trimode.bench.drills.drill import Record, read_records, write_record
+from trimode.bench.drills.limit import BENCHMARKS, show
 from trimode.bench.drills.strikes import KINDS
 from trimode.bench.drills.sweep import PROGRAMS
 from trimode.bench.drills.table import as_markdown
 from trimode.core.errors import ConfigError
 from trimode.core.files import write_text_atomic
-from trimode.core.protocol import Row
+from trimode.core.protocol import Mode, Row
 from trimode.pipeline.run_folder.paths import RunPaths
 
 FORWARDS = {"prefill": 1, "decode": 9}
@@ -27,7 +28,7 @@ def row(position: int, **changes: object) -> Row:
 
 
 def line(position: int, **changes: object) -> Row:
-    made = {"benchmark": "demo-code", "sample_id": position, "completion_tokens": 10, "forwards": FORWARDS}
+    made = {"benchmark": "demo-code", "sample_id": position, "seed": 0, "completion_tokens": 10, "forwards": FORWARDS}
     return made | {"total_s": 1.0 * position, **changes}
 
 
@@ -60,6 +61,48 @@ def test_every_other_difference_is_counted(tmp_path: Path) -> None:
     assert (found.lost, found.doubled, found.wrong_verdicts) == (1, 1, 1)
     assert found.other_rows == 2  # a text, and the ledger line that is lost
     assert found.left_files == ("exp/hf_base/eval_*/FAILED_group0",)
+
+
+def limited(path: Path, rows: int, *, doubled: bool = False) -> Path:
+    """What a sweep of all modes with two repeats leaves."""
+    runs = [
+        {"restart_count": n, "slurm_job_id": "7", "start": f"2026-11-26T10:0{n}:00+00:00", "new_samples": 1}
+        | {
+            "end": "2026-11-26T10:09:00+00:00",
+            "status": ("interrupted", "completed")[n],
+            "cause": (None, "a signal")[n],
+        }
+        for n in (0, 1)
+    ]
+    for mode in Mode:
+        paths = RunPaths(path / "out" / f"demo_{mode.value}_tok9" / "hf_base" / "eval_0123456789ab")
+        lines = [
+            json.dumps(line(n, benchmark=benchmark, seed=seed)) + "\n"
+            for benchmark in BENCHMARKS
+            for seed in (0, 1)
+            for n in (*range(rows), *([0] * doubled))
+        ]
+        write_text_atomic(paths.nfe_log(0), "".join(lines))
+        for benchmark in BENCHMARKS:
+            for seed in (0, 1):
+                text = "".join(json.dumps(row(n)) + "\n" for n in range(rows))
+                write_text_atomic(paths.output(benchmark, seed), text)
+        write_text_atomic(paths.manifest, json.dumps({"jobs": {"0": {"runs": runs}}}))
+        write_text_atomic(paths.completed(0), "")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "doubled", "said"), [(3, False, "0 lost, 0 doubled"), (2, False, "4 lost"), (3, True, "4 doubled")]
+)
+def test_a_sweep_that_met_its_limit_is_set_beside_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: int, doubled: bool, said: str
+) -> None:
+    calm = limited(tmp_path / "enough", 3)
+    assert show(limited(tmp_path / "limited", rows, doubled=doubled), calm) is (said == "0 lost, 0 doubled")
+    printed = capsys.readouterr().out
+    assert printed.count(said) == len(Mode) and printed.count(f"COMPLETED, {4 * rows} rows") == len(Mode)
+    assert "run 2 of job 7: 10:01:00 to 10:09:00, 1 samples, completed (a signal)" in printed
 
 
 def planner(kills: int, *kinds: str, per_run: int = 2) -> Planner:

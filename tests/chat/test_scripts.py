@@ -62,6 +62,16 @@ def test_help_loads_no_model(script: str, tmp_path: Path) -> None:
     assert "nvidia/Nemotron-Labs-Diffusion-8B" in "".join(done.stdout.split())
 
 
+@pytest.mark.parametrize("script", ["chat.py", "chat_ar.py"])
+def test_a_python_without_our_packages_is_said_in_one_line(script: str, tmp_path: Path) -> None:
+    # without its site-packages, this Python has the standard library alone
+    command = [sys.executable, "-I", "-S", str(ROOT / "chat" / script), "--mode", "ar"]
+    done = subprocess.run(command, cwd=tmp_path, input="hi", env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and " lacks the package " in line and "bash eval.sh --setup worker" in line
+
+
 def test_a_model_that_is_not_there_is_said(tmp_path: Path) -> None:
     done = run(tmp_path, "chat_ar.py", "hi", "--model", "./none")
     assert done.returncode == 2

@@ -115,6 +115,7 @@ class FakeWorker(Worker):
         self.settings = settings
         self.cancelled: set[str] = set()
         self.finished = 0
+        self.steps = 0
 
     def info(self) -> WorkerInfo:
         return worker_info(
@@ -129,7 +130,7 @@ class FakeWorker(Worker):
         )
 
     async def stats(self) -> WorkerStats:
-        return WorkerStats(requests_finished=self.finished)
+        return WorkerStats(requests_finished=self.finished, steps=self.steps)
 
     async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
         return fake_text(task, fields)
@@ -147,6 +148,7 @@ class FakeWorker(Worker):
         self._log(f"begin {request_id} pid {os.getpid()} on {os.environ.get('CUDA_VISIBLE_DEVICES')}")
         shown = f"{fields['mode']} {text}"
         for place, piece in enumerate(re.findall(r"\s*\S+|\s+$", shown)):
+            self.steps += 1
             if place:
                 await self._act(piece.strip(), request_id)
             if on_delta is not None:
@@ -168,6 +170,7 @@ class FakeWorker(Worker):
         elif name == "wait":
             while not Path(value).exists():
                 await asyncio.sleep(0.01)
+                self.steps += 1
                 if request_id in self.cancelled:
                     raise GenerationError("cancelled", 499)
         elif name == "crash" or (name == "crash-once" and not Path(value).exists()):

@@ -209,3 +209,16 @@ def test_a_stream_that_nobody_reads_any_more_ends(worker: Worker) -> None:
             await asyncio.sleep(0.001)
 
     asyncio.run(leave())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_parts_of_a_whole_answer_are_rare_and_say_only_where_it_could_go_on(worker: Worker, mode: str) -> None:
+    streamed, whole = ask(worker, mode=mode, logprobs=True)
+    often, same = ask(worker, mode=mode, logprobs=True, parts_every_s=0)
+    rarely, again = ask(worker, mode=mode, logprobs=True, parts_every_s=3600)
+    assert same.token_ids == again.token_ids == whole.token_ids
+    assert [(part.token_ids, part.boundary) for part in often] == [
+        (part.token_ids, part.boundary) for part in streamed if part.token_ids
+    ]
+    assert rarely == []
+    assert not any(part.text or part.passes for part in often)

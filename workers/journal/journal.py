@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -21,9 +21,15 @@ from trimode.workers.journal.reader import JournalReader
 from trimode.workers.journal.writer import JournalWriter
 
 EVERY_S = 1.0
-"""A running request is written down at most this often. One that ends earlier is not written down at all."""
-LOOK_EVERY_S = 0.1
-"""How often the running requests are looked at."""
+"""Longest time between two lines of a running request."""
+LOOK_EVERY_S = 0.05
+"""Shortest time between them, and how often the running requests are looked at."""
+SHARE = 0.004
+"""Part of the time that lines may take. The more requests run, the less often each of them is written down."""
+FIRST_COST_S = 0.0003
+"""CPU time of a line before lines were measured."""
+FIRST_LINES = 10
+"""Lines for which this guess stands in the mean."""
 
 
 def token_identity(info: WorkerInfo) -> str:
@@ -50,7 +56,7 @@ class Journal:
     """`find` may be called by any thread, everything else by the engine's thread alone."""
 
     def __init__(self, folder: Path, prefix: str, identity: str) -> None:
-        """Writes nothing before a request has run for EVERY_S.
+        """Writes nothing before a request has run for LOOK_EVERY_S or longer: its time between two lines.
 
         Args:
             folder: of the journals of all workers that may take over from each other.
@@ -62,6 +68,9 @@ class Journal:
         self._reader = JournalReader(folder, identity)
         self._places: dict[Request, _Place] = {}
         self._next_look = 0.0
+        self.num_lines = 0
+        self._spent_s = FIRST_LINES * FIRST_COST_S
+        """CPU time that the lines have taken in the engine's thread."""
 
     def find(self, prompt_ids: Sequence[int], params: DecodeParams) -> Continuation | None:
         """Returns where a request goes on that an earlier worker has begun; None if it begins."""
@@ -69,7 +78,7 @@ class Journal:
         return None if found is None or found.end >= params.max_new_tokens else found
 
     def after_step(
-        self, running: Iterable[Request], ended: Iterable[Request], flushes: Sequence[Future[None]] = ()
+        self, running: Collection[Request], ended: Iterable[Request], flushes: Sequence[Future[None]] = ()
     ) -> None:
         """Writes down what is due. Called after each step.
 
@@ -87,13 +96,26 @@ class Journal:
         if now < self._next_look or self._writer.failed:
             return
         self._next_look = now + LOOK_EVERY_S
+        self._look(running, now)
+
+    def _look(self, running: Collection[Request], now: float) -> None:
+        began, due = time.thread_time(), None
         for request in running:
             place = self._places.get(request)
+            if place is not None and now < place.due:
+                continue
+            due = due or now + self._pause_s(running)
             if place is None:
-                self._places[request] = _Place(now + EVERY_S)
-            elif now >= place.due:
-                self._write(request, place)
-                place.due = now + EVERY_S
+                self._places[request] = _Place(due)
+            else:
+                self.num_lines += self._write(request, place)
+                place.due = due
+        self._spent_s += time.thread_time() - began
+
+    def _pause_s(self, running: Collection[Request]) -> float:
+        """Returns the time between two lines of a request: as short as the cost of lines allows."""
+        cost_s = (self._spent_s + self._writer.cpu_s) / (self.num_lines + FIRST_LINES)
+        return min(EVERY_S, max(LOOK_EVERY_S, len(running) * cost_s / SHARE))
 
     def close(self, running: Iterable[Request], flushes: Sequence[Future[None]]) -> None:
         """Writes down all running requests and ends. `flushes`: as in `after_step`."""
@@ -102,19 +124,21 @@ class Journal:
 
     def _flush(self, running: Iterable[Request], flushes: Iterable[Future[None]]) -> None:
         for request in running:
-            self._write(request, self._places.setdefault(request, _Place(time.monotonic() + EVERY_S)))
+            self._write(request, self._places.setdefault(request, _Place(0.0)))
         for done in flushes:
             self._writer.flush(done)
 
-    def _write(self, request: Request, place: _Place) -> None:
+    def _write(self, request: Request, place: _Place) -> bool:
+        """Writes down what is new of a request. Returns False if there is nothing."""
         if len(request.state.output) <= place.tokens:
-            return  # nothing new, or it started again from its prompt and has not caught up
+            return False  # or it started again from its prompt and has not caught up
         part = request.boundary(place.tokens, place.entries)
         if part is None:
-            return
+            return False
         place.tokens = part.end
         place.entries += len(part.trace or ())
         self._writer.add(part)
+        return True
 
     def _end(self, request: Request) -> None:
         place = self._places.pop(request, None)

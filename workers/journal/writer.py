@@ -49,6 +49,8 @@ class JournalWriter:
         self.path = path
         self.failed = False
         """True once the journal has switched itself off."""
+        self.cpu_s = 0.0
+        """CPU time that the thread has taken."""
         self._header = header(identity)
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._lines: dict[str, list[bytes]] = {}
@@ -93,6 +95,7 @@ class JournalWriter:
             for flush in flushes:
                 if flush.set_running_or_notify_cancel():
                     flush.set_result(None)
+            self.cpu_s = time.thread_time()
         self._close()
 
     def _wait(self) -> list[_Item]:

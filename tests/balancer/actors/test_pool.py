@@ -30,10 +30,12 @@ async def until(condition: Callable[[], bool]) -> None:
 class Bench:
     """A pool of two workers whose fatal causes are noted."""
 
-    def __init__(self, refusals: dict[int, TrimodeError] | None = None) -> None:
+    def __init__(self, refusals: dict[int, TrimodeError] | None = None, hang_timeout_s: float = 600.0) -> None:
         self.actors = FakeActors(refusals)
         self.fatal: list[str] = []
-        settings = BalancerSettings(worker=WORKER, log_prefix="group3_", max_worker_deaths=2)
+        settings = BalancerSettings(
+            worker=WORKER, log_prefix="group3_", max_worker_deaths=2, hang_timeout_s=hang_timeout_s
+        )
         placement, door = Placement(2, 0, WORKER), self.actors.door
         self.pool = WorkerPool(settings, placement, Path("logs"), self.fatal.append, door, self.actors)
 
@@ -83,6 +85,23 @@ def test_a_dead_worker_is_replaced_and_its_request_answered() -> None:
         await until(lambda: bench.pool.restarts == 1)
         assert [worker.pid for worker in bench.pool.workers if worker is not None] == [3, 2]
         assert bench.fatal == []
+
+    run(test())
+
+
+def test_a_worker_that_lives_and_does_nothing_is_replaced_and_its_request_answered() -> None:
+    async def test() -> None:
+        bench = Bench(hang_timeout_s=0.05)
+        await bench.pool.start()
+        bench.hold("a")
+        task = bench.submit("a")
+        await until(lambda: bench.pool.router.num_running == 1)
+        del bench.actors.started[1].answers["a"]
+        assert (await task).generation.request_id == "a"
+        await until(lambda: bench.pool.restarts == 1)
+        assert bench.actors.started[0].died.done()
+        assert (bench.pool.slots[0].deaths, bench.pool.slots[0].deaths_in_a_row) == (1, 0)
+        assert not bench.actors.started[1].died.done()
 
     run(test())
 

@@ -104,6 +104,56 @@ def test_what_is_no_count_is_refused(name: str, value: object) -> None:
     refused({"messages": HELLO, name: value}, name)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream": 1},
+        {"stream": 0},
+        {"stream": 1.0},
+        {"stream": True, "stream_options": {"include_usage": 1}},
+        {"stream": True, "stream_options": {"include_usage": 0.0}},
+        {"stream": True, "prompt_logprobs": 0},
+        {"stream_options": 0},
+        {"stream_options": ""},
+        {"stream_events": 0},
+        {"best_of": True},
+        {"min_tokens": False},
+        {"use_beam_search": 0},
+        {"ignore_eos": 1},
+        {"lora": 0},
+        {"enable_thinking": 1},
+        {"chat_template_kwargs": {"enable_thinking": 1}},
+        {"logprobs": 1},
+        {"echo": 0},
+        {"return_token_ids": 1},
+        {"return_tokens_as_token_ids": 0},
+        {"separate_reasoning": 0},
+        {"logprobs": True, "top_logprobs": True},
+        {"prompt_logprobs": True},
+    ],
+    ids=json.dumps,
+)
+def test_a_number_is_no_boolean_and_a_boolean_no_number(fields: dict[str, Any]) -> None:
+    async def test(bench: AppBench, client: httpx.AsyncClient) -> None:
+        response = await post(client, {"messages": HELLO, **fields})
+        assert response.status_code == 400, response.text[:500]
+        # the last field is the wrong one, except that a stream cannot show what the one after it asks for
+        assert str(error_of(response)["param"]).partition(".")[0] in fields
+        assert not any(worker.fields for worker in bench.workers if isinstance(worker, StrictWorker))
+
+    run(test)
+
+
+@pytest.mark.parametrize("fields", [{"add_generation_prompt": 1}, {"continue_final_message": 0}], ids=json.dumps)
+def test_a_number_is_no_boolean_for_the_tokenizer(fields: dict[str, Any]) -> None:
+    async def test(_: AppBench, client: httpx.AsyncClient) -> None:
+        response = await post(client, {"messages": HELLO, **fields}, "/tokenize")
+        assert response.status_code == 400, response.text[:500]
+        assert error_of(response)["param"] in fields
+
+    run(test)
+
+
 @pytest.mark.parametrize("where", ["stop_token_ids", "logprobs", "messages", "request_id", "model", "stream", "stop"])
 def test_a_huge_integer_where_none_belongs_is_refused(where: str) -> None:
     async def test(_: AppBench, client: httpx.AsyncClient) -> None:

@@ -29,3 +29,12 @@ def test_near_misses_are_refused(typo: str, meant: str) -> None:
 def test_other_servers_fields_are_named_as_ignored() -> None:
     body = {"steps": 4, "flag": True, "user": "me", "spaces_between_special_tokens": False, "block_length": 8}
     assert check_names(body) == ["flag", "steps", "user"]
+
+
+@pytest.mark.parametrize("name", sorted(NEUTRAL_VALUES))
+def test_a_boolean_is_no_number_and_a_number_no_boolean(name: str) -> None:
+    for neutral in NEUTRAL_VALUES[name]:
+        if isinstance(neutral, bool | int) and neutral in (0, 1):
+            other = int(neutral) if isinstance(neutral, bool) else bool(neutral)
+            with pytest.raises(InvalidRequestError, match=f"{name}: got {str(other).lower()}"):
+                check_names({name: other})

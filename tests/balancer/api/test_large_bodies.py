@@ -6,17 +6,17 @@ import asyncio
 import dataclasses
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 from trimode.balancer.api import logprobs, replies, service
 from trimode.balancer.api.body import read_json
-from trimode.balancer.api.rendering import to_json
+from trimode.balancer.api.rendering import to_json, to_json_in_pieces
 from trimode.balancer.api.vocabulary import TokenNames
 from trimode.core.delta import OnDelta
 from trimode.core.protocol import Generation
-from trimode.tests.fakes.app import COMPLETIONS, HELLO, AppBench, StrictWorker, error_of, post
+from trimode.tests.fakes.app import CHAT, COMPLETIONS, HELLO, AppBench, StrictWorker, error_of, post
 from trimode.tests.fakes.worker import cost
 
 LARGE = {"messages": HELLO, "padding": "x" * service.LARGE_BODY_BYTES}
@@ -44,6 +44,57 @@ def test_the_server_answers_while_a_large_body_is_read(monkeypatch: pytest.Monke
 
     asyncio.run(test())
     assert in_time == [True] * 3
+
+
+def test_large_bodies_share_a_room_and_small_ones_need_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MOST_LARGE_BYTES", 3 * service.LARGE_BODY_BYTES)
+    gate = asyncio.Event()
+    whole = json.dumps(LARGE).encode()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield whole[: service.LARGE_BODY_BYTES]
+        await gate.wait()
+        yield whole[service.LARGE_BODY_BYTES :]
+
+    async def test() -> None:
+        bench = AppBench(StrictWorker)
+        app = bench.app()
+
+        async def send(body: AsyncIterator[bytes]) -> list[Any]:
+            """Through the app itself: the client of the other tests collects a body before it sends it."""
+            sent: list[Any] = []
+
+            async def receive() -> dict[str, Any]:
+                part = await anext(body, b"")
+                if not part:
+                    await asyncio.Event().wait()  # the client waits for its reply
+                return {"type": "http.request", "body": part, "more_body": not part.endswith(b"}")}
+
+            async def take(message: Any) -> None:
+                sent.append(message)
+
+            headers = [(b"content-type", b"application/json")]
+            scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "headers": headers}
+            await app({**scope, "query_string": b"", "root_path": "", "scheme": "http"}, receive, take)
+            return sent
+
+        held = [asyncio.create_task(send(slowly())) for _ in range(3)]
+        while bench.service.large_bytes < 3 * service.LARGE_BODY_BYTES:
+            await asyncio.sleep(0)
+        refused = (await send(slowly()))[0]
+        assert refused["status"] == 429
+        assert (b"retry-after", b"1") in refused["headers"]
+        async with bench.client() as client:
+            assert (await post(client, {"messages": HELLO})).status_code == 200
+            held[0].cancel()  # its client left: what it held is free
+            await asyncio.wait(held[:1])
+            assert (await post(client, json.dumps({"messages": HELLO, "padding": "x" * 65000}).encode())).is_success
+        gate.set()
+        for task in held[1:]:
+            assert (await task)[0]["status"] in (200, 429)  # two of them have no room for their ends together
+        assert bench.service.large_bytes == 0
+
+    asyncio.run(test())
 
 
 def test_the_refusal_of_a_large_body_names_the_field() -> None:
@@ -103,4 +154,4 @@ def test_the_server_answers_while_a_large_reply_is_made(monkeypatch: pytest.Monk
     ],
 )
 def test_json_in_pieces_is_json(value: object) -> None:
-    assert to_json(value) == json.dumps(value, separators=(",", ":"))
+    assert to_json_in_pieces(value) == to_json(value) == json.dumps(value, separators=(",", ":"))

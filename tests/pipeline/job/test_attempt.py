@@ -121,6 +121,26 @@ def test_a_preempted_or_cancelled_run_is_no_failure(spec: JobSpec, tmp_path: Pat
     assert causes == ["preempted: the job was ended by SIGTERM, and Slurm has run it again", None]
 
 
+def test_a_signal_that_kills_the_starting_server_too_is_no_failure(spec: JobSpec, tmp_path: Path) -> None:
+    paths = RunPaths(Path(spec.run_dir))
+    job = start_job(spec, tmp_path, {"start_s": 600}, SLURM_JOB_ID="77", TRIMODE_STEP_RESTARTS="0")
+    while not paths.server_info(0).exists() or not (servers := psutil.Process(job.pid).children()):
+        assert job.poll() is None
+        time.sleep(0.01)
+    job.send_signal(signal.SIGSTOP)
+    for server in servers:
+        server.kill()
+    while any(server.is_running() and server.status() != psutil.STATUS_ZOMBIE for server in servers):
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    job.send_signal(signal.SIGCONT)
+    job.communicate(timeout=60)
+    assert job.returncode == TERMINATED
+    assert not paths.failed(0).exists()
+    [run] = runs_of(spec, paths)
+    assert (run["status"], run["cause"]) == ("interrupted", "the job was ended by SIGTERM")
+
+
 def test_a_cancelled_run_stays_one_when_another_job_goes_on(spec: JobSpec, tmp_path: Path) -> None:
     stopped(spec, tmp_path, signal.SIGTERM)
     start_job(spec, tmp_path, SLURM_JOB_ID="78").communicate(timeout=60)

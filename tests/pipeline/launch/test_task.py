@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from trimode.core.errors import RUN_AGAIN
+from trimode.core.errors import RUN_AGAIN, TERMINATED
 from trimode.core.project import child_environment
 from trimode.pipeline.launch.owner import claim, read_owner, this_process
 from trimode.pipeline.launch.task import again_if_allowed
@@ -92,14 +92,44 @@ def test_a_warning_before_the_job_has_begun_asks_for_another_run(
     assert end.value.code == status if isinstance(status, int) else status in str(end.value.code)
 
 
+def signalled(folder: Path, signum: int, at: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a job, and sends it a signal when its Python imports a module whose name contains `at`."""
+    command = [sys.executable, "-X", "importtime", "-u", "-m", "trimode.pipeline.launch.task", str(folder)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = child_environment() | {"SLURM_JOB_ID": "9"} | variables
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:  # type: ignore[call-overload]
+        while at not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signum)
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_before_the_job_has_begun_ends_its_process(tmp_path: Path, signum: int) -> None:
     """What ends so is for the batch script: scancel's SIGTERM ends the job, Slurm's warning asks for another run."""
-    command = [sys.executable, "-X", "importtime", "-m", "trimode.pipeline.launch.task", str(tmp_path / "nothing")]
-    with subprocess.Popen(command, env=child_environment(), stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        process.stderr.readline()  # Python imports: no handler stands yet
-        process.send_signal(signum)
-        process.stderr.read()
-    assert process.returncode == -signum
+    assert signalled(tmp_path / "nothing", signum, "import time").returncode == -signum
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("shown", "again"), [("COMPLETING Reason=NonZeroExitCode", True), ("RUNNING Reason=None", False)]
+)
+def test_a_job_whose_batch_script_is_killed_at_once_asks_for_another_run(
+    tmp_path: Path, shown: str, again: bool
+) -> None:
+    [call, *_] = calls(tmp_path, "run_to_the_end")
+    for name in ("array", "tools"):
+        (tmp_path / name).mkdir()
+    write_calls(tmp_path / "array", [call])
+    scontrol = tmp_path / "tools" / "scontrol"
+    facts = f"JobId=9 JobState={shown} Requeue=1 ExitCode=0:9 X=1"
+    scontrol.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\necho "{facts}"\n')
+    scontrol.chmod(0o755)
+    path = f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}"
+    done = signalled(tmp_path / "array", signal.SIGTERM, "trimode.core.errors", PATH=path)
+    assert done.returncode == TERMINATED, done.stderr
+    assert ("Slurm runs the job again" in done.stdout) is again
+    assert (tmp_path / "asked").read_text().splitlines() == ["--oneliner show job 9", *(["requeue 9"] * again)]
+    assert not Path(call.spec.run_dir, "COMPLETED_group0").exists()

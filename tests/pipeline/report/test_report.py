@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from trimode.pipeline.analysis.runs import find_run_folders
 from trimode.pipeline.analysis.summary import JSON_FIELDS
 from trimode.pipeline.report.__main__ import main
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -49,6 +50,18 @@ def test_the_table_comes_with_the_page_and_its_path(tmp_path: Path, capsys: pyte
     assert f"report: {tmp_path / 'report.html'}" in out
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("| Benchmark |")
+
+
+def test_runs_of_an_earlier_sweep_in_the_same_folder_are_said_to_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(folder) for folder in find_run_folders(demo_sweep(tmp_path, samples=6))]
+    assert main([*runs[:1], "--html", str(tmp_path / "report.html")]) == 0
+    note = f"{len(runs) - 1} more runs below {tmp_path} are left out; `python -m trimode.pipeline.report {tmp_path}`"
+    assert note in capsys.readouterr().err
+    assert f"{len(runs) - 1} more runs below" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert main([str(tmp_path)]) == 0
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_the_table_fits_eighty_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from trimode.core.files import write_text_atomic
 from trimode.pipeline.launch.living import write_plan
-from trimode.pipeline.launch.view import JobView, Stage
+from trimode.pipeline.launch.view import JobView, Stage, planned_jobs
 from trimode.pipeline.run_folder.paths import RunPaths
+from trimode.pipeline.run_folder.submission import FOLDER, Call, Submission, accepted, write_calls
 from trimode.pipeline.spec import JobSpec
 from trimode.pipeline.status.__main__ import main, watch
 from trimode.tests.fakes.sweeps import finish, jobs_of
@@ -55,6 +56,25 @@ def test_text_and_json(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("5_0", "completed"), ("5_1", "failed"), ("5_2", "running")
     ]  # fmt: skip
     assert rows[1]["detail"] == "first\nsecond"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("given", ["out", "link", "./out/../out"])
+def test_every_path_of_the_output_folder_shows_what_was_just_submitted(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    jobs = [job for path in sorted(out.glob("*/*/*")) for job, _ in planned_jobs(path)]
+    folder = out / FOLDER / "0123456789ab"
+    folder.mkdir(parents=True)
+    write_calls(folder, [Call(spec=job, token="t", function="a:b") for job in jobs])
+    accepted(Submission(folder, "5", len(jobs), "test", ()))
+    for path in out.rglob("plan.json"):  # it is written once the array has ended
+        path.unlink()
+        write_text_atomic(path.with_name("owner.json"), "{}")
+    (tmp_path / "link").symlink_to(out)
+    monkeypatch.chdir(tmp_path)
+    assert main([given]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 running, 1 completed, 1 failed"
 
 
 @pytest.mark.process

@@ -122,7 +122,11 @@ def test_a_request_whose_client_has_left_goes_on_in_the_same_worker(start: Calla
     assert len(found.token_ids) == 600
 
 
-def test_short_requests_leave_no_file(start: Callable[..., Worker], tmp_path: Path) -> None:
+def test_short_requests_leave_no_file(
+    start: Callable[..., Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY_S", 1000.0)
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 1000.0)
     worker = start()
     asyncio.run(worker.generate(fields(0, tokens=3)))
     worker.close()
@@ -143,6 +147,19 @@ def test_lines_are_written_while_a_request_runs(
         task.cancel()
 
     asyncio.run(watch(start()))
+
+
+@pytest.mark.parametrize(
+    ("line_s", "running", "pause_s"),
+    [(0.0001, 1, module.LOOK_EVERY_S), (0.0001, 10, 0.25), (0.0002, 10, 0.5), (0.0002, 100, module.EVERY_S)],
+)
+def test_the_more_lines_cost_the_less_often_a_request_is_written_down(
+    tmp_path: Path, line_s: float, running: int, pause_s: float
+) -> None:
+    journal = module.Journal(tmp_path, "", "")
+    journal.num_lines, journal._spent_s, journal._writer.cpu_s = 100 - module.FIRST_LINES, 60 * line_s, 40 * line_s
+    assert journal._pause_s(range(running)) == pytest.approx(pause_s)  # type: ignore[arg-type]
+    journal.close((), ())
 
 
 def test_another_adapter_or_dtype_reads_nothing(start: Callable[..., Worker]) -> None:

@@ -82,9 +82,13 @@ def test_what_a_killed_worker_had_is_kept_but_for_the_last_second(
         process.kill()
         process.wait()
     had = counts()
+    rate = (sum(had) - sum(earlier)) / (time.monotonic() - ago)
 
     kept = sum(tokens_in(tmp_path / "journal"))
     again = sum(had) - kept
     with capsys.disabled():
-        print(f"{mode}: of {sum(had)} tokens of {COUNT} requests {again} are generated again after kill -9")
+        print(
+            f"{mode}: of {sum(had)} tokens of {COUNT} requests {again} are generated again after kill -9: "
+            f"{again / rate:.2f} s of decoding, {again / COUNT / BLOCK[mode]:.1f} blocks of each"
+        )
     assert sum(earlier) <= kept <= sum(had)
