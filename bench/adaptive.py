@@ -68,7 +68,9 @@ def chance_of(mean: float, width: int = 32) -> float:
     return low
 
 
-def tokens_per_second(engine: Engine, mode: str, block: int, streams: int, prompts: Prompts, wanted: int) -> float:
+def tokens_per_second(
+    engine: Engine, mode: str, block: int, streams: int, prompts: Prompts, wanted: int, *, whole: bool = True
+) -> float:
     """Returns the rate of a closed loop: whenever an answer is whole, the next request comes.
 
     Args:
@@ -78,9 +80,10 @@ def tokens_per_second(engine: Engine, mode: str, block: int, streams: int, promp
         streams: requests at a time.
         prompts: of the requests, in order.
         wanted: tokens to measure, after a quarter of as many.
+        whole: True if every answer has LENGTH tokens, False if it ends where the model ends it.
     """
     params = DecodeParams(
-        mode=mode, max_new_tokens=LENGTH, block_length=block, threshold=None if mode == "ar" else 0.0, ignore_eos=True
+        mode=mode, max_new_tokens=LENGTH, block_length=block, threshold=None if mode == "ar" else 0.0, ignore_eos=whole
     )
     numbers = itertools.count()
     done, began, first = 0, 0.0, -1
@@ -123,7 +126,9 @@ def compare(
             for mode, block in SETTINGS if number % 2 == 0 else SETTINGS[::-1]:
                 inside: AbstractContextManager[None] = scripted(engine, Fates(fates)) if fates else nullcontext()
                 with inside, counted(engine, widths):
-                    rate = tokens_per_second(engine, mode, block, streams, prompts(), wanted * max(1, streams // 4))
+                    rate = tokens_per_second(
+                        engine, mode, block, streams, prompts(), wanted * max(1, streams // 4), whole=bool(fates)
+                    )
                 rates[mode, block].append(rate)
         medians = {setting: statistics.median(found) for setting, found in rates.items()}
         *fixed, last = SETTINGS
