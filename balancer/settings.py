@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     model = parser.add_argument_group("model")
     add_model_flags(model)
     model.add_argument("--revision", help="commit, branch or tag of a hub id; main when absent")
-    model.add_argument("--lora", help="adapter folder for linear_spec")
+    model.add_argument("--lora", help="adapter folder for linear_spec and auto")
     model.add_argument("--served-model-name", help="name in /v1/models; the folder's name when absent")
     model.add_argument("--max-position-embeddings", type=int, help="overrides the checkpoint's context limit")
     workers = parser.add_argument_group("workers")

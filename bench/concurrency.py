@@ -25,6 +25,7 @@ SETTINGS: Mapping[str, Row] = {
     "dlm 32": {"mode": "dlm", "block_length": 32, "threshold": 0.9},
     "linear_spec 8": {"mode": "linear_spec", "block_length": 8, "threshold": 0.0},
     "linear_spec 32": {"mode": "linear_spec", "block_length": 32, "threshold": 0.0},
+    "auto": {"mode": "auto", "block_length": 32, "threshold": 0.0},
 }
 """Name -> request fields. The number is the block's length."""
 
@@ -63,6 +64,22 @@ def compare(runtime: Runtime, prompts: Sequence[Row], together: int, rounds: int
     return medians
 
 
+def advice(fastest: Mapping[int, str]) -> str:
+    """Returns one sentence that says which setting is the fastest at which load.
+
+    Args:
+        fastest: setting by number of requests at a time, in rising order.
+    """
+    parts: list[tuple[int, int, str]] = []
+    for number, name in fastest.items():
+        if parts and parts[-1][2] == name:
+            parts[-1] = (parts[-1][0], number, name)
+        else:
+            parts.append((number, number, name))
+    said = [f"{name} at {low if low == high else f'{low} to {high}'}" for low, high, name in parts]
+    return f"The fastest by requests at a time: {', '.join(said)}."
+
+
 def read_prompts(count: int) -> list[Row]:
     """Returns the first problems of the bundled benchmarks in turn, as request fields."""
     prompts: list[Row] = []
@@ -91,12 +108,17 @@ def main() -> None:
     print(f"| requests at a time | {' | '.join(SETTINGS)} | fastest |")
     print("|---" * (len(SETTINGS) + 2) + "|")
     found: dict[str, tuple[Rate, float]] = {}
+    every, lossless = dict[int, str](), dict[int, str]()
     for number in numbers:
         found = compare(runtime, prompts, number, args.rounds)
         cells = [f"{rate.tokens_per_s:.0f} ({ratio:.2f}x)" for rate, ratio in found.values()]
-        fastest = max(found, key=lambda name: found[name][1])
-        print(f"| {number} | {' | '.join(cells)} | {fastest} |", flush=True)
+        every[number] = max(found, key=lambda name: found[name][1])
+        same_text = [name for name in found if not name.startswith("dlm")]
+        lossless[number] = max(same_text, key=lambda name: found[name][1])
+        print(f"| {number} | {' | '.join(cells)} | {every[number]} |", flush=True)
     print(f"| tokens per forward | {' | '.join(f'{rate.tpf:.2f}' for rate, _ in found.values())} | |")
+    print(f"\n{advice(every)}")
+    print(f"With the text of ar: {advice(lossless)}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def parser(prog: str, description: str, mode: str | None) -> argparse.ArgumentPa
     model.add_argument("--api-key-file", metavar="FILE", help="file with the server's key")
     decoding = made.add_argument_group("decoding")
     if mode is None:
-        decoding.add_argument("--mode", metavar="MODE", help="ar, dlm, linear_spec, linear_spec_lora and others")
+        decoding.add_argument("--mode", metavar="MODE", help="ar, dlm, linear_spec, linear_spec_lora, auto and others")
     decoding.add_argument("--max-new-tokens", metavar="N", type=int, default=512, help="default: 512")
     decoding.add_argument("--block-length", metavar="N", type=int, help="tokens per block (default: 32; ar has none)")
     decoding.add_argument("--threshold", metavar="X", type=float, help="commit confidence (dlm 0.9, linear_spec 0)")

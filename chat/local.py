@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from trimode.chat.answer import Message, Reply, Stats
-from trimode.chat.settings import LORA_SUFFIX, Settings
+from trimode.chat.settings import DRAFTING, LORA_SUFFIX, Settings
 from trimode.core.errors import ConfigError
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import Generation, WorkerSettings
@@ -22,7 +22,7 @@ OWN_ADAPTER = PROJECT_DIR / "miscs" / "linear_spec_lora"
 
 def local_modes() -> tuple[str, ...]:
     """Returns the modes of this project, and those with the adapter."""
-    return (*MODES, f"linear_spec{LORA_SUFFIX}")
+    return (*MODES, *(f"{mode}{LORA_SUFFIX}" for mode in DRAFTING))
 
 
 def find_adapter(model: Path, given: str | None, subfolder: str, needed: bool) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import httpx
 from trimode.chat.answer import Message, Reply, Stats
-from trimode.chat.settings import LORA_SUFFIX, Settings
+from trimode.chat.settings import DRAFTING, LORA_SUFFIX, Settings
 from trimode.core.errors import GenerationError, WorkerError
 from trimode.pipeline.server.address import headers, is_loopback
 from trimode.pipeline.server.errors import error_message, explain_status, explain_transport
@@ -27,7 +27,10 @@ class ServedModel:
         found = find_model(server, model)
         self._server = server
         self.name = found.name
-        self.modes = (*found.modes, f"linear_spec{LORA_SUFFIX}") if found.lora else found.modes
+        self.modes = (
+            *found.modes,
+            *(f"{mode}{LORA_SUFFIX}" for mode in DRAFTING if found.lora and mode in found.modes),
+        )
 
     async def answer(self, messages: Sequence[Message], settings: Settings) -> AsyncIterator[str | Reply]:
         """Yields the parts of the text, then the whole answer. Raises GenerationError or WorkerError."""

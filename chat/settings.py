@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from trimode.core.errors import ConfigError
 
 LORA_SUFFIX = "_lora"
-"""`linear_spec_lora` is the mode linear_spec with the adapter on its drafter."""
-BLOCK_LENGTHS = {"ar": 1, "dlm": 32, "linear_spec": 32}
-THRESHOLDS = {"dlm": 0.9, "linear_spec": 0.0}
+"""`linear_spec_lora` is the mode linear_spec with the adapter on its drafter, and so is `auto_lora`."""
+DRAFTING = ("linear_spec", "auto")
+"""Modes whose drafter can have the adapter."""
+BLOCK_LENGTHS = {"ar": 1, "dlm": 32, "linear_spec": 32, "auto": 32}
+THRESHOLDS = {"dlm": 0.9, "linear_spec": 0.0, "auto": 0.0}
 """Defaults of the public reference's chat scripts. Other modes have their own."""
 NONE = ("none", "null")
 

@@ -1,8 +1,8 @@
 """The state of a request at a boundary of its generation: what another worker needs to go on from there.
 
-A boundary is where tokens were appended to the output: any token in ar, a verify in linear_spec, a finished block in
-dlm. Random numbers depend on the request and the position alone, so a continued request gives what an undisturbed one
-gives. Standard library only: workers make it, routers and files carry it.
+A boundary is where tokens were appended to the output: any token in ar, a verify in linear_spec, either in auto, a
+finished block in dlm. Random numbers depend on the request and the position alone, so a continued request gives what an
+undisturbed one gives. Standard library only: workers make it, routers and files carry it.
 """
 
 from __future__ import annotations

@@ -21,10 +21,12 @@ class Mode(StrEnum):
     """Block diffusion: a block of masks, positions committed when confident."""
     linear_spec = "linear_spec"
     """The model drafts a block by diffusion and verifies it causally."""
+    auto = "auto"
+    """The tokens of ar, by cycles of linear_spec whose width follows the load, or by steps of ar."""
     AR = "ar"
     DLM = "dlm"
     LINEAR_SPEC = "linear_spec"
-    """Aliases of the three, for overrides such as `modes.ar.mode=AR`: earlier releases took only these names."""
+    """Aliases of three of them, for overrides such as `modes.ar.mode=AR`: earlier releases took only these names."""
 
 
 class WeightStorage(StrEnum):
@@ -76,6 +78,7 @@ MODE_DEFAULTS: dict[Mode, ModeDefaults] = {
     Mode.ar: ModeDefaults(block_length=1, threshold=None),
     Mode.dlm: ModeDefaults(block_length=8, threshold=0.9),
     Mode.linear_spec: ModeDefaults(block_length=32, threshold=0.0),
+    Mode.auto: ModeDefaults(block_length=32, threshold=0.0),
 }
 
 DEFAULT_MAX_NEW_TOKENS = 8192
@@ -91,9 +94,9 @@ class DecodeParams:
     max_new_tokens: int
     """Upper bound on generated tokens; the output never exceeds it. 0 = the prompt is read and nothing else."""
     block_length: int
-    """Tokens per diffusion or draft block (>= 1; 1 for ar)."""
+    """Tokens per diffusion or draft block (>= 1; 1 for ar); in auto the most."""
     threshold: float | None
-    """Commit confidence in [0, 1]; None = fixed quota in dlm; 0 = one draft pass in linear_spec; ignored in ar."""
+    """Commit confidence in [0, 1]; None = fixed quota in dlm; 0 = one draft pass of linear_spec; ignored in ar."""
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -119,7 +122,8 @@ class DecodeParams:
     lora: bool = False
     """Adapter on the drafter; changes nothing in ar and dlm."""
     acceptance: str = "rejection"
-    """linear_spec at temperature > 0: `rejection` (speculative sampling) or `equality` (the reference's rule)."""
+    """linear_spec at temperature > 0: `rejection` (speculative sampling) or `equality` (the reference's rule). The
+    other modes ignore it."""
     logprobs: bool = False
     top_logprobs: int = 0
     """Alternatives reported for each generated token. Acts only with `logprobs`."""
@@ -172,7 +176,12 @@ class Cost:
     """The reference's number, derived from `forwards` by one rule per mode (DecodeState.nfe); None if a server that is
     not this project's does not count it."""
     acceptance_lengths: list[int] = field(default_factory=list)
-    """linear_spec: tokens emitted per verify, none past an end token or the limit; else empty."""
+    """linear_spec and auto: tokens emitted per verify, none past an end token or the limit; else empty."""
+    widths: dict[str, int] = field(default_factory=dict)
+    """auto: cycles by their width, narrow ones first; `1` are steps of ar. Else empty."""
+    fixed_tokens: dict[str, float] = field(default_factory=dict)
+    """auto: tokens that the same time would have given if all requests of the mode had always had one width, by that
+    width; an estimate, of the last worker's part. Else empty."""
     continuations: int = 0
     """How often another worker went on with the sample after the end of the one before."""
     queue_s: float = 0.0
@@ -183,9 +192,9 @@ class Cost:
     """Seconds from arrival to the end."""
 
     def to_json(self) -> dict[str, object]:
-        """Returns the fields as a dict, `continuations` only if there are any; its lists are not copied."""
-        left_out = () if self.continuations else ("continuations",)
-        return {name: getattr(self, name) for name in COST_FIELDS if name not in left_out}
+        """Returns the fields as a dict, those in OPTIONAL_COSTS only if they hold something; lists are not copied."""
+        values = {name: getattr(self, name) for name in COST_FIELDS}
+        return {name: value for name, value in values.items() if value or name not in OPTIONAL_COSTS}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Cost:
@@ -198,6 +207,8 @@ Top: TypeAlias = Sequence[tuple[int, float]]
 
 
 COST_FIELDS = tuple(item.name for item in dataclasses.fields(Cost))
+OPTIONAL_COSTS = ("continuations", "widths", "fixed_tokens")
+"""Fields that a record holds only if there is something in them."""
 NO_COST = Cost(prompt_tokens=0, completion_tokens=0)
 """Of a sample that never reached a worker."""
 
@@ -215,7 +226,8 @@ class Generation:
     """`stop` (end token, stop string or stop id) or `length`."""
     cost: Cost
     trace: list[object] | None
-    """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; ar: None."""
+    """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; auto: [width, draft passes,
+    accepted] per cycle; ar: None."""
     logprobs: list[float] | None = None
     """Log-probability of each generated token, from the pass that committed it, of a forced one from the
     causal pass; None unless asked for."""

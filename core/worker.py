@@ -96,6 +96,12 @@ class EngineTotals:
     """Tokens emitted by verifies."""
     cycles: int = 0
     """Verifies."""
+    widths: dict[str, int] = field(default_factory=dict)
+    """Cycles of finished requests of auto, by their width."""
+    chosen_tokens: int = 0
+    """Tokens of these after their first; without continued requests, and so are the next."""
+    fixed_tokens: dict[str, float] = field(default_factory=dict)
+    """What each fixed width would have given in the same time, see `Cost`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,6 +126,9 @@ class WorkerStats(EngineTotals):
             "acceptance_length": self.accepted / self.cycles if self.cycles else None,
             "tokens_per_second": (self.tokens_generated - self.continued_tokens) / busy_s if busy_s else None,
             "forwards_per_second": self.steps / busy_s if busy_s else None,
+            "regret": max(self.fixed_tokens.values()) / self.chosen_tokens - 1
+            if self.fixed_tokens and self.chosen_tokens
+            else None,
             "host_gap": self.host_s / busy_s if busy_s else None,
         }
 

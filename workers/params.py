@@ -137,7 +137,7 @@ def _check_names(raw: Mapping[str, object]) -> None:
 
 
 def _threshold(raw: Mapping[str, object], mode: str) -> float | None:
-    """The mode's default if absent; null means none in dlm, and 0 (one draft pass) in linear_spec."""
+    """The mode's default if absent; null means none in dlm, and 0 (one draft pass) where drafts are made."""
     if "threshold" not in raw:
         return MODES[mode].defaults.threshold
-    return 0.0 if mode == "linear_spec" else None
+    return None if MODES[mode].defaults.threshold != 0 else 0.0

@@ -28,6 +28,8 @@ def build_generation(sequence: Sequence, text: Text) -> Generation:
             forwards_saved=state.forwards_saved,
             nfe=state.nfe(state.forwards),
             acceptance_lengths=state.acceptance_lengths,
+            widths={str(width): count for width, count in state.widths.items()},
+            fixed_tokens={str(width): round(tokens, 1) for width, tokens in state.fixed_tokens.items()},
             continuations=state.continuations,
             queue_s=(sequence.started or ended) - arrived,
             first_token_s=(sequence.first_token or ended) - arrived,

@@ -187,6 +187,7 @@ class Runtime:
             num_pages = cache_pages(settings, model, new_capture)
             self.engine = Engine(model, num_pages, settings.max_num_seqs, capture=capture)
             self.captured = self.engine.warm_up()
+            self.engine.measure()
         except torch.OutOfMemoryError as error:
             raise WorkerError(f"{device} has no room for {folder}: {error}") from None
         self._weight_paths = files.paths

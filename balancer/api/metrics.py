@@ -27,6 +27,7 @@ ENGINE_GAUGES = {
     "running": "Requests that are being decoded.",
     "waiting": "Requests in the worker that have no slot yet.",
     "tpf": "Tokens per forward (NFE) of finished requests.",
+    "regret": "auto: what the best fixed width would have given beyond what was generated, as a share (estimate).",
     "acceptance_length": "Tokens emitted per verify.",
 }
 ENGINE_COUNTERS = {
@@ -158,7 +159,13 @@ class _Snapshot(Collector):
         for index, engine in engines:
             for kind, count in engine["rows"].items():
                 rows.add_metric([index, kind], count)
-        yield rows
+        widths = CounterMetricFamily(
+            "trimode_engine_cycles_by_width", "Cycles of finished requests of auto.", labels=["worker", "width"]
+        )
+        for index, engine in engines:
+            for width, count in engine.get("widths", {}).items():
+                widths.add_metric([index, width], count)
+        yield from (rows, widths)
         for kinds, family in ((ENGINE_GAUGES, GaugeMetricFamily), (ENGINE_COUNTERS, CounterMetricFamily)):
             for name, text in kinds.items():
                 unit = f"{name.removesuffix('_s')}_seconds" if name.endswith("_s") else name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,6 +121,11 @@ def _total_cost(replies: Sequence[Reply], n: int) -> Cost:
     for cost in costs:
         for kind, count in cost.forwards.items():
             forwards[kind] = forwards.get(kind, 0) + count
+    widths, fixed = Counter[str](), dict[str, float]()
+    for cost in costs:
+        widths.update(cost.widths)
+        for width, tokens in cost.fixed_tokens.items():
+            fixed[width] = round(fixed.get(width, 0.0) + tokens, 1)
     return Cost(
         prompt_tokens=sum(cost.prompt_tokens for cost in costs[::n]),
         completion_tokens=sum(cost.completion_tokens for cost in costs),
@@ -127,6 +133,8 @@ def _total_cost(replies: Sequence[Reply], n: int) -> Cost:
         forwards_saved=sum(cost.forwards_saved for cost in costs),
         nfe=sum(cost.nfe or 0 for cost in costs),
         acceptance_lengths=[length for cost in costs for length in cost.acceptance_lengths],
+        widths=dict(widths),
+        fixed_tokens=fixed,
         continuations=sum(cost.continuations for cost in costs),
         queue_s=round(max(reply.waited_s + reply.generation.cost.queue_s for reply in replies), 6),
         first_token_s=round(max(reply.waited_s + reply.generation.cost.first_token_s for reply in replies), 6),

@@ -27,7 +27,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 DENOISE = "denoise"
 """The one kind of `stream_events`."""
 LEDGER = (
-    *("nfe", "tpf", "forwards", "forwards_saved", "acceptance_lengths"),
+    *("nfe", "tpf", "forwards", "forwards_saved", "acceptance_lengths", "widths", "fixed_tokens"),
     *("queue_s", "first_token_s", "total_s"),
 )
 """Fields of a reply's usage that the last chunk of a stream carries under `trimode`."""
@@ -114,7 +114,7 @@ class Chunks:
         """Takes the reply that would have been sent without streaming, once all parts have come."""
         self._begin()
         usage = reply["usage"]
-        ledger = {name: usage[name] for name in LEDGER}
+        ledger = {name: usage[name] for name in LEDGER if name in usage}
         choices = reply["choices"]
         for choice in choices:
             if self._parsed.splits_reasoning and (rest := self._splitters[choice["index"]].rest()):

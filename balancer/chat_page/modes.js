@@ -6,9 +6,10 @@ const Modes = (() => {
     dlm: "A block of masks is filled in; a position is committed when the model is confident of it.",
     linear_spec: "A block is drafted by diffusion, and a causal pass verifies it. Same text as ar when greedy.",
     "linear_spec+lora": "linear_spec whose drafts use the adapter.",
-    auto: "The server chooses the mode.",
+    auto: "The text of ar. Each cycle drafts as many tokens as pay at the present load, or none.",
+    "auto+lora": "auto whose drafts use the adapter.",
   };
-  const SHAPES = { ar: "●", dlm: "■", linear_spec: "▲", "linear_spec+lora": "◆", auto: "✚" };
+  const SHAPES = { ar: "●", dlm: "■", linear_spec: "▲", "linear_spec+lora": "◆", auto: "✚", "auto+lora": "✛" };
 
   /** Returns the variants {key, mode, lora, label, note, shape} of a model card. */
   function variants(card) {
@@ -16,7 +17,7 @@ const Modes = (() => {
     const found = [];
     for (const mode of modes.map(String)) {
       found.push({ key: mode, mode, lora: false, label: mode });
-      if (mode === "linear_spec" && card?.lora) found.push({ key: "linear_spec+lora", mode, lora: true, label: "linear_spec + LoRA" });
+      if (["linear_spec", "auto"].includes(mode) && card?.lora) found.push({ key: `${mode}+lora`, mode, lora: true, label: `${mode} + LoRA` });
     }
     return found.map((one) => ({ ...one, note: NOTES[one.key] ?? "", shape: SHAPES[one.key] ?? "✖" }));
   }
@@ -38,6 +39,7 @@ const Modes = (() => {
     const blocks = {
       dlm: { block_length: settings.dlm_block, threshold: settings.dlm_threshold },
       linear_spec: { block_length: settings.spec_block },
+      auto: { block_length: settings.spec_block },
     };
     const sampled = settings.temperature > 0;
     const stops = settings.stop.split("\n").filter((line) => line !== "");

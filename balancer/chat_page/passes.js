@@ -47,7 +47,8 @@ const Passes = (() => {
   /** Returns a sentence on one frame. */
   function inWords(frame) {
     if (frame.m === "ar") return `token ${frame.s + 1}`;
-    if (frame.m === "linear_spec") {
+    if (frame.m === "auto" && frame.p === 1 && count(frame, "c") === 1) return `cycle ${frame.b + 1}: token ${frame.s + 1}, without a draft`;
+    if (frame.m === "linear_spec" || frame.m === "auto") {
       if (count(frame, "d", "m") > 0) return `cycle ${frame.b + 1}, draft pass ${frame.p}: ${count(frame, "d")} tokens drafted`;
       if (frame.p === 0) return "first token, from the prompt’s pass";
       const struck = count(frame, "x");

@@ -4,7 +4,7 @@ const PassesView = (() => {
   const { el, icon } = Dom;
   const KINDS = { m: "mask", d: "draft", c: "committed", v: "verified", x: "struck" };
   const NAMES = { m: "open", d: "draft", c: "committed", v: "accepted draft", x: "struck draft" };
-  const STEP_MS = { ar: 90, dlm: 420, linear_spec: 650 };
+  const STEP_MS = { ar: 90, dlm: 420, linear_spec: 650, auto: 400 };
 
   /** Returns the white space before a token, which stays plain, and the rest with its line breaks marked. */
   function split(text) {
@@ -26,15 +26,17 @@ const PassesView = (() => {
     const item = (kind, sample, text) => el("li", {}, el("span", { class: `token ${kind}`, text: sample }), el("span", { text }));
     const grades = Passes.GRADES.slice(1).map((text, i) => item(`committed grade-${i + 1}`, "word", text));
     const scale = [el("li", { class: "lead", text: "confidence" }), ...grades];
+    const drafted = [
+      item("draft", "word", "draft"),
+      item("verified", "word", "accepted"),
+      item("struck", "word", "struck"),
+      item("committed grade-5", "word", "chosen by the verify, by confidence"),
+    ];
     const kinds = {
       ar: scale,
       dlm: [item("mask", "\u2007\u2007", "open"), ...scale],
-      linear_spec: [
-        item("draft", "word", "draft"),
-        item("verified", "word", "accepted"),
-        item("struck", "word", "struck"),
-        item("committed grade-5", "word", "chosen by the verify, by confidence"),
-      ],
+      linear_spec: drafted,
+      auto: drafted,
     };
     return el("ul", { class: "legend", "aria-label": "Legend" }, ...(kinds[mode] ?? scale));
   }

@@ -26,7 +26,7 @@ const Settings = (() => {
     ["Modes", [
       number("dlm_block", "dlm: block length", 1, 1024, 1, "Tokens per block.", true),
       number("dlm_threshold", "dlm: threshold", 0, 1, 0.01, "Confidence that commits a position.", true),
-      number("spec_block", "linear_spec: block length", 1, 1024, 1, "Tokens per draft.", true),
+      number("spec_block", "linear_spec: block length", 1, 1024, 1, "Tokens per draft; in auto at most.", true),
       choice("acceptance", "linear_spec: acceptance", ["rejection", "equality"], "Matters at temperature above 0."),
     ]],
     ["Conversation", [

@@ -56,7 +56,7 @@ class ReportRow:
     tokens_per_second: float | None
     """Of one request stream, without its time in the queue."""
     acceptance_length: float | None
-    """Mean tokens emitted per verify; linear_spec only."""
+    """Mean tokens emitted per verify; linear_spec and auto only."""
     label: str
     """Mode with `+lora` where it applies."""
     run_path: Path

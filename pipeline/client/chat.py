@@ -246,6 +246,8 @@ def read_reply(reply: dict[str, object], name: str, started: float) -> Answer:
             nfe=_integer(usage["nfe"]) if usage.get("nfe") is not None else None,
             acceptance_lengths=list(usage.get("acceptance_lengths") or []),  # type: ignore[call-overload]
             continuations=_integer(usage.get("continuations")),
+            widths=dict(usage.get("widths") or {}),  # type: ignore[call-overload]
+            fixed_tokens=dict(usage.get("fixed_tokens") or {}),  # type: ignore[call-overload]
             queue_s=_seconds(usage.get("queue_s")),
             first_token_s=_seconds(usage.get("first_token_s")),
             total_s=_seconds(usage.get("total_s")),

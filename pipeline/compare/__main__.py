@@ -46,7 +46,7 @@ def compare(sides: Sides, benchmarks: Sequence[str] | None = None) -> Comparison
 
 
 def _same_text_expected(sides: Sides) -> bool:
-    """True if both sides should give the same text: greedy, and the same mode or ar against linear_spec."""
+    """True if both sides should give the same text: greedy, and the same mode or two that give ar's text."""
     jobs = [job for run in (sides.a, sides.b) for job in run.jobs]
     greedy = all(job.decode.temperature == 0 for job in jobs)
     return greedy and (sides.a.mode == sides.b.mode or Mode.dlm not in (sides.a.mode, sides.b.mode))

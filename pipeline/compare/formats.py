@@ -26,7 +26,7 @@ class Comparison:
     name_a: str
     name_b: str
     same_text_expected: bool
-    """True if greedy on both sides, and the same mode or ar against linear_spec, which promises ar's text."""
+    """True if greedy on both sides, and the same mode or two of ar, linear_spec and auto, which promise ar's text."""
     pairings: tuple[Pairing, ...]
     pooled: Pairing
 

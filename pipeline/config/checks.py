@@ -28,7 +28,7 @@ def check(config: Config) -> None:
     """Checks every rule. Raises ConfigError for the first that is broken."""
     _check_texts(config)
     if not config.modes:
-        raise ConfigError("a sweep has at least one mode: got none; valid: ar, dlm, linear_spec, all")
+        raise ConfigError("a sweep has at least one mode: got none; valid: ar, dlm, linear_spec, auto, all")
     for name, mode in config.modes.items():
         if not SAFE_NAME.fullmatch(name):
             raise ConfigError(f"name of a mode entry: got {name!r}; valid: letters, digits, _ . -")
@@ -84,9 +84,9 @@ def _check_mode(name: str, mode: ModeConfig, max_new_tokens: int) -> None:
             raise ConfigError(f"threshold of ar: got {mode.threshold:g}; valid: null (ar has no threshold)")
         if not 0 <= mode.threshold <= 1:
             raise ConfigError(f"threshold of {name}: got {mode.threshold:g}; valid: from 0 up to 1, or null")
-    if mode.lora and mode.mode is not Mode.linear_spec:
+    if mode.lora and mode.mode not in (Mode.linear_spec, Mode.auto):
         raise ConfigError(
-            f"lora in {name}: the adapter drafts, which only linear_spec does; got mode {mode.mode.value}"
+            f"lora in {name}: the adapter drafts, which only linear_spec and auto do; got mode {mode.mode.value}"
         )
     for field in ("max_model_len", "max_position_embeddings"):
         at_least(f"modes.{name}.{field}", getattr(mode, field), 1)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from trimode.core.protocol import MODE_DEFAULTS, Mode
 
-ALL_MODES = tuple(mode.value for mode in Mode)
-DEMO_MODES = (*ALL_MODES, "linear_spec_lora")
+MODES = tuple(mode.value for mode in Mode)
+ALL_MODES = (Mode.ar.value, Mode.dlm.value, Mode.linear_spec.value)
+"""What `all` stands for: the modes with results of their own. The mode auto has ar's answers, only sooner."""
+DEMO_MODES = (*ALL_MODES, "linear_spec_lora", Mode.auto.value)
 """Entries of conf/mode/demo.yaml."""
 NULL = ("null", "none", "")
 
@@ -41,7 +43,7 @@ THRESHOLDS = ", ".join(
 
 FLAGS: dict[str, tuple[Flag, ...]] = {
     "what is evaluated": (
-        Flag("--mode", "MODES", "required", "ar, dlm, linear_spec, a comma list of them, or all"),
+        Flag("--mode", "MODES", "required", "ar, dlm, linear_spec, auto, a comma list, or all (the first three)"),
         Flag("--model", "MODEL", "nvidia/Nemotron-Labs-Diffusion-8B", "checkpoint folder or hub id", "model.path"),
         Flag("--tokenizer", "DIR", "the model's own", "tokenizer folder", "model.tokenizer"),
         Flag("--quantization", "none|fp8|w8a16|w4a16", "none", "what is done to weights at load", "model.quantization"),
@@ -51,11 +53,16 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         Flag("--benchmarks", "LIST", "the suite of ten", "name or name:repeats, with commas", "benchmarks"),
         Flag("--limit", "N", "all", "first N samples of each benchmark", "limit"),
         Flag("--data-dir", "DIR", "bundled, cached or downloaded", "benchmark data, DIR/<benchmark>/", "data_dir"),
-        Flag("--demo", None, "off", "the bundled model on its four benchmarks: all modes and linear_spec with LoRA"),
+        Flag(
+            "--demo",
+            None,
+            "off",
+            "the bundled model on its four benchmarks: all modes, linear_spec with LoRA, and auto",
+        ),
     ),
     "decoding": (
         Flag("--tokens", "N", "8192", "tokens an answer may have", "max_new_tokens"),
-        Flag("--block-length", "N", BLOCK_LENGTHS, "tokens per block; ar takes 1 only"),
+        Flag("--block-length", "N", BLOCK_LENGTHS, "tokens per block, in auto at most; ar takes 1 only"),
         Flag("--threshold", "X", THRESHOLDS, "commit confidence; none: no threshold; not for ar"),
         Flag("--temperature", "X", "0", "0 is greedy", "temperature"),
         Flag("--steps", "N", "refused", "no mode has a step count", listed=False),
@@ -69,7 +76,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("--max-thinking-tokens", "N", "6000", "thinking budget; acts with thinking on", "max_thinking_tokens"),
         Flag("--no-eos-early-stop", None, "early stop on", "go on after the end token, up to --tokens"),
-        Flag("--lora", None, "off", "adapter on the drafter of linear_spec"),
+        Flag("--lora", None, "off", "adapter on the drafter of linear_spec and auto"),
         Flag(
             "--lora-path",
             "DIR",
@@ -77,7 +84,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
             "the adapter",
         ),
         Flag("--draft-lora-only", "BOOL", "false", "adds _draft_only to the folder's name", listed=False),
-        Flag("--max-model-len", "N", "ar 65536, dlm and linear_spec 20480", "prompt and answer of one request at most"),
+        Flag("--max-model-len", "N", "ar 65536, others 20480", "prompt and answer of one request at most"),
         Flag("--max-pos-emb", "N", "config.json's", "overrides the context limit of config.json"),
     ),
     "where it runs": (

@@ -15,6 +15,7 @@ from trimode.pipeline.config.flag_table import (
     ALL_MODES,
     DEMO_MODES,
     FLAGS,
+    MODES,
     NULL,
     SERVER_ONLY,
     SERVERS_OWN,
@@ -138,18 +139,20 @@ def _is_local(given: dict[str, object]) -> bool:
 
 def _modes(given: dict[str, object]) -> list[str]:
     """Returns the names of the chosen entries of `modes`. Raises ConfigError for an unknown one."""
-    known = DEMO_MODES if "demo" in given and "server" not in given else ALL_MODES
+    demo = "demo" in given and "server" not in given
+    whole = DEMO_MODES if demo else ALL_MODES
+    known = DEMO_MODES if demo else MODES
     if "mode" not in given:
         if "server" in given:
             return ["ar"]
         if "demo" in given:
             return list(known)
-        raise ConfigError(f"--mode is required; valid: {', '.join(ALL_MODES)}, a comma list of them, or all")
+        raise ConfigError(f"--mode is required; valid: {', '.join(MODES)}, a comma list of them, or all")
     modes: list[str] = []
     for name in str(given["mode"]).split(","):
         if name != "all" and name not in known:
             raise ConfigError(f"--mode: got {name!r}; valid: {', '.join(known)}, a comma list of them, or all")
-        modes += [mode for mode in (known if name == "all" else [name]) if mode not in modes]
+        modes += [mode for mode in (whole if name == "all" else [name]) if mode not in modes]
     return modes
 
 
@@ -173,7 +176,7 @@ def _choices(given: dict[str, object], modes: list[str]) -> list[str]:
 
 def _mode_overrides(given: dict[str, object], modes: list[str]) -> list[str]:
     """Returns the overrides of flags that act on modes: each acts on the chosen modes that can use it."""
-    drafting = [name for name in modes if name.startswith("linear_spec")]
+    drafting = [name for name in modes if name.startswith(("linear_spec", "auto"))]
     blocks = [name for name in modes if name != "ar"]
     overrides = []
     if "block_length" in given:
@@ -182,7 +185,7 @@ def _mode_overrides(given: dict[str, object], modes: list[str]) -> list[str]:
             raise ConfigError(f"--block-length with ar: got {length}; valid: 1 (ar decodes token by token)")
         overrides += [f"modes.{name}.block_length={quote(str(length))}" for name in blocks]
     if "threshold" in given:
-        _usable("--threshold", blocks, modes, "dlm or linear_spec")
+        _usable("--threshold", blocks, modes, "dlm, linear_spec or auto")
         text = str(given["threshold"])
         value = "null" if text.lower() in NULL else quote(text)
         overrides += [f"modes.{name}.threshold={value}" for name in blocks]
@@ -191,12 +194,12 @@ def _mode_overrides(given: dict[str, object], modes: list[str]) -> list[str]:
             overrides += [f"modes.{mode}.{key}={quote(str(given[name]))}" for mode in modes]
     with_lora = "lora" in given or any(name.endswith("_lora") for name in modes)
     if "lora" in given:
-        _usable("--lora", drafting, modes, "linear_spec")
+        _usable("--lora", drafting, modes, "linear_spec or auto")
         overrides += [f"modes.{name}.lora=true" for name in drafting]
     for name, key in (("lora_path", "lora_path"), ("draft_lora_only", "draft_lora_only")):
         if name in given:
             flag = f"--{name.replace('_', '-')}"
-            _usable(flag, drafting, modes, "linear_spec")
+            _usable(flag, drafting, modes, "linear_spec or auto")
             value = boolean(flag, str(given[name])) if name == "draft_lora_only" else quote(str(given[name]))
             if not with_lora and value != "false":
                 raise ConfigError(f"{flag} acts with an adapter only: give --lora too")

@@ -31,9 +31,9 @@ class ModeConfig:
     block_length: int = MISSING
     """Tokens per diffusion or draft block; 1 in ar."""
     threshold: float | None = MISSING
-    """Commit confidence; null: none in dlm, 0 in linear_spec; without meaning in ar."""
+    """Commit confidence; null: none in dlm, 0 in linear_spec and auto; without meaning in ar."""
     lora: bool = False
-    """Adapter on the drafter; linear_spec only."""
+    """Adapter on the drafter; linear_spec and auto only."""
     max_model_len: int | None = None
     """Longest prompt plus answer, in tokens, that is served."""
     max_position_embeddings: int | None = None

@@ -36,9 +36,9 @@ def parse(argv: Sequence[str], tasks: Tasks) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", default=DEFAULT_MODEL, help=f"checkpoint folder or hub id (default: {DEFAULT_MODEL})")
     add("--tokenizer", help="tokenizer folder (default: the model's own)")
-    add("--mode", choices=("ar", "dlm", "linear_spec"), default="dlm", help="default: dlm")
+    add("--mode", choices=("ar", "dlm", "linear_spec", "auto"), default="dlm", help="default: dlm")
     add("--tasks", nargs="+", default=["gsm8k"], help=f"with blanks or commas: {', '.join(tasks)} (default: gsm8k)")
-    add("--lora", action="store_true", help="adapter on the drafter; linear_spec only")
+    add("--lora", action="store_true", help="adapter on the drafter; linear_spec and auto only")
     add(
         "--lora-path", help="default: linear_spec_lora in the model's folder or repository, else miscs/linear_spec_lora"
     )

@@ -172,8 +172,8 @@ def context_limit(mode: ModeConfig, survey: Survey) -> int | None:
 
 
 def decode_spec(config: Config, mode: ModeConfig, survey: Survey) -> DecodeSpec:
-    """Returns how one mode decodes. A null threshold of linear_spec becomes 0, and so does a negative zero."""
-    threshold = 0.0 if mode.mode is Mode.linear_spec and mode.threshold is None else mode.threshold
+    """Returns how one mode decodes. Where drafts are made a null threshold becomes 0, and so does a negative zero."""
+    threshold = 0.0 if mode.mode in (Mode.linear_spec, Mode.auto) and mode.threshold is None else mode.threshold
     return DecodeSpec(
         mode=mode.mode,
         lora=mode.lora,

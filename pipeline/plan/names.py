@@ -18,7 +18,7 @@ LABEL_BYTES, ADAPTER_BYTES = 100, 60
 """Most bytes that model and adapter keep in a name that would be too long."""
 UNPRINTABLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
 """Unicode categories that no name has: control and format characters, line separators, halves of characters."""
-SETTINGS = re.compile(r"_(ar|dlm|linear_spec)_tok[0-9]+_blk[0-9]+_temp.*", re.DOTALL)
+SETTINGS = re.compile(r"_(ar|dlm|linear_spec|auto)_tok[0-9]+_blk[0-9]+_temp.*", re.DOTALL)
 
 
 def model_label(path: str, folder: Path | None, cwd: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeGuard, TypeVar
 
 from trimode.core.errors import ConfigError
-from trimode.core.protocol import COST_FIELDS, Cost, Mode
+from trimode.core.protocol import COST_FIELDS, OPTIONAL_COSTS, Cost, Mode
 
 K = TypeVar("K", bound=Hashable)
 
@@ -48,7 +48,7 @@ class NfeRecord:
         """Returns the keys of a line in their order; lists are not copied."""
         cost = self.cost.to_json()
         line = {key: cost[key] if key in cost else getattr(self, key) for key in LINE_KEYS}
-        return line | {"continuations": self.cost.continuations} if self.cost.continuations else line
+        return line | {name: cost[name] for name in OPTIONAL_COSTS if name in cost}
 
     @classmethod
     def from_json(cls, value: dict[str, object]) -> NfeRecord:
@@ -74,6 +74,9 @@ def _checks(record: NfeRecord) -> Iterator[tuple[str, bool]]:
         yield name, is_count(getattr(cost, name))
     yield "nfe", is_count(cost.nfe) or (cost.nfe is None and not cost.forwards)
     yield "forwards", isinstance(cost.forwards, dict) and all(map(is_count, cost.forwards.values()))
+    for name in ("widths", "fixed_tokens"):
+        value = getattr(cost, name)
+        yield name, isinstance(value, dict) and all(map(is_count, value.values()))
     yield (
         "acceptance_lengths",
         isinstance(cost.acceptance_lengths, list) and all(map(is_count, cost.acceptance_lengths)),
@@ -90,7 +93,7 @@ LINE_KEYS = (
     *("finish_reason", "forwards", "forwards_saved", "nfe", "acceptance_lengths"),
     *("queue_s", "first_token_s", "total_s", "error"),
 )
-"""Keys of a line, in their order. `continuations` follows where there are any."""
+"""Keys of a line, in their order. OPTIONAL_COSTS follow where there are any."""
 
 
 def read_nfe_log(path: Path) -> list[NfeRecord]:

@@ -24,7 +24,7 @@ def test_modes_have_the_reference_s_defaults(mode: str, expected: dict[str, obje
 
 
 def test_a_mode_of_others_keeps_its_own_defaults() -> None:
-    assert Settings(mode="auto").mode_fields() == {"enable_thinking": False, "mode": "auto", "lora": False}
+    assert Settings(mode="tree").mode_fields() == {"enable_thinking": False, "mode": "tree", "lora": False}
 
 
 def test_block_and_threshold_do_not_reach_ar() -> None:

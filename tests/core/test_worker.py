@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from trimode.core.worker import WorkerInfo, WorkerStats
 from trimode.tests.fakes.worker import worker_info
 
@@ -26,7 +27,14 @@ def test_a_workers_stats_survive_json_and_carry_their_ratios() -> None:
     assert WorkerStats.from_json(raw) == stats
 
 
+def test_the_regret_is_what_the_best_fixed_width_would_have_given_more() -> None:
+    stats = WorkerStats(widths={"1": 30, "8": 5}, chosen_tokens=50, fixed_tokens={"1": 40.0, "8": 60.0})
+    raw = json.loads(json.dumps(stats.to_json()))
+    assert raw["regret"] == pytest.approx(0.2)
+    assert WorkerStats.from_json(raw) == stats
+
+
 def test_ratios_of_an_idle_worker_are_undefined() -> None:
     raw = WorkerStats().to_json()
-    ratios = ("tpf", "acceptance_length", "tokens_per_second", "forwards_per_second", "host_gap")
-    assert [raw[name] for name in ratios] == [None] * 5
+    ratios = ("tpf", "acceptance_length", "tokens_per_second", "forwards_per_second", "host_gap", "regret")
+    assert [raw[name] for name in ratios] == [None] * 6

@@ -32,6 +32,7 @@ COMMANDS = (
     ("-m", "trimode.balancer.chat_page"),
     ("-m", "trimode.workers.generate"),
     ("-m", "trimode.workers.quantize"),
+    ("-m", "trimode.bench.adaptive"),
     ("-m", "trimode.bench.balancer"),
     ("-m", "trimode.bench.engine"),
     ("-m", "trimode.bench.concurrency"),

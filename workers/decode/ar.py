@@ -59,11 +59,16 @@ class ArState(DecodeState):
         self._take(sampled.tokens[0], sampled.logprobs[0], sampled.tops[0] if sampled.tops else ())
 
     def _take(self, token: int, logprob: float, top: Top) -> None:
-        budget = self.params.max_thinking_tokens
-        if budget is not None and len(self.output) >= budget and self._still_thinking():
-            assert self.params.end_think_token_id is not None
-            token, logprob = self.params.end_think_token_id, self._forced_logprob
+        token, logprob = self._or_end_of_thinking(token, logprob)
         if self.passes is not None:
             place = len(self.output)
             self.passes.append(one_token(place, 1, place, token, logprob))
         self._emit([token], [logprob], [top])
+
+    def _or_end_of_thinking(self, token: int, logprob: float) -> tuple[int, float]:
+        """Returns the next token and its log-probability: what was sampled, or the end of thinking if that is due."""
+        budget = self.params.max_thinking_tokens
+        if budget is None or len(self.output) < budget or not self._still_thinking():
+            return token, logprob
+        assert self.params.end_think_token_id is not None
+        return self.params.end_think_token_id, self._forced_logprob

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 StopFinder = Callable[[Sequence[int], int], int | None]
 """(output, number of tokens already searched) -> number of tokens to keep if a stop string was found, else None."""
+
+
+class WidthChooser(Protocol):
+    """Chooses how many tokens one request runs in each of its cycles, and learns what came of it."""
+
+    @property
+    def fixed_tokens(self) -> Mapping[int, float]:
+        """By width: tokens that the request would have got in the same time, had all requests always had it."""
+
+    def choose(self, most: int) -> int:
+        """Returns the width of the next cycle: 1 for one token without a draft, else the length of its block.
+
+        Args:
+            most: largest width of use, at least 1.
+        """
+
+    def took(self, width: int, accepted: int, emitted: int) -> None:
+        """Takes in the result of a cycle.
+
+        Args:
+            width: of the cycle.
+            accepted: number of its drafts that the verify accepted, 0 to width - 1.
+            emitted: number of tokens that the output grew by.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +46,6 @@ class DecodeContext:
     """Most prompt tokens in one forward."""
     find_stop: StopFinder | None = None
     """Searches the output for the request's stop strings; None = it has none."""
+    new_chooser: Callable[[int], WidthChooser] | None = None
+    """Returns the chooser of a request, from the largest width that it may choose. None = every cycle is as wide as
+    the request allows."""

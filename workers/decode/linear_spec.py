@@ -85,10 +85,13 @@ class LinearSpecState(DecodeState):
         self._draft_after(token)
 
     def _draft_after(self, seed: int) -> None:
-        self._block = MaskedBlock(seed, 0.0, self.params.block_length, self.context.mask_token_id)
+        self._block = self._new_block(seed)
         self._proposals = []
         self._passes = 0
         self._drafting = self._drafts(self._block)
+
+    def _new_block(self, seed: int) -> MaskedBlock:
+        return MaskedBlock(seed, 0.0, self.params.block_length, self.context.mask_token_id)
 
     def _next_chunk(self) -> Chunk:
         if self._drafting:
@@ -98,7 +101,7 @@ class LinearSpecState(DecodeState):
     def _following(self, chunk: Chunk, end: int) -> Chunk | None:
         params = self.params
         if chunk.kind == "prefill":
-            block = MaskedBlock(deferred(len(chunk.rows) - 1), 0.0, params.block_length, self.context.mask_token_id)
+            block = self._new_block(deferred(len(chunk.rows) - 1))
             runs = self._drafts(block) and params.max_new_tokens > 1
             return self._draft(block, end) if runs else None
         # One pass commits the whole block. The distributions that rejection sampling needs are not known yet.
@@ -158,10 +161,19 @@ class LinearSpecState(DecodeState):
             self._accept(sampled)
 
     def _accept(self, sampled: Sampled) -> None:
+        tokens, logprobs = self._emitted(sampled)
+        self.cached += len(tokens)
+        self._cycles.append((self._passes, len(tokens)))
+        if self.passes is not None:
+            self.passes.append(self._verified(tokens, sampled.confidences))
+        self._emit(tokens, logprobs, sampled.tops[: len(tokens)])
+        if self.finish_reason is None:
+            self._draft_after(tokens[-1])
+
+    def _emitted(self, sampled: Sampled) -> tuple[list[int], list[float]]:
+        """Returns the tokens that a verify emits and their log-probabilities. The last may be a forced one."""
         accepted = sampled.accepted
         tokens, logprobs = sampled.tokens[:accepted], sampled.logprobs[:accepted]
-        self.cached += accepted
-        self._cycles.append((self._passes, accepted))
         budget = self.params.max_thinking_tokens
         end = self.params.end_think_token_id
         over = budget is not None and len(self.output) + accepted > budget and self._still_thinking()
@@ -169,11 +181,7 @@ class LinearSpecState(DecodeState):
         if over and end is not None and end not in tokens and not ended:
             tokens[-1] = end
             logprobs[-1] = sampled.forced_logprobs[accepted - 1] if sampled.forced_logprobs else 0.0
-        if self.passes is not None:
-            self.passes.append(self._verified(tokens, sampled.confidences))
-        self._emit(tokens, logprobs, sampled.tops[:accepted])
-        if self.finish_reason is None:
-            self._draft_after(tokens[-1])
+        return tokens, logprobs
 
     def _verified(self, tokens: Sequence[int], confidences: Sequence[float]) -> BlockPass:
         """Returns what a verify made of its drafts: the accepted ones, the token of its own, the rejected ones."""

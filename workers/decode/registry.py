@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trimode.workers.decode.ar import ArState
+from trimode.workers.decode.auto import AutoState
 from trimode.workers.decode.dlm import DlmState
 from trimode.workers.decode.linear_spec import LinearSpecState
 from trimode.workers.decode.state import DecodeState
@@ -11,4 +12,5 @@ MODES: dict[str, type[DecodeState]] = {
     "ar": ArState,
     "dlm": DlmState,
     "linear_spec": LinearSpecState,
+    "auto": AutoState,
 }

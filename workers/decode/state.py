@@ -13,7 +13,7 @@ from trimode.core.continuation import Continuation
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import FORWARD_KINDS, DecodeParams, ModeDefaults, Top
 from trimode.workers.decode.chunk import Chunk, Confidence, Sampled
-from trimode.workers.decode.context import DecodeContext
+from trimode.workers.decode.context import DecodeContext, WidthChooser
 from trimode.workers.decode.passes import BlockPass
 
 
@@ -50,6 +50,8 @@ class DecodeState(ABC):
         """Forwards that this request alone needs, by kind: those that ran and those in `forwards_saved`."""
         self.forwards_saved = 0
         """Prefill forwards that did not run, because the KV of the prompt's beginning was there already."""
+        self.chooser: WidthChooser | None = None
+        """Chooses the width of each cycle; None in modes whose cycles have no choice."""
         self.passes: list[BlockPass] | None = None
         """Passes over blocks that nobody has taken yet; None = nobody watches."""
         self._forced_logprob = 0.0
@@ -142,6 +144,16 @@ class DecodeState(ABC):
     def acceptance_lengths(self) -> list[int]:
         """Number of tokens emitted by each verify; empty if the mode does not verify."""
         return []
+
+    @property
+    def widths(self) -> Mapping[int, int]:
+        """Number of cycles by width; empty if the mode does not choose widths."""
+        return {}
+
+    @property
+    def fixed_tokens(self) -> Mapping[int, float]:
+        """Tokens that the same time would have given by fixed width; empty if the mode does not choose widths."""
+        return {}
 
     @property
     def max_kv_tokens(self) -> int:

@@ -22,7 +22,9 @@ from trimode.workers.engine.ahead import StepsAhead
 from trimode.workers.engine.capture import Capture, is_out_of_memory
 from trimode.workers.engine.counters import EngineCounters
 from trimode.workers.engine.graphs import CaptureReport, align
+from trimode.workers.engine.measuring import measure
 from trimode.workers.engine.pages import PageAllocator
+from trimode.workers.engine.planner import WidthPlanner
 from trimode.workers.engine.runner import Runner, StepResult
 from trimode.workers.engine.scheduler import MAX_STEP_PREFILL, PREFILL_SLICE, ScheduledChunk, Scheduler, Sequence
 from trimode.workers.model.kv_cache import PAGE_SIZE
@@ -59,6 +61,7 @@ class Engine:
         self.scheduler = Scheduler(self.allocator, max_num_seqs, max_step_prefill=max_step_prefill)
         self.runner = Runner(model, num_pages, capture=capture, max_num_seqs=max_num_seqs)
         self.counters = EngineCounters()
+        self.planner = WidthPlanner()
         self._prefill_slice = prefill_slice
         self._steps = StepsAhead(self.scheduler, self.runner, self.counters)
 
@@ -114,7 +117,7 @@ class Engine:
         self.check(len(prompt_ids), params)
         config = self.model.config
         ends = frozenset(config.eos_token_ids)
-        context = DecodeContext(config.mask_token_id, ends, self._prefill_slice, find_stop)
+        context = DecodeContext(config.mask_token_id, ends, self._prefill_slice, find_stop, self.planner.new_chooser)
         seed = request_seed(params.seed, prompt_ids) if params.temperature > 0 else params.seed
         state = MODES[params.mode](prompt_ids, dataclasses.replace(params, seed=seed), context)
         if continuation is not None:
@@ -142,6 +145,10 @@ class Engine:
         """
         return self.runner.warm_up()
 
+    def measure(self) -> None:
+        """Measures what steps cost by their rows, for modes that choose widths. The cache must be unused."""
+        self.planner.widths.times = measure(self.runner, self.max_num_seqs, self.allocator.num_pages)
+
     def step(self) -> list[Sequence]:
         """Runs one forward, or two where a graph holds both. Returns the requests that ended, with or without an error.
 
@@ -163,10 +170,12 @@ class Engine:
         step_s, model_s = time.perf_counter() - began, sum(result.model_s for result in results)
         self.counters.record([item.chunk for item, _ in samples], step_s=step_s, model_s=model_s)
         self.counters.record([item.chunk for item, _ in following], step_s=0.0, model_s=0.0)
+        self.planner.after_step([i for i, _ in samples], step_s=step_s, num_forwards=1 + bool(following))
         return ended
 
     def _run_next(self) -> list[StepResult]:
         """Runs the next step, or waits for it if it was launched before."""
+        self.planner.before_step(self.running)
         if self._steps.pending:
             self.scheduler.drop_cancelled()
             return self._run_asynchronously([])

@@ -12,7 +12,9 @@ from trimode.pipeline.analysis.statistics import Interval, mean_interval
 from trimode.pipeline.analysis.summary import ReportRow
 from trimode.pipeline.run_folder.nfe import NfeRecord
 
-_SLOTS = {"ar": 0, "dlm": 1, "linear_spec": 2, "linear_spec+lora": 3}
+_SLOTS = {"ar": 0, "dlm": 1, "linear_spec": 2, "linear_spec+lora": 3, "auto": 4, "auto+lora": 5}
+_FIRST_SPARE = 4
+"""From here on a slot goes to whoever needs one, if its own is taken."""
 NUM_SLOTS = 8
 """Number of colours in the style sheet."""
 
@@ -83,7 +85,7 @@ def make_series(runs: Sequence[Run], rows: Sequence[ReportRow]) -> list[Series]:
             continue
         slot = _SLOTS[f"{run.mode.value}+lora" if run.lora else run.mode.value]
         if slot in used:
-            slot = next((s for s in range(len(_SLOTS), NUM_SLOTS) if s not in used), slot)
+            slot = next((s for s in range(_FIRST_SPARE, NUM_SLOTS) if s not in used), slot)
         used.add(slot)
         size = checkpoint_size(model_path(run))
         found.append(Series(name, slot, run, mine, None if size is None else quoted(size, run.label)))

@@ -48,8 +48,9 @@ class Card:
 
     @property
     def same_text(self) -> float | None:
-        """Percent of answers with the same text as ar; None except for linear_spec, which promises ar's text."""
-        if self.against_ar is None or self.series.run.mode is not Mode.linear_spec or not self.against_ar.num_answers:
+        """Percent of answers with the same text as ar; None where the mode does not promise ar's text."""
+        promises = self.series.run.mode in (Mode.linear_spec, Mode.auto)
+        if self.against_ar is None or not promises or not self.against_ar.num_answers:
             return None
         return 100 * self.against_ar.num_identical / self.against_ar.num_answers
 

@@ -96,7 +96,7 @@ def test_models_say_what_is_served(balancer: RunningBalancer) -> None:
     model = balancer.openai().models.list().data[0].model_dump()
     assert model["id"] == "tri"
     assert model["max_model_len"] == 4096
-    assert model["modes"] == ["ar", "dlm", "linear_spec"]
+    assert model["modes"] == ["ar", "dlm", "linear_spec", "auto"]
     assert model["lora"] is False
 
 

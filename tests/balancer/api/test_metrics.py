@@ -42,6 +42,7 @@ def test_replies_are_counted_by_mode() -> None:
 def test_balancer_and_workers_are_shown_as_they_are_now() -> None:
     engine = WorkerStats(pages_total=100, pages_free=60, running=3, tokens_generated=50, nfe=20, model_s=1.5)
     engine.rows["verify"] = 7
+    engine.widths, engine.chosen_tokens, engine.fixed_tokens = {"1": 30, "8": 5}, 50, {"1": 40.0, "8": 60.0}
     dead = {"index": 1, "ready": False, "outstanding_tokens": 0.0, "deaths": 2, "engine": None}
     live = {"index": 0, "ready": True, "outstanding_tokens": 9.5, "deaths": 0, "engine": engine.to_json()}
     balancer = {"waiting": 4, "running": 3, "finished": 9, "failed": 1, "cancelled": 2, "rejected": 5, "restarts": 1}
@@ -53,6 +54,8 @@ def test_balancer_and_workers_are_shown_as_they_are_now() -> None:
     assert found["trimode_engine_pages_free", "0"] == 60
     assert found["trimode_engine_rows_total", "verify", "0"] == 7
     assert found["trimode_engine_tpf", "0"] == 2.5
+    assert found["trimode_engine_cycles_by_width_total", "8", "0"] == 5
+    assert found["trimode_engine_regret", "0"] == pytest.approx(0.2)
     assert found["trimode_engine_model_seconds_total", "0"] == 1.5
     assert ("trimode_engine_acceptance_length", "0") not in found  # nothing was verified
 

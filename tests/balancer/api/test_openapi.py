@@ -34,7 +34,7 @@ def test_every_field_of_decoding_is_described() -> None:
     for path in (CHAT, COMPLETIONS):
         assert fields(path).keys() >= DECODING_FIELDS
     assert fields(CHAT)["temperature"] == {"type": "number", "minimum": 0.0, "maximum": 100.0}
-    assert fields(CHAT)["mode"] == {"enum": ["ar", "dlm", "linear_spec"]}
+    assert fields(CHAT)["mode"] == {"enum": ["ar", "dlm", "linear_spec", "auto"]}
 
 
 @pytest.mark.parametrize("name", sorted(FIELD_RULES))

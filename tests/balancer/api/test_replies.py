@@ -208,3 +208,9 @@ def test_the_type_of_an_error_follows_from_its_status(status: int, kind: str) ->
 
 def test_numbers_that_json_lacks_become_null() -> None:
     assert json.dumps(json_safe({"a": [math.nan, (1.5, -math.inf)]})) == '{"a": [null, [1.5, null]]}'
+
+
+def test_cycles_by_width_are_summed_and_absent_where_there_are_none() -> None:
+    both = usage([costing(widths={"1": 2, "8": 1}), costing(widths={"8": 3})])
+    assert both["widths"] == {"1": 2, "8": 4}
+    assert "widths" not in usage([costing()])

@@ -30,7 +30,7 @@ def answers(page: ChatPage, field: str) -> list[object]:
 
 
 def test_the_demo_model_answers_the_suggestions_in_every_mode(page: ChatPage, serving: RunningBalancer) -> None:
-    page.show(serving.url)
+    page.show(serving.url, modes=6)
     expected = ("\\boxed{32}", "B", "numbers if n < 11", "<<")
     for number, words in enumerate(expected):
         page.browser.press("n", alt=True)
@@ -47,7 +47,7 @@ def test_the_demo_model_answers_the_suggestions_in_every_mode(page: ChatPage, se
 
 
 def test_the_passes_lead_to_the_answer(page: ChatPage, serving: RunningBalancer) -> None:
-    page.show(serving.url)
+    page.show(serving.url, modes=6)
     question = page.browser.evaluate("Suggestions.of({ id: 'demo_model' })[0][1]")
     for mode in ("ar", "dlm", "linear_spec"):
         page.browser.press("n", alt=True)
@@ -62,7 +62,7 @@ def test_the_passes_lead_to_the_answer(page: ChatPage, serving: RunningBalancer)
 
 
 def test_stop_frees_the_worker(page: ChatPage, serving: RunningBalancer) -> None:
-    page.show(serving.url)
+    page.show(serving.url, modes=6)
     before = serving.stats()["balancer"]["cancelled"]
     page.browser.evaluate(
         "const body = Modes.body; Modes.body = (...all) => ({ ...body(...all), ignore_eos: true, max_tokens: 8000 }); 1"

@@ -21,7 +21,7 @@ from trimode.tests.fakes.sweeps import config_of
         ("modes.dlm.threshold=-0.5", "threshold of dlm: got -0.5"),
         ("modes.linear_spec.threshold=-1", "threshold of linear_spec: got -1; valid: from 0 up to 1"),
         ("modes.dlm.threshold=nan", "threshold of dlm: got nan"),
-        ("modes.dlm.lora=true", "only linear_spec does; got mode dlm"),
+        ("modes.dlm.lora=true", "only linear_spec and auto do; got mode dlm"),
         ("max_new_tokens=0", "max_new_tokens: got 0; valid: a whole number from 1"),
         ("max_new_tokens=20480", "valid: below 20480, or a larger max_model_len"),
         ("modes.dlm.max_position_embeddings=10000", "max_model_len of dlm stays within its max_position_embeddings"),

@@ -110,9 +110,9 @@ def test_block_length_acts_on_the_modes_with_blocks() -> None:
     assert config_of("--mode", "ar", "--block-length", "1").modes["ar"].block_length == 1
 
 
-def test_the_demo_is_four_rows_here_and_can_be_narrowed() -> None:
+def test_the_demo_is_five_rows_here_and_can_be_narrowed() -> None:
     config = config_of("--demo")
-    assert list(config.modes) == ["ar", "dlm", "linear_spec", "linear_spec_lora"]
+    assert list(config.modes) == ["ar", "dlm", "linear_spec", "linear_spec_lora", "auto"]
     assert (config.cluster.name, config.modes["dlm"].block_length, config.model.name) == ("local", 32, "demo_model")
     assert list(config_of("--demo", "--mode", "dlm,ar").modes) == ["ar", "dlm"]
     assert "linear_spec_lora" not in config_of("--demo", "~modes.linear_spec_lora").modes
@@ -135,7 +135,7 @@ def test_settings_without_a_flag_go_through() -> None:
         ("", "--mode is required; valid: ar, dlm, linear_spec"),
         ("--mode fast", "--mode: got 'fast'; valid: ar, dlm, linear_spec"),
         ("--mode ar --block-length 4", "--block-length with ar: got 4; valid: 1"),
-        ("--mode ar --threshold 0.5", "--threshold: got mode ar, which cannot use it; valid with dlm or linear_spec"),
+        ("--mode ar --threshold 0.5", "--threshold: got mode ar, which cannot use it; valid with dlm"),
         ("--mode ar,dlm --lora", "--lora: got mode ar, dlm, which cannot use it; valid with linear_spec"),
         ("--mode linear_spec --lora-path x", "--lora-path acts with an adapter only: give --lora too"),
         ("--mode linear_spec --no-lora", "unrecognized arguments: --no-lora"),
@@ -161,10 +161,16 @@ def test_what_cannot_be_meant_is_refused(flags: str, words: str) -> None:
     assert words in str(error.value)
 
 
+def test_all_modes_are_those_with_results_of_their_own() -> None:
+    assert list(config_of("--mode", "all").modes) == ["ar", "dlm", "linear_spec"]
+    auto = config_of("--mode", "auto", "--lora", "--block-length", "16").modes["auto"]
+    assert (auto.mode.value, auto.lora, auto.block_length, auto.threshold) == ("auto", True, 16, 0.0)
+
+
 def test_help_shows_the_defaults_of_the_modes() -> None:
     text = " ".join(parser().format_help().split())
-    assert "tokens per block; ar takes 1 only (default: ar 1, dlm 8, linear_spec 32)" in text
-    assert "not for ar (default: dlm 0.9, linear_spec 0)" in text
+    assert "tokens per block, in auto at most; ar takes 1 only (default: ar 1, dlm 8, linear_spec 32, auto 32)" in text
+    assert "not for ar (default: dlm 0.9, linear_spec 0, auto 0)" in text
 
 
 def test_whole_nodes_are_a_switch() -> None:

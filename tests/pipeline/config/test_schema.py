@@ -13,7 +13,9 @@ from trimode.tests.fakes.sweeps import config_of
 
 def test_defaults_are_the_references() -> None:
     config = config_of()
-    assert {name: mode.mode for name, mode in config.modes.items()} == {mode.value: mode for mode in Mode}
+    assert {name: mode.mode for name, mode in config.modes.items()} == {
+        mode.value: mode for mode in (Mode.ar, Mode.dlm, Mode.linear_spec)
+    }
     assert {name: mode.max_model_len for name, mode in config.modes.items()} == {
         "ar": 65536,
         "dlm": 20480,
@@ -46,13 +48,14 @@ def test_a_mode_entry_is_touched_dropped_and_added() -> None:
     assert config_of("+mode@modes.dlm16=dlm", "modes.dlm16.block_length=16").modes["dlm16"].mode is Mode.dlm
 
 
-def test_the_demo_has_four_rows() -> None:
+def test_the_demo_has_five_rows() -> None:
     config = config_of("mode=demo", "suite=demo", "model=demo", "cluster=local")
     assert [(mode.mode.value, mode.lora, mode.block_length) for mode in config.modes.values()] == [
         ("ar", False, 1),
         ("dlm", False, 32),
         ("linear_spec", False, 32),
         ("linear_spec", True, 32),
+        ("auto", False, 32),
     ]
     assert config.modes["dlm"].threshold == 0.9
     assert config.model.path == str(PROJECT_DIR / "assets" / "demo_model")

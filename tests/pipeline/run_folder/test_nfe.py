@@ -35,6 +35,15 @@ def test_line_and_back(tmp_path: Path) -> None:
     assert read_nfe_log(path) == [record(acceptance_lengths=[3, 1])]
 
 
+def test_widths_stand_in_a_line_only_where_there_are_any(tmp_path: Path) -> None:
+    path = tmp_path / "nfe_log.jsonl"
+    path.write_text(record(mode="auto", widths={"1": 3, "8": 2}).to_line())
+    assert read_nfe_log(path)[0].cost.widths == {"1": 3, "8": 2}
+    assert "widths" not in json.loads(record().to_line())
+    with pytest.raises(TypeError, match="widths"):
+        record(widths={"1": "many"})
+
+
 def test_missing_log_is_empty(tmp_path: Path) -> None:
     assert read_nfe_log(tmp_path / "none") == []
 

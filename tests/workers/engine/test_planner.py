@@ -1,0 +1,74 @@
+"""What the engine tells the choice of widths, and whom it asks for."""
+
+from __future__ import annotations
+
+from trimode.tests.fakes.forward import CONTEXT, new_state
+from trimode.workers.decode.chunk import Chunk
+from trimode.workers.engine.planner import WidthPlanner
+from trimode.workers.engine.scheduler import ScheduledChunk, Sequence
+from trimode.workers.engine.widths import Widths
+
+
+class Noted(Widths):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planned: list[tuple[int, int, int]] = []
+        self.steps: list[tuple[int, float]] = []
+        self.forwards: list[tuple[int, int]] = []
+
+    def plan(self, choosers: object, other_requests: int = 0, other_rows: int = 0) -> None:
+        assert isinstance(choosers, list)
+        self.planned.append((len(choosers), other_requests, other_rows))
+
+    def ran(self, rows: int, ms: float) -> None:
+        self.steps.append((rows, ms))
+
+    def passed(self, rows: int, num_forwards: int) -> None:
+        self.forwards.append((rows, num_forwards))
+
+
+def request(planner: WidthPlanner, mode: str, *output: int) -> Sequence:
+    state = new_state(mode)
+    state.output = list(output)
+    state.chooser = planner.new_chooser(4) if mode == "auto" else None
+    return Sequence(mode, state)
+
+
+def item(sequence: Sequence, kind: str, rows: int) -> ScheduledChunk:
+    chunk = Chunk(kind, [1] * rows, 0, causal=True, keep_kv=True, rows=(0,), purpose="decode")
+    return ScheduledChunk(sequence, chunk)
+
+
+def test_requests_that_decode_are_planned_beside_what_others_ran() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    running = [request(planner, "auto", 5), request(planner, "auto"), request(planner, "dlm", 5)]
+    planner.before_step(running)
+    ran = [item(running[0], "draft", 4), item(running[2], "denoise", 8)]
+    planner.after_step(ran, step_s=0.006, num_forwards=2)
+    planner.before_step(running)
+    assert widths.planned == [(1, 0, 0), (1, 1, 8)]
+    assert widths.steps == [(12, 3.0)]
+    assert widths.forwards == [(12, 2)]
+
+
+def test_steps_with_a_prompt_say_nothing_of_the_others() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    running = [request(planner, "auto", 5)]
+    planner.after_step([item(running[0], "verify", 4), item(running[0], "prefill", 90)], step_s=1.0, num_forwards=1)
+    planner.after_step([], step_s=1.0, num_forwards=1)
+    assert [rows for rows, _ in widths.steps] == [0]
+    assert widths.forwards == [(4, 1), (0, 1)]
+
+
+def test_without_a_request_that_has_a_choice_nothing_is_done() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    running = [request(planner, "ar", 5)]
+    planner.before_step(running)
+    planner.after_step([item(running[0], "decode", 1)], step_s=1.0, num_forwards=1)
+    assert (widths.planned, widths.steps) == ([], [])
+    assert CONTEXT.new_chooser is None

@@ -1,0 +1,55 @@
+"""The table of what a step costs."""
+
+from __future__ import annotations
+
+import pytest
+from trimode.workers.engine.step_times import StepTimes
+
+
+def test_between_sizes_times_lie_on_a_line_and_behind_the_last_it_goes_on() -> None:
+    times = StepTimes({1: 10.0, 5: 14.0, 9: 22.0})
+    assert [times.at(rows) for rows in (1, 3, 5, 7, 9, 11)] == [10.0, 12.0, 14.0, 18.0, 22.0, 26.0]
+
+
+def test_times_never_fall() -> None:
+    times = StepTimes({1: 10.0, 2: 8.0, 4: 12.0, 8: 11.0})
+    assert [times.at(rows) for rows in (1, 2, 4, 8)] == [10.0, 10.0, 12.0, 12.0]
+
+
+def test_graphs_cost_what_their_next_size_costs() -> None:
+    times = StepTimes({1: 10.0, 8: 11.0, 16: 15.0}, padded=True)
+    assert [times.at(rows) for rows in (1, 2, 8, 9, 16)] == [10.0, 11.0, 11.0, 15.0, 15.0]
+    assert times.at(24) == 19.0
+
+
+def test_a_machine_that_became_slower_makes_all_steps_longer() -> None:
+    times = StepTimes({1: 10.0, 8: 11.0, 64: 30.0})
+    for _ in range(64):
+        times.ran(1, 20.0)
+        times.ran(8, 22.0)
+    assert times.at(64) / times.at(1) == pytest.approx(3.0, rel=0.05)
+    assert times.at(1) == pytest.approx(20.0, rel=0.05)
+
+
+def test_a_size_that_costs_more_than_was_measured_is_corrected() -> None:
+    times = StepTimes({1: 10.0, 8: 11.0, 64: 30.0})
+    for _ in range(640):
+        times.ran(1, 10.0)
+        times.ran(1, 10.0)
+        times.ran(64, 60.0)
+    assert times.at(64) / times.at(1) == pytest.approx(6.0, rel=0.15)
+
+
+def test_one_disturbed_step_changes_little() -> None:
+    times = StepTimes({1: 10.0, 8: 11.0, 64: 30.0})
+    for number in range(320):
+        times.ran(8, 11.0 if number != 300 else 5000.0)
+    assert times.at(64) / times.at(8) == pytest.approx(30 / 11, rel=0.2)
+
+
+@pytest.mark.parametrize(("rows", "ms"), [(0, 1.0), (4, 0.0), (4, -1.0)])
+def test_a_step_without_rows_or_time_says_nothing(rows: int, ms: float) -> None:
+    times = StepTimes({1: 10.0, 8: 11.0})
+    for _ in range(64):
+        times.ran(rows, ms)
+    assert times.at(4) == StepTimes({1: 10.0, 8: 11.0}).at(4)

@@ -1,0 +1,132 @@
+"""How far drafts come: the chance that one fails at its place if all before it were right.
+
+That chance is one number per bin of places for the whole engine, times the difficulty of the request: 1 is average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PRIOR_FAILURES = (0.14, 0.10, 0.085, 0.07, 0.05)
+"""Chance of failure by bin at the start. The bins are the places 1, 2-3, 4-7, 8-15, and from 16 on."""
+_PRIOR_PLACES = 60.0
+"""How many tested places the start counts for in each bin."""
+_KEPT = 0.998
+"""What is left of the engine's counts after a cycle."""
+_MIN_PLACES = 10.0
+_MIN_FAILURES = 0.02
+_MAX_DIFFICULTY = 20.0
+_FAST, _SLOW = 0.6 ** (1 / 6), 0.97
+"""What is left of a request's counts after a token, and of those of its level after a cycle."""
+_FAST_PRIOR, _SLOW_PRIOR = 1.5, 2.0
+"""Failures that the start of the counts stands for."""
+_TYPICAL_KEPT, _TYPICAL_PRIOR = 0.95, 3.0
+"""The same of the counts of all requests together, by which a new request is judged."""
+
+
+@dataclass(slots=True)
+class RequestDrafts:
+    """What the drafts of one request came to: failures, and how many the average request would have had."""
+
+    fast_failures: float = 0.0
+    fast_expected: float = 0.0
+    """Of its last few tokens."""
+    slow_failures: float = 0.0
+    slow_expected: float = 0.0
+    """Of its last dozens of cycles."""
+    all_failures: float = 0.0
+    all_expected: float = 0.0
+    """Of all its cycles."""
+    failed_in_a_row: int = 0
+    """Cycles without an accepted draft, up to now."""
+    typical: float = 1.0
+    """Difficulty of the requests before it when it began."""
+
+    @property
+    def difficulty(self) -> float:
+        """How much more often the drafts fail than those of the average request."""
+        prior = _SLOW_PRIOR * self.typical
+        slow = (self.slow_failures + prior) / (self.slow_expected + _SLOW_PRIOR)
+        return (self.fast_failures + _FAST_PRIOR * slow) / (self.fast_expected + _FAST_PRIOR)
+
+    @property
+    def overall(self) -> float:
+        """The difficulty of the whole request."""
+        return (self.all_failures + 1) / (self.all_expected + 1)
+
+    def forget(self, num_tokens: int) -> None:
+        """Makes what happened count for less, after tokens without a draft."""
+        self.fast_failures *= _FAST**num_tokens
+        self.fast_expected *= _FAST**num_tokens
+
+    def add(self, *, failed: bool, expected: float, accepted: int, emitted: int) -> None:
+        """Takes in a cycle: True if a draft failed, the failures of an average request, and the cycle's tokens."""
+        fade = _FAST**emitted
+        self.fast_failures = self.fast_failures * fade + failed
+        self.fast_expected = self.fast_expected * fade + expected
+        self.slow_failures = self.slow_failures * _SLOW + failed
+        self.slow_expected = self.slow_expected * _SLOW + expected
+        self.all_failures += failed
+        self.all_expected += expected
+        self.failed_in_a_row = 0 if accepted else self.failed_in_a_row + 1
+
+
+class Acceptance:
+    """The chances of failure of all requests of an engine."""
+
+    def __init__(self) -> None:
+        self._failures = [chance * _PRIOR_PLACES for chance in PRIOR_FAILURES]
+        self._places = [_PRIOR_PLACES] * len(PRIOR_FAILURES)
+        self._recent_failures = self._recent_expected = 0.0
+        """Of the last cycles of all requests."""
+        self.chances = list(PRIOR_FAILURES)
+        """By bin, as of the last `refresh`."""
+
+    @property
+    def typical(self) -> float:
+        """How much more often drafts have failed lately than the chances say."""
+        return (self._recent_failures + _TYPICAL_PRIOR) / (self._recent_expected + _TYPICAL_PRIOR)
+
+    def learn(self, drafts: RequestDrafts, width: int, accepted: int, emitted: int) -> None:
+        """Takes in a cycle of a request, see `WidthChooser.took`. Places behind the first failure are not tested."""
+        failed = accepted < width - 1
+        tested = min(accepted + 1, width - 1)
+        difficulty = min(drafts.difficulty, _MAX_DIFFICULTY)
+        expected = 0.0
+        for number in range(len(self._places)):
+            first = 2**number
+            last = tested if number == len(self._places) - 1 else min(2 * first - 1, tested)
+            places = max(0, last - first + 1)
+            fails_here = failed and places > 0 and last == tested
+            self._places[number] = max(_KEPT * self._places[number] + places * difficulty, _MIN_PLACES)
+            failures = max(_KEPT * self._failures[number] + fails_here, _MIN_FAILURES)
+            self._failures[number] = min(failures, self._places[number])
+            expected += places * self.chances[number]
+        self._recent_failures = _TYPICAL_KEPT * self._recent_failures + failed
+        self._recent_expected = _TYPICAL_KEPT * self._recent_expected + expected
+        drafts.add(failed=failed, expected=expected, accepted=accepted, emitted=emitted)
+
+    def refresh(self) -> None:
+        """Lets what was learned come into effect."""
+        self.chances = [failures / places for failures, places in zip(self._failures, self._places, strict=True)]
+
+
+def speeds_at(difficulty: float, chances: Sequence[float], num_bins: int) -> list[float]:
+    """Returns the tokens per forward of the widths 1, 4, 8, ..., 2 ** num_bins.
+
+    Args:
+        difficulty: of the request.
+        chances: of failure by bin; the last goes on for all places behind it.
+        num_bins: bins that the widest width spans, at least 2.
+    """
+    reached = emitted = 1.0
+    speeds = [1.0]
+    for number in range(num_bins):
+        chance = min(max(difficulty * chances[min(number, len(chances) - 1)], 0.002), 0.999)
+        passed = (1 - chance) ** (2**number)
+        emitted += reached * (1 - chance) * (1 - passed) / chance
+        reached *= passed
+        if number:
+            speeds.append(emitted / 2)  # a draft and a verify
+    return speeds

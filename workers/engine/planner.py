@@ -1,0 +1,44 @@
+"""Between the engine and the choice of widths: who is asked for before a step, and what the step said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from trimode.workers.decode.context import WidthChooser
+from trimode.workers.engine.scheduler import ScheduledChunk
+from trimode.workers.engine.scheduler import Sequence as Request
+from trimode.workers.engine.widths import Chooser, Widths
+
+
+class WidthPlanner:
+    """Plans the widths of an engine's requests. Costs nothing as long as no request has a choice."""
+
+    def __init__(self, widths: Widths | None = None) -> None:
+        self.widths = widths or Widths()
+        self._used = False
+        self._other_requests = 0
+        self._other_rows = 0
+
+    def new_chooser(self, most: int) -> WidthChooser:
+        """Returns the chooser of a request whose cycles are at most so wide."""
+        self._used = True
+        return self.widths.new_chooser(most)
+
+    def before_step(self, running: Iterable[Request]) -> None:
+        """Plans the next cycles of the running requests. Those that still read their prompt are left out."""
+        if self._used:
+            choosers = [s.state.chooser for s in running if s.state.chooser is not None and s.state.output]
+            found = [chooser for chooser in choosers if isinstance(chooser, Chooser)]
+            self.widths.plan(found, self._other_requests, self._other_rows)
+
+    def after_step(self, ran: Sequence[ScheduledChunk], *, step_s: float, num_forwards: int) -> None:
+        """Notes what a step ran and how long it took. Steps with slices of prompts say nothing of the others."""
+        if not self._used:
+            return
+        decoded = sum(len(item.chunk.token_ids) for item in ran if item.chunk.kind != "prefill")
+        self.widths.passed(decoded, num_forwards)
+        if any(item.chunk.kind == "prefill" for item in ran):
+            return
+        others = [len(item.chunk.token_ids) for item in ran if item.sequence.state.chooser is None]
+        self._other_requests, self._other_rows = len(others), sum(others)
+        self.widths.ran(decoded, 1000 * step_s / max(1, num_forwards))
