@@ -226,8 +226,7 @@ class Generation:
     """`stop` (end token, stop string or stop id) or `length`."""
     cost: Cost
     trace: list[object] | None
-    """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; auto: [width, draft passes,
-    accepted] per cycle; ar: None."""
+    """dlm: commits per pass, per block; linear_spec: [draft passes, accepted] per cycle; auto: its width first."""
     logprobs: list[float] | None = None
     """Log-probability of each generated token, from the pass that committed it, of a forced one from the
     causal pass; None unless asked for."""
@@ -269,7 +268,7 @@ class WorkerSettings:
     dtype: str = "bfloat16"
     """bfloat16 | float32."""
     quantization: str = "none"
-    """none | fp8 | w8a16 | w4a16: how the weights of the layers are stored; none for a checkpoint that is quantised."""
+    """none | fp8 | w8a16 | w4a16, for the layers; none for a checkpoint that is quantised."""
     quantize_head: bool = False
     """True to quantise the head too."""
     weight_storage: str = "auto"
@@ -287,8 +286,7 @@ class WorkerSettings:
     served_model_name: str | None = None
     """Name in /v1/models; None = the hub id or the folder's name."""
     journal: str | None = None
-    """Folder in which running requests are written down, so that any worker with the same folder goes on with them
-    after a death; None = nowhere."""
+    """Folder of the journals of running requests: a worker with the same folder goes on with them; None = nowhere."""
     journal_prefix: str = ""
     """Beginning of the name of the worker's file there."""
 
