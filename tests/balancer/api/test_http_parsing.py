@@ -115,7 +115,6 @@ def test_an_unusual_head_is_answered(head: bytes) -> None:
         [b"GET /" + b"a" * 200_000],
         [b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 200_000],
         [b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 40_000],
-        [b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 200_000 + b"\r\n\r\n"],
         [b"\r\n" * 100_000],
         [b"GET /health HTTP/1.1\r\nHost: x\r\nA: ", *[b"a" * 1500] * 50],
         [b"GET /health HTTP/1.1\r\nHost: x\r\n", *[b"A: b\r\n" * 200] * 60],
@@ -127,7 +126,6 @@ def test_an_unusual_head_is_answered(head: bytes) -> None:
         "url",
         "value",
         "headers",
-        "whole",
         "empty lines",
         "slow value",
         "slow headers",
@@ -142,12 +140,11 @@ def test_what_never_ends_is_refused_at_the_limit(stream: list[bytes]) -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             answer = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
             sent = 0
-            for part in stream:
-                if answer.done():
-                    break
-                writer.write(part)
-                sent += len(part)
-                await asyncio.sleep(0.002)
+            parts = [part[at : at + 3000] for part in stream for at in range(0, len(part), 3000)]
+            while parts and not answer.done():
+                sent += len(parts[0])
+                writer.write(parts.pop(0))
+                await asyncio.sleep(0.001)
             assert b" 431 Request Header Fields Too Large" in await answer
             assert sent > connections.MOST_HEAD_BYTES
             writer.close()
