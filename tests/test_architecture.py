@@ -174,6 +174,7 @@ ONLY_IN = {
     "ray": ("balancer/actors",),
     "starlette": ("balancer/api", "balancer/server"),
     "uvicorn": ("balancer/api", "balancer/server"),
+    "httptools": ("balancer/api",),
     "hydra": ("pipeline/config", "pipeline/__main__"),
     "omegaconf": ("pipeline/config", "pipeline/__main__"),
     "submitit": ("pipeline/launch", "pipeline/slurm"),

@@ -252,14 +252,14 @@ def test_openais_client_comes_again_when_there_is_room(balancer: RunningBalancer
      b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
      b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n"],
 )  # fmt: skip
-def test_what_is_no_http_is_answered_400_and_closed(balancer: RunningBalancer, sent: bytes) -> None:
+def test_what_is_no_http_is_refused_and_closed(balancer: RunningBalancer, sent: bytes) -> None:
     host, port = balancer.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=180) as connection:
         connection.sendall(sent)
         received = b""
         while part := connection.recv(65536):
             received += part
-    assert received.split(b"\r\n")[0].startswith((b"HTTP/1.1 400", b"HTTP/1.1 415"))
+    assert received.split(b"\r\n")[0].startswith((b"HTTP/1.1 400", b"HTTP/1.1 415", b"HTTP/1.1 431"))
     assert balancer.ask("hello").status_code == 200
 
 

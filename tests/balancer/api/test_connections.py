@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.types import ASGIApp
 from trimode.balancer.api import connections, service
 from trimode.balancer.api.connections import Connection
 from trimode.tests.fakes.app import AppBench, StrictWorker
@@ -19,9 +20,10 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[int]:
-    """The app on a free port."""
-    config = uvicorn.Config(AppBench(StrictWorker).app(), http=Connection, log_level="critical", lifespan="off")
+async def serving(app: ASGIApp | None = None) -> AsyncIterator[int]:
+    """The balancer's app, or another one, on a free port."""
+    app = app or AppBench(StrictWorker).app()
+    config = uvicorn.Config(app, http=Connection, log_level="critical", lifespan="off")
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(config)
     work = asyncio.ensure_future(server._serve([listener]))
