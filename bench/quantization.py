@@ -166,6 +166,7 @@ def load(model: Path, scheme: str) -> Runtime:
         WorkerSettings(
             model=str(model),
             lora=str(model / "linear_spec_lora"),
+            weight_storage="bf16",  # sizes are compared with it
             device="cpu",
             dtype="bfloat16",
             quantization=quantization.value,

@@ -234,8 +234,8 @@ def test_the_adapter_beside_the_model_is_found(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--mode", "ar", "--lora"), "only linear_spec does; got mode ar"),
-        (("--mode", "dlm", "--lora"), "only linear_spec does; got mode dlm"),
+        (("--mode", "ar", "--lora"), "only linear_spec and auto do; got mode ar"),
+        (("--mode", "dlm", "--lora"), "only linear_spec and auto do; got mode dlm"),
         (("--lora-path", "x"), "--lora-path acts with --lora"),
         (("--mode", "ar", "--block-length", "4"), "block_length of ar: got 4"),
         (("--mode", "ar", "--threshold", "0.5"), "threshold of ar"),
