@@ -25,14 +25,7 @@ _OWN_COPY_ROWS = 64
 
 def supports(weight_OI: torch.Tensor) -> str | None:
     """Returns None if `pack` takes this weight on this machine, otherwise the reason."""
-    refused = jit.refusal(weight_OI)
-    if refused is not None:
-        return refused
-    if weight_OI.dtype != torch.bfloat16:
-        return f"pairs of inputs are made for torch.bfloat16 only, got {weight_OI.dtype}"
-    num_inputs = weight_OI.shape[1]
-    whole = num_inputs > 0 and num_inputs % jit.num_lanes() == 0
-    return None if whole else f"{num_inputs} inputs are no multiple of {jit.num_lanes()}"
+    return rows.refusal(weight_OI, torch.bfloat16, "pairs of inputs are made for")
 
 
 def describe() -> str:

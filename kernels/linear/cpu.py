@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from trimode.kernels.linear.rows import rows_of, tile_rows
+from trimode.kernels.linear.rows import refusal, rows_of, tile_rows
 from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
 from trimode.kernels.llvm.jit import ParallelKernel
@@ -29,14 +29,7 @@ _X_BYTES = 1 << 20
 
 def supports(weight_OI: torch.Tensor) -> str | None:
     """Returns None if `pack` takes this weight on this machine, otherwise the reason."""
-    refused = jit.refusal(weight_OI)
-    if refused is not None:
-        return refused
-    if weight_OI.dtype != torch.float32:
-        return f"this kernel multiplies with torch.float32 only, got {weight_OI.dtype}"
-    num_inputs = weight_OI.shape[1]
-    whole = num_inputs > 0 and num_inputs % jit.num_lanes() == 0
-    return None if whole else f"{num_inputs} inputs are no multiple of {jit.num_lanes()}"
+    return refusal(weight_OI, torch.float32, "this kernel multiplies with")
 
 
 def pack(weight_OI: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,25 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
 from trimode.kernels.llvm.jit import ParallelKernel
+
+
+def refusal(weight_OI: torch.Tensor, dtype: torch.dtype, only: str) -> str | None:
+    """Returns None if a kernel for weights of `dtype` takes this weight on this machine, otherwise the reason.
+
+    `only`: what the kernel does with that dtype only, for the message.
+    """
+    refused = jit.refusal(weight_OI)
+    if refused is not None:
+        return refused
+    if weight_OI.dtype != dtype:
+        return f"{only} {dtype} only, got {weight_OI.dtype}"
+    num_inputs = weight_OI.shape[1]
+    whole = num_inputs > 0 and num_inputs % jit.num_lanes() == 0
+    return None if whole else f"{num_inputs} inputs are no multiple of {jit.num_lanes()}"
 
 
 def tile_rows(lanes: int) -> int:
