@@ -11,7 +11,7 @@ T = rows, I = inputs, O = outputs, G = groups of inputs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -218,6 +218,8 @@ def _stream(
     tiles = -(-num_rows // part.rows), -(-outputs // part.outputs)
     few = num_rows <= STREAM_ROWS or (weight.kind is Kind.int4 and math.prod(tiles) <= WAVE_PROGRAMS)
     partial = splits > 1 and few
+    if weight.kind is Kind.int4 and splits > 1 and not partial:
+        part = replace(part, warps=8)  # the sums of two splits do not fit into the registers of four
     added = residual_TO if residual_TO is None or residual_TO.stride(1) == 1 else residual_TO.contiguous()
     target = torch.empty((splits, num_rows, outputs), dtype=torch.float32, device=device) if partial else y_TO
     # What a kernel does not read is given as x.

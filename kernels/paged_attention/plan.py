@@ -111,13 +111,13 @@ WARPGROUP_CHIPS = (9, 10)
 without spilling."""
 
 
-def tile_of(kind: Class, group: int, dtype: torch.dtype, capability: int) -> Tile:
+def tile_of(kind: Class, group: int, head_dim: int, dtype: torch.dtype, capability: int) -> Tile:
     """Returns the tile of a class of rows on a chip."""
     if dtype == torch.float32:
         return Tile(rows=16, queries=16 // group, keys=32, num_warps=8, num_stages=1, max_registers=224)
     hopper = capability // 10 == 9
     if kind.name == "decode":
-        keys = 128 if hopper else 64 if capability != 80 else 32
+        keys = 128 if hopper and head_dim > 64 else 64 if capability != 80 else 32
         return Tile(rows=16, queries=16 // group, keys=keys, num_warps=4, num_stages=2)
     if capability // 10 in WARPGROUP_CHIPS:
         if kind.name == "block":

@@ -50,7 +50,7 @@ def short_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "CLASSES", (*classes, plan.PREFILL))
     if runtime.is_interpreter():
         tile_of = plan.tile_of
-        monkeypatch.setattr(cuda, "tile_of", lambda kind, group, _, chip: tile_of(kind, group, torch.bfloat16, chip))
+        monkeypatch.setattr(cuda, "tile_of", lambda *args: tile_of(*args[:3], torch.bfloat16, args[4]))
 
 
 def spread_or_walk(monkeypatch: pytest.MonkeyPatch, spread: bool) -> None:
