@@ -2,7 +2,8 @@
 
 Slurm warns the batch script alone, before the time limit and before a preemption. The step gets the warning from srun,
 and only the job's own process acts on it. The script runs outside of any container, where scontrol is.
-A step that was killed, or whose job lost its server, is started again in the same allocation and goes on there.
+A step that was killed, or whose job lost its server, is started again in the same allocation and goes on there. So is
+one that was stopped because SIGTERM came to the script, but neither from scancel nor from a preemption.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
         '  local step status timer caught= restarts=0 wish="${!#}/again_$SLURM_JOB_ID"',
         '  rm -f "$wish"',
         *(_REMOVE_CONTAINERS if resources.container is Container.pyxis else ()),
+        '  [ "$early" != TERM ] || ! goes_on || early=',
         '  [ -z "$early" ] || exit_early',
         *call_of_join(resources),
         "  while :; do",
@@ -73,6 +75,7 @@ def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
         f'    [ "$status" -ne {RUN_AGAIN} ] || run_again',
         f'    [ "$status" -eq {START_AGAIN} ] || [ "$status" -gt 128 ] || break',
         '    [ "$caught" != USR2 ] || exit_early  # it died after the warning',
+        '    [ "$caught$early" != TERM ] || ! goes_on || caught= early=',
         f'    [ -z "$caught$early" ] && [ "$restarts" -lt {STEP_RESTARTS} ] || break',
         "    restarts=$((restarts + 1))",
         f'    echo "the step ended with status $status and is started again ($restarts/{STEP_RESTARTS})" >&2',
@@ -84,7 +87,7 @@ def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
         f'  while [ "$SECONDS" -lt {last_call_s} ]; do kill -0 $$ 2>/dev/null || return; sleep 2; done',
         '  [ ! -e "$wish" ] || ' + ("kill -KILL $$" if resources.num_follow_ups else 'scontrol requeue "$job"'),
         "}",
-        *_IS_PREEMPTED,
+        *_WHY_SIGTERM,
         *join_functions(resources, join_step),
         "exit_early() {",
         f'  [ "$early" != TERM ] || exit {TERMINATED}',
@@ -123,7 +126,14 @@ def _warn_in_time(seconds: int) -> list[str]:
     ]
 
 
-_IS_PREEMPTED = (
+_WHY_SIGTERM = (
+    "goes_on() {  # although SIGTERM came: Slurm neither ends nor preempts the job, so it was a signal by hand",
+    '  case " $(scontrol --oneliner show job "$job" 2>/dev/null) " in',
+    '    *" PreemptTime="[0-9]*) return 1 ;;',
+    '    *" JobState=RUNNING "*) return 0 ;;',
+    "  esac",
+    "  return 1",
+    "}",
     "is_preempted() {  # and Slurm leaves it to the job to run again: it requeues nothing that ends by itself",
     '  case " $(scontrol --oneliner show job "$job" 2>/dev/null) " in',
     '    *" JobState=RUNNING "*" Requeue=1 "*" PreemptTime="[0-9]*) return 0 ;;',
