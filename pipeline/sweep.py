@@ -20,6 +20,7 @@ from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.launch import dry_run
 from trimode.pipeline.launch.call import Launcher
+from trimode.pipeline.launch.claims import claim_all, give_back, take
 from trimode.pipeline.launch.living import (
     SUBMIT_LOCK,
     LivingJob,
@@ -31,7 +32,7 @@ from trimode.pipeline.launch.living import (
     write_plan,
 )
 from trimode.pipeline.launch.local import run_local
-from trimode.pipeline.launch.owner import Owner, claim, release, this_process
+from trimode.pipeline.launch.owner import this_process
 from trimode.pipeline.launch.preflight import ensure_worker_packages, preflight
 from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
 from trimode.pipeline.plan.jobs import plan
@@ -246,38 +247,6 @@ def rewrite_plans(submitted: Sequence[Submitted], living: dict[str, list[LivingJ
     for run_dir, jobs in here.items():
         if run_dir in living or RunPaths(Path(run_dir)).plan.exists():
             write_plan(Path(run_dir), living.get(run_dir, []), jobs)
-
-
-def take(jobs: Sequence[JobSpec], owner: Owner, take_over: bool = False) -> None:
-    """Claims every run folder of the jobs and writes plan.json there. On an error no folder stays claimed.
-
-    `take_over`: also from owners that cannot be asked.
-    """
-    claim_all(jobs, owner, take_over)
-    try:
-        for run_dir in dict.fromkeys(job.run_dir for job in jobs):
-            write_plan(Path(run_dir), [], [(job, None) for job in jobs if job.run_dir == run_dir])
-    except BaseException:
-        give_back(jobs, owner)
-        raise
-
-
-def claim_all(
-    jobs: Sequence[JobSpec], owner: Owner, take_over: bool = False, states: Mapping[str, str] | None = None
-) -> None:
-    """Claims every run folder of the jobs. On an error no folder stays claimed. `states`: what squeue says."""
-    try:
-        for run_dir in dict.fromkeys(job.run_dir for job in jobs):
-            claim(Path(run_dir), owner, take_over, states)
-    except BaseException:
-        give_back(jobs, owner)
-        raise
-
-
-def give_back(jobs: Sequence[JobSpec], owner: Owner) -> None:
-    """Ends the claims of this process. Folders handed over to Slurm jobs stay theirs."""
-    for run_dir in dict.fromkeys(job.run_dir for job in jobs):
-        release(Path(run_dir), owner.token)
 
 
 def print_report(jobs: Sequence[JobSpec], out_dir: Path) -> None:

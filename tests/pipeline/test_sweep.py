@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from trimode.core.errors import ConfigError, JobFailed, SubmissionError
 from trimode.core.project import child_environment
+from trimode.pipeline.launch.claims import give_back, take
 from trimode.pipeline.launch.owner import read_owner, this_process
 from trimode.pipeline.plan.rounds import continue_or_start
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.sweep import give_back, guarded_sweep, say_skipped, take
+from trimode.pipeline.sweep import guarded_sweep, say_skipped
 from trimode.tests.fakes.sweeps import finish, local_jobs
 
 pytestmark = pytest.mark.process
