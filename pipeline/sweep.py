@@ -10,7 +10,7 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trimode.core.counted import counted
@@ -34,7 +34,8 @@ from trimode.pipeline.launch.living import (
 from trimode.pipeline.launch.local import run_local
 from trimode.pipeline.launch.owner import this_process
 from trimode.pipeline.launch.preflight import ensure_worker_packages, preflight
-from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
+from trimode.pipeline.launch.submit import Again, Submitted, submit_arrays, wait
+from trimode.pipeline.launch.typed import typed_command
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.rounds import JobProgress, JobState
 from trimode.pipeline.plan.survey import absolute, survey
@@ -92,7 +93,7 @@ def run_all(configs: Sequence[Config], cwd: Path, launcher: Launcher | None = No
     for sweep in sweeps:
         say_skipped(sweep.states)
     look_before(sweeps)
-    launcher = launcher or Launcher(this_process())
+    launcher = launcher or Launcher(this_process(), command=typed_command())
     status = OK
     for out_dir in dict.fromkeys(absolute(config.out_dir, cwd) for config in configs):
         here = [sweep for sweep in sweeps if absolute(sweep.config.out_dir, cwd) == out_dir]
@@ -164,7 +165,7 @@ def say_skipped(states: Sequence[JobState]) -> None:
 
 def run_here(jobs: Sequence[JobSpec], launcher: Launcher, take_over: bool) -> list[JobSpec]:
     """Runs local jobs to their end. Returns those that failed."""
-    take(jobs, launcher.owner, take_over)
+    take(jobs, launcher, take_over)
     try:
         return run_local(jobs, launcher)
     finally:
@@ -184,17 +185,26 @@ def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launche
         print(watch)
         return FAILED if left else OK
     done, failed = list(submitted), False
+
+    def once_more(spec: JobSpec) -> Submitted | None:
+        more, _ = submit(config, [spec], out_dir, launcher)
+        say_submitted(more, ())
+        return more[0] if more else None
+
+    again = Again(once_more)
     try:
-        failed = bool(wait(submitted))
+        failed = bool(wait(submitted, again=again))
         while left and submitted:
             submitted, left = submit(config, left, out_dir, launcher)
             say_submitted(submitted, left)
-            failed = bool(wait(submitted)) or failed
+            failed = bool(wait(submitted, again=again)) or failed
             done += submitted
     except KeyboardInterrupt:
         print(f"no longer waiting; the jobs go on. {watch}", file=sys.stderr)
         return FAILED
     print_report([item.spec for item in done], out_dir)
+    if (failed or left) and launcher.command:
+        print(f"what is left goes on with: {launcher.command}", file=sys.stderr)
     return FAILED if failed or left else OK
 
 
@@ -234,19 +244,19 @@ def submit(
             submit_arrays(jobs, launcher, submitted)
         finally:  # of what was submitted before a refusal, too
             give_back(jobs, launcher.owner)
-            rewrite_plans(submitted, living)
+            rewrite_plans(submitted, living, launcher.command)
     taken = {(item.spec.run_dir, item.spec.index) for item in submitted}
     return submitted, [job for job in jobs if (job.run_dir, job.index) not in taken]
 
 
-def rewrite_plans(submitted: Sequence[Submitted], living: dict[str, list[LivingJob]]) -> None:
+def rewrite_plans(submitted: Sequence[Submitted], living: dict[str, list[LivingJob]], command: str) -> None:
     """Writes plan.json where one describes something else; elsewhere the files of the submission stand for it."""
     here: dict[str, list[tuple[JobSpec, str | None]]] = {}
     for item in submitted:
         here.setdefault(item.spec.run_dir, []).extend((item.spec, job_id) for job_id in item.job_ids)
     for run_dir, jobs in here.items():
         if run_dir in living or RunPaths(Path(run_dir)).plan.exists():
-            write_plan(Path(run_dir), living.get(run_dir, []), jobs)
+            write_plan(Path(run_dir), living.get(run_dir, []), jobs, command)
 
 
 def print_report(jobs: Sequence[JobSpec], out_dir: Path) -> None:

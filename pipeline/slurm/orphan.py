@@ -12,6 +12,8 @@ from trimode.pipeline.slurm.commands import ask
 
 KILLED = re.compile(r"^(?=.* JobState=COMPLETING )(?!.* Reason=None )(?=.* Requeue=1 ).* ExitCode=0:9 ", re.DOTALL)
 """What scontrol shows of such a job. One that was cancelled or preempted has no reason."""
+FAILED = re.compile(r" JobState=FAILED .* ExitCode=0:[1-9]", re.DOTALL)
+"""What it shows afterwards: the script ended by a signal, with no exit status."""
 
 
 def job_name() -> str:
@@ -28,3 +30,12 @@ def requeue_if_orphaned(max_requeues: int) -> bool:
     if shown.status != 0 or not KILLED.search(f" {shown.out} "):
         return False
     return ask(["scontrol", "requeue", job_name()]).status == 0
+
+
+def batch_script_was_killed(job_id: str) -> bool:
+    """True if a signal has ended the batch script of a job that has failed, so that nobody could ask for another run.
+
+    False if Slurm does not say.
+    """
+    shown = ask(["scontrol", "--oneliner", "show", "job", job_id])
+    return shown.status == 0 and FAILED.search(f" {shown.out} ") is not None
