@@ -28,6 +28,8 @@ EARLY_WARNING = "early=; trap 'early=USR2' USR2; trap 'early=TERM' TERM  # until
 
 STEP_RESTARTS = 3
 """How often a batch script starts its step again."""
+LOOKS, PAUSE_S = 20, 2
+"""How often a batch script looks whether a killed step has left the devices, and seconds between two looks."""
 
 
 def warning_s(time_limit_min: int) -> int:
@@ -52,13 +54,13 @@ def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
         # the id of an array's last job stands for the whole array in scontrol's eyes
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} job=${job:-$SLURM_JOB_ID}",
         "srun() {  # runs the step, passes signals on, starts it again if it was killed, has the job run again",
-        '  local step status timer caught= restarts=0 wish="${!#}/again_$SLURM_JOB_ID"',
+        '  local step status timer caught= overlap= restarts=0 wish="${!#}/again_$SLURM_JOB_ID"',
         '  rm -f "$wish"; [ "$early" != TERM ] || ! goes_on || early=',
         *(_REMOVE_CONTAINERS if resources.container is Container.pyxis else ()),
         '  [ -z "$early" ] || exit_early',
         *call_of_join(resources),
         "  while :; do",
-        f'    {RESTARTS}=$restarts command srun {first_node_options(resources)}"$@" &',
+        f'    {RESTARTS}=$restarts command srun $overlap {first_node_options(resources)}"$@" &',
         "    step=$!",
         "    last_call &",
         "    timer=$!",
@@ -76,7 +78,7 @@ def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
         '    [ "$caught" != USR2 ] || exit_early  # it died after the warning',
         '    [ "$caught$early" != TERM ] || ! goes_on || caught= early=',
         f'    [ -z "$caught$early" ] && [ "$restarts" -lt {STEP_RESTARTS} ] || break',
-        "    restarts=$((restarts + 1))",
+        "    restarts=$((restarts + 1)); wait_for_step",
         f'    echo "the step ended with status $status and is started again ($restarts/{STEP_RESTARTS})" >&2',
         "  done",
         '  exit "$status"',
@@ -86,7 +88,7 @@ def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
         f'  while [ "$SECONDS" -lt {last_call_s} ]; do kill -0 $$ 2>/dev/null || return; sleep 2; done',
         '  [ ! -e "$wish" ] || ' + ("kill -KILL $$" if resources.num_follow_ups else 'scontrol requeue "$job"'),
         "}",
-        *_WHY_SIGTERM,
+        *(*_WHY_SIGTERM, *_wait_for_step()),
         *join_functions(resources, join_step),
         "exit_early() {",
         f'  [ "$early" != TERM ] || exit {TERMINATED}',
@@ -121,6 +123,24 @@ def _warn_in_time(seconds: int) -> list[str]:
         f"  left=$((${{end:-0}} - $(date +%s) - {seconds}))",
         '  [ "$left" -gt 0 ] && [ "$left" -le 60 ] || left=0',
         '  { sleep "$left"; kill -USR2 "$step"; } &',
+        "}",
+    ]
+
+
+def _wait_for_step() -> list[str]:
+    """Returns a shell function that waits until the step before has left this node.
+
+    A step stays for ever if its srun was killed after Slurm had given it the devices and before it was started there.
+    The next one then shares them with it; otherwise it would wait for them until the time limit.
+    """
+    return [
+        "wait_for_step() {  # or share the devices with what is left of it",
+        f"  local look; for look in {{1..{LOOKS}}}; do",
+        '    squeue --noheader --steps --jobs="$SLURM_JOB_ID" --nodelist="$SLURMD_NODENAME" --format=%i 2>/dev/null |',
+        "      grep -q '\\.[0-9]*$' || return",
+        f"    sleep {PAUSE_S}",
+        "  done",
+        "  overlap=--overlap",
         "}",
     ]
 

@@ -25,7 +25,7 @@ def resources_of(cwd: Path, *overrides: str) -> ResourceSpec:
 def script(tmp_path: Path, step: str, resources: ResourceSpec, before: str = "") -> subprocess.Popen[bytes]:
     """Starts a batch script whose srun runs `step` in a shell. scontrol and enroot note their calls in `calls`."""
     tools = tmp_path / "tools"
-    tools.mkdir()
+    tools.mkdir(exist_ok=True)
     for name, text in {
         "srun": step,
         "scontrol": f'[ "$1" != --oneliner ] || exec cat {tmp_path}/facts; echo "scontrol $*" >>{tmp_path}/calls; '
@@ -39,7 +39,7 @@ def script(tmp_path: Path, step: str, resources: ResourceSpec, before: str = "")
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "ENROOT_DATA_PATH": "/of/the/job"} | {
         name: value
         for name, value in os.environ.items()
-        if name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
+        if name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURMD_NODENAME")
     }
     return subprocess.Popen(["bash", "-c", "\n".join(text)], env=environment, stderr=subprocess.DEVNULL)
 
@@ -178,6 +178,26 @@ def batch(tmp_path: Path, *statuses: object, on_signal: int = 0) -> subprocess.P
 def test_a_step_that_was_killed_or_lost_its_server_is_started_again(tmp_path: Path, status: int) -> None:
     assert batch(tmp_path, status, status, 0).wait() == 0
     assert (steps(tmp_path), calls(tmp_path)) == (["0", "1", "2"], [])
+
+
+@pytest.mark.parametrize(("left", "options"), [("7.0\n7.batch", "--overlap"), ("7.batch", "")])
+def test_a_step_that_never_began_does_not_keep_the_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str, options: str
+) -> None:
+    """Its srun was killed before it started anything, so Slurm waits for its end for ever."""
+    monkeypatch.setattr(requeue, "LOOKS", 2)
+    monkeypatch.setattr(requeue, "PAUSE_S", 0.01)
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    (tmp_path / "tools").mkdir()
+    squeue = tmp_path / "tools" / "squeue"
+    squeue.write_text(f"#!/bin/bash\necho \"$*\" >>{tmp_path}/asked\necho '{left}'\n")
+    squeue.chmod(0o755)
+    step = f'echo "$1" >>{tmp_path}/options; [ "$(wc -l <{tmp_path}/options)" -eq 2 ] || exit 137'
+    assert script(tmp_path, step, resources_of(tmp_path)).wait() == 0
+    first, second = (tmp_path / "options").read_text().splitlines()
+    assert (first, second) == ("job", options or "job")
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["--noheader --steps --jobs=7 --nodelist=n1 --format=%i"] * (2 if options else 1)
 
 
 def test_starts_are_bounded(tmp_path: Path) -> None:
