@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trimode.core.counted import counted
-from trimode.core.errors import FAILED, Stopped, guarded
+from trimode.core.errors import FAILED, ConfigError, Stopped, guarded
 from trimode.core.files import locked
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.schema import Config
@@ -122,9 +122,15 @@ def look_before(sweeps: Sequence[PlannedSweep]) -> None:
 
 
 def run_in(out_dir: Path, sweeps: Sequence[PlannedSweep], launcher: Launcher) -> int:
-    """Runs or submits the sweeps of one output folder. Returns the exit status."""
+    """Runs or submits the sweeps of one output folder. Returns the exit status. ConfigError if it cannot be made."""
     config = sweeps[0].config
     jobs = [job for sweep in sweeps for job in sweep.jobs]
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output folder {out_dir}: {error.strerror}; valid: a folder that you may make and write (--out-dir)"
+        ) from None
     if config.cluster.executor is Executor.local or not jobs:
         failed = run_here(jobs, launcher, config.take_over)
         print_report([state.spec for sweep in sweeps for state in sweep.states], out_dir)

@@ -33,6 +33,7 @@ from trimode.pipeline.slurm.queue import QueueEntry, has_ended, queue_entries
 from trimode.pipeline.slurm.script import python_command, sbatch_text, slurm_parameters, task_command
 from trimode.pipeline.spec import JobSpec
 
+HELP = "docs/slurm-troubleshooting.md"
 POLL_S = 5.0
 """Seconds between two calls of squeue."""
 MOST_AGAIN = 3
@@ -114,7 +115,7 @@ def submit_array(jobs: Sequence[JobSpec], launcher: Launcher, cluster: str = "")
             arrays.append(_sbatch(jobs, folder))
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             remove_files(folder)
-            raise SubmissionError(f"sbatch refused the jobs: {str(error).strip()}", sbatch_text(jobs)) from error
+            raise SubmissionError(refusal(str(error)), sbatch_text(jobs)) from error
         try:
             while len(arrays) <= jobs[0].resources.num_follow_ups:
                 arrays.append(_sbatch(jobs, folder, arrays))
@@ -123,6 +124,13 @@ def submit_array(jobs: Sequence[JobSpec], launcher: Launcher, cluster: str = "")
     submission = Submission(folder, arrays[0], len(jobs), cluster, tuple(arrays[1:]), launcher.command)
     accepted(submission)
     return submission.runs
+
+
+def refusal(said: str) -> str:
+    """Returns what sbatch said, in one line, and where the reasons are explained."""
+    words = [line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines()]
+    reason = "; ".join(dict.fromkeys(word for word in words if word))
+    return f"sbatch refused the jobs: {reason}\nwhat to do: bash eval.sh --doctor with the same flags, and {HELP}"
 
 
 def _sbatch(jobs: Sequence[JobSpec], folder: Path, earlier: Sequence[str] = ()) -> str:

@@ -124,7 +124,9 @@ def test_a_refusal_carries_sbatchs_words_the_script_and_what_went_before(tmp_pat
         claim(Path(job.run_dir), owner)
     with pytest.raises(SubmissionError) as error:
         submit_arrays([*first, *bad], Launcher(owner))
-    assert "invalid partition specified: wanted-elsewhere" in str(error.value)
+    refused = "sbatch refused the jobs: invalid partition specified: wanted-elsewhere"
+    assert str(error.value).splitlines()[0] == refused
+    assert "what to do: bash eval.sh --doctor" in str(error.value)
     assert "already submitted: 101" in str(error.value)
     assert error.value.script == sbatch_text(bad)
     taken = read_owner(Path(first[0].run_dir))
