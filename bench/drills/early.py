@@ -111,7 +111,7 @@ class EarlyDrill:
     def _strike(self, command: subprocess.Popen[str]) -> float:
         """Sends the signal. Returns by how many seconds it came too late."""
         start = self._first("batch", command)
-        moment = psutil.Process(start).create_time() + self._hit.at_s
+        moment = float(psutil.Process(start).create_time()) + self._hit.at_s
         time.sleep(max(0.0, moment - time.time()))
         pid = start if self._hit.program == "batch" else self._first(self._hit.program, command)
         with contextlib.suppress(ProcessLookupError):

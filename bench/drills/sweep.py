@@ -50,6 +50,8 @@ class Settings:
     tokens: int = 320
     """Of every answer, the end token ignored: long enough to be hit in the middle."""
     batch_size: int = 16
+    more: tuple[str, ...] = ()
+    """Further words of the command line."""
 
     def flags(self) -> list[str]:
         """Returns the command line of the sweep, without its output folder."""
@@ -57,7 +59,7 @@ class Settings:
         flags = ["--mode", self.mode, "--model", model, "--benchmarks", ",".join(self.benchmarks)]
         flags += ["--limit", str(self.limit), "--tokens", str(self.tokens), "--no-eos-early-stop"]
         flags += ["--batch-size", str(self.batch_size), "--cluster", "bare", "--device", "cpu", "--gpus", "1"]
-        return [*flags, "model.dtype=float32"]  # so that who is batched with whom changes no token
+        return [*flags, *self.more, "model.dtype=float32"]  # so that who is batched with whom changes no token
 
 
 @dataclass(slots=True)
