@@ -23,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import psutil
 from trimode.bench.drills.cluster import REST_S, SETTINGS, Cluster, running_cluster, scontrol
 from trimode.bench.drills.drill import Record, Reference, compare, make_reference, read_records
 from trimode.bench.drills.sweep import Settings, Sweep
@@ -111,13 +110,13 @@ class EarlyDrill:
     def _strike(self, command: subprocess.Popen[str]) -> float:
         """Sends the signal. Returns by how many seconds it came too late."""
         start = self._first("batch", command)
-        moment = float(psutil.Process(start).create_time()) + self._hit.at_s
-        time.sleep(max(0.0, moment - time.time()))
+        moment = time.monotonic() + self._hit.at_s  # a process's own start time may be wrong by part of a second
+        time.sleep(self._hit.at_s)
         pid = start if self._hit.program == "batch" else self._first(self._hit.program, command)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, SIGNALS[self._hit.signal_name])
             self._hit.record.phases.append(f"{self._hit.at_s} s")
-        return max(0.0, time.time() - moment)
+        return max(0.0, time.monotonic() - moment)
 
     def _first(self, program: str, command: subprocess.Popen[str]) -> int:
         """Waits for a process of the sweep. Returns its id."""
@@ -214,7 +213,7 @@ def drills(arguments: argparse.Namespace, folder: Path, cluster: Cluster) -> lis
         hit = Hit(program=program, signal_name=name, at_s=at_s, record=record)
         try:
             hit = EarlyDrill(folder / f"d{number}", hit).run(reference)
-        except (TimeoutError, psutil.NoSuchProcess) as error:
+        except TimeoutError as error:
             record.notes.append(str(error))
         clean = "clean" if is_clean(hit) else f"NOT CLEAN in {folder}/d{number}: {record.notes} {record.found}"
         print(
