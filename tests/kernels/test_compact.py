@@ -37,7 +37,7 @@ def int4(outputs: int, inputs: int, *, zeros: bool = True) -> QuantizedWeight:
     return weight if zeros else dataclasses.replace(weight, zeros=None)
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (70, 96), (96, 256), (4097, 1024)])
+@pytest.mark.parametrize("shape", [(1, 32), (31, 256), (70, 96), (96, 256), (4097, 1024)])
 def test_unpacking_gives_every_bit(shape: tuple[int, int]) -> None:
     plain = weights(*shape) if shape[0] > 1 else normal(*shape, dtype=torch.bfloat16)
     got = packed12.unpack(packed_of(plain))
