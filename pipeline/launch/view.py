@@ -19,7 +19,7 @@ from trimode.pipeline.launch.outcome import cause
 from trimode.pipeline.launch.owner import Life, read_owner
 from trimode.pipeline.run_folder.job_json import job_from_json
 from trimode.pipeline.run_folder.lease import holder_runs_here
-from trimode.pipeline.run_folder.manifest import runs_of
+from trimode.pipeline.run_folder.manifest import SLURM_JOB, runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.submission import COMMAND, FOLDER, JOB_ID, out_dir_of, planned
 from trimode.pipeline.slurm.queue import QueueEntry, ended_states, has_ended, queue_entries
@@ -170,8 +170,15 @@ def view(spec: JobSpec, job_id: str | None, entry: QueueEntry | None) -> JobView
         progress = read_snapshot(paths.progress(spec.index))
     except (OSError, ValueError, TypeError):  # just being replaced, or of another release
         progress = {}
+    runs = runs_of(spec, paths)
     if stage is Stage.RUNNING:
-        progress = _of_this_run(progress, runs_of(spec, paths))
+        progress = _of_this_run(progress, runs)
+    if stage in (Stage.RUNNING, Stage.PENDING) and not _has_begun(spec, job_id, runs):
+        progress = {
+            task.benchmark: TaskProgress(total=task.num_requests, done=progress[task.benchmark].done)
+            for task in spec.tasks
+            if task.benchmark in progress
+        }
     log = paths.pipeline_log(spec.index)
     return JobView(spec=spec, job_id=job_id, stage=stage, detail=detail, progress=progress, log=log)
 
@@ -198,9 +205,9 @@ def _stage(spec: JobSpec, paths: RunPaths, job_id: str | None, entry: QueueEntry
     if job_id is not None and entry is not None and not has_ended(entry.state):
         if entry.state != "PENDING":
             return Stage.RUNNING, ", ".join(filter(None, (number, *_nodes(spec, runs))))
-        again = _why_again(spec, runs) if runs else ""
+        again = _why_again(spec, runs) if runs and _has_begun(spec, job_id, runs) else ""
         why = f"held: {entry.reason}" if any(word in entry.reason for word in HELD) else entry.reason
-        return Stage.PENDING, again + why
+        return Stage.PENDING, ", ".join(filter(None, (again, why)))
     if paths.completed(spec.index).exists():
         return Stage.COMPLETED, ""
     if paths.failed(spec.index).exists():
@@ -238,11 +245,21 @@ def _last_words(spec: JobSpec, job_id: str | None) -> str:
     return ""
 
 
+def _has_begun(spec: JobSpec, job_id: str | None, runs: list[dict[str, object]]) -> bool:
+    """True unless the last run is known to be of another Slurm job: this one was submitted after it.
+
+    The jobs of a chain are one job here.
+    """
+    if not runs or job_id is None or spec.resources.num_follow_ups:
+        return True
+    return (runs[-1].get(SLURM_JOB) or job_id) == job_id
+
+
 def _why_again(spec: JobSpec, runs: list[dict[str, object]]) -> str:
     """Why a job that has run before waits again."""
     if signal.SIGTERM.name in str(runs[-1].get("cause")):
-        return "preempted, "
-    return f"requeued {int(str(runs[-1].get('restart_count') or 0)) + 1}/{spec.resources.max_requeues}, "
+        return "preempted"
+    return f"requeued {int(str(runs[-1].get('restart_count') or 0)) + 1}/{spec.resources.max_requeues}"
 
 
 def _lives_here(paths: RunPaths) -> bool:

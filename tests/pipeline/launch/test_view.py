@@ -103,6 +103,16 @@ def test_the_speed_is_that_of_the_present_run(job: JobSpec, status: str, started
     assert view(job, "7", QueueEntry("RUNNING", "")).line() == line
 
 
+def test_a_job_that_was_submitted_after_the_last_run_is_not_requeued(job: JobSpec) -> None:
+    ran(job, {"status": "completed", "start": "1970-01-12T13:46:40+00:00", "slurm_job": "6_0"})
+    progress(job, started_at=1_000_060, total=20)
+    asked = sum(task.num_requests for task in job.tasks)
+    assert view(job, "7_0", QueueEntry("PENDING", "")).line() == f"pending  20/{asked}"
+    assert view(job, "6_0", QueueEntry("PENDING", "")).line() == "pending: requeued 1/10  20/20"
+    assert view(job, "7_0", QueueEntry("RUNNING", "")).line() == f"running  20/{asked}"
+    assert "20/min" in view(job, "6_0", QueueEntry("RUNNING", "")).line()
+
+
 def test_a_run_without_a_time_hides_no_speed(job: JobSpec) -> None:
     progress(job, started_at=5.0)
     assert "20/min" in view(job, "7", QueueEntry("RUNNING", "")).line()

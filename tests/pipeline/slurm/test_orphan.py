@@ -37,9 +37,7 @@ def test_only_a_killed_batch_script_makes_an_orphan(
 ) -> None:
     shown = SHOWN.format(state=state, reason=reason, requeue=requeue, code=code)
     put_on_path(tmp_path / "bin", monkeypatch, {"scontrol": scontrol(tmp_path, shown)})
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    assert requeue_if_orphaned(10) is again
+    assert requeue_if_orphaned("7_2", 10) is again
     assert (tmp_path / "requeued").exists() == again
     assert not again or (tmp_path / "requeued").read_text() == "requeue 7_2\n"
 
@@ -48,17 +46,16 @@ def test_only_a_killed_batch_script_makes_an_orphan(
 def test_requeues_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = SHOWN.format(state="COMPLETING", reason="JobLaunchFailure", requeue=1, code="0:9")
     put_on_path(tmp_path / "bin", monkeypatch, {"scontrol": scontrol(tmp_path, shown)})
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    assert not requeue_if_orphaned(3)
-    assert requeue_if_orphaned(4)
+    assert not requeue_if_orphaned("7", 3)
+    assert requeue_if_orphaned("7", 4)
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
 
 
 @pytest.mark.process
 def test_without_scontrol_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_on_path(tmp_path / "bin", monkeypatch, {"scontrol": None})
-    assert not requeue_if_orphaned(10)
+    assert not requeue_if_orphaned("7", 10)
 
 
 @pytest.mark.process
