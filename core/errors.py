@@ -103,9 +103,9 @@ class Stopped(BaseException):
 
 
 def error_text(error: TrimodeError) -> str:
-    """Returns what a command prints for an error: its message, and the script that was refused if there is one."""
+    """Returns what a command prints for an error: the script that was refused if there is one, and the message last."""
     script = error.script if isinstance(error, SubmissionError) else ""
-    return f"error: {error}" + (f"\nThe script was:\n{script}" if script else "")
+    return (f"The script was:\n{script.rstrip()}\n\n" if script else "") + f"error: {error}"
 
 
 def storage_problem(error: OSError) -> str | None:

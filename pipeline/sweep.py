@@ -10,16 +10,17 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trimode.core.counted import counted
-from trimode.core.errors import FAILED, Stopped, guarded
+from trimode.core.errors import FAILED, ConfigError, Stopped, guarded
 from trimode.core.files import locked
 from trimode.pipeline.config.checks import check
 from trimode.pipeline.config.schema import Config
 from trimode.pipeline.launch import dry_run
 from trimode.pipeline.launch.call import Launcher
+from trimode.pipeline.launch.claims import claim_all, give_back, take
 from trimode.pipeline.launch.living import (
     SUBMIT_LOCK,
     LivingJob,
@@ -31,9 +32,10 @@ from trimode.pipeline.launch.living import (
     write_plan,
 )
 from trimode.pipeline.launch.local import run_local
-from trimode.pipeline.launch.owner import Owner, claim, release, this_process
+from trimode.pipeline.launch.owner import this_process
 from trimode.pipeline.launch.preflight import ensure_worker_packages, preflight
-from trimode.pipeline.launch.submit import Submitted, submit_arrays, wait
+from trimode.pipeline.launch.submit import Again, Submitted, submit_arrays, wait
+from trimode.pipeline.launch.typed import typed_command
 from trimode.pipeline.plan.jobs import plan
 from trimode.pipeline.plan.rounds import JobProgress, JobState
 from trimode.pipeline.plan.survey import absolute, survey
@@ -91,7 +93,7 @@ def run_all(configs: Sequence[Config], cwd: Path, launcher: Launcher | None = No
     for sweep in sweeps:
         say_skipped(sweep.states)
     look_before(sweeps)
-    launcher = launcher or Launcher(this_process())
+    launcher = launcher or Launcher(this_process(), command=typed_command())
     status = OK
     for out_dir in dict.fromkeys(absolute(config.out_dir, cwd) for config in configs):
         here = [sweep for sweep in sweeps if absolute(sweep.config.out_dir, cwd) == out_dir]
@@ -120,9 +122,15 @@ def look_before(sweeps: Sequence[PlannedSweep]) -> None:
 
 
 def run_in(out_dir: Path, sweeps: Sequence[PlannedSweep], launcher: Launcher) -> int:
-    """Runs or submits the sweeps of one output folder. Returns the exit status."""
+    """Runs or submits the sweeps of one output folder. Returns the exit status. ConfigError if it cannot be made."""
     config = sweeps[0].config
     jobs = [job for sweep in sweeps for job in sweep.jobs]
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output folder {out_dir}: {error.strerror}; valid: a folder that you may make and write (--out-dir)"
+        ) from None
     if config.cluster.executor is Executor.local or not jobs:
         failed = run_here(jobs, launcher, config.take_over)
         print_report([state.spec for sweep in sweeps for state in sweep.states], out_dir)
@@ -163,7 +171,7 @@ def say_skipped(states: Sequence[JobState]) -> None:
 
 def run_here(jobs: Sequence[JobSpec], launcher: Launcher, take_over: bool) -> list[JobSpec]:
     """Runs local jobs to their end. Returns those that failed."""
-    take(jobs, launcher.owner, take_over)
+    take(jobs, launcher, take_over)
     try:
         return run_local(jobs, launcher)
     finally:
@@ -183,17 +191,26 @@ def run_on_slurm(config: Config, jobs: Sequence[JobSpec], out_dir: Path, launche
         print(watch)
         return FAILED if left else OK
     done, failed = list(submitted), False
+
+    def once_more(spec: JobSpec) -> Submitted | None:
+        more, _ = submit(config, [spec], out_dir, launcher)
+        say_submitted(more, ())
+        return more[0] if more else None
+
+    again = Again(once_more)
     try:
-        failed = bool(wait(submitted))
+        failed = bool(wait(submitted, again=again))
         while left and submitted:
             submitted, left = submit(config, left, out_dir, launcher)
             say_submitted(submitted, left)
-            failed = bool(wait(submitted)) or failed
+            failed = bool(wait(submitted, again=again)) or failed
             done += submitted
     except KeyboardInterrupt:
         print(f"no longer waiting; the jobs go on. {watch}", file=sys.stderr)
         return FAILED
     print_report([item.spec for item in done], out_dir)
+    if (failed or left) and launcher.command:
+        print(f"what is left goes on with: {launcher.command}", file=sys.stderr)
     return FAILED if failed or left else OK
 
 
@@ -233,51 +250,19 @@ def submit(
             submit_arrays(jobs, launcher, submitted)
         finally:  # of what was submitted before a refusal, too
             give_back(jobs, launcher.owner)
-            rewrite_plans(submitted, living)
+            rewrite_plans(submitted, living, launcher.command)
     taken = {(item.spec.run_dir, item.spec.index) for item in submitted}
     return submitted, [job for job in jobs if (job.run_dir, job.index) not in taken]
 
 
-def rewrite_plans(submitted: Sequence[Submitted], living: dict[str, list[LivingJob]]) -> None:
+def rewrite_plans(submitted: Sequence[Submitted], living: dict[str, list[LivingJob]], command: str) -> None:
     """Writes plan.json where one describes something else; elsewhere the files of the submission stand for it."""
     here: dict[str, list[tuple[JobSpec, str | None]]] = {}
     for item in submitted:
         here.setdefault(item.spec.run_dir, []).extend((item.spec, job_id) for job_id in item.job_ids)
     for run_dir, jobs in here.items():
         if run_dir in living or RunPaths(Path(run_dir)).plan.exists():
-            write_plan(Path(run_dir), living.get(run_dir, []), jobs)
-
-
-def take(jobs: Sequence[JobSpec], owner: Owner, take_over: bool = False) -> None:
-    """Claims every run folder of the jobs and writes plan.json there. On an error no folder stays claimed.
-
-    `take_over`: also from owners that cannot be asked.
-    """
-    claim_all(jobs, owner, take_over)
-    try:
-        for run_dir in dict.fromkeys(job.run_dir for job in jobs):
-            write_plan(Path(run_dir), [], [(job, None) for job in jobs if job.run_dir == run_dir])
-    except BaseException:
-        give_back(jobs, owner)
-        raise
-
-
-def claim_all(
-    jobs: Sequence[JobSpec], owner: Owner, take_over: bool = False, states: Mapping[str, str] | None = None
-) -> None:
-    """Claims every run folder of the jobs. On an error no folder stays claimed. `states`: what squeue says."""
-    try:
-        for run_dir in dict.fromkeys(job.run_dir for job in jobs):
-            claim(Path(run_dir), owner, take_over, states)
-    except BaseException:
-        give_back(jobs, owner)
-        raise
-
-
-def give_back(jobs: Sequence[JobSpec], owner: Owner) -> None:
-    """Ends the claims of this process. Folders handed over to Slurm jobs stay theirs."""
-    for run_dir in dict.fromkeys(job.run_dir for job in jobs):
-        release(Path(run_dir), owner.token)
+            write_plan(Path(run_dir), living.get(run_dir, []), jobs, command)
 
 
 def print_report(jobs: Sequence[JobSpec], out_dir: Path) -> None:

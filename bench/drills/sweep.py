@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import httpx
 from trimode.core.files import whole_lines
@@ -49,6 +50,8 @@ class Settings:
     tokens: int = 320
     """Of every answer, the end token ignored: long enough to be hit in the middle."""
     batch_size: int = 16
+    more: tuple[str, ...] = ()
+    """Further words of the command line."""
 
     def flags(self) -> list[str]:
         """Returns the command line of the sweep, without its output folder."""
@@ -56,7 +59,7 @@ class Settings:
         flags = ["--mode", self.mode, "--model", model, "--benchmarks", ",".join(self.benchmarks)]
         flags += ["--limit", str(self.limit), "--tokens", str(self.tokens), "--no-eos-early-stop"]
         flags += ["--batch-size", str(self.batch_size), "--cluster", "bare", "--device", "cpu", "--gpus", "1"]
-        return [*flags, "model.dtype=float32"]  # so that who is batched with whom changes no token
+        return [*flags, *self.more, "model.dtype=float32"]  # so that who is batched with whom changes no token
 
 
 @dataclass(slots=True)
@@ -87,15 +90,14 @@ class Sweep:
         found = sorted(self.out_dir.glob("*/hf_base/eval_*"))
         return RunPaths(found[0]) if found else None
 
-    def start_command(self) -> subprocess.Popen[str]:
-        """Starts the command that eval.sh ends in."""
+    def start_command(self, *more: str, output: IO[bytes] | int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Starts the command that eval.sh ends in, with `more` flags. What it prints goes to `output`."""
         (self.folder / "tmp").mkdir(parents=True, exist_ok=True)
         environment = child_environment(**{MARK: str(self.folder), "TMPDIR": str(self.folder / "tmp")})
         environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "trimode.pipeline.eval", *self.settings.flags(), "--out-dir", "out"]
-        return subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        command = [sys.executable, "-m", "trimode.pipeline.eval", *self.settings.flags(), "--out-dir", "out", *more]
+        errors = subprocess.PIPE if output == subprocess.PIPE else subprocess.STDOUT
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=output, stderr=errors, text=True)
 
     def end_command(self, process: subprocess.Popen[str]) -> int:
         """Waits for a command. Returns its exit status, and notes the jobs that it submitted."""

@@ -21,7 +21,7 @@ from trimode.kernels.linear import integers, packed12
 from trimode.kernels.linear.blocks import OUTPUTS, num_blocks
 from trimode.kernels.linear.compact_kernel import FIRST_ROWS, STRETCH_STEPS, kernel, num_tiles
 from trimode.kernels.linear.decode import Coding
-from trimode.kernels.linear.quantized import QuantizedWeight, Scheme
+from trimode.kernels.linear.quantized import MAX_INT8, QuantizedWeight, Scheme
 from trimode.kernels.llvm import jit
 
 _X_BYTES = 1 << 19
@@ -72,8 +72,11 @@ def refusal_quantized(weight: QuantizedWeight) -> str | None:
         return f"no CPU kernel for {weight.scheme.value}"
     if weight.dtype != torch.bfloat16:
         return f"no CPU kernel for rows in {weight.dtype}"
-    whole = weight.num_outputs > 0 and weight.num_inputs > 0 and weight.num_inputs % _INPUTS == 0
-    return None if whole else f"{weight.num_inputs} inputs are no multiple of {_INPUTS}"
+    if weight.num_outputs == 0 or weight.num_inputs == 0 or weight.num_inputs % _INPUTS:
+        return f"{weight.num_inputs} inputs are no multiple of {_INPUTS}"
+    if weight.scheme is Scheme.w8a16 and int(weight.codes.min()) < -MAX_INT8:
+        return f"a code is {int(weight.codes.min())}, and the CPU kernel's are -{MAX_INT8} to {MAX_INT8}"
+    return None
 
 
 def pack(weight_OI: torch.Tensor) -> Compact | str:

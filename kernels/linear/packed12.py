@@ -13,11 +13,11 @@ float32 numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from trimode.kernels.linear.blocks import OUTPUTS, STEP_INPUTS, blocks_at_once, from_steps, num_blocks, to_steps
+from trimode.kernels.linear.blocks import OUTPUTS, STEP_INPUTS, from_steps, num_blocks, to_steps
+from trimode.kernels.linear.pack_kernel import SIZES, TILE_INPUTS, kernel
 
 CODES = 16
 FIRST_READ = 112
@@ -53,43 +53,48 @@ class Packed12:
 
 
 def pack(weight_OI: torch.Tensor) -> Packed12 | str:
-    """Returns a bfloat16 weight in 12 bits, or why it should stay in bfloat16."""
+    """Returns a bfloat16 weight on the CPU in 12 bits, or why it should stay in bfloat16. Needs llvmlite."""
     if weight_OI.dtype != torch.bfloat16:
         return f"{weight_OI.dtype} is not torch.bfloat16"
     num_outputs, num_inputs = weight_OI.shape
-    if num_outputs == 0 or num_inputs == 0 or num_inputs % STEP_INPUTS:
-        return f"{list(weight_OI.shape)} is no whole number of steps of {STEP_INPUTS} inputs"
-    at_once = blocks_at_once(num_inputs)
-    parts = weight_OI.view(torch.int16).split(OUTPUTS * at_once)
-    first, reason = _choose_window(parts)
-    if reason:
-        return reason
+    if num_outputs == 0 or num_inputs == 0 or num_inputs % TILE_INPUTS:
+        return f"{list(weight_OI.shape)} is no whole number of tiles of {TILE_INPUTS} inputs"
+    bits_OI = weight_OI.contiguous().view(torch.int16)
+    first = _first_exponent(bits_OI)
+    moved = FIRST_READ - first
     blocks, steps = num_blocks(num_outputs), num_inputs // STEP_INPUTS
     words = torch.empty((blocks, steps, 3, OUTPUTS), dtype=torch.int16)
-    places, raw = [], []
-    for number, part in enumerate(parts):
-        bits = to_steps(part)
-        outside_BS = (((bits & _EXPONENT) - (first << 7)) & ~(CODES - 1 << 7)).ne_(0).flatten(2).any(2)
-        kept = bits[outside_BS]
-        bits += (FIRST_READ - first) << 7
-        start = number * at_once
-        words[start : start + len(bits)] = _three_of_four(bits)
-        places.append(outside_BS.flatten().nonzero().flatten() + start * steps)
-        raw.append(torch.where((kept & _EXPONENT) == 0, kept, bits[outside_BS]))  # zero stays zero
-    every = torch.cat(places)
-    share = len(every) / (blocks * steps)
-    if share > MAX_EXCEPTIONS:
-        return f"{share:.0%} of its steps hold other exponents"
-    first_BE = torch.searchsorted(every, torch.arange(blocks + 1) * steps)
+    outside_BS = torch.empty((blocks, steps), dtype=torch.uint8)
+    sizes = torch.empty((blocks, SIZES, OUTPUTS), dtype=torch.int16)
+    tensors = (part.data_ptr() for part in (words, outside_BS, sizes))
+    shape = 2 * num_inputs, num_outputs, num_inputs // TILE_INPUTS
+    kernel()(blocks, bits_OI.data_ptr(), *shape, first << 7, moved << 7, *tensors)
+    reason = _misfit(int(sizes[:, 0].max()), int(sizes[:, 1].min()) + 1, moved)
+    places = outside_BS.flatten().nonzero().flatten()
+    share = len(places) / (blocks * steps)
+    if not reason and share > MAX_EXCEPTIONS:
+        reason = f"{share:.0%} of its steps hold other exponents"
+    if reason:
+        return reason
     end = torch.tensor([torch.iinfo(torch.int32).max])
     return Packed12(
         words=words,
-        first_BE=first_BE.to(torch.int32),
-        places_E=torch.cat([every, end]).to(torch.int32),
-        raw_E=torch.cat(raw),
-        scale=2.0 ** (first - FIRST_READ),
+        first_BE=torch.searchsorted(places, torch.arange(blocks + 1) * steps).to(torch.int32),
+        places_E=torch.cat([places, end]).to(torch.int32),
+        raw_E=_raw_steps(bits_OI, places // steps, places % steps, moved),
+        scale=2.0**-moved,
         num_outputs=num_outputs,
     )
+
+
+def _raw_steps(bits_OI: torch.Tensor, blocks_E: torch.Tensor, steps_E: torch.Tensor, moved: int) -> torch.Tensor:
+    """Returns the steps at these places as they are, multiplied like the others, `[E, 4, 32]`."""
+    if len(blocks_E) == 0:
+        return bits_OI.new_empty((0, 4, OUTPUTS))
+    rows = (blocks_E[:, None] * OUTPUTS + torch.arange(OUTPUTS)).clamp_(max=len(bits_OI) - 1)
+    columns = steps_E[:, None] * STEP_INPUTS + torch.arange(STEP_INPUTS)
+    plain = to_steps(bits_OI[rows[:, :, None], columns[:, None]].flatten(0, 1)).flatten(0, 1)
+    return torch.where((plain & _EXPONENT) == 0, plain, plain + (moved << 7))  # zero stays zero
 
 
 def unpack(packed: Packed12) -> torch.Tensor:
@@ -103,32 +108,25 @@ def unpack(packed: Packed12) -> torch.Tensor:
     return plain * packed.scale
 
 
-def _three_of_four(steps_BS4W: torch.Tensor) -> torch.Tensor:
-    v0, v1, v2, v3 = steps_BS4W.unbind(2)
-    kept, four = _signed(_KEPT), 0x7800
-    parts = (v3 << 4) & four, (v3 << 8) & four, ((v3 >> 1) & 0x4000) | ((v3 & 0x0007) << 11)
-    return torch.stack([v & kept | part for v, part in zip((v0, v1, v2), parts, strict=True)], dim=2)
+def _first_exponent(bits_OI: torch.Tensor) -> int:
+    """Returns the first of the 16 neighbouring exponents that most weights have.
 
-
-def _choose_window(parts: Sequence[torch.Tensor]) -> tuple[int, str]:
-    """Returns the first of the 16 neighbouring exponents that most weights have, and what is wrong with the weights.
-
-    The window is chosen from a sample: another one would cost more exceptions, and no bit. It begins at 1 or above,
-    because exponent 0 means zero.
+    It is chosen from a sample: another one would cost more exceptions, and no bit. It is 1 or above, because exponent 0
+    means zero.
     """
-    sample = torch.cat([part.flatten()[:: max(1, len(parts) * part.numel() // _SAMPLE)] for part in parts])
+    sample = bits_OI.flatten()[:: max(1, bits_OI.numel() // _SAMPLE)]
     counts = torch.bincount(((sample & _EXPONENT) >> 7).long(), minlength=256)
-    first = int(counts[1:].unfold(0, CODES, 1).sum(1).argmax()) + 1
-    sizes = [part & 0x7FFF for part in parts]
-    most = max(int(size.max()) for size in sizes)
-    least = min(int(((size - 1) & 0x7FFF).min()) for size in sizes) + 1  # without zeros
+    return int(counts[1:].unfold(0, CODES, 1).sum(1).argmax()) + 1
+
+
+def _misfit(most: int, least: int, moved: int) -> str:
+    """Returns what is wrong with weights of these largest and least sizes, as bits without sign; zeros do not count."""
     if most >= _EXPONENT:
-        return first, "a weight is not finite"
+        return "a weight is not finite"
     if least < 1 << 7:
-        return first, "a weight is subnormal"
-    moved = FIRST_READ - first
+        return "a weight is subnormal"
     far = (most >> 7) + moved > 254 or (least >> 7) + moved < 1
-    return first, "the exponents lie too far apart" if far and least <= most else ""
+    return "the exponents lie too far apart" if far and least <= most else ""
 
 
 def _signed(word: int) -> int:

@@ -2,8 +2,8 @@
 
 fp8: e4m3 codes and one scale per output; weight = code * scale. Rows are quantised too, each with its own scale, so
 that the product runs on the fp8 units of a GPU (`quantize_rows`).
-w8a16: one byte and one scale per output; weight = code * scale, codes -127 to 127. Rows stay in bfloat16, float16 or
-float32.
+w8a16: one byte and one scale per output; weight = code * scale, codes -127 to 127 (-128 in files of others). Rows stay
+in bfloat16, float16 or float32.
 w4a16: two 4-bit codes per byte, a scale and a zero per group of inputs; weight = (code - zero) * scale. Rows stay in
 bfloat16, float16 or float32.
 

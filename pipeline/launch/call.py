@@ -32,6 +32,8 @@ class Launcher:
     """`module:name` of a function that takes the spec."""
     tokens: Mapping[str, str] = field(default_factory=dict)
     """Tokens of the claims that other commands hold on run folders in which this one adds jobs to living ones."""
+    command: str = ""
+    """What was typed to start them; empty if unknown."""
 
     def token(self, run_dir: str) -> str:
         """Returns the token of the claim that a job in this folder belongs to."""

@@ -14,7 +14,7 @@ from trimode.core.files import locked, write_json_atomic
 from trimode.pipeline.launch.owner import Owner, read_owner
 from trimode.pipeline.run_folder.job_json import job_from_json
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.submission import JOB_ID, Submission, forget, planned, submissions
+from trimode.pipeline.run_folder.submission import COMMAND, JOB_ID, Submission, forget, planned, submissions
 from trimode.pipeline.slurm.limits import cluster_name
 from trimode.pipeline.slurm.queue import has_ended, job_states
 from trimode.pipeline.spec import JobSpec
@@ -129,10 +129,16 @@ def read_plan(run_dir: Path) -> list[tuple[JobSpec, str]]:
     return found
 
 
-def write_plan(run_dir: Path, living: Sequence[LivingJob], jobs: Sequence[tuple[JobSpec, str | None]]) -> None:
-    """Writes plan.json: the living jobs of the folder, then those of this command with their Slurm ids, if known."""
-    entries = [(job.spec, job.job_id) for job in living] + list(jobs)
-    rows = [dataclasses.asdict(spec) | ({JOB_ID: job_id} if job_id else {}) for spec, job_id in entries]
+def write_plan(
+    run_dir: Path, living: Sequence[LivingJob], jobs: Sequence[tuple[JobSpec, str | None]], command: str = ""
+) -> None:
+    """Writes plan.json: the living jobs of the folder, then those of this command with their Slurm ids, if known.
+
+    `command`: what was typed for the latter; empty if unknown.
+    """
+    rows = [dataclasses.asdict(job.spec) | {JOB_ID: job.job_id} for job in living]
+    typed = {COMMAND: command} if command else {}
+    rows += [dataclasses.asdict(spec) | typed | ({JOB_ID: job_id} if job_id else {}) for spec, job_id in jobs]
     write_json_atomic(RunPaths(run_dir).plan, {"jobs": rows})
 
 

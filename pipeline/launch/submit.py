@@ -5,15 +5,18 @@ States come from squeue and from the markers in the run folders.
 
 from __future__ import annotations
 
+import io
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
-from trimode.core.errors import SubmissionError, WorkerError
+from trimode.core.errors import SubmissionError, TrimodeError, WorkerError
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.fitting import fitting_arrays
 from trimode.pipeline.launch.outcome import failure_message, is_completed
@@ -25,12 +28,16 @@ from trimode.pipeline.slurm.arrays import submission_dir
 from trimode.pipeline.slurm.chain import follow_up
 from trimode.pipeline.slurm.commands import outside_of_jobs
 from trimode.pipeline.slurm.limits import cluster_name
+from trimode.pipeline.slurm.orphan import batch_script_was_killed
 from trimode.pipeline.slurm.queue import QueueEntry, has_ended, queue_entries
 from trimode.pipeline.slurm.script import python_command, sbatch_text, slurm_parameters, task_command
 from trimode.pipeline.spec import JobSpec
 
+HELP = "docs/slurm-troubleshooting.md"
 POLL_S = 5.0
 """Seconds between two calls of squeue."""
+MOST_AGAIN = 3
+"""How often a waiting command submits a job again whose batch script was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +115,22 @@ def submit_array(jobs: Sequence[JobSpec], launcher: Launcher, cluster: str = "")
             arrays.append(_sbatch(jobs, folder))
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             remove_files(folder)
-            raise SubmissionError(f"sbatch refused the jobs: {str(error).strip()}", sbatch_text(jobs)) from error
+            raise SubmissionError(refusal(str(error)), sbatch_text(jobs)) from error
         try:
             while len(arrays) <= jobs[0].resources.num_follow_ups:
                 arrays.append(_sbatch(jobs, folder, arrays))
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             print(f"note: the chain of {arrays[0]} ends after {len(arrays)} arrays: {error}", file=sys.stderr)
-    submission = Submission(folder, arrays[0], len(jobs), cluster, tuple(arrays[1:]))
+    submission = Submission(folder, arrays[0], len(jobs), cluster, tuple(arrays[1:]), launcher.command)
     accepted(submission)
     return submission.runs
+
+
+def refusal(said: str) -> str:
+    """Returns what sbatch said, in one line, and where the reasons are explained."""
+    words = [line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines()]
+    reason = "; ".join(dict.fromkeys(word for word in words if word))
+    return f"sbatch refused the jobs: {reason}\nwhat to do: bash eval.sh --doctor with the same flags, and {HELP}"
 
 
 def _sbatch(jobs: Sequence[JobSpec], folder: Path, earlier: Sequence[str] = ()) -> str:
@@ -126,7 +140,8 @@ def _sbatch(jobs: Sequence[JobSpec], folder: Path, earlier: Sequence[str] = ()) 
     executor.update_parameters(**(follow_up(parameters, earlier) if earlier else parameters))
     if len(jobs) > 1:
         executor.parameters["map_count"] = len(jobs)
-    return str(executor._submit_command(task_command(jobs)).job_id)
+    with redirect_stderr(io.StringIO()):  # submitit prints a refusal, which is in its error as well
+        return str(executor._submit_command(task_command(jobs)).job_id)
 
 
 def _tell(item: Submitted, entry: QueueEntry, last: dict[str, str]) -> None:
@@ -139,7 +154,37 @@ def _tell(item: Submitted, entry: QueueEntry, last: dict[str, str]) -> None:
         print(f"{item.job_id} ({item.spec.name}): {line.line()}", file=sys.stderr, flush=True)
 
 
-def wait(submitted: Sequence[Submitted], pause: Callable[[float], None] = time.sleep) -> list[Submitted]:
+class Again:
+    """Submits a job once more whose batch script was killed: nobody on the cluster was left to ask for another run."""
+
+    def __init__(self, submit: Callable[[JobSpec], Submitted | None]) -> None:
+        """`submit` returns None if Slurm takes no more jobs, or raises TrimodeError."""
+        self._submit = submit
+        self._times: Counter[tuple[str, str]] = Counter()
+
+    def __call__(self, item: Submitted, state: str) -> Submitted | None:
+        """Returns the new job of a job that has failed; None if it failed for another reason, or too often."""
+        spec = item.spec
+        name = spec.run_dir, spec.name
+        if item.follow_ups or self._times[name] >= min(MOST_AGAIN, spec.resources.max_requeues):
+            return None
+        if state != "FAILED" or not batch_script_was_killed(item.job_id):
+            return None
+        self._times[name] += 1
+        say = f"{item.job_id} ({spec.name}): its batch script was killed"
+        try:
+            new = self._submit(spec)
+        except TrimodeError as error:
+            print(f"{say}, and it could not be submitted again: {error}", file=sys.stderr, flush=True)
+            return None
+        if new is not None:
+            print(f"{say}; it goes on as {new.job_id}", file=sys.stderr, flush=True)
+        return new
+
+
+def wait(
+    submitted: Sequence[Submitted], pause: Callable[[float], None] = time.sleep, again: Again | None = None
+) -> list[Submitted]:
     """Blocks until every job has ended. Returns those without a COMPLETED marker of this submission."""
     waiting = list(submitted)
     failed = []
@@ -161,6 +206,9 @@ def wait(submitted: Sequence[Submitted], pause: Callable[[float], None] = time.s
             completed = is_completed(item.spec) and (
                 state in ("COMPLETED", "gone from squeue") or bool(item.follow_ups)
             )
+            if not completed and again is not None and (new := again(item, state)) is not None:
+                waiting.append(new)
+                continue
             outcome = "COMPLETED" if completed else f"failed ({state}): {failure_message(item.spec, item.log)}"
             print(f"{item.job_id} ({item.spec.name}): {outcome}", file=sys.stderr, flush=True)
             if not completed:

@@ -19,7 +19,7 @@ from types import FrameType
 from trimode.core.errors import RUN_AGAIN, TERMINATED, guarded
 from trimode.pipeline.launch.call import JobCall
 from trimode.pipeline.launch.outcome import over_since
-from trimode.pipeline.run_folder.earlier_runs import num_earlier_runs
+from trimode.pipeline.run_folder.earlier_runs import job_name, num_earlier_runs
 from trimode.pipeline.run_folder.submission import CALLS, Call, read_call
 from trimode.pipeline.slurm.orphan import requeue_if_orphaned
 from trimode.pipeline.slurm.requeue import wish_of
@@ -87,7 +87,7 @@ def run_call(folder: Path) -> int:
     except SystemExit as end:
         if end.code == RUN_AGAIN:
             wish_for_another_run(folder)
-        if end.code == TERMINATED and requeue_if_orphaned(call.spec.resources.max_requeues):
+        if end.code == TERMINATED and requeue_if_orphaned(job_name(), call.spec.resources.max_requeues):
             print("the batch script was killed; Slurm runs the job again", flush=True)
         raise
     return 0

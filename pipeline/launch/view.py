@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,9 +19,9 @@ from trimode.pipeline.launch.outcome import cause
 from trimode.pipeline.launch.owner import Life, read_owner
 from trimode.pipeline.run_folder.job_json import job_from_json
 from trimode.pipeline.run_folder.lease import holder_runs_here
-from trimode.pipeline.run_folder.manifest import runs_of
+from trimode.pipeline.run_folder.manifest import SLURM_JOB, runs_of
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.submission import FOLDER, JOB_ID, out_dir_of, planned
+from trimode.pipeline.run_folder.submission import COMMAND, FOLDER, JOB_ID, out_dir_of, planned
 from trimode.pipeline.slurm.queue import QueueEntry, ended_states, has_ended, queue_entries
 from trimode.pipeline.spec import JobSpec
 
@@ -59,6 +62,8 @@ class JobView:
     log: Path
     follow_ups: tuple[str, ...] = ()
     """Slurm ids of the jobs that wait to go on with it (a chain)."""
+    command: str = ""
+    """What was typed to run it, and goes on with it; empty if unknown."""
 
     @property
     def done(self) -> int:
@@ -112,7 +117,7 @@ def views(run_dirs: Iterable[Path]) -> list[JobView]:
     Without squeue the markers and the manifest alone are shown.
     """
     jobs = [entry for run_dir in run_dirs for entry in planned_jobs(run_dir)]
-    ids = [job_id for _, job_ids in jobs for job_id in job_ids]
+    ids = [job_id for _, job_ids, _ in jobs for job_id in job_ids]
     try:
         entries = queue_entries(ids)
     except WorkerError:
@@ -123,9 +128,9 @@ def views(run_dirs: Iterable[Path]) -> list[JobView]:
         if name and (job_id not in entries or name == entries[job_id].state):
             entries[job_id] = QueueEntry(name, by)
     found = []
-    for spec, job_ids in jobs:
+    for spec, job_ids, command in jobs:
         seen = view(spec, job_ids[0] if job_ids else None, entry_of(job_ids, entries))
-        found.append(replace(seen, follow_ups=job_ids[1:]))
+        found.append(replace(seen, follow_ups=job_ids[1:], command=command))
     return found
 
 
@@ -140,9 +145,9 @@ def entry_of(job_ids: Sequence[str], entries: Mapping[str, QueueEntry]) -> Queue
     return living[0] if living else ran[-1] if ran else None
 
 
-def planned_jobs(run_dir: Path) -> Iterator[tuple[JobSpec, tuple[str, ...]]]:
-    """Yields the jobs in a folder's plan with their Slurm ids. Damaged entries are left out."""
-    jobs: dict[int, tuple[JobSpec, tuple[str, ...]]] = {}
+def planned_jobs(run_dir: Path) -> Iterator[tuple[JobSpec, tuple[str, ...], str]]:
+    """Yields the jobs in a folder's plan with their Slurm ids and what was typed. Damaged entries are left out."""
+    jobs: dict[int, tuple[JobSpec, tuple[str, ...], str]] = {}
     try:
         rows = planned(run_dir).get("jobs")
     except (OSError, ValueError, RecursionError):
@@ -151,7 +156,9 @@ def planned_jobs(run_dir: Path) -> Iterator[tuple[JobSpec, tuple[str, ...]]]:
         spec = job_from_json(row)
         if spec is not None:
             ids = (row[JOB_ID],) if isinstance(row.get(JOB_ID), str) else ()
-            jobs[spec.index] = (spec, (*jobs.get(spec.index, (spec, ()))[1], *ids))
+            earlier = jobs[spec.index][1] if spec.index in jobs else ()
+            command = row.get(COMMAND)
+            jobs[spec.index] = (spec, (*earlier, *ids), command if isinstance(command, str) else "")
     yield from jobs.values()
 
 
@@ -163,20 +170,44 @@ def view(spec: JobSpec, job_id: str | None, entry: QueueEntry | None) -> JobView
         progress = read_snapshot(paths.progress(spec.index))
     except (OSError, ValueError, TypeError):  # just being replaced, or of another release
         progress = {}
+    runs = runs_of(spec, paths)
+    if stage is Stage.RUNNING:
+        progress = _of_this_run(progress, runs)
+    if stage in (Stage.RUNNING, Stage.PENDING) and not _has_begun(spec, job_id, runs):
+        progress = {
+            task.benchmark: TaskProgress(total=task.num_requests, done=progress[task.benchmark].done)
+            for task in spec.tasks
+            if task.benchmark in progress
+        }
     log = paths.pipeline_log(spec.index)
     return JobView(spec=spec, job_id=job_id, stage=stage, detail=detail, progress=progress, log=log)
+
+
+def _of_this_run(progress: dict[str, TaskProgress], runs: list[dict[str, object]]) -> dict[str, TaskProgress]:
+    """Returns the counts without the speed of an earlier run, which is there until this run has its first answers."""
+    began = 0.0
+    if runs and runs[-1].get("status") == "interrupted":
+        began = math.inf  # the next one begins
+    elif runs:
+        with suppress(ValueError):
+            began = datetime.fromisoformat(str(runs[-1].get("start"))).timestamp()
+    return {
+        name: task if task.started_at >= began else TaskProgress(total=task.total, done=task.done)
+        for name, task in progress.items()
+    }
 
 
 def _stage(spec: JobSpec, paths: RunPaths, job_id: str | None, entry: QueueEntry | None) -> tuple[Stage, str]:
     """The stage of a job, and what is to be said of it."""
     runs = runs_of(spec, paths)
-    number = f"run {len(runs)}" if len(runs) > 1 else ""
+    present = len(runs) + (bool(runs) and runs[-1].get("status") == "interrupted")  # the next one begins
+    number = f"run {present}" if present > 1 else ""
     if job_id is not None and entry is not None and not has_ended(entry.state):
         if entry.state != "PENDING":
             return Stage.RUNNING, ", ".join(filter(None, (number, *_nodes(spec, runs))))
-        again = _why_again(spec, runs) if runs else ""
+        again = _why_again(spec, runs) if runs and _has_begun(spec, job_id, runs) else ""
         why = f"held: {entry.reason}" if any(word in entry.reason for word in HELD) else entry.reason
-        return Stage.PENDING, again + why
+        return Stage.PENDING, ", ".join(filter(None, (again, why)))
     if paths.completed(spec.index).exists():
         return Stage.COMPLETED, ""
     if paths.failed(spec.index).exists():
@@ -214,11 +245,21 @@ def _last_words(spec: JobSpec, job_id: str | None) -> str:
     return ""
 
 
+def _has_begun(spec: JobSpec, job_id: str | None, runs: list[dict[str, object]]) -> bool:
+    """True unless the last run is known to be of another Slurm job: this one was submitted after it.
+
+    The jobs of a chain are one job here.
+    """
+    if not runs or job_id is None or spec.resources.num_follow_ups:
+        return True
+    return (runs[-1].get(SLURM_JOB) or job_id) == job_id
+
+
 def _why_again(spec: JobSpec, runs: list[dict[str, object]]) -> str:
     """Why a job that has run before waits again."""
     if signal.SIGTERM.name in str(runs[-1].get("cause")):
-        return "preempted, "
-    return f"requeued {int(str(runs[-1].get('restart_count') or 0)) + 1}/{spec.resources.max_requeues}, "
+        return "preempted"
+    return f"requeued {int(str(runs[-1].get('restart_count') or 0)) + 1}/{spec.resources.max_requeues}"
 
 
 def _lives_here(paths: RunPaths) -> bool:

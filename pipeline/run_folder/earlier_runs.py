@@ -1,10 +1,16 @@
-"""How many runs of a Slurm job came before this one, from the environment of the job."""
+"""Which Slurm job this is, and how many of its runs came before this one, from the environment of the job."""
 
 from __future__ import annotations
 
 import os
 
 from trimode.pipeline.spec import LINK
+
+
+def job_name() -> str:
+    """Returns the id by which Slurm's commands know this job; of an array: by its number in it. Empty elsewhere."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def restart_count() -> int:

@@ -16,12 +16,15 @@ from dataclasses import asdict
 from trimode.core.errors import ConfigError, Stopped
 from trimode.core.files import locked, write_json_atomic
 from trimode.core.worker import WorkerInfo
-from trimode.pipeline.run_folder.earlier_runs import restart_count
+from trimode.pipeline.run_folder.earlier_runs import job_name, restart_count
 from trimode.pipeline.run_folder.lock import lock_differences, lock_sha256
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.provenance import git_commit, now, versions
 from trimode.pipeline.run_folder.rows import read_manifest
 from trimode.pipeline.spec import JobSpec
+
+SLURM_JOB = "slurm_job"
+"""Key of a run: the id by which squeue shows its job. `slurm_job_id` differs from it in an array."""
 
 
 class Manifest:
@@ -40,6 +43,7 @@ class Manifest:
         self.pin({"prompts": dict(prompts), "data": {name: dict(facts) for name, facts in data.items()}})
         run: dict[str, object] = {"start": now(), "end": None, "status": "running", "host": socket.gethostname()}
         run |= {"pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
+        run[SLURM_JOB] = job_name() or None
         run["max_num_seqs"] = self._spec.client.max_num_seqs
         run["restart_count"] = restart_count()
         code = {"git_commit": git_commit(), "versions": versions(), "lock_sha256": lock_sha256()}

@@ -24,6 +24,8 @@ FOLDER = ".submitit"
 CALLS, ACCEPTED = "calls.jsonl", "accepted.json"
 JOB_ID = "slurm_job_id"
 """Key of an entry of plan.json: the Slurm job that was submitted for it."""
+COMMAND = "command"
+"""Key of an entry of plan.json: what was typed to run the job, and goes on with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class Submission:
     """Name of the cluster; empty if unknown."""
     follow_ups: tuple[str, ...] = ()
     """Ids of the arrays that wait to go on with the same calls, in order (a chain)."""
+    command: str = ""
+    """What was typed to submit it; empty if unknown."""
 
     @property
     def runs(self) -> list[tuple[str, ...]]:
@@ -87,7 +91,7 @@ def read_call(folder: Path, number: int) -> Call:
 def accepted(submission: Submission) -> None:
     """Records the id that Slurm has given to an array."""
     facts = {"job_id": submission.job_id, "count": submission.count, "cluster": submission.cluster}
-    facts |= {"follow_ups": list(submission.follow_ups)}
+    facts |= {"follow_ups": list(submission.follow_ups), COMMAND: submission.command}
     write_json_atomic(submission.folder / ACCEPTED, facts)
 
 
@@ -98,7 +102,7 @@ def submissions(out_dir: Path) -> list[Submission]:
         with suppress(OSError, ValueError, KeyError, TypeError):
             raw = json.loads(path.read_text(encoding="utf-8"))
             follow_ups = tuple(map(str, raw.get("follow_ups", ())))
-            facts = str(raw["job_id"]), int(raw["count"]), str(raw["cluster"]), follow_ups
+            facts = str(raw["job_id"]), int(raw["count"]), str(raw["cluster"]), follow_ups, str(raw.get(COMMAND, ""))
             found.append(Submission(path.parent, *facts))
     return found
 
@@ -123,10 +127,14 @@ def _rows(submission: Submission, run_dir: str | None = None) -> dict[str, list[
     try:
         status = path.stat()
         lines = _entries(path, status.st_mtime_ns, status.st_size)
-        runs = submission.runs
+        runs, typed = submission.runs, {COMMAND: submission.command} if submission.command else {}
         wanted = lines if run_dir is None else {run_dir: lines.get(run_dir, [])}
         return {
-            name: [json.loads(line)["spec"] | {JOB_ID: job_id} for number, line in numbered for job_id in runs[number]]
+            name: [
+                json.loads(line)["spec"] | typed | {JOB_ID: job_id}
+                for number, line in numbered
+                for job_id in runs[number]
+            ]
             for name, numbered in wanted.items()
         }
     except (OSError, ValueError, KeyError, TypeError, IndexError):

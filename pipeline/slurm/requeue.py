@@ -2,7 +2,8 @@
 
 Slurm warns the batch script alone, before the time limit and before a preemption. The step gets the warning from srun,
 and only the job's own process acts on it. The script runs outside of any container, where scontrol is.
-A step that was killed, or whose job lost its server, is started again in the same allocation and goes on there.
+A step that was killed, or whose job lost its server, is started again in the same allocation and goes on there. So is
+one that was stopped because SIGTERM came to the script, but neither from scancel nor from a preemption.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ EARLY_WARNING = "early=; trap 'early=USR2' USR2; trap 'early=TERM' TERM  # until
 
 STEP_RESTARTS = 3
 """How often a batch script starts its step again."""
+LOOKS, PAUSE_S = 20, 2
+"""How often a batch script looks whether a killed step has left the devices, and seconds between two looks."""
 
 
 def warning_s(time_limit_min: int) -> int:
@@ -51,13 +54,13 @@ def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
         # the id of an array's last job stands for the whole array in scontrol's eyes
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} job=${job:-$SLURM_JOB_ID}",
         "srun() {  # runs the step, passes signals on, starts it again if it was killed, has the job run again",
-        '  local step status timer caught= restarts=0 wish="${!#}/again_$SLURM_JOB_ID"',
-        '  rm -f "$wish"',
+        '  local step status timer caught= overlap= restarts=0 wish="${!#}/again_$SLURM_JOB_ID"',
+        '  rm -f "$wish"; [ "$early" != TERM ] || ! goes_on || early=',
         *(_REMOVE_CONTAINERS if resources.container is Container.pyxis else ()),
         '  [ -z "$early" ] || exit_early',
         *call_of_join(resources),
         "  while :; do",
-        f'    {RESTARTS}=$restarts command srun {first_node_options(resources)}"$@" &',
+        f'    {RESTARTS}=$restarts command srun $overlap {first_node_options(resources)}"$@" &',
         "    step=$!",
         "    last_call &",
         "    timer=$!",
@@ -73,8 +76,9 @@ def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
         f'    [ "$status" -ne {RUN_AGAIN} ] || run_again',
         f'    [ "$status" -eq {START_AGAIN} ] || [ "$status" -gt 128 ] || break',
         '    [ "$caught" != USR2 ] || exit_early  # it died after the warning',
+        '    [ "$caught$early" != TERM ] || ! goes_on || caught= early=',
         f'    [ -z "$caught$early" ] && [ "$restarts" -lt {STEP_RESTARTS} ] || break',
-        "    restarts=$((restarts + 1))",
+        "    restarts=$((restarts + 1)); wait_for_step",
         f'    echo "the step ended with status $status and is started again ($restarts/{STEP_RESTARTS})" >&2',
         "  done",
         '  exit "$status"',
@@ -84,7 +88,7 @@ def srun_function(resources: ResourceSpec, join_step: str = "") -> list[str]:
         f'  while [ "$SECONDS" -lt {last_call_s} ]; do kill -0 $$ 2>/dev/null || return; sleep 2; done',
         '  [ ! -e "$wish" ] || ' + ("kill -KILL $$" if resources.num_follow_ups else 'scontrol requeue "$job"'),
         "}",
-        *_IS_PREEMPTED,
+        *(*_WHY_SIGTERM, *_wait_for_step()),
         *join_functions(resources, join_step),
         "exit_early() {",
         f'  [ "$early" != TERM ] || exit {TERMINATED}',
@@ -123,7 +127,32 @@ def _warn_in_time(seconds: int) -> list[str]:
     ]
 
 
-_IS_PREEMPTED = (
+def _wait_for_step() -> list[str]:
+    """Returns a shell function that waits until the step before has left this node.
+
+    A step stays for ever if its srun was killed after Slurm had given it the devices and before it was started there.
+    The next one then shares them with it; otherwise it would wait for them until the time limit.
+    """
+    return [
+        "wait_for_step() {  # or share the devices with what is left of it",
+        f"  local look; for look in {{1..{LOOKS}}}; do",
+        '    squeue --noheader --steps --jobs="$SLURM_JOB_ID" --nodelist="$SLURMD_NODENAME" --format=%i 2>/dev/null |',
+        "      grep -q '\\.[0-9]*$' || return",
+        f"    sleep {PAUSE_S}",
+        "  done",
+        "  overlap=--overlap",
+        "}",
+    ]
+
+
+_WHY_SIGTERM = (
+    "goes_on() {  # although SIGTERM came: Slurm neither ends nor preempts the job, so it was a signal by hand",
+    '  case " $(scontrol --oneliner show job "$job" 2>/dev/null) " in',
+    '    *" PreemptTime="[0-9]*) return 1 ;;',
+    '    *" JobState=RUNNING "*) return 0 ;;',
+    "  esac",
+    "  return 1",
+    "}",
     "is_preempted() {  # and Slurm leaves it to the job to run again: it requeues nothing that ends by itself",
     '  case " $(scontrol --oneliner show job "$job" 2>/dev/null) " in',
     '    *" JobState=RUNNING "*" Requeue=1 "*" PreemptTime="[0-9]*) return 0 ;;',

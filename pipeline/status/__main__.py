@@ -24,6 +24,7 @@ LOG_LINES = 20
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 30.0
 """Seconds between two looks with --watch: more while nothing changes."""
 LIVING = (Stage.PENDING, Stage.RUNNING)
+OVER = (Stage.FAILED, Stage.ENDED)
 
 
 def as_text(jobs: Sequence[JobView]) -> str:
@@ -39,6 +40,8 @@ def as_text(jobs: Sequence[JobView]) -> str:
         if job.stage is Stage.FAILED:
             lines += [f"      {line}" for line in job.detail.splitlines()]
             lines.append(f"      log: {job.log}")
+    again = dict.fromkeys(job.command for job in jobs if job.stage in OVER and job.command)
+    lines += [f"what is left goes on with: {command}" for command in again]
     counts = {stage: sum(job.stage is stage for job in jobs) for stage in Stage}
     lines.append(", ".join(f"{count} {stage}" for stage, count in counts.items() if count) or "no jobs")
     return "\n".join(lines)
@@ -54,6 +57,7 @@ def as_json(jobs: Sequence[JobView]) -> str:
             "benchmarks": [task.benchmark for task in job.spec.tasks],
             "slurm_job_id": job.job_id,
             "follow_ups": list(job.follow_ups),
+            "command": job.command,
             "state": job.stage.value,
             "detail": job.detail,
             "done": job.done,

@@ -11,13 +11,15 @@ import pytest
 from trimode.bench.drills.__main__ import Planner, run
 from trimode.bench.drills.compare import Difference, difference, read_result
 from trimode.bench.drills.drill import Record, read_records, write_record
-from trimode.bench.drills.limit import BENCHMARKS, show
+from trimode.bench.drills.limit import BENCHMARKS, MODES, repeats_to_meet, show
 from trimode.bench.drills.strikes import KINDS
 from trimode.bench.drills.sweep import PROGRAMS
 from trimode.bench.drills.table import as_markdown
 from trimode.core.errors import ConfigError
 from trimode.core.files import write_text_atomic
-from trimode.core.protocol import Mode, Row
+from trimode.core.protocol import Row
+from trimode.pipeline.config.compose import compose
+from trimode.pipeline.config.flags import to_overrides
 from trimode.pipeline.run_folder.paths import RunPaths
 
 FORWARDS = {"prefill": 1, "decode": 9}
@@ -63,19 +65,19 @@ def test_every_other_difference_is_counted(tmp_path: Path) -> None:
     assert found.left_files == ("exp/hf_base/eval_*/FAILED_group0",)
 
 
-def limited(path: Path, rows: int, *, doubled: bool = False) -> Path:
-    """What a sweep of all modes with two repeats leaves."""
+def limited(path: Path, rows: int, *, doubled: bool = False, met: bool = True) -> Path:
+    """What a sweep of all modes with two repeats leaves. Its jobs had two runs each, of nine and eight minutes."""
     runs = [
         {"restart_count": n, "slurm_job_id": "7", "start": f"2026-11-26T10:0{n}:00+00:00", "new_samples": 1}
         | {
             "end": "2026-11-26T10:09:00+00:00",
-            "status": ("interrupted", "completed")[n],
+            "status": ("interrupted" if met else "lost", "completed")[n],
             "cause": (None, "a signal")[n],
         }
         for n in (0, 1)
     ]
-    for mode in Mode:
-        paths = RunPaths(path / "out" / f"demo_{mode.value}_tok9" / "hf_base" / "eval_0123456789ab")
+    for mode in MODES:
+        paths = RunPaths(path / "out" / f"demo_{mode}_tok9" / "hf_base" / "eval_0123456789ab")
         lines = [
             json.dumps(line(n, benchmark=benchmark, seed=seed)) + "\n"
             for benchmark in BENCHMARKS
@@ -101,8 +103,26 @@ def test_a_sweep_that_met_its_limit_is_set_beside_the_other(
     calm = limited(tmp_path / "enough", 3)
     assert show(limited(tmp_path / "limited", rows, doubled=doubled), calm) is (said == "0 lost, 0 doubled")
     printed = capsys.readouterr().out
-    assert printed.count(said) == len(Mode) and printed.count(f"COMPLETED, {4 * rows} rows") == len(Mode)
+    assert printed.count(said) == len(MODES) and printed.count(f"COMPLETED, {4 * rows} rows") == len(MODES)
+    assert printed.splitlines()[-1] == "the time limit ended 3 runs"
     assert "run 2 of job 7: 10:01:00 to 10:09:00, 1 samples, completed (a signal)" in printed
+
+
+def test_a_sweep_whose_jobs_did_not_meet_their_limit_shows_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not show(limited(tmp_path / "limited", 3, met=False), limited(tmp_path / "enough", 3))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("no job has met its limit")
+
+
+@pytest.mark.parametrize(("minutes", "repeats", "needed"), [(3, 2, 2), (12, 2, 4), (600, 2, 60)])
+def test_a_quick_machine_gets_more_repeats(tmp_path: Path, minutes: int, repeats: int, needed: int) -> None:
+    assert repeats_to_meet(limited(tmp_path, 1), minutes, repeats) == needed
+
+
+def test_the_limit_is_met_by_all_modes_that_the_flag_names() -> None:
+    config = compose(to_overrides(["--mode", "all", "--model", "m"]))
+    assert tuple(config.modes) == MODES
 
 
 def planner(kills: int, *kinds: str, per_run: int = 2) -> Planner:

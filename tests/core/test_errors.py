@@ -46,7 +46,7 @@ def test_an_error_becomes_a_line_and_a_status(
 
 def test_a_refused_script_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     guarded(lambda: raising(SubmissionError("no", "#!/bin/sh")))
-    assert capsys.readouterr().err == "error: no\nThe script was:\n#!/bin/sh\n"
+    assert capsys.readouterr().err == "The script was:\n#!/bin/sh\n\nerror: no\n"
 
 
 def test_a_command_may_have_its_own_text_and_status(capsys: pytest.CaptureFixture[str]) -> None:

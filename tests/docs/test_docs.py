@@ -38,6 +38,7 @@ COMMANDS = (
     ("-m", "trimode.bench.concurrency"),
     ("-m", "trimode.bench.coverage"),
     ("-m", "trimode.bench.drills"),
+    ("-m", "trimode.bench.drills.early"),
     ("-m", "trimode.bench.gpu"),
     ("-m", "trimode.bench.journal"),
     ("-m", "trimode.bench.packed_weights"),

@@ -37,7 +37,7 @@ def int4(outputs: int, inputs: int, *, zeros: bool = True) -> QuantizedWeight:
     return weight if zeros else dataclasses.replace(weight, zeros=None)
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (70, 96), (96, 256), (4097, 1024)])
+@pytest.mark.parametrize("shape", [(1, 32), (31, 256), (70, 96), (96, 256), (4097, 1024)])
 def test_unpacking_gives_every_bit(shape: tuple[int, int]) -> None:
     plain = weights(*shape) if shape[0] > 1 else normal(*shape, dtype=torch.bfloat16)
     got = packed12.unpack(packed_of(plain))
@@ -141,6 +141,16 @@ def test_elsewhere_the_reference_multiplies(scheme: Scheme, monkeypatch: pytest.
     assert compact.refusal_quantized(weight) == "no llvmlite"
 
 
+def test_a_code_without_a_magnitude_is_multiplied_by_the_reference() -> None:
+    """Other programs write -128. The kernel's bytes hold a sign and a magnitude up to 127."""
+    weight = quantize(normal(32, 64), Scheme.w8a16, torch.bfloat16)
+    weight.codes[3, 5] = -128
+    prepared = linear.prepare_quantized(weight)
+    x = normal(4, 64, dtype=torch.bfloat16)
+    assert prepared.layout is Layout.QUANTIZED
+    assert torch.equal(linear.apply(x, prepared), reference.quantized_product(x, weight, None))
+
+
 def test_what_the_kernel_does_not_take_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compact, "missing", lambda: None)
     assert compact.pack(normal(32, 36, dtype=torch.bfloat16)) == "36 inputs are no multiple of 32"
@@ -150,3 +160,6 @@ def test_what_the_kernel_does_not_take_is_named(monkeypatch: pytest.MonkeyPatch)
     assert compact.refusal_quantized(quantize(normal(3, 64), Scheme.w8a16, torch.float32)) == (
         "no CPU kernel for rows in torch.float32"
     )
+    least = quantize(normal(32, 64), Scheme.w8a16, torch.bfloat16)
+    least.codes[31, 0] = -128
+    assert compact.refusal_quantized(least) == "a code is -128, and the CPU kernel's are -127 to 127"

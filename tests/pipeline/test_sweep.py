@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from trimode.core.errors import ConfigError, JobFailed, SubmissionError
 from trimode.core.project import child_environment
+from trimode.pipeline.launch.call import Launcher
+from trimode.pipeline.launch.claims import give_back, take
 from trimode.pipeline.launch.owner import read_owner, this_process
 from trimode.pipeline.plan.rounds import continue_or_start
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.sweep import give_back, guarded_sweep, say_skipped, take
+from trimode.pipeline.sweep import guarded_sweep, say_skipped
 from trimode.tests.fakes.sweeps import finish, local_jobs
 
 pytestmark = pytest.mark.process
@@ -83,9 +85,9 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
 def test_folders_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
     ar, dlm, _ = local_jobs(tmp_path)
     other = this_process()
-    take([dlm], other)
+    take([dlm], Launcher(other))
     with pytest.raises(ConfigError, match="one owner"):
-        take([ar, dlm], this_process())
+        take([ar, dlm], Launcher(this_process()))
     assert read_owner(Path(ar.run_dir)) is None
     assert read_owner(Path(dlm.run_dir)) == other
     assert json.loads(RunPaths(Path(dlm.run_dir)).plan.read_text())["jobs"][0]["name"] == "dlm"

@@ -40,6 +40,8 @@ def quantised_matrices(model: TriModeModel) -> list[QuantizedWeight | None]:
     [
         (MICRO, "fp8", "bfloat16", False),
         (MICRO, "fp8", "float32", True),
+        (MICRO, "w8a16", "bfloat16", True),
+        (DEMO, "w8a16", "float32", False),
         (MICRO, "w4a16", "bfloat16", True),
         (MICRO, "w4a16", "float32", False),
         (DEMO, "w4a16", "bfloat16", False),
@@ -90,14 +92,14 @@ def test_what_stands_in_the_folder(
     assert stored["ignore"] == ["diffusion_head"]
     sizes = {name: group["weights"]["group_size"] for name, group in stored["config_groups"].items()}
     targets = {name: group["targets"] for name, group in stored["config_groups"].items()}
-    if scheme == "fp8":
+    if scheme in ("fp8", "w8a16"):
         assert (sizes, targets) == ({"group_0": None}, {"group_0": ["Linear"]})
     else:  # 192 inputs are no multiple of 128, and 512 are
         assert sizes == {"group_0": 128, "group_1": 64}
         assert targets["group_0"] == ["re:.*down_proj$"]
         assert len(targets["group_1"]) == 6
     dtypes = {name.rpartition(".")[2]: tensor.dtype for name, tensor in load_file(out / "model.safetensors").items()}
-    assert dtypes["weight_scale"] == (torch.float32 if scheme == "fp8" else torch.bfloat16)
+    assert dtypes["weight_scale"] == (torch.bfloat16 if scheme == "w4a16" else torch.float32)
     assert {path.stat().st_mode & 0o777 for path in out.iterdir() if path.is_file()} == {0o644}
     shown = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in shown[:4]] == [f"layers.{number}" for number in range(4)]

@@ -3,6 +3,7 @@
 A matrix `[O, I]` with G groups of inputs is stored as
 - compressed-tensors, `pack-quantized`: `weight_packed` int32 `[O, I / 8]`, input 0 of a word in its lowest four bits;
   `weight_scale` `[O, G]`; `weight_zero_point` int32 `[O / 8, G]`, packed along the outputs; `weight_shape` int64 `[2]`.
+  Of 8 bits: `weight_packed` int32 `[O, I / 4]`, each byte 128 more than its code; `weight_scale` `[O, 1]`.
 - compressed-tensors, `float-quantized`: `weight` e4m3 `[O, I]`; `weight_scale` `[O, 1]` or `[1]`.
 - AWQ, `gemm`: `qweight` int32 `[I, O / 8]`, whose four-bit places hold outputs 0 2 4 6 1 3 5 7; `qzeros` `[G, O / 8]`
   in the same order; `scales` `[G, O]`.
@@ -28,6 +29,9 @@ Shape = tuple[int, ...]
 I32 = frozenset({"I32"})
 PER_WORD = 8
 """Four-bit codes in an int32."""
+BYTES_PER_WORD = 4
+SIGN_BIT = 0x80
+"""What compressed-tensors adds to an 8-bit code, so that it is not negative."""
 AWQ_OUTPUTS = (0, 4, 1, 5, 2, 6, 3, 7)
 """Place, in a word of AWQ, of the outputs 0 to 7."""
 ONE_EACH = 0x11111111
@@ -43,6 +47,9 @@ class Part:
 
     shape: Shape
     dtypes: frozenset[str] = FLOAT_DTYPES
+
+
+SHAPE_PART = Part((2,), frozenset({"I64", "I32"}))
 
 
 def matrices(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -93,6 +100,14 @@ def _parts(
         per_tensor = files.shapes.get(f"{name}.weight_scale")
         scale = per_tensor if per_tensor in ((), (1,)) else (outputs, 1)
         return {"weight": Part(shape, frozenset({"F8_E4M3"})), "weight_scale": Part(scale)}
+    if stored.scheme is Scheme.w8a16:
+        if inputs % BYTES_PER_WORD:
+            raise ConfigError(f"{what}: {name} has {inputs} inputs; valid in w8a16: a multiple of {BYTES_PER_WORD}")
+        return {
+            "weight_packed": Part((outputs, inputs // BYTES_PER_WORD), I32),
+            "weight_scale": Part((outputs, 1)),
+            "weight_shape": SHAPE_PART,
+        }
     found = _groups_of(files, stored, name, inputs, what)
     groups = 1 if found.size == WHOLE_ROW else inputs // found.size
     words = -(-outputs // PER_WORD)
@@ -100,7 +115,7 @@ def _parts(
         parts = {
             "weight_packed": Part((outputs, inputs // PER_WORD), I32),
             "weight_scale": Part((outputs, groups)),
-            "weight_shape": Part((2,), frozenset({"I64", "I32"})),
+            "weight_shape": SHAPE_PART,
         }
         return parts if found.symmetric else parts | {"weight_zero_point": Part((words, groups), I32)}
     if outputs % PER_WORD:
@@ -152,9 +167,11 @@ def read_packed(files: WeightFiles, stored: StoredQuantization, name: str, dtype
     if stored.method is Method.compressed_tensors:
         codes = part("weight_packed").view(torch.uint8)
         scales = part("weight_scale").float()
-        shape = (codes.shape[0], 2 * codes.shape[1])
+        shape = (codes.shape[0], codes.shape[1] * (1 if stored.scheme is Scheme.w8a16 else 2))
         if tuple(part("weight_shape").tolist()) != shape:
             raise ConfigError(f"checkpoint: {name}.weight_shape: got {part('weight_shape').tolist()}; valid: {shape}")
+        if stored.scheme is Scheme.w8a16:
+            return _made(name, stored.scheme, (codes ^ SIGN_BIT).view(torch.int8), scales.flatten(), None, dtype)
         zeros = None
         if f"{name}.weight_zero_point" in files.shapes:
             zeros = _nibbles(part("weight_zero_point").T)[:, : shape[0]].T.contiguous()
@@ -211,7 +228,7 @@ def _made(
         size = next(size for size in GROUP_SIZES if stored_size % size == 0)
         scales = scales.repeat_interleave(stored_size // size, dim=1)
         zeros = None if zeros is None else zeros.repeat_interleave(stored_size // size, dim=1)
-    elif (codes.view(torch.uint8) & NAN == NAN).any():
+    elif scheme is Scheme.fp8 and (codes.view(torch.uint8) & NAN == NAN).any():
         raise ConfigError(f"checkpoint: {name}.weight: got NaN; valid: finite")
     return QuantizedWeight(
         scheme=scheme,

@@ -1,7 +1,7 @@
 """Writes a quantised checkpoint in the public layout of compressed-tensors: tensors, shards, config.json.
 
-w4a16 is `pack-quantized` with zeros, fp8 is `float-quantized` with one scale per output and dynamic rows. The layouts
-are described in `packed`, which reads them.
+w4a16 is `pack-quantized` with zeros, w8a16 the same without zeros and with one scale per output, fp8 is
+`float-quantized` with one scale per output and dynamic rows. The layouts are described in `packed`, which reads them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,24 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from trimode.core.files import write_json_atomic
 from trimode.kernels.linear.quantized import QuantizedWeight, Scheme, group_size_for, pack
-from trimode.workers.model.packed import PER_WORD
+from trimode.workers.model.packed import BYTES_PER_WORD, PER_WORD, SIGN_BIT
 
 Tensors = dict[str, torch.Tensor]
 Shapes = Mapping[str, tuple[int, int]]
-FORMATS = {Scheme.fp8: "float-quantized", Scheme.w4a16: "pack-quantized"}
+FORMATS = {Scheme.fp8: "float-quantized", Scheme.w8a16: "pack-quantized", Scheme.w4a16: "pack-quantized"}
 
 
 def packed_tensors(weight: QuantizedWeight) -> Tensors:
     """Returns the tensors that stand for one matrix, by the last part of their names."""
     if weight.scheme is Scheme.fp8:
         return {"weight": weight.codes.cpu(), "weight_scale": weight.scales.cpu()[:, None].contiguous()}
+    shape = torch.tensor([weight.num_outputs, weight.num_inputs])
+    if weight.scheme is Scheme.w8a16:
+        return {
+            "weight_packed": (weight.codes.cpu().view(torch.uint8) ^ SIGN_BIT).view(torch.int32),
+            "weight_scale": weight.scales.cpu()[:, None].contiguous(),
+            "weight_shape": shape,
+        }
     assert weight.zeros is not None
     missing = -weight.num_outputs % PER_WORD
     zeros_GO = F.pad(weight.zeros.cpu().T, (0, missing)).contiguous()
@@ -33,15 +40,19 @@ def packed_tensors(weight: QuantizedWeight) -> Tensors:
         "weight_packed": weight.codes.cpu().view(torch.int32),
         "weight_scale": weight.scales.cpu().bfloat16(),  # exact, see `quantize`
         "weight_zero_point": pack(zeros_GO).view(torch.int32).T.contiguous(),
-        "weight_shape": torch.tensor([weight.num_outputs, weight.num_inputs]),
+        "weight_shape": shape,
     }
 
 
 def packed_bytes(shape: tuple[int, int], scheme: Scheme) -> int:
-    """Returns the bytes of what `packed_tensors` makes of a matrix `(O, I)`."""
+    """Returns the bytes of what `packed_tensors` makes of a matrix `(O, I)`. ValueError if it cannot be packed."""
     outputs, inputs = shape
     if scheme is Scheme.fp8:
         return outputs * inputs + 4 * outputs
+    if scheme is Scheme.w8a16:
+        if inputs % BYTES_PER_WORD:
+            raise ValueError(f"w8a16: got {inputs} inputs, expected a multiple of {BYTES_PER_WORD}")
+        return outputs * inputs + 4 * outputs + 16
     groups = inputs // group_size_for(inputs)
     return outputs * inputs // 2 + 2 * outputs * groups + 4 * -(-outputs // PER_WORD) * groups + 16
 
@@ -57,6 +68,9 @@ def quantization_config(scheme: Scheme, quantized: Shapes, plain: list[str]) -> 
     if scheme is Scheme.fp8:
         rows = _arguments(8, "float", "token", symmetric=True, dynamic=True)
         groups = {"group_0": _group(["Linear"], _arguments(8, "float", "channel", symmetric=True), rows, scheme)}
+    elif scheme is Scheme.w8a16:
+        weights = _arguments(8, "int", "channel", symmetric=True)
+        groups = {"group_0": _group(["Linear"], weights, None, scheme)}
     else:
         sizes = {name: group_size_for(shape[1]) for name, shape in quantized.items()}
         found = sorted(set(sizes.values()), reverse=True)

@@ -70,8 +70,9 @@ COMPRESSED_NO_EFFECT = frozenset(
 """Keys of compressed-tensors that change nothing here: which matrices are quantised is seen in the files."""
 GROUP_KEYS = frozenset({"targets", "weights", "input_activations", "output_activations", "format"})
 ARGS_NO_EFFECT = frozenset({"observer", "observer_kwargs", "scale_dtype", "zp_dtype"})
+INT8_BITS = 8
 INT4: Values = {
-    "num_bits": (4,),
+    "num_bits": (4, INT8_BITS),
     "type": ("int",),
     "symmetric": (True, False),
     "strategy": ("group", "channel"),
@@ -80,6 +81,8 @@ INT4: Values = {
     "actorder": (None, False, "weight", "static"),
     "block_structure": (None,),
 }
+INT8: Values = INT4 | {"symmetric": (True,), "strategy": ("channel",), "group_size": (None, WHOLE_ROW)}
+"""Integers of 8 bits: a scale for each output."""
 FP8: Values = {
     "num_bits": (8,),
     "type": ("float",),
@@ -130,6 +133,8 @@ def read_quantization(raw: Json) -> StoredQuantization | None:
         parts = [part["weights"] for part in config["config_groups"].values()]
         if config["format"] == "float-quantized":
             return StoredQuantization(method=method, scheme=Scheme.fp8)
+        if _in_int8(parts[0]):
+            return StoredQuantization(method=method, scheme=Scheme.w8a16)
         kinds = [Groups(_group_size(part), bool(part.get("symmetric", True))) for part in parts]
         return StoredQuantization(method=method, scheme=Scheme.w4a16, groups=tuple(dict.fromkeys(kinds)))
     groups = (Groups(int(config["group_size"]), symmetric=False),)
@@ -170,6 +175,9 @@ def _compressed_problems(at: str, config: Json) -> list[str]:
             problems.append(f"{here}: got {show(group)}; valid: an object")
             continue
         problems += _group_problems(here, group, str(config.get("format")))
+    weights = [group.get("weights") for group in groups.values() if isinstance(group, dict)]
+    if len({_in_int8(part) for part in weights if isinstance(part, dict)}) > 1:
+        problems.append(f"{at}.config_groups: got groups of 4 and of 8 bits; valid: all of them alike")
     return problems
 
 
@@ -181,15 +189,18 @@ def _group_problems(at: str, group: Json, packing: str) -> list[str]:
     weights, rows = group.get("weights"), group.get("input_activations")
     if not isinstance(weights, dict):
         problems.append(f"{at}.weights: got {show(weights)}; valid: an object")
-    elif in_fp8:
-        problems += _wrong(f"{at}.weights", weights, FP8, ARGS_NO_EFFECT, required=("num_bits", "type", "strategy"))
+    elif in_fp8 or _in_int8(weights):
+        valid_here = FP8 if in_fp8 else INT8
+        needed = ("num_bits", "type", "strategy")
+        problems += _wrong(f"{at}.weights", weights, valid_here, ARGS_NO_EFFECT, required=needed)
     else:
         here = f"{at}.weights"
         problems += _wrong(here, weights, INT4, ARGS_NO_EFFECT | {"group_size"}, required=("num_bits", "type"))
         problems += _wrong_size(here, weights) if _is_grouped(weights) else []
     if in_fp8 and isinstance(rows, dict):
-        needed = ("num_bits", "type", "dynamic")
-        problems += _wrong(f"{at}.input_activations", rows, ROWS, ARGS_NO_EFFECT, required=needed)
+        problems += _wrong(
+            f"{at}.input_activations", rows, ROWS, ARGS_NO_EFFECT, required=("num_bits", "type", "dynamic")
+        )
     elif in_fp8 or rows is not None:
         valid = "an object: e4m3 rows, one scale per token, dynamic" if in_fp8 else "null: rows stay in 16 bits"
         problems.append(f"{at}.input_activations: got {show(rows)}; valid: {valid}")
@@ -206,6 +217,11 @@ def _wrong(at: str, raw: Json, valid: Values, no_effect: frozenset[str], require
         elif key not in no_effect:
             problems.append(f"{at}.{key}: unknown; valid: a config without it")
     return problems
+
+
+def _in_int8(weights: Json) -> bool:
+    """True for integers of 8 bits, which are read where a scale belongs to a whole row."""
+    return weights.get("num_bits") == INT8_BITS and weights.get("type") != "float"
 
 
 def _is_grouped(weights: Json) -> bool:

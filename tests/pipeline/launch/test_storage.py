@@ -54,6 +54,11 @@ def test_a_path_that_is_no_folder(tmp_path: Path, name: str, capsys: pytest.Capt
     one_line(capsys.readouterr().err)
 
 
+def test_a_folder_that_the_system_does_not_make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(tmp_path, Path("/proc/nothing/out")) == USER_ERROR
+    assert "output folder /proc/nothing/out: No such file or directory; valid: " in one_line(capsys.readouterr().err)
+
+
 def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(tempfile, "tempdir", None)

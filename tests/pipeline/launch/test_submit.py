@@ -12,7 +12,7 @@ from trimode.core.errors import SubmissionError, WorkerError
 from trimode.pipeline.launch import submit
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.owner import claim, read_owner, this_process
-from trimode.pipeline.launch.submit import Submitted, wait
+from trimode.pipeline.launch.submit import Again, Submitted, wait
 from trimode.pipeline.run_folder.submission import Call, planned, read_call, submissions
 from trimode.pipeline.slurm.arrays import submission_dir
 from trimode.pipeline.slurm.queue import QueueEntry
@@ -124,11 +124,29 @@ def test_a_refusal_carries_sbatchs_words_the_script_and_what_went_before(tmp_pat
         claim(Path(job.run_dir), owner)
     with pytest.raises(SubmissionError) as error:
         submit_arrays([*first, *bad], Launcher(owner))
-    assert "invalid partition specified: wanted-elsewhere" in str(error.value)
+    refused = "sbatch refused the jobs: invalid partition specified: wanted-elsewhere"
+    assert str(error.value).splitlines()[0] == refused
+    assert "what to do: bash eval.sh --doctor" in str(error.value)
     assert "already submitted: 101" in str(error.value)
     assert error.value.script == sbatch_text(bad)
     taken = read_owner(Path(first[0].run_dir))
     assert taken is not None and taken.slurm_jobs == ("101",)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_refusal_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bad = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=dlm", "cluster.partition=wanted-elsewhere")
+    with pytest.raises(SubmissionError, match="invalid partition"):
+        submit_arrays(bad, Launcher(this_process()))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_submission_keeps_what_was_typed(tmp_path: Path) -> None:
+    [job] = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar")
+    submit_arrays([job], Launcher(this_process(), command="bash eval.sh --mode ar"))
+    [entry] = planned(Path(job.run_dir))["jobs"]  # type: ignore[misc]
+    assert entry["command"] == "bash eval.sh --mode ar"
 
 
 @pytest.mark.usefixtures("slurm")
@@ -172,3 +190,64 @@ def test_waiting_ends_with_squeue_and_trusts_markers(
     assert told[3] == "note: squeue cannot be asked; asking again"
     assert told[4].startswith("1_1 (dlm): failed (TIMEOUT): it left no record")
     assert told[-1] == "1_0 (ar): COMPLETED"
+
+
+class Resubmitted:
+    """Submits a job again under the next number; notes how often."""
+
+    def __init__(self, most: int = 100) -> None:
+        self.most = most
+        self.jobs: list[JobSpec] = []
+
+    def __call__(self, spec: JobSpec) -> Submitted | None:
+        self.jobs.append(spec)
+        return Submitted(spec, f"9_{len(self.jobs)}") if len(self.jobs) <= self.most else None
+
+
+@pytest.mark.parametrize(
+    ("killed", "follow_ups", "requeues", "times"),
+    [(True, (), 10, 3), (True, (), 2, 2), (True, (), 0, 0), (True, ("2_0",), 10, 0), (False, (), 10, 0)],
+)
+def test_a_waiting_command_submits_again_whose_batch_script_was_killed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    killed: bool,
+    follow_ups: tuple[str, ...],
+    requeues: int,
+    times: int,
+) -> None:
+    [job] = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar", f"cluster.max_requeues={requeues}")
+    monkeypatch.setattr(submit, "batch_script_was_killed", lambda _id: killed)
+    failed = QueueEntry("FAILED", "JobLaunchFailure")
+    monkeypatch.setattr(submit, "queue_entries", lambda ids: dict.fromkeys(ids, failed))
+    resubmitted = Resubmitted()
+    item = Submitted(job, "1_0", follow_ups)
+    [left] = wait([item], pause=lambda _seconds: None, again=Again(resubmitted))
+    assert (len(resubmitted.jobs), left.job_id) == (times, f"9_{times}" if times else "1_0")
+    said = capsys.readouterr().err
+    assert said.count("its batch script was killed; it goes on as 9_") == times
+    assert f"{left.job_id} (ar): failed (FAILED)" in said
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "TIMEOUT", "gone from squeue"])
+def test_a_job_that_ended_otherwise_is_not_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    [job] = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar")
+    monkeypatch.setattr(submit, "batch_script_was_killed", lambda _id: True)
+    assert Again(Resubmitted())(Submitted(job, "1"), state) is None
+
+
+def test_a_job_that_slurm_does_not_take_again_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [job] = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar")
+    monkeypatch.setattr(submit, "batch_script_was_killed", lambda _id: True)
+
+    def refused(_spec: JobSpec) -> Submitted | None:
+        raise SubmissionError("sbatch refused the jobs: no")
+
+    assert Again(refused)(Submitted(job, "1"), "FAILED") is None
+    assert "could not be submitted again: sbatch refused the jobs: no" in capsys.readouterr().err
+    assert Again(Resubmitted(most=0))(Submitted(job, "1"), "FAILED") is None

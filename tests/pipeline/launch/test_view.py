@@ -83,6 +83,43 @@ def test_a_requeued_job_says_how_often(job: JobSpec) -> None:
     assert view(job, "7", None).detail == "the job was ended by SIGUSR2; the same command goes on"
 
 
+def progress(job: JobSpec, **counts: float) -> None:
+    task = {"total": 40, "done": 20, "scored": 20, "seconds": 60.0, "tokens": 9, "nfe": 3, **counts}
+    write_json_atomic(RunPaths(Path(job.run_dir)).progress(0), {"gsm8k": task})
+
+
+@pytest.mark.parametrize(
+    ("status", "started_at", "line"),
+    [
+        ("running", 1_000_060, "running  20/40  20/min  TPF 3.00  ETA 1m 0s"),
+        ("running", 999_990, "running  20/40"),  # these are the numbers of an earlier run
+        ("completed", 1_000_060, "running  20/40  20/min  TPF 3.00  ETA 1m 0s"),
+        ("interrupted", 1_000_060, "running: run 2  20/40"),  # Slurm runs it again, and it has not begun
+    ],
+)
+def test_the_speed_is_that_of_the_present_run(job: JobSpec, status: str, started_at: float, line: str) -> None:
+    ran(job, {"status": status, "start": "1970-01-12T13:46:40+00:00"})  # after 1,000,000 seconds
+    progress(job, started_at=started_at)
+    assert view(job, "7", QueueEntry("RUNNING", "")).line() == line
+
+
+def test_a_job_that_was_submitted_after_the_last_run_is_not_requeued(job: JobSpec) -> None:
+    ran(job, {"status": "completed", "start": "1970-01-12T13:46:40+00:00", "slurm_job": "6_0"})
+    progress(job, started_at=1_000_060, total=20)
+    asked = sum(task.num_requests for task in job.tasks)
+    assert view(job, "7_0", QueueEntry("PENDING", "")).line() == f"pending  20/{asked}"
+    assert view(job, "6_0", QueueEntry("PENDING", "")).line() == "pending: requeued 1/10  20/20"
+    assert view(job, "7_0", QueueEntry("RUNNING", "")).line() == f"running  20/{asked}"
+    assert "20/min" in view(job, "6_0", QueueEntry("RUNNING", "")).line()
+
+
+def test_a_run_without_a_time_hides_no_speed(job: JobSpec) -> None:
+    progress(job, started_at=5.0)
+    assert "20/min" in view(job, "7", QueueEntry("RUNNING", "")).line()
+    ran(job, {"status": "running", "start": "soon"})
+    assert "20/min" in view(job, "7", QueueEntry("RUNNING", "")).line()
+
+
 def test_a_preempted_job_waits_to_run_again(job: JobSpec) -> None:
     ran(job, {"status": "interrupted", "cause": "the job was ended by SIGTERM"})
     assert view(job, "7", QueueEntry("PENDING", "BeginTime")).detail == "preempted, BeginTime"

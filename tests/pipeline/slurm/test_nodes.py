@@ -27,14 +27,14 @@ def test_slurm_is_asked_for_nodes_that_may_die(tmp_path: Path) -> None:
         assert f"#SBATCH {option}" in lines
     main = [line for line in lines if "command srun" in line and '"$@"' in line]
     assert [line.split("command ")[1] for line in main] == [
-        'srun --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" "$@" &'
+        'srun $overlap --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" "$@" &'
     ]
 
 
 def test_one_node_has_none_of_it(tmp_path: Path) -> None:
     text = sbatch_text(jobs(tmp_path, "cluster.nodes=1"))
     assert "#SBATCH --nodes=1\n" in text
-    assert "no-kill" not in text and "join" not in text and "nodelist" not in text
+    assert "no-kill" not in text and "join" not in text and "$SLURM_JOB_NODELIST" not in text
 
 
 def test_a_joining_step_gets_what_the_jobs_own_step_gets(tmp_path: Path) -> None:

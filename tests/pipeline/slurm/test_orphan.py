@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trimode.pipeline.slurm.orphan import requeue_if_orphaned
+from trimode.pipeline.slurm.orphan import batch_script_was_killed, requeue_if_orphaned
 from trimode.tests.fakes.slurm_commands import put_on_path
 
 SHOWN = "JobId=7 JobState={state} Reason={reason} Dependency=(null) Requeue={requeue} Restarts=0 ExitCode={code} X=1"
@@ -37,9 +37,7 @@ def test_only_a_killed_batch_script_makes_an_orphan(
 ) -> None:
     shown = SHOWN.format(state=state, reason=reason, requeue=requeue, code=code)
     put_on_path(tmp_path / "bin", monkeypatch, {"scontrol": scontrol(tmp_path, shown)})
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    assert requeue_if_orphaned(10) is again
+    assert requeue_if_orphaned("7_2", 10) is again
     assert (tmp_path / "requeued").exists() == again
     assert not again or (tmp_path / "requeued").read_text() == "requeue 7_2\n"
 
@@ -48,14 +46,32 @@ def test_only_a_killed_batch_script_makes_an_orphan(
 def test_requeues_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = SHOWN.format(state="COMPLETING", reason="JobLaunchFailure", requeue=1, code="0:9")
     put_on_path(tmp_path / "bin", monkeypatch, {"scontrol": scontrol(tmp_path, shown)})
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    assert not requeue_if_orphaned(3)
-    assert requeue_if_orphaned(4)
+    assert not requeue_if_orphaned("7", 3)
+    assert requeue_if_orphaned("7", 4)
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
 
 
 @pytest.mark.process
 def test_without_scontrol_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_on_path(tmp_path / "bin", monkeypatch, {"scontrol": None})
-    assert not requeue_if_orphaned(10)
+    assert not requeue_if_orphaned("7", 10)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("state", "code", "killed"),
+    [("FAILED", "0:9", True), ("FAILED", "0:15", True), ("FAILED", "1:0", False), ("CANCELLED", "0:15", False)],
+)
+def test_a_failed_job_tells_whether_a_signal_ended_its_batch_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, code: str, killed: bool
+) -> None:
+    shown = SHOWN.format(state=state, reason="JobLaunchFailure", requeue=1, code=code)
+    put_on_path(tmp_path / "bin", monkeypatch, {"scontrol": scontrol(tmp_path, shown)})
+    assert batch_script_was_killed("7_2") is killed
+
+
+@pytest.mark.process
+def test_a_job_that_slurm_has_forgotten_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_on_path(tmp_path / "bin", monkeypatch, {"scontrol": "echo 'Invalid job id specified' >&2; exit 1"})
+    assert not batch_script_was_killed("7_2")

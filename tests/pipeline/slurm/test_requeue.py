@@ -25,7 +25,7 @@ def resources_of(cwd: Path, *overrides: str) -> ResourceSpec:
 def script(tmp_path: Path, step: str, resources: ResourceSpec, before: str = "") -> subprocess.Popen[bytes]:
     """Starts a batch script whose srun runs `step` in a shell. scontrol and enroot note their calls in `calls`."""
     tools = tmp_path / "tools"
-    tools.mkdir()
+    tools.mkdir(exist_ok=True)
     for name, text in {
         "srun": step,
         "scontrol": f'[ "$1" != --oneliner ] || exec cat {tmp_path}/facts; echo "scontrol $*" >>{tmp_path}/calls; '
@@ -39,7 +39,7 @@ def script(tmp_path: Path, step: str, resources: ResourceSpec, before: str = "")
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "ENROOT_DATA_PATH": "/of/the/job"} | {
         name: value
         for name, value in os.environ.items()
-        if name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
+        if name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURMD_NODENAME")
     }
     return subprocess.Popen(["bash", "-c", "\n".join(text)], env=environment, stderr=subprocess.DEVNULL)
 
@@ -85,7 +85,7 @@ PREEMPTED = "PreemptTime=2026-11-26T07:52:37 "
         ("RUNNING", 0, PREEMPTED, False),
         ("COMPLETING", 1, PREEMPTED, False),  # cancelled at once, or at the end of the grace time
         ("COMPLETING", 1, "", False),  # scancel, or requeued by Slurm itself
-        ("RUNNING", 1, "", False),  # a signal by hand
+        ("RUNNING", 1, "", False),  # a signal to the step by hand
         ("RUNNING", 1, "PreemptTime=None ", False),
     ],
 )
@@ -124,13 +124,20 @@ def test_a_warning_that_kills_the_step_asks_for_another_run(tmp_path: Path, most
 
 
 @pytest.mark.parametrize(
-    ("signum", "ended", "called"),
-    [(signal.SIGUSR2, -signal.SIGKILL, ["scontrol requeue 7"]), (signal.SIGTERM, 128 + signal.SIGTERM, [])],
+    ("signum", "state", "ended", "called"),
+    [
+        (signal.SIGUSR2, "RUNNING", -signal.SIGKILL, ["scontrol requeue 7"]),
+        (signal.SIGTERM, "COMPLETING", 128 + signal.SIGTERM, []),
+        (signal.SIGTERM, "RUNNING", 0, []),  # by hand
+    ],
 )
-def test_a_signal_before_the_step_starts_nothing(tmp_path: Path, signum: int, ended: int, called: list[str]) -> None:
+def test_a_signal_of_slurm_before_the_step_starts_nothing(
+    tmp_path: Path, signum: int, state: str, ended: int, called: list[str]
+) -> None:
+    (tmp_path / "facts").write_text(SHOWN.format(state=state, requeue=1, preempted=""))
     began = script(tmp_path, f"touch {tmp_path}/started", resources_of(tmp_path), before=f"kill -{signum} $$")
     assert began.wait() == ended
-    assert (calls(tmp_path), (tmp_path / "started").exists()) == (called, False)
+    assert (calls(tmp_path), (tmp_path / "started").exists()) == (called, ended == 0)
 
 
 def test_a_warning_reaches_the_step(tmp_path: Path) -> None:
@@ -173,18 +180,49 @@ def test_a_step_that_was_killed_or_lost_its_server_is_started_again(tmp_path: Pa
     assert (steps(tmp_path), calls(tmp_path)) == (["0", "1", "2"], [])
 
 
+@pytest.mark.parametrize(("left", "options"), [("7.0\n7.batch", "--overlap"), ("7.batch", "")])
+def test_a_step_that_never_began_does_not_keep_the_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str, options: str
+) -> None:
+    """Its srun was killed before it started anything, so Slurm waits for its end for ever."""
+    monkeypatch.setattr(requeue, "LOOKS", 2)
+    monkeypatch.setattr(requeue, "PAUSE_S", 0.01)
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    (tmp_path / "tools").mkdir()
+    squeue = tmp_path / "tools" / "squeue"
+    squeue.write_text(f"#!/bin/bash\necho \"$*\" >>{tmp_path}/asked\necho '{left}'\n")
+    squeue.chmod(0o755)
+    step = f'echo "$1" >>{tmp_path}/options; [ "$(wc -l <{tmp_path}/options)" -eq 2 ] || exit 137'
+    assert script(tmp_path, step, resources_of(tmp_path)).wait() == 0
+    first, second = (tmp_path / "options").read_text().splitlines()
+    assert (first, second) == ("job", options or "job")
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["--noheader --steps --jobs=7 --nodelist=n1 --format=%i"] * (2 if options else 1)
+
+
 def test_starts_are_bounded(tmp_path: Path) -> None:
     assert batch(tmp_path, *[137] * 10).wait() == 137
     assert len(steps(tmp_path)) == 1 + STEP_RESTARTS
 
 
-def test_a_cancelled_step_is_not_started_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("state", "requeue", "preempted", "again"),
+    [
+        ("COMPLETING", 1, "", False),  # scancel
+        ("RUNNING", 0, PREEMPTED, False),  # preempted, and it may not be requeued
+        ("RUNNING", 1, "", True),  # a signal to the script by hand
+    ],
+)
+def test_a_step_is_started_again_after_a_signal_that_is_not_slurms(
+    tmp_path: Path, state: str, requeue: int, preempted: str, again: bool
+) -> None:
     began = batch(tmp_path, "wait", 0, on_signal=TERMINATED)
+    (tmp_path / "facts").write_text(SHOWN.format(state=state, requeue=requeue, preempted=preempted))
     while not (tmp_path / "ready").exists():
         time.sleep(0.02)
     began.send_signal(signal.SIGTERM)
-    assert began.wait() == TERMINATED
-    assert (steps(tmp_path), calls(tmp_path)) == (["0"], [])
+    assert began.wait() == (0 if again else TERMINATED)
+    assert (steps(tmp_path), calls(tmp_path)) == (["0", "1"] if again else ["0"], [])
 
 
 @pytest.mark.parametrize("status", [RUN_AGAIN, START_AGAIN, 137])

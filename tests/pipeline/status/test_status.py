@@ -25,7 +25,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     jobs = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "suite=demo", "model.path=./model")
     for number, job in enumerate(jobs):
         Path(job.run_dir).mkdir(parents=True)
-        write_plan(Path(job.run_dir), [], [(job, f"5_{number}")])
+        write_plan(Path(job.run_dir), [], [(job, f"5_{number}")], f"bash eval.sh --mode {job.name}")
     finish(jobs[0])
     write_text_atomic(RunPaths(Path(jobs[1].run_dir)).failed(0), "now\nCause: first\nsecond\n\n--- end of x\n")
     RunPaths(Path(jobs[2].run_dir)).pipeline_log(0).write_text("hello\n")
@@ -49,13 +49,15 @@ def test_text_and_json(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "ar           5_0           completed" in text
     assert "      first\n      second\n      log: " in text
-    assert text.splitlines()[-1] == "1 running, 1 completed, 1 failed"
+    assert text.splitlines()[-2:] == [
+        "what is left goes on with: bash eval.sh --mode dlm", "1 running, 1 completed, 1 failed"
+    ]  # fmt: skip
     assert main([str(out), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["slurm_job_id"], row["state"]) for row in rows] == [
         ("5_0", "completed"), ("5_1", "failed"), ("5_2", "running")
     ]  # fmt: skip
-    assert rows[1]["detail"] == "first\nsecond"
+    assert (rows[1]["detail"], rows[1]["command"]) == ("first\nsecond", "bash eval.sh --mode dlm")
 
 
 @pytest.mark.process
@@ -63,18 +65,20 @@ def test_text_and_json(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_path_of_the_output_folder_shows_what_was_just_submitted(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    jobs = [job for path in sorted(out.glob("*/*/*")) for job, _ in planned_jobs(path)]
+    jobs = [job for path in sorted(out.glob("*/*/*")) for job, _, _ in planned_jobs(path)]
     folder = out / FOLDER / "0123456789ab"
     folder.mkdir(parents=True)
     write_calls(folder, [Call(spec=job, token="t", function="a:b") for job in jobs])
-    accepted(Submission(folder, "5", len(jobs), "test", ()))
+    accepted(Submission(folder, "5", len(jobs), "test", (), "bash eval.sh FLAGS"))
     for path in out.rglob("plan.json"):  # it is written once the array has ended
         path.unlink()
         write_text_atomic(path.with_name("owner.json"), "{}")
     (tmp_path / "link").symlink_to(out)
     monkeypatch.chdir(tmp_path)
     assert main([given]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "1 running, 1 completed, 1 failed"
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "what is left goes on with: bash eval.sh FLAGS", "1 running, 1 completed, 1 failed"
+    ]  # fmt: skip
 
 
 @pytest.mark.process

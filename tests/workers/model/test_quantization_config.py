@@ -36,6 +36,7 @@ def refusal(folder: Path) -> str:
         ("ct_fp8_tensor", Method.compressed_tensors, Scheme.fp8, [], False),
         ("ct_int4_asymmetric", Method.compressed_tensors, Scheme.w4a16, [(32, False)], False),
         ("ct_int4_symmetric", Method.compressed_tensors, Scheme.w4a16, [(64, True), (-1, True)], False),
+        ("ct_int8_channel", Method.compressed_tensors, Scheme.w8a16, [], False),
         ("gptq_v1", Method.gptq, Scheme.w4a16, [(32, False)], True),
         ("gptq_v2", Method.gptq, Scheme.w4a16, [(32, False)], False),
     ],
@@ -47,6 +48,12 @@ def test_what_other_libraries_write(
     assert stored is not None
     assert (stored.method, stored.scheme, stored.zeros_less_one) == (method, scheme, less_one)
     assert stored.groups == tuple(Groups(size, symmetric) for size, symmetric in groups)
+
+
+def test_groups_of_different_bits_are_refused(tmp_path: Path) -> None:
+    folder = foreign_checkpoint("ct_int4_symmetric", tmp_path / "model")
+    edit_quantization(folder, "config_groups", "group_1", "weights", num_bits=8)
+    assert "config_groups: got groups of 4 and of 8 bits; valid: all of them alike" in refusal(folder)
 
 
 def test_a_plain_checkpoint_has_none() -> None:
@@ -84,7 +91,12 @@ def test_a_plain_checkpoint_has_none() -> None:
         ("ct_int4_asymmetric", GROUP, {"input_activations": {"num_bits": 8}}, "group_0.input_activations: got {'num_"),
         ("ct_int4_asymmetric", GROUP, {"output_activations": {}}, "group_0.output_activations: got {}; valid: None"),
         ("ct_int4_asymmetric", GROUP, {"weights": None}, "group_0.weights: got None; valid: an object"),
-        ("ct_int4_asymmetric", (*GROUP, "weights"), {"num_bits": 8}, "group_0.weights.num_bits: got 8; valid: 4"),
+        ("ct_int4_asymmetric", (*GROUP, "weights"), {"num_bits": 3}, "group_0.weights.num_bits: got 3; valid: 4, 8"),
+        ("ct_int4_asymmetric", (*GROUP, "weights"), {"num_bits": 8}, "weights.strategy: got 'group'; valid: 'channel'"),
+        ("ct_int8_channel", (*GROUP, "weights"), {"symmetric": False}, "weights.symmetric: got False; valid: True"),
+        ("ct_int8_channel", (*GROUP, "weights"), {"strategy": ...}, "weights.strategy is missing"),
+        ("ct_int8_channel", (*GROUP, "weights"), {"group_size": 32}, "weights.group_size: got 32; valid: None, -1"),
+        ("ct_int8_channel", GROUP, {"input_activations": {"num_bits": 8}}, "group_0.input_activations: got {'num_"),
         ("ct_int4_asymmetric", (*GROUP, "weights"), {"type": "float"}, "weights.type: got 'float'; valid: 'int'"),
         ("ct_int4_asymmetric", (*GROUP, "weights"), {"group_size": 16}, "weights.group_size: got 16; valid: a mult"),
         ("ct_int4_asymmetric", (*GROUP, "weights"), {"group_size": None}, "weights.group_size: got None"),

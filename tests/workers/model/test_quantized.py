@@ -168,7 +168,8 @@ def test_at_most_one_plain_matrix_is_held_while_a_model_is_quantised(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_packed_checkpoints_of_other_libraries_run(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     model = loaded(foreign_checkpoint(name, tmp_path / "model"), dtype)
-    assert model.scheme is (Scheme.fp8 if "fp8" in name else Scheme.w4a16)
+    schemes = {"fp8": Scheme.fp8, "int8": Scheme.w8a16}
+    assert model.scheme is next((scheme for part, scheme in schemes.items() if part in name), Scheme.w4a16)
     assert model.quantized == []
     assert logits(model).isfinite().all()
 
