@@ -206,6 +206,7 @@ class Router:
         item.attempts += 1
         item.last_slot = slot
         slot.running[item.request_id] = item
+        slot.taken_alone = item.attempts >= MAX_ATTEMPTS
         self._prefixes.note(item.beginnings, slot.index)
         slot.outstanding += item.cost
         self._spawn(self._call(slot, worker, item))
@@ -252,6 +253,7 @@ class Router:
 
     def _leave(self, slot: WorkerSlot, item: WorkItem) -> None:
         del slot.running[item.request_id]
+        slot.taken_alone = False
         slot.outstanding = slot.outstanding - item.cost if slot.running else 0.0
         self.dispatch()
 

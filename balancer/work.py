@@ -63,17 +63,14 @@ class WorkerSlot:
     running: dict[str, WorkItem] = field(default_factory=dict)
     outstanding: float = 0.0
     """Estimated tokens still to be generated here."""
+    taken_alone: bool = False
+    """True if the one request that runs here is on its last attempt."""
     finished: int = 0
     failed: int = 0
     deaths: int = 0
     deaths_in_a_row: int = 0
     """Deaths while idle or starting since the last finished request. A death with requests is charged to them: each has
     MAX_ATTEMPTS, then it fails."""
-
-    @property
-    def taken_alone(self) -> bool:
-        """True if the request that runs here is on its last attempt."""
-        return any(item.attempts >= MAX_ATTEMPTS for item in self.running.values())
 
 
 class TryLaterError(GenerationError):

@@ -16,7 +16,7 @@ import ray
 from trimode.balancer.actors.wire import Door
 from trimode.balancer.actors.worker_socket import listen
 from trimode.core.errors import TrimodeError
-from trimode.core.processes import die_with_parent
+from trimode.core.processes import die_with_parent, spare_collector
 from trimode.core.protocol import WorkerSettings
 from trimode.core.worker import Worker, WorkerInfo
 
@@ -49,6 +49,7 @@ class WorkerActor:
             worker = make_worker(settings)
         except TrimodeError as error:
             return error
+        spare_collector()
         self._server, address = await listen(worker, door, ray.util.get_node_ip_address())
         return Started(worker.info(), os.getpid(), address)
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from trimode.balancer.api.body import read_json
 from trimode.balancer.api.guard import Visitors
 from trimode.balancer.api.metrics import Metrics
+from trimode.balancer.api.outbox import Outbox
 from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.vocabulary import Vocabulary
 from trimode.balancer.router import Router
@@ -67,6 +68,8 @@ class Service:
     visitors: Visitors = field(default_factory=Visitors)
     """Whom the server answers."""
     metrics: Metrics = field(default_factory=Metrics)
+    outbox: Outbox = field(default_factory=Outbox)
+    """Parts of streamed replies on their way."""
     large_bytes: int = 0
     """Of the large bodies that are being read now."""
     known_vocabulary: Vocabulary | None = None
