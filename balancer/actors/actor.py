@@ -26,7 +26,6 @@ class Started:
     """What an actor says once its worker is ready."""
 
     info: WorkerInfo
-    pid: int
     address: str
     """Where its socket is, for worker_client.connect."""
 
@@ -38,6 +37,10 @@ class WorkerActor:
         _redirect_output(Path(log_file))
         # a worker deep in a forward does not look at its socket to the raylet; the kernel ends it in time
         die_with_parent()
+
+    async def identify(self, door: Door) -> tuple[int, bool]:
+        """Returns the id of this process, and True if it runs on the balancer's machine."""
+        return os.getpid(), door.is_here
 
     async def start(self, worker_class: str, settings: WorkerSettings, door: Door) -> Started | TrimodeError:
         """Loads the model and listens for requests. Returns the error that says why, when it cannot."""
@@ -51,7 +54,7 @@ class WorkerActor:
             return error
         spare_collector()
         self._server, address = await listen(worker, door, ray.util.get_node_ip_address())
-        return Started(worker.info(), os.getpid(), address)
+        return Started(worker.info(), address)
 
     async def wait_until_dead(self) -> None:
         """Never returns: the call fails at the moment the process dies, which is how the balancer learns of it."""
