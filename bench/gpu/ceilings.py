@@ -9,8 +9,8 @@ from trimode.bench.gpu.timing import time_calls
 
 
 def run(bench: Bench) -> None:
-    """Measures the copy rate and the rates of matrix products."""
-    for what, measure in (("copy", copy), ("matmul", matmul), ("matmul fp8", matmul_fp8)):
+    """Measures the rates of a copy, of reading and of matrix products."""
+    for what, measure in (("copy", copy), ("read", read), ("matmul", matmul), ("matmul fp8", matmul_fp8)):
         bench.guarded(what, lambda measure=measure: measure(bench))  # type: ignore[misc]
 
 
@@ -24,6 +24,20 @@ def copy(bench: Bench) -> None:
         Record(
             name="copy rate",
             value=2 * source.nbytes / timing.seconds,
+            unit="byte/s",
+            conditions={"bytes": source.nbytes, "timed": timing.how},
+        )
+    )
+
+
+def read(bench: Bench) -> None:
+    """Adds up one large tensor: cards read faster than they copy, and a step of few tokens reads."""
+    source = torch.randn(bench.plan.copy_bytes // 4, device=bench.device)
+    timing = time_calls([source.sum], bench.device, 4 * bench.plan.spend_s)
+    bench.record(
+        Record(
+            name="read rate",
+            value=source.nbytes / timing.seconds,
             unit="byte/s",
             conditions={"bytes": source.nbytes, "timed": timing.how},
         )

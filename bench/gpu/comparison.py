@@ -78,10 +78,10 @@ def _record(bench: Bench, case: Case, ours: Timing, rival: str | None, theirs: T
 
 def bound_of(bench: Bench, case: Case) -> tuple[float | None, str | None]:
     """Returns the least seconds that the card needs, and whether bytes or operations decide it."""
-    copy = bench.rate("copy rate")
+    memory = bench.memory_rate()
     matmul = bench.rate("matmul rate fp8" if case.fp8 else "matmul rate")
-    if copy is None:
+    if memory is None:
         return None, None
-    by_bytes = case.num_bytes / copy
+    by_bytes = case.num_bytes / memory
     by_flop = case.flop / matmul if matmul else 0.0
     return max((by_bytes, "bytes"), (by_flop, "operations"))

@@ -65,6 +65,11 @@ class Bench:
         """Returns a ceiling in units per second, None if it was not measured."""
         return self.earlier.value(name)
 
+    def memory_rate(self) -> float | None:
+        """Returns the faster of the measured rates of reading and copying in bytes per second, None without one."""
+        rates = [rate for rate in map(self.rate, ("read rate", "copy rate")) if rate is not None]
+        return max(rates, default=None)
+
 
 def line(record: Record) -> str:
     """Returns a record as one line for people."""

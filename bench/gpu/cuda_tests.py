@@ -19,7 +19,7 @@ FOLDERS = ("tests/kernels", "tests/workers")
 DRY = ("tests/kernels/test_rms_norm.py",)
 ON_GPU = re.compile(r"mark\.cuda|\bgpu\b")
 OUTCOME = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b")
-PROCESSES = 6
+PROCESSES = 12
 """Most test processes: their time goes into compiling kernels on the CPU."""
 LEAVE_S = 1.0
 """Seconds before the deadline at which the tests are stopped."""

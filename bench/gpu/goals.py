@@ -48,7 +48,7 @@ def judge(found: Findings) -> list[Judged]:
     attention = found.find("paged_attention")
     long = [record for record in attention if int(record.conditions["keys"]) >= 32768]
     goals = [
-        Judged(goal="AR step, share of the read roof (measured copy rate)", target=0.75, got=_share(ar)),
+        Judged(goal="AR step, share of the measured read rate", target=0.75, got=_share(ar)),
         Judged(goal="the same, next goal", target=0.80, got=_share(ar)),
         Judged(
             goal="AR forwards per second, 75 % of an H200's 302 scaled by the copy rate",

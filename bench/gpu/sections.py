@@ -23,15 +23,15 @@ class Section:
 
 SECTIONS = (
     Section("machine", 10),
-    Section("cuda_tests", 75, interpreted=True),
+    Section("cuda_tests", 70, interpreted=True),
     Section("ceilings", 10),
     Section("operators", 50, interpreted=True),
-    Section("products", 30, interpreted=True),
-    Section("steps", 145, interpreted=True),
-    Section("modes", 80),
-    Section("rivals", 25),
-    Section("compiled_rival", 65),
-    Section("demo", 30),
+    Section("products", 35, interpreted=True),
+    Section("steps", 95, interpreted=True),
+    Section("modes", 105),
+    Section("rivals", 28),
+    Section("compiled_rival", 75),
+    Section("demo", 42),
 )
 
 

@@ -116,14 +116,14 @@ def bound_of(
     bench: Bench, model: TriModeModel, variant: Variant, streams: int, tokens: int
 ) -> tuple[float | None, str | None]:
     """Returns the least seconds of a step: weights and KV read once, or the operations of the products."""
-    copy = bench.rate("copy rate")
+    memory = bench.memory_rate()
     matmul = bench.rate("matmul rate fp8" if variant.scheme == "fp8" else "matmul rate")
-    if copy is None:
+    if memory is None:
         return None, None
     config, size = model.config, bench.plan.dtype.itemsize
     num_bytes = weight_bytes(model) + streams * (bench.plan.context + tokens) * config.kv_bytes_per_token * size
     flop = 2.0 * streams * tokens * num_weights(model)
-    return max((num_bytes / copy, "bytes"), (flop / matmul if matmul else 0.0, "operations"))
+    return max((num_bytes / memory, "bytes"), (flop / matmul if matmul else 0.0, "operations"))
 
 
 def weight_bytes(model: TriModeModel) -> int:

@@ -202,6 +202,25 @@ def _reduce(
 
 
 @jit
+def _unpack_int4(
+    weight_at, group_at, plain_at, outputs, inputs, GROUP: tl.constexpr, PACK: tl.constexpr, PACKED: tl.constexpr
+):  # fmt: skip
+    """PACK outputs of one group as plain numbers. Grid: groups, blocks of PACK outputs."""
+    group, block = tl.program_id(0), tl.program_id(1)
+    o = block * PACK + tl.arange(0, PACK)
+    j = tl.arange(0, GROUP // 8)
+    first = (block.to(tl.int64) * (inputs // GROUP) + group) * (PACK * (GROUP // 8))
+    word = tl.load(weight_at + first + (tl.arange(0, PACK) * (GROUP // 8))[:, None] + j[None, :])
+    factor = tl.load(group_at + group * (tl.num_programs(1) * PACK) + o)
+    dtype: tl.constexpr = plain_at.dtype.element_ty
+    code = _to_integers(word, factor & 15, dtype, PACKED, PACK, GROUP).to(tl.float32)
+    plain = code * (factor & -16).to(tl.float32, bitcast=True)[:, None]
+    i = group * GROUP + tl.arange(0, GROUP)
+    place = o.to(tl.int64)[:, None] * inputs + i[None, :]
+    tl.store(plain_at + place, plain.to(dtype), mask=(o < outputs)[:, None])
+
+
+@jit
 def _quantize_rows(
     x_at, codes_at, scale_at, x_stride, INPUTS: tl.constexpr, LARGEST: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip

@@ -1,38 +1,37 @@
 """Products with a weight on a GPU: own kernels that stream the weight past a few rows, and cuBLAS for many.
 
 The own kernels run for up to STREAM_ROWS rows, and for every number of rows where the result of a row must not depend
-on the others (`batch_invariant`) or where the weight has 4-bit codes. Their tiles and splits come from the weight's
-shape and the chip alone. Where the matrix instruction depends on the tile (sm_90, sm_100) a batch-invariant product
-uses one instruction for any number of rows: 64 of them wide, padded with zeros.
+on the others (`batch_invariant`). With 4-bit codes they run for up to UNPACK_ROWS rows. Where the matrix instruction
+depends on the tile (sm_90, sm_100) a batch-invariant product uses one instruction for any number of rows: 64 of them
+wide, padded with zeros.
 
 T = rows, I = inputs, O = outputs, G = groups of inputs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from trimode.kernels.cuda import runtime
-from trimode.kernels.linear.cuda import _product, _quantize_rows, _reduce
+from trimode.kernels.linear.cuda import _product, _quantize_rows, _reduce, _unpack_int4
 from trimode.kernels.linear.quantized import MAX_E4M3, SYMMETRIC_ZERO, QuantizedWeight, Scheme, unpack
+from trimode.kernels.linear.tiles import STREAM_ROWS, Kind, split_inputs, tile
 
-STREAM_ROWS = 64
-"""Most rows for which the own kernels run where cuBLAS could. Chosen by counted bytes, not measured yet."""
-TALL_ROWS = 16
-"""Up to here the narrow tile runs, which needs a quarter of the matrix instructions of the next one."""
 MULTIPLE = 16
 """Inputs must be a multiple of this, so that rows of a weight are copied 16 bytes at a time."""
 MAX_QUANTIZED_INPUTS = 32768
 """Most inputs of a row that one program quantises in its registers."""
-MIN_SPLIT = 512
-"""Fewest inputs of a split."""
-SPLIT_MULTIPLE = 256
-"""Inputs of a split are a multiple of this, of every tile's inputs and of every group."""
 PACK = 128
 """Outputs whose 4-bit codes lie together, a multiple of every tile's."""
+UNPACK_ROWS = 256
+"""Most rows for which codes of 4 bits are unpacked in the product. For more of them a copy of the weight in the rows'
+dtype is written and cuBLAS multiplies: on an H100 the copies cost 6.6 ms per forward of the 8B model, however many
+rows, and the product of 256 rows costs 4 ms more with unpacking than without."""
+WAVE_PROGRAMS = 100
+"""Most programs of many rows for which each split still has its own, with 4-bit codes."""
 LARGE_TILE_REGISTERS = 224
 """Registers of a thread for many rows on sm_100, where shared memory allows one program per multiprocessor. Left alone
 the assembler spills some to run two."""
@@ -40,34 +39,6 @@ REDUCE_BLOCK = 256
 """Outputs of a row that one program adds."""
 PROMOTE = 128
 """Products of e4m3 codes that sm_90 may sum at its reduced accuracy before they are added in float32."""
-
-
-class Kind(StrEnum):
-    """What the codes of a weight are."""
-
-    float32 = "float32"
-    half = "half"
-    """bfloat16 or float16."""
-    e4m3 = "e4m3"
-    int4 = "int4"
-
-
-MIN_PROGRAMS = {Kind.float32: 72, Kind.half: 72, Kind.e4m3: 72, Kind.int4: 192}
-"""Programs that a product of a few rows should have. Each has up to 48 KB of loads under way, with 4-bit codes 20 KB;
-an H200 needs 3.4 MB (4.8 TB/s times 700 ns)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """The part of a product that one program computes, and how."""
-
-    outputs: int
-    rows: int
-    inputs: int
-    """Of one step of the sum; with 4-bit codes the group's."""
-    warps: int
-    stages: int
-    """Steps whose loads are under way at once, plus one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +123,10 @@ def _weight(
     group_size: int = 0,
 ) -> Weight:  # fmt: skip
     num_outputs, num_inputs = shape
-    programs = -(-num_outputs // tile(kind, 1, runtime.capability(codes.device), batch_invariant).outputs)
-    splits = min(-(-MIN_PROGRAMS[kind] // max(1, programs)), max(1, num_inputs // MIN_SPLIT))
-    split = -(-num_inputs // splits // SPLIT_MULTIPLE) * SPLIT_MULTIPLE
+    split = split_inputs(kind, num_outputs, num_inputs, runtime.capability(codes.device), batch_invariant)
     return Weight(
         kind=kind, codes=codes, factors=factors, num_outputs=num_outputs, num_inputs=num_inputs,
-        split=min(split, num_inputs), group_size=group_size, batch_invariant=batch_invariant,
+        split=split, group_size=group_size, batch_invariant=batch_invariant,
     )  # fmt: skip
 
 
@@ -179,33 +148,6 @@ def _pack_int4(weight: QuantizedWeight, group_size: int) -> tuple[torch.Tensor, 
     return torch.cat(words).contiguous(), (bits_OG | zeros_OG).T.contiguous()
 
 
-def tile(kind: Kind, num_rows: int, capability: int, batch_invariant: bool, group_size: int = 0) -> Tile:
-    """Returns the tile for a number of rows. The outputs of a tile for up to STREAM_ROWS rows do not depend on them."""
-    hopper = 90 <= capability < 100
-    newest = 90 <= capability < 120  # wgmma and tcgen05, whose instruction has the width of the tile
-    if kind is Kind.float32:
-        return Tile(64, 16, 32, 4, 4) if num_rows <= TALL_ROWS else Tile(64, 64, 16, 4, 4)
-    narrow = num_rows <= TALL_ROWS and not (newest and batch_invariant)
-    # tcgen05 multiplies 64 or 128 outputs at a time: here always 128, so few and many rows take the same instruction.
-    outputs = 128 if newest and not hopper else 64
-    if kind is Kind.int4:
-        if num_rows > STREAM_ROWS:
-            return Tile(128, 64, group_size, 8, 3)
-        stages = (6 if narrow else 5) if hopper else 4
-        return Tile(outputs, 16 if narrow else 64, group_size, outputs // 16, stages)
-    per_byte = 1 if kind is Kind.e4m3 else 2
-    # e4m3 codes that the matrix units do not take are widened in registers, of which there are enough for short steps.
-    widened = kind is Kind.e4m3 and not (89 <= capability <= 120)
-    if num_rows > STREAM_ROWS:
-        step = 64 if widened else 128 // per_byte
-        return Tile(256 if newest else 128, 64, step, 8, 4 if newest and kind is Kind.half else 3)
-    if narrow:
-        return Tile(outputs, 16, 16384 // outputs // per_byte, 4, 4 if newest else 3)
-    if hopper:
-        return Tile(64, 64, 128, 4, 3 if kind is Kind.half else 6)
-    return Tile(outputs, 64, 64 if widened else 128 // per_byte, outputs // 16, 4)
-
-
 def product(x_TI: torch.Tensor, weight: Weight, residual_TO: torch.Tensor | None = None) -> torch.Tensor:
     """`x @ weight.T (+ residual)`, `[T, O]` in the dtype of x, rounded once, but twice by `torch._scaled_mm`."""
     streamed = weight.batch_invariant or len(x_TI) <= STREAM_ROWS
@@ -219,11 +161,25 @@ def product(x_TI: torch.Tensor, weight: Weight, residual_TO: torch.Tensor | None
             codes_TI, weight.codes.t(), scales_T[:, None], weight.factors[None, :], out_dtype=x_TI.dtype
         )
         return y_TO if residual_TO is None else y_TO.add_(residual_TO)
-    if weight.kind is Kind.int4 or weight.batch_invariant or (streamed and weight.kind is Kind.half):
+    if weight.batch_invariant or (streamed and weight.kind is Kind.half):
         return _stream(x_TI, None, weight, residual_TO, x_TI.dtype)
+    if weight.kind is Kind.int4 and len(x_TI) <= UNPACK_ROWS:
+        return _stream(x_TI, None, weight, residual_TO, x_TI.dtype)
+    plain_OI = unpack_int4(weight, x_TI.dtype) if weight.kind is Kind.int4 else weight.codes
     if residual_TO is None:
-        return F.linear(x_TI, weight.codes)
-    return torch.addmm(residual_TO, x_TI, weight.codes.t())
+        return F.linear(x_TI, plain_OI)
+    return torch.addmm(residual_TO, x_TI, plain_OI.t())
+
+
+def unpack_int4(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
+    """Returns a weight of 4-bit codes as `[O, I]`, each number rounded once to `dtype`."""
+    plain_OI = torch.empty((weight.num_outputs, weight.num_inputs), dtype=dtype, device=weight.codes.device)
+    blocks, groups = weight.codes.shape[:2]
+    runtime.launch(
+        _unpack_int4, (groups, blocks), weight.codes, weight.factors, plain_OI, weight.num_outputs,
+        weight.num_inputs, GROUP=weight.group_size, PACK=PACK, PACKED=not runtime.is_interpreter(), num_warps=8,
+    )  # fmt: skip
+    return plain_OI
 
 
 def _has_scaled_mm(x_TI: torch.Tensor, weight: Weight) -> bool:
@@ -242,7 +198,7 @@ def quantize_rows(x_TI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     block = 1 << (num_inputs - 1).bit_length()
     runtime.launch(
         _quantize_rows, (num_rows,), x_TI, codes_TI, scales_T, x_TI.stride(0),
-        INPUTS=num_inputs, LARGEST=MAX_E4M3, BLOCK=block, num_warps=min(16, max(1, block // 512)),
+        INPUTS=num_inputs, LARGEST=MAX_E4M3, BLOCK=block, num_warps=min(32, max(1, block // 512)),
     )  # fmt: skip
     return codes_TI, scales_T
 
@@ -259,7 +215,11 @@ def _stream(
     chip = runtime.capability(device)
     part = tile(weight.kind, num_rows, chip, weight.batch_invariant, weight.group_size)
     splits = -(-inputs // weight.split)
-    partial = splits > 1 and num_rows <= STREAM_ROWS
+    tiles = -(-num_rows // part.rows), -(-outputs // part.outputs)
+    few = num_rows <= STREAM_ROWS or (weight.kind is Kind.int4 and math.prod(tiles) <= WAVE_PROGRAMS)
+    partial = splits > 1 and few
+    if weight.kind is Kind.int4 and splits > 1 and not partial:
+        part = replace(part, warps=8)  # the sums of two splits do not fit into the registers of four
     added = residual_TO if residual_TO is None or residual_TO.stride(1) == 1 else residual_TO.contiguous()
     target = torch.empty((splits, num_rows, outputs), dtype=torch.float32, device=device) if partial else y_TO
     # What a kernel does not read is given as x.
@@ -267,10 +227,10 @@ def _stream(
     residual, stride = (x_TI, 0) if added is None else (added, added.stride(0))
     finish = {"SCALED": row_scales_T is not None, "ADDED": added is not None}
     codes = weight.codes.view(torch.uint8) if weight.kind is Kind.e4m3 and chip < 89 else weight.codes
-    grid = (-(-num_rows // part.rows), -(-outputs // part.outputs), splits if partial else 1)
     runtime.launch(
-        _product, grid, x_TI, codes, weight.factors if weight.kind is Kind.int4 else x_TI, *scales, residual, target,
-        num_rows, x_TI.stride(0), stride, inputs, outputs, weight.split, PARTIAL=partial, SINGLE=splits == 1,
+        _product, (*tiles, splits if partial else 1), x_TI, codes,
+        weight.factors if weight.kind is Kind.int4 else x_TI, *scales, residual, target, num_rows,
+        x_TI.stride(0), stride, inputs, outputs, weight.split, PARTIAL=partial, SINGLE=splits == 1,
         **({"SCALED": False, "ADDED": False} if partial else finish), WHOLE_O=outputs % part.outputs == 0,
         WHOLE_I=inputs % part.inputs == 0, GROUP=weight.group_size, PACK=PACK, PACKED=not runtime.is_interpreter(),
         BLOCK_O=part.outputs, BLOCK_T=part.rows, BLOCK_I=part.inputs,

@@ -25,6 +25,8 @@ MAX_INNER = 64
 """Ranks that a program of the second kernel multiplies at once."""
 OUTPUTS = 64
 """Outputs of a program of the second kernel."""
+WALK_TOKENS = 256
+"""Most tokens for which each split has its own program. For more of them one program sums all splits in that order."""
 FLOAT32_REGISTERS = 128
 """Registers of a thread of the second kernel in float32. Left alone the assembler spills some to run more programs."""
 
@@ -48,10 +50,13 @@ def add_low_rank(
     """`y += scale * (x @ a.T) @ b.T` in the rows where `on` is not 0, in place, rounded once."""
     (num_tokens, inputs), (width, rank) = x_TI.shape, b_HR.shape
     tiles, splits = -(-num_tokens // TOKENS), -(-inputs // SPLIT)
+    each = splits if num_tokens > WALK_TOKENS else 1
+    splits //= each
     sums_STR = x_TI.new_empty((splits, num_tokens, rank), dtype=torch.float32)
     runtime.launch(
         _down, (tiles, -(-rank // RANKS), splits), x_TI, a_RI, sums_STR, on_T, x_TI.stride(0), num_tokens,
-        INPUTS=inputs, RANK=rank, TOKENS=TOKENS, RANKS=RANKS, SPLIT=SPLIT, STEP=STEP, num_warps=4, num_stages=4,
+        INPUTS=inputs, RANK=rank, EACH=each, TOKENS=TOKENS, RANKS=RANKS, SPLIT=SPLIT, STEP=STEP, num_warps=4,
+        num_stages=4,
     )  # fmt: skip
     runtime.launch(
         _up, (tiles, -(-width // OUTPUTS)), sums_STR, b_HR, y_TH, on_T, y_TH.stride(0), num_tokens, scale,
@@ -64,9 +69,10 @@ def add_low_rank(
 @jit(do_not_specialize=["num_tokens"])
 def _down(
     x_at, a_at, sums_at, on_at, x_stride, num_tokens,
-    INPUTS: tl.constexpr, RANK: tl.constexpr, TOKENS: tl.constexpr, RANKS: tl.constexpr, SPLIT: tl.constexpr,
-    STEP: tl.constexpr,
+    INPUTS: tl.constexpr, RANK: tl.constexpr, EACH: tl.constexpr, TOKENS: tl.constexpr, RANKS: tl.constexpr,
+    SPLIT: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
+    """EACH splits of the inputs for a tile of tokens and some ranks. Grid: tiles, blocks of ranks, splits / EACH."""
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     known = token < num_tokens
     on = tl.load(on_at + token, mask=known, other=0) != 0
@@ -75,15 +81,18 @@ def _down(
     rank = tl.program_id(1) * RANKS + tl.arange(0, RANKS)
     x_rows = x_at + token.to(tl.int64)[:, None] * x_stride
     a_rows = a_at + rank[None, :] * INPUTS
-    sums = tl.zeros([TOKENS, RANKS], tl.float32)
-    for start in range(0, SPLIT, STEP):
-        column = tl.program_id(2) * SPLIT + start + tl.arange(0, STEP)
-        x = tl.load(x_rows + column[None, :], mask=on[:, None] & (column < INPUTS)[None, :], other=0.0)
-        a = tl.load(a_rows + column[:, None], mask=(rank < RANK)[None, :] & (column < INPUTS)[:, None], other=0.0)
-        sums = tl.dot(x, a, sums, input_precision="ieee")
+    total = tl.zeros([TOKENS, RANKS], tl.float32)
+    for split in range(tl.program_id(2) * EACH, (tl.program_id(2) + 1) * EACH):
+        sums = tl.zeros([TOKENS, RANKS], tl.float32)
+        for start in range(0, SPLIT, STEP):
+            column = split * SPLIT + start + tl.arange(0, STEP)
+            x = tl.load(x_rows + column[None, :], mask=on[:, None] & (column < INPUTS)[None, :], other=0.0)
+            a = tl.load(a_rows + column[:, None], mask=(rank < RANK)[None, :] & (column < INPUTS)[:, None], other=0.0)
+            sums = tl.dot(x, a, sums, input_precision="ieee")
+        total = total + sums
     row = tl.program_id(2) * num_tokens + token
     at = sums_at + row.to(tl.int64)[:, None] * RANK + rank[None, :]
-    tl.store(at, sums, mask=on[:, None] & (rank < RANK)[None, :])
+    tl.store(at, total, mask=on[:, None] & (rank < RANK)[None, :])
 
 
 @jit(do_not_specialize=["num_tokens"])

@@ -57,7 +57,7 @@ def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, 
     group = 2 * num_heads // kv_PSKD.shape[2]
     for kind in CLASSES:
         if kind.occurs(group, ragged.min_queries, ragged.max_queries):
-            tile = tile_of(kind, group, q_THD.dtype, chip)
+            tile = tile_of(kind, group, head_dim, q_THD.dtype, chip)
             programs = kind.num_tiles(tile, ragged) * num_heads // group
             size = kind.num_slots(group, ragged) * num_heads * (head_dim + 2)
             spread = kind.spreads(programs, ragged.max_keys, size, num_sms)

@@ -102,7 +102,7 @@ class Class:
         return num_splits > 1 and not fills and 4 * part_size * num_splits <= WORKSPACE_BYTES
 
 
-DECODE = Class(name="decode", first_split=256, per_octave=16)
+DECODE = Class(name="decode", first_split=128, per_octave=16)
 BLOCK = Class(name="block", first_split=256, per_octave=8)
 PREFILL = Class(name="prefill", first_split=0, per_octave=1)
 CLASSES = (DECODE, BLOCK, PREFILL)
@@ -111,16 +111,18 @@ WARPGROUP_CHIPS = (9, 10)
 without spilling."""
 
 
-def tile_of(kind: Class, group: int, dtype: torch.dtype, capability: int) -> Tile:
+def tile_of(kind: Class, group: int, head_dim: int, dtype: torch.dtype, capability: int) -> Tile:
     """Returns the tile of a class of rows on a chip."""
     if dtype == torch.float32:
         return Tile(rows=16, queries=16 // group, keys=32, num_warps=8, num_stages=1, max_registers=224)
+    hopper = capability // 10 == 9
     if kind.name == "decode":
-        return Tile(rows=16, queries=16 // group, keys=64 if capability != 80 else 32, num_warps=4, num_stages=2)
+        keys = 128 if hopper and head_dim > 64 else 64 if capability != 80 else 32
+        return Tile(rows=16, queries=16 // group, keys=keys, num_warps=4, num_stages=2)
     if capability // 10 in WARPGROUP_CHIPS:
         if kind.name == "block":
-            return Tile(rows=64, queries=64 // group, keys=64, num_warps=4 if capability < 100 else 8, num_stages=2)
-        return Tile(rows=128, queries=128 // group, keys=64, num_warps=8, num_stages=2)
+            return Tile(rows=64, queries=64 // group, keys=64, num_warps=4 if hopper else 8, num_stages=2)
+        return Tile(rows=128, queries=128 // group, keys=128 if hopper else 64, num_warps=8, num_stages=2)
     if kind.name == "block":
         return Tile(rows=64, queries=64 // group, keys=32, num_warps=8, num_stages=2, max_registers=255)
     return Tile(rows=128, queries=128 // group, keys=32, num_warps=8, num_stages=2, max_registers=255)

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import torch
 from trimode.kernels import linear
 from trimode.kernels.describe import ModelSizes
-from trimode.kernels.linear import gpu
 from trimode.kernels.linear.quantized import QuantizedWeight, Scheme, group_size_for
+from trimode.kernels.linear.tiles import STREAM_ROWS
 from trimode.kernels.resources.cases import MODELS, Case, meta
 
 RANK = 128
 """Of the released drafter's LoRA."""
-ROWS = (1, 33, 200)
+ROWS = (1, 17, 33, 200, 400)
 """One number of rows of each class of tiles."""
 
 
@@ -66,7 +66,7 @@ def _runs(dtype: torch.dtype, scheme: Scheme | None, rows: int, *, invariant: bo
     """True if an own kernel multiplies."""
     if scheme is Scheme.w4a16:
         return dtype != torch.float32
-    return invariant or scheme is Scheme.fp8 or (rows <= gpu.STREAM_ROWS and dtype != torch.float32)
+    return invariant or scheme is Scheme.fp8 or (rows <= STREAM_ROWS and dtype != torch.float32)
 
 
 def _kinds(weight: str, model: str) -> Iterator[tuple[Scheme | None, torch.dtype]]:

@@ -198,6 +198,8 @@ class CheckedCapture(Capture):
         """
         self.num_recorded = 0
         self.num_replayed = 0
+        self.layers: list[int] = []
+        """Those after which the recorded functions could have been cut."""
         self._lazy = lazy
         self.launched: set[str] = set()
         """Names of the kernels that `watched` has seen inside of a run."""
@@ -224,6 +226,10 @@ class CheckedCapture(Capture):
         if not self._lazy:
             capture()
         return replay
+
+    def after_layer(self, number: int) -> None:
+        """Notes where the recording may be cut. Here it stays whole."""
+        self.layers.append(number)
 
     def watched(self, launch: Callable[..., None]) -> Callable[..., None]:
         """Returns `launch` of `kernels.cuda.runtime`, with the arguments of a kernel checked as an operator's are.

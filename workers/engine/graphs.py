@@ -198,18 +198,18 @@ class Graphs:
             ) from None
 
     def _forward(self, bucket: Bucket) -> None:
-        hidden_TH = self._model.forward(self._batch(bucket), self._cache)
+        hidden_TH = self._model.forward(self._batch(bucket), self._cache, self._capture.after_layer)
         self._hidden_TH[: bucket.tokens].copy_(hidden_TH)
 
     def _pass(self, bucket: Bucket) -> None:
         batch = self._batch(bucket)
-        found = self._greedy(batch)
+        found = self._greedy(batch, self._capture.after_layer)
         self._write(bucket, 0, found, decide(found, batch.token_ids_T, rules_of(batch, bucket)))
 
     def _cycle(self, bucket: Bucket) -> None:
         batch = self._batch(bucket)
         rules = rules_of(batch, bucket)
-        draft = self._greedy(batch)
+        draft = self._greedy(batch, self._capture.after_layer)
         wanted_T = rules.wanted_T != 0
         self._write(bucket, 0, draft, wanted_T.float())
         block_T = torch.where(wanted_T, draft.tokens, batch.token_ids_T)
@@ -222,9 +222,9 @@ class Graphs:
     def _batch(self, bucket: Bucket) -> Batch:
         return self._input.batch(bucket).filled(self._tokens_T)
 
-    def _greedy(self, batch: Batch) -> Greedy:
+    def _greedy(self, batch: Batch, after_layer: Callable[[int], None] | None = None) -> Greedy:
         """Runs a forward and returns the greedy tokens of all its tokens."""
-        hidden_TH = self._model.forward(batch, self._cache)
+        hidden_TH = self._model.forward(batch, self._cache, after_layer)
         mask_token_id = self._model.config.mask_token_id
         found = [greedy(self._model.logits(part), mask_token_id) for part in hidden_TH.split(ROWS_PER_PASS)]
         if len(found) == 1:

@@ -5,6 +5,7 @@ T = tokens of the step, H = hidden, R = wanted logit rows, D = head dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -147,8 +148,13 @@ class TriModeModel:
         return f"{options.storage}; {len(packed)} of {len(plain)} matrices, {bits:.1f} bits a weight"
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
+    def forward(self, batch: Batch, cache: KVCache, after_layer: Callable[[int], None] | None = None) -> torch.Tensor:
         """Runs one ragged step and writes its K and V at the batch's slots.
+
+        Args:
+            batch: the step.
+            cache: where its pages are.
+            after_layer: called with the number of each layer, after what the layer does has been launched.
 
         Returns:
             Normalised hidden states of the wanted rows, `[R, H]`.
@@ -165,6 +171,8 @@ class TriModeModel:
                 x_TH = self.adapter.add(x_TH, o_TA, number, batch)
             gate_up_TJ = linear.apply(rms_norm(x_TH, layer.post_norm, eps), layer.gate_up)
             x_TH = linear.apply(silu_mul(gate_up_TJ), layer.down, x_TH)
+            if after_layer is not None:
+                after_layer(number)
         wanted_RH = x_TH if batch.logit_rows_R is None else x_TH[batch.logit_rows_R]
         return rms_norm(wanted_RH, self.norm, eps)
 

@@ -229,6 +229,8 @@ def test_all_graphs_are_captured_before_the_first_step_from_the_largest_on() -> 
         assert not cache.layer(number)[: cache.spare_page].any()
     buckets = graphs_of(runtime).buckets
     assert capture.num_recorded == len(buckets)
+    # once per layer of each recording's first forward, not of the verify that follows a draft in its cycle
+    assert capture.layers == list(range(runtime.engine.model.config.num_layers)) * len(buckets)
     assert [bucket.tokens for bucket in buckets] == sorted((bucket.tokens for bucket in buckets), reverse=True)
     assert str(runtime.captured).startswith(
         f"{len(buckets)} graphs, the largest a greedy pass of 32 tokens and 1 requests"
