@@ -12,11 +12,22 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from trimode.balancer.delivered import PARTS_EVERY_S, Delivered
+from trimode.balancer.expected import Expected
+from trimode.balancer.health import Health
 from trimode.balancer.prefixes import Prefixes, beginnings
-from trimode.balancer.work import MAX_ATTEMPTS, QueueFullError, Reply, StoppingError, WorkerSlot, WorkItem, reply_of
+from trimode.balancer.work import (
+    MAX_ATTEMPTS,
+    QueueFullError,
+    Reply,
+    StoppingError,
+    WorkerSlot,
+    WorkItem,
+    another_may_answer,
+    in_health,
+    reply_of,
+)
 from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError, WorkerError
-from trimode.core.protocol import Generation
 from trimode.core.worker import Worker
 
 MAX_HELD_PROMPT_TOKENS = 2**28
@@ -24,8 +35,6 @@ MAX_HELD_PROMPT_TOKENS = 2**28
 PROMPT_TOKENS_PER_OUTPUT_TOKEN = 16
 """This many prompt tokens count as one generated token: a prompt is read in a few wide forwards."""
 IDLE_POLL_S = 0.02
-FIRST_GUESS_TOKENS = 256
-"""Expected length of a reply before any has been seen."""
 
 
 class Router:
@@ -53,8 +62,7 @@ class Router:
         self._keeps_parts = not journal
         self._prefixes = Prefixes()
         self._on_death = on_death
-        self._expected_tokens = float(FIRST_GUESS_TOKENS)
-        self._expected_s = 1.0
+        self._expected = Expected()
         self._held_prompt_tokens = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -144,6 +152,7 @@ class Router:
         if slot.worker is not worker:
             return
         slot.worker = None
+        slot.health = Health()
         self._prefixes.forget(slot.index)
         slot.deaths += 1
         slot.deaths_in_a_row += not slot.running
@@ -163,11 +172,8 @@ class Router:
                 item.done.set_exception(error)
 
     def _free_slots(self) -> list[WorkerSlot]:
-        return [
-            slot
-            for slot in self.slots
-            if slot.worker is not None and len(slot.running) < self.in_flight_limit and not slot.taken_alone
-        ]
+        ready = in_health([slot for slot in self.slots if slot.worker is not None])
+        return [slot for slot in ready if len(slot.running) < self.in_flight_limit and not slot.taken_alone]
 
     def _slot_to_empty(self) -> WorkerSlot | None:
         """Returns the slot that gets nothing new, so that a waiting last attempt can have it for itself, or None."""
@@ -194,18 +200,19 @@ class Router:
         if best is None or not holders:
             return best
         holder = min(holders, key=lambda slot: (slot.outstanding, slot.index))
-        most = min(tokens, self._expected_tokens + tokens / PROMPT_TOKENS_PER_OUTPUT_TOKEN)
+        most = min(tokens, self._expected.tokens + tokens / PROMPT_TOKENS_PER_OUTPUT_TOKEN)
         return holder if holder.outstanding - best.outstanding <= most else best
 
     def _run_on(self, slot: WorkerSlot, worker: Worker, item: WorkItem) -> None:
         limit = item.fields.get("max_new_tokens")
-        expected = self._expected_tokens
+        expected = self._expected.tokens
         if isinstance(limit, int) and not isinstance(limit, bool):
             expected = min(expected, limit)
         item.cost = expected + item.prompt_tokens / PROMPT_TOKENS_PER_OUTPUT_TOKEN
         item.attempts += 1
         item.last_slot = slot
         slot.running[item.request_id] = item
+        slot.taken_alone = item.attempts >= MAX_ATTEMPTS
         self._prefixes.note(item.beginnings, slot.index)
         slot.outstanding += item.cost
         self._spawn(self._call(slot, worker, item))
@@ -213,25 +220,28 @@ class Router:
     async def _call(self, slot: WorkerSlot, worker: Worker, item: WorkItem) -> None:
         """One attempt on one worker. The request keeps its place there until the worker has answered."""
         started = time.monotonic()
+        cause: str | None = None
         try:
             generation = await worker.generate(item.fields, self._listener(worker, item))
         except WorkerError as error:
-            self.slot_died(slot, worker, str(error))
-            self._leave(slot, item)
-            self._again(item, str(error))
-            return
+            self.slot_died(slot, worker, cause := str(error))
         except Exception as error:  # noqa: BLE001 -- a GenerationError, or a defect, which must not leave anybody waiting
             slot.failed += not item.done.cancelled()  # its client has left: it is counted as cancelled
             slot.deaths_in_a_row = 0
-            if not item.done.done():
+            if slot.worker is worker and another_may_answer(self.slots, slot, item, error):
+                cause = str(error)
+            elif not item.done.done():
                 item.done.set_exception(error)
         else:
             slot.finished += 1
+            slot.health.answered()
             slot.deaths_in_a_row = 0
-            self._learn(generation, time.monotonic() - started)
+            self._expected.learn(len(generation.token_ids), time.monotonic() - started)
             if not item.done.done():
                 item.done.set_result(reply_of(generation, item, started))
         self._leave(slot, item)
+        if cause is not None:
+            self._again(item, cause)
 
     def _listener(self, worker: Worker, item: WorkItem) -> OnDelta | None:
         """Returns what takes the parts of the answer from this worker. If that fails, the request alone ends."""
@@ -252,6 +262,7 @@ class Router:
 
     def _leave(self, slot: WorkerSlot, item: WorkItem) -> None:
         del slot.running[item.request_id]
+        slot.taken_alone = False
         slot.outstanding = slot.outstanding - item.cost if slot.running else 0.0
         self.dispatch()
 
@@ -283,16 +294,7 @@ class Router:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _learn(self, generation: Generation, seconds: float) -> None:
-        """Updates the moving means of reply length and duration, which serve weighing and Retry-After."""
-        self._expected_tokens += 0.05 * (len(generation.token_ids) - self._expected_tokens)
-        self._expected_s += 0.05 * (seconds - self._expected_s)
-
     def _queue_full(self, what: str = "") -> QueueFullError:
         self.rejected += 1
-        return QueueFullError(what or f"{self.max_queue} requests are waiting already", self._retry_after_s())
-
-    def _retry_after_s(self) -> int:
-        return max(
-            1, min(60, round(self._expected_s * len(self.queue) / max(1, self.num_ready * self.in_flight_limit)))
-        )
+        seconds = self._expected.retry_after_s(len(self.queue), self.num_ready * self.in_flight_limit)
+        return QueueFullError(what or f"{self.max_queue} requests are waiting already", seconds)

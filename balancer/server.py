@@ -31,6 +31,7 @@ from trimode.balancer.settings import API_KEY, BalancerSettings, is_loopback, pa
 from trimode.balancer.work import StoppingError
 from trimode.core.errors import ConfigError, Stopped, TrimodeError, WorkerError, guarded
 from trimode.core.files import write_json_atomic
+from trimode.core.processes import spare_collector
 
 log = logging.getLogger("trimode.balancer")
 
@@ -148,6 +149,7 @@ class _Balancer:
                 starting.result()  # raises the WorkerError that says why
                 ready = pool.router.num_ready
                 log.info("serving %s with %d worker%s", self._url(), ready, "" if ready == 1 else "s")
+                spare_collector()
                 self._write_ready(pool)
                 pool.on_change = lambda: self._write_ready(pool)
                 await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -217,6 +219,7 @@ class _Balancer:
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=CLOSE_S,
         )

@@ -55,6 +55,8 @@ class BalancerSettings:
     """Requests that may wait for a worker; the next one is answered 429."""
     max_worker_deaths: int = 5
     """Deaths of one worker in a row, while it starts or has no request, that end the balancer."""
+    start_timeout_s: float = 1800.0
+    """Seconds in which a worker must be ready before it is ended and started again; 0 = any time."""
     hang_timeout_s: float = 600.0
     """Seconds that a worker with requests may take for a step before it is replaced; 0 = any time."""
     grace_s: float = 30.0
@@ -116,9 +118,8 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument(
         "--max-worker-deaths", type=int, default=5, help="deaths in a row of an idle worker that end it"
     )
-    workers.add_argument(
-        "--hang-timeout", type=float, default=600.0, help="seconds for a step before a worker is replaced; 0 = any"
-    )
+    workers.add_argument("--start-timeout", type=float, default=1800.0, help="seconds to become ready; 0 = any")
+    workers.add_argument("--hang-timeout", type=float, default=600.0, help="seconds for a step; 0 = any")
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1")
     server.add_argument("--port", type=int, default=0, help="0 picks a free one")
@@ -159,9 +160,9 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
             raise ConfigError(f"--{flag.replace('_', '-')}: got {value}; valid: a number above 0")
     if args.max_in_flight < 0:
         raise ConfigError(f"--max-in-flight: got {args.max_in_flight}; valid: 0 or more")
-    for flag, seconds in (("--grace", args.grace), ("--hang-timeout", args.hang_timeout)):
-        if not 0 <= seconds < math.inf:
-            raise ConfigError(f"{flag}: got {seconds}; valid: seconds, 0 or more")
+    for flag in ("grace", "start_timeout", "hang_timeout"):
+        if not 0 <= (seconds := getattr(args, flag)) < math.inf:
+            raise ConfigError(f"--{flag.replace('_', '-')}: got {seconds}; valid: seconds, 0 or more")
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port: got {args.port}; valid: 0 to 65535")
     if args.num_nodes > 1 and args.join_file is None:
@@ -193,6 +194,7 @@ def parse_settings(argv: Sequence[str]) -> BalancerSettings:
         default_mode=Mode(args.default_mode),
         max_in_flight=args.max_in_flight,
         max_queue=args.max_queue,
+        start_timeout_s=args.start_timeout,
         hang_timeout_s=args.hang_timeout,
         grace_s=args.grace,
         max_worker_deaths=args.max_worker_deaths,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from trimode.balancer.delivered import Delivered
+from trimode.balancer.health import MANY, Health
 from trimode.balancer.prefixes import Beginning
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import Generation
 from trimode.core.worker import Worker
+
+log = logging.getLogger("trimode.balancer")
 
 MAX_ATTEMPTS = 3
 """Attempts per request. The last one has a worker for itself, so that a request that kills workers takes no other
@@ -63,17 +67,16 @@ class WorkerSlot:
     running: dict[str, WorkItem] = field(default_factory=dict)
     outstanding: float = 0.0
     """Estimated tokens still to be generated here."""
+    taken_alone: bool = False
+    """True if the one request that runs here is on its last attempt."""
     finished: int = 0
     failed: int = 0
+    health: Health = field(default_factory=Health)
+    """Of the worker that is here now."""
     deaths: int = 0
     deaths_in_a_row: int = 0
     """Deaths while idle or starting since the last finished request. A death with requests is charged to them: each has
     MAX_ATTEMPTS, then it fails."""
-
-    @property
-    def taken_alone(self) -> bool:
-        """True if the request that runs here is on its last attempt."""
-        return any(item.attempts >= MAX_ATTEMPTS for item in self.running.values())
 
 
 class TryLaterError(GenerationError):
@@ -105,3 +108,24 @@ def reply_of(generation: Generation, item: WorkItem, started: float) -> Reply:
         cost = dataclasses.replace(generation.cost, first_token_s=first - started)
         generation = dataclasses.replace(generation, cost=cost)
     return Reply(generation, waited_s=started - item.arrived)
+
+
+def in_health(ready: list[WorkerSlot]) -> list[WorkerSlot]:
+    """Returns the slots without those that fail and rest. All of them if none answers: then it is not the workers."""
+    if any(slot.health.fails for slot in ready) and not all(slot.health.fails for slot in ready):
+        return [slot for slot in ready if not slot.health.fails or not (slot.running or slot.health.rests())]
+    return ready
+
+
+def another_may_answer(slots: Sequence[WorkerSlot], slot: WorkerSlot, item: WorkItem, error: Exception) -> bool:
+    """Notes that a request has failed in a slot. True if another worker is to try it too.
+
+    That is so at the first try if this worker has failed the request before as well, and another one is in health.
+    """
+    if item.done.done() or (isinstance(error, GenerationError) and error.status < 500):
+        return False
+    slot.health.failed()
+    if slot.health.failures == MANY:
+        log.warning("worker %d has failed %d requests in a row; it gets one now and then", slot.index, MANY)
+    in_place = any(other.worker is not None and not other.health.fails for other in slots if other is not slot)
+    return in_place and slot.health.failures > 1 and item.attempts == 1

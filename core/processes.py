@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import select
 import signal
@@ -13,6 +14,9 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h; the setting survives exec and is dropped by fork."""
+
+YOUNG_OBJECTS = 10_000
+"""So many more objects are made than dropped before the garbage collector looks for cycles among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,17 @@ def die_with_parent(sig: int = signal.SIGKILL) -> None:
     """
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(sig), 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def spare_collector() -> None:
+    """Takes all that lives now out of the garbage collector's sight, and has it run less often.
+
+    For a process that has loaded what it keeps. Otherwise the collector looks through all of it again and again while
+    requests wait, some 0.1 to 0.5 seconds each time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 10, 10)
 
 
 def serve_job() -> None:

@@ -252,6 +252,8 @@ class ClientSpec:
     num_scorers: int
     """Scoring processes."""
     kv_cache_gb: float | None = None
+    start_timeout_s: float = 1800.0
+    """In which a worker must be ready."""
     journal: bool = False
     """True if workers write down their running requests, so that these go on after a death."""
     max_failed_share: float = 0.0

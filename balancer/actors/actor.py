@@ -16,7 +16,7 @@ import ray
 from trimode.balancer.actors.wire import Door
 from trimode.balancer.actors.worker_socket import listen
 from trimode.core.errors import TrimodeError
-from trimode.core.processes import die_with_parent
+from trimode.core.processes import die_with_parent, spare_collector
 from trimode.core.protocol import WorkerSettings
 from trimode.core.worker import Worker, WorkerInfo
 
@@ -26,7 +26,6 @@ class Started:
     """What an actor says once its worker is ready."""
 
     info: WorkerInfo
-    pid: int
     address: str
     """Where its socket is, for worker_client.connect."""
 
@@ -39,6 +38,10 @@ class WorkerActor:
         # a worker deep in a forward does not look at its socket to the raylet; the kernel ends it in time
         die_with_parent()
 
+    async def identify(self, door: Door) -> tuple[int, bool]:
+        """Returns the id of this process, and True if it runs on the balancer's machine."""
+        return os.getpid(), door.is_here
+
     async def start(self, worker_class: str, settings: WorkerSettings, door: Door) -> Started | TrimodeError:
         """Loads the model and listens for requests. Returns the error that says why, when it cannot."""
         if settings.num_threads is not None:
@@ -49,8 +52,9 @@ class WorkerActor:
             worker = make_worker(settings)
         except TrimodeError as error:
             return error
+        spare_collector()
         self._server, address = await listen(worker, door, ray.util.get_node_ip_address())
-        return Started(worker.info(), os.getpid(), address)
+        return Started(worker.info(), address)
 
     async def wait_until_dead(self) -> None:
         """Never returns: the call fails at the moment the process dies, which is how the balancer learns of it."""

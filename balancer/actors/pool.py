@@ -14,7 +14,7 @@ from typing import Any
 
 from trimode.balancer.actors.hang_watch import wait_until_hung
 from trimode.balancer.actors.nodes import JOIN_S, LivingNode, Nodes
-from trimode.balancer.actors.ray_worker import Actors, RayActors, RayWorker
+from trimode.balancer.actors.ray_worker import Actors, RayActors, RayWorker, StartTimeoutError
 from trimode.balancer.actors.wire import Door
 from trimode.balancer.placement import Placement
 from trimode.balancer.router import Router
@@ -75,12 +75,23 @@ class WorkerPool:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Starts all workers at the same time. Raises the first WorkerError, unless it comes of a lost node."""
-        workers = await asyncio.gather(*(self._begin(slot) for slot in self.slots))
-        self.infos = [worker.info() for worker in workers if worker is not None]
-        for slot, worker in zip(self.slots, workers, strict=True):
-            if worker is not None:
-                self._put_in_service(slot, worker)
+        """Starts all workers at the same time.
+
+        Raises the first WorkerError, unless it comes of a lost node, or of a start that takes too long while another
+        worker is ready. Such a worker is started again.
+        """
+        begun = await asyncio.gather(*(self._begin(slot) for slot in self.slots))
+        workers = [one for one in begun if isinstance(one, RayWorker)]
+        late = [one for one in begun if isinstance(one, StartTimeoutError)]
+        if late and not workers:
+            raise late[0]
+        self.infos = [worker.info() for worker in workers]
+        for slot, one in zip(self.slots, begun, strict=True):
+            if isinstance(one, RayWorker):
+                self._put_in_service(slot, one)
+            elif one is not None:
+                self._note_failed_start(slot, one)
+                self._spawn(self._replace(slot))
 
     @property
     def workers(self) -> list[RayWorker | None]:
@@ -117,6 +128,7 @@ class WorkerPool:
                     "outstanding_tokens": round(slot.outstanding, 1),
                     "finished": slot.finished,
                     "failed": slot.failed,
+                    "failed_in_a_row": slot.health.failures,
                     "deaths": slot.deaths,
                     "engine": engine.to_json() if engine is not None else None,
                 }
@@ -132,7 +144,7 @@ class WorkerPool:
     def _node_of(self, slot: WorkerSlot) -> int:
         return slot.index // self.placement.num_workers
 
-    async def _begin(self, slot: WorkerSlot) -> RayWorker | None:
+    async def _begin(self, slot: WorkerSlot) -> RayWorker | StartTimeoutError | None:
         """Starts the first worker of a slot. Returns None if its node does not join or is lost meanwhile."""
         try:
             async with asyncio.timeout(JOIN_S):
@@ -142,13 +154,23 @@ class WorkerPool:
             return None
         worker = self._new_worker(slot, node)
         try:
-            await worker.start(self.settings.worker_class, self.placement)
+            await self._load(worker)
+        except StartTimeoutError as error:
+            return error
         except WorkerError as error:
             if await self._lives(slot, node):
                 raise
             self._lose(slot, node.node_id, str(error))
             return None
         return worker
+
+    async def _load(self, worker: RayWorker) -> None:
+        await worker.start(self.settings.worker_class, self.placement, self.settings.start_timeout_s)
+
+    def _note_failed_start(self, slot: WorkerSlot, error: TrimodeError) -> None:
+        slot.deaths += 1
+        slot.deaths_in_a_row += 1
+        log.warning("%s", error)
 
     async def _lives(self, slot: WorkerSlot, node: LivingNode) -> bool:
         return await self._nodes.find(self._node_of(slot)) == node
@@ -165,6 +187,13 @@ class WorkerPool:
         await self._nodes.wait_for(self._node_of(slot), other_than=node_id)
         slot.deaths_in_a_row = 0
         await self._replace(slot)
+
+    def _is_given_up(self, slot: WorkerSlot) -> bool:
+        """True if a worker that does not become ready is to stay away: it was tried often, and others are there."""
+        if slot.deaths_in_a_row < self.settings.max_worker_deaths or not self.router.num_ready:
+            return False
+        log.error("worker %d is given up after %d tries, and the others go on", slot.index, slot.deaths_in_a_row)
+        return True
 
     def _new_worker(self, slot: WorkerSlot, node: LivingNode) -> RayWorker:
         log_file = self.log_dir / f"{self.settings.log_prefix}worker_{slot.index}.log"
@@ -210,14 +239,14 @@ class WorkerPool:
                 return
             worker = self._new_worker(slot, node)
             try:
-                await worker.start(self.settings.worker_class, self.placement)
+                await self._load(worker)
             except TrimodeError as error:
                 worker.close()
                 if not await self._lives(slot, node):
                     continue
-                slot.deaths += 1
-                slot.deaths_in_a_row += 1
-                log.warning("%s", error)
+                self._note_failed_start(slot, error)
+                if isinstance(error, StartTimeoutError) and self._is_given_up(slot):
+                    return
                 if slot.deaths_in_a_row >= self.settings.max_worker_deaths and self._node_of(slot) == 0:
                     self._on_fatal(f"{error}: {slot.deaths_in_a_row} deaths in a row")
                     return

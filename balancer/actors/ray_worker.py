@@ -16,7 +16,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trimode.balancer.actors.actor import Started, WorkerActor
 from trimode.balancer.actors.wire import Door
 from trimode.balancer.actors.worker_client import WorkerClient, connect
-from trimode.balancer.actors.worker_socket import UNIX
 from trimode.balancer.placement import Placement
 from trimode.core.delta import OnDelta
 from trimode.core.errors import TrimodeError, WorkerError
@@ -29,6 +28,10 @@ STATS_TIMEOUT_S = 2.0
 
 FLUSH_S = 5.0
 """Seconds that a worker gets at the end to write down its running requests."""
+
+
+class StartTimeoutError(WorkerError):
+    """A worker was not ready in time."""
 
 
 class Actors(Protocol):
@@ -74,15 +77,31 @@ class RayWorker(Worker):
         self.pid = 0
         self._actors = actors
         self._actor = actors.start(log_file, node_id)
+        self._log_file = log_file
         self._door = door
         self._info: WorkerInfo | None = None
         self._client: WorkerClient | None = None
         self._is_here = False
         """True if its process runs on this machine."""
 
-    async def start(self, worker_class: str, placement: Placement) -> None:
-        """Loads the model. WorkerError with the reason when it cannot."""
+    async def start(self, worker_class: str, placement: Placement, limit_s: float = 0.0) -> None:
+        """Loads the model. WorkerError with the reason when it cannot.
+
+        One that is not ready after `limit_s` seconds is ended: StartTimeoutError. 0 = it may take any time.
+        """
         try:
+            async with asyncio.timeout(limit_s or None):
+                await self._start(worker_class, placement)
+        except TimeoutError:
+            self.kill()
+            raise StartTimeoutError(
+                f"{self.name} was not ready within {limit_s:g} s and was ended. {self._log_file} has what it said; "
+                "if it needs longer to load, raise --start-timeout (balancer.start_timeout_s of an evaluation)"
+            ) from None
+
+    async def _start(self, worker_class: str, placement: Placement) -> None:
+        try:
+            self.pid, self._is_here = await self._actor.identify.remote(self._door)
             started: Started | TrimodeError = await self._actor.start.remote(worker_class, placement.worker, self._door)
         except RayTaskError as error:
             raise WorkerError(f"{self.name} cannot start: {type(error.cause).__name__}: {error.cause}") from None
@@ -91,8 +110,7 @@ class RayWorker(Worker):
         if isinstance(started, TrimodeError):
             raise WorkerError(f"{self.name} cannot start: {started}")
         self._client = await connect(self.name, started.address, self._door.secret)
-        self._info, self.pid = started.info, started.pid
-        self._is_here = started.address.startswith(UNIX)
+        self._info = started.info
 
     async def generate(self, fields: Mapping[str, object], on_delta: OnDelta | None = None) -> Generation:
         """Answers one request; GenerationError or WorkerError."""
@@ -151,8 +169,8 @@ class RayWorker(Worker):
             self._client.close()
 
     def kill(self) -> None:
-        """Ends a process that may not answer, not even Ray. It must be alive. Then as `close`."""
-        if self._is_here:
+        """Ends a process that may not answer, not even Ray. It must be alive, if it has begun. Then as `close`."""
+        if self._is_here:  # only known once it has said so
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         self.close()

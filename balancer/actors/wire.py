@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, unique
 from pathlib import Path
@@ -23,6 +23,8 @@ MAX_FRAME_BYTES = 2**30
 """A longer frame ends the connection."""
 MAX_HELLO_BYTES = 2**12
 """The same before the other end has proved who it is."""
+MOST_PARTS = 64
+"""Parts of answers that are encoded together: it takes a third of the time of one after another."""
 FULL_FRAME_BYTES = 2**24
 """No further message is put into a frame of this size."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -58,6 +60,8 @@ class Kind(IntEnum):
 
 
 Message = Sequence[Any]
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +146,8 @@ class Wire(asyncio.Protocol):
     def _flush(self) -> None:
         messages, self._outgoing = self._outgoing, []
         frame: list[bytes] = []
-        for message in messages:
-            frame.append(json.dumps(message, separators=(",", ":")).encode())
+        for group in _groups(messages):
+            frame.append(_ENCODER.encode(group)[1:-1].encode())
             if len(frame[-1]) >= FULL_FRAME_BYTES:
                 self._write(frame)
                 frame = []
@@ -153,3 +157,18 @@ class Wire(asyncio.Protocol):
         if frame and self._transport is not None:
             body = b"[" + b",".join(frame) + b"]"
             self._transport.write(LENGTH.pack(len(body)) + body)
+
+
+def _groups(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Yields the messages in order: parts of answers, which are small, some at a time, and any other one alone."""
+    start = 0
+    for end, message in enumerate(messages):
+        if message[0] != Kind.DELTA or end - start == MOST_PARTS:
+            if start < end:
+                yield messages[start:end]
+            start = end
+        if message[0] != Kind.DELTA:
+            yield messages[end : end + 1]
+            start = end + 1
+    if start < len(messages):
+        yield messages[start:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import logging
 import re
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from trimode.balancer.api.api_key import KeyRequired
+from trimode.balancer.api.chunks import DENOISE, Chunks, StreamOptions
 from trimode.balancer.api.docs import docs_routes
 from trimode.balancer.api.errors import ERROR_HANDLERS, JsonResponse, LargeJsonResponse
 from trimode.balancer.api.guard import Guard
@@ -29,7 +31,7 @@ from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.replies import chat_body, completion_body, json_safe
 from trimode.balancer.api.requests import ParsedRequest, parse_chat, parse_completion
 from trimode.balancer.api.service import LARGE_REPLY_TOKENS, Json, Service
-from trimode.balancer.api.stream import DENOISE, Chunks, StreamOptions, stream_options, stream_reply
+from trimode.balancer.api.stream import stream_options, stream_reply
 from trimode.balancer.api.text_routes import text_routes
 from trimode.balancer.api.vocabulary import NO_VOCABULARY, Vocabulary
 from trimode.balancer.router import Router
@@ -39,6 +41,7 @@ from trimode.core.protocol import Mode
 
 log = logging.getLogger("trimode.balancer")
 
+_NUMBERS = itertools.count()
 _UNSAFE_IN_ID = re.compile(r"[^A-Za-z0-9._:-]")
 _MAX_HEADER = 2000
 """Characters of the header that lists ignored fields. Proxies refuse replies whose headers are much longer."""
@@ -128,7 +131,7 @@ async def _answer(
     if options is not None:
         if options.denoise:
             parsed.fields["stream_events"] = DENOISE
-        chunks = Chunks(head, parsed, options, vocabulary, chat=build is chat_body)
+        chunks = Chunks(head, parsed, options, vocabulary, service.outbox, chat=build is chat_body)
         return await stream_reply(request, chunks, answer, _disconnected(request), headers)
 
     async def whole() -> Response:
@@ -159,7 +162,7 @@ async def _generate_all(
     `on_delta` takes the parts of the replies as they come, each with the number of its reply.
     """
     # two clients may send one id; inside, every request has its own
-    inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}-{uuid.uuid4().hex[:8]}"
+    inner_id = f"{_UNSAFE_IN_ID.sub('_', shown_id)}#{next(_NUMBERS)}"
     tasks = []
     for index, fields in enumerate(parsed.replies(inner_id)):
         listener = None if on_delta is None else functools.partial(on_delta, index)

@@ -7,6 +7,7 @@ import json
 import resource
 
 import httptools
+from trimode.balancer.api.outbox import EXTENSION
 from trimode.balancer.api.replies import error_body
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -37,6 +38,24 @@ def most_connections() -> int:
 
 class _BadHeadError(Exception):
     """The parser reads this head, but the server does not accept it."""
+
+
+class ChunkWriter:
+    """Writes parts of a reply in HTTP's chunked coding."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def ready(self) -> bool:
+        """True if a part can be written now."""
+        cycle = self._cycle
+        begun = cycle.response_started and bool(cycle.chunked_encoding) and not cycle.response_complete
+        return begun and not cycle.disconnected and not cycle.flow.write_paused
+
+    def write(self, part: bytes) -> None:
+        """Writes a part, which must not be empty: an empty one would end the reply."""
+        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
 
 
 class Connection(HttpToolsProtocol):
@@ -125,6 +144,7 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._progress = False, True
         _check_head(self.parser.get_http_version(), self.headers)
         super().on_headers_complete()
+        self.scope["extensions"] = {EXTENSION: {"writer": ChunkWriter(self.cycle)}}
         if not self.pipeline:
             self._answered = self.cycle
 

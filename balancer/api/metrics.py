@@ -81,7 +81,8 @@ class Metrics:
             self._tokens(mode).inc(cost.completion_tokens)
             self._nfe(mode).inc(cost.nfe or 0)
             for kind, count in cost.forwards.items():
-                self._forwards(mode, kind).inc(count)
+                if count:
+                    self._forwards(mode, kind).inc(count)
             for length in cost.acceptance_lengths:
                 self._acceptance(mode).observe(length)
             self._queue(mode).observe(waited + cost.queue_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -116,6 +117,16 @@ def _total_cost(replies: Sequence[Reply], n: int) -> Cost:
     Counts are summed; of the seconds the longest stand. The worker's clock starts when the request reaches it, so the
     wait for a worker is added.
     """
+    if len(replies) == 1:
+        cost, waited = replies[0].generation.cost, replies[0].waited_s
+        return dataclasses.replace(
+            cost,
+            nfe=cost.nfe or 0,
+            fixed_tokens={width: round(tokens, 1) for width, tokens in cost.fixed_tokens.items()},
+            queue_s=round(waited + cost.queue_s, 6),
+            first_token_s=round(waited + cost.first_token_s, 6),
+            total_s=round(waited + cost.total_s, 6),
+        )
     costs = [reply.generation.cost for reply in replies]
     forwards: dict[str, int] = {}
     for cost in costs:

@@ -57,10 +57,14 @@ class ParsedRequest:
     """The client's own id, in the body."""
     prompt_tokens: int
     """Estimate for weighing requests, of the longest prompt."""
-    prompt_sha256: str
-    """Hash of the messages (or prompt) as compact JSON. A client finds its request in the request log by it."""
     ignored: list[str] = field(default_factory=list)
     """Fields the client sent that have no effect here."""
+
+    @property
+    def prompt_sha256(self) -> str:
+        """Hash of the messages (or prompt) as compact JSON. A client finds its request in the request log by it."""
+        values = [next(iter(prompt.values())) for prompt in self.prompts]
+        return prompt_sha256(values[0] if len(values) == 1 else values)
 
     @property
     def names_tokens(self) -> bool:
@@ -167,7 +171,6 @@ def _parse(body: Json, prompts: list[Json], default_mode: Mode, num_top: int | N
         raise InvalidRequestError(f"request_id: got {show(request_id)}; valid: a string of 1 to 200", "request_id")
     if request_id is not None:
         check_text(request_id, "request_id")
-    values = [next(iter(prompt.values())) for prompt in prompts]
     return ParsedRequest(
         fields=fields,
         prompts=prompts,
@@ -178,7 +181,6 @@ def _parse(body: Json, prompts: list[Json], default_mode: Mode, num_top: int | N
         return_token_ids=_flag(body, "return_token_ids"),
         request_id=request_id,
         prompt_tokens=max(map(estimate_tokens, prompts)),
-        prompt_sha256=prompt_sha256(values[0] if len(values) == 1 else values),
         ignored=ignored,
     )
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from trimode.balancer.api.body import read_json
 from trimode.balancer.api.guard import Visitors
 from trimode.balancer.api.metrics import Metrics
+from trimode.balancer.api.outbox import Outbox
 from trimode.balancer.api.prompts import ModelLimits
 from trimode.balancer.api.vocabulary import Vocabulary
 from trimode.balancer.router import Router
@@ -21,7 +22,7 @@ from trimode.balancer.work import QueueFullError
 from trimode.core.errors import GenerationError, InvalidRequestError, WorkerError
 from trimode.core.field_rules import show
 from trimode.core.protocol import Mode
-from trimode.core.worker import WorkerInfo
+from trimode.core.worker import Worker, WorkerInfo
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -31,6 +32,8 @@ BODY_S = 60.0
 LARGE_BODY_BYTES = 64 << 10
 """A body of this size or more is read in a thread beside the event loop: it can take a second, and several can come at
 a time. Smaller ones take less time than the way to the thread and back."""
+TEXT_S = 120.0
+"""Seconds in which a worker must answer a question about text before another one is asked."""
 BODY_RETRY_S = 1
 MOST_LARGE_BYTES = 2**29
 """Large bodies that are read at a time, all together. What comes of them, the router bounds."""
@@ -67,6 +70,8 @@ class Service:
     visitors: Visitors = field(default_factory=Visitors)
     """Whom the server answers."""
     metrics: Metrics = field(default_factory=Metrics)
+    outbox: Outbox = field(default_factory=Outbox)
+    """Parts of streamed replies on their way."""
     large_bytes: int = 0
     """Of the large bodies that are being read now."""
     known_vocabulary: Vocabulary | None = None
@@ -80,21 +85,26 @@ class Service:
         return infos[0]
 
     async def text(self, task: str, fields: Json) -> Json:
-        """Returns a worker's answer to a question about text; if it dies, that of another one.
+        """Returns a worker's answer to a question about text; if it dies or does not answer, that of another one.
 
-        Raises GenerationError (503) if none is ready, and what the worker refuses.
+        Raises GenerationError (503) if none answers, and what the worker refuses.
         """
+        silent: list[Worker] = []
         for _ in self.router.slots:
-            ready = [slot for slot in self.router.slots if slot.worker is not None]
+            ready = [slot for slot in self.router.slots if slot.worker is not None and slot.worker not in silent]
             slot = min(ready, key=lambda slot: slot.outstanding, default=None)
             if slot is None or slot.worker is None:
                 break
             worker = slot.worker
             try:
-                return await worker.text(task, fields)
+                async with asyncio.timeout(TEXT_S):
+                    return await worker.text(task, fields)
+            except TimeoutError:
+                silent.append(worker)  # it may be reading long texts, so it lives on
             except WorkerError as error:
                 self.router.slot_died(slot, worker, str(error))
-        raise GenerationError("no worker is ready; try again later", 503)
+        what = f"no worker has answered within {TEXT_S:g} s" if silent else "no worker is ready"
+        raise GenerationError(f"{what}; try again later", 503)
 
     async def vocabulary(self) -> Vocabulary:
         """Returns the tokens of the served model."""

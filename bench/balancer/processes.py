@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 from trimode.bench.balancer.load import Load, Seen, ask_worker, run_callers
 from trimode.bench.balancer.scripted import STEP_VARIABLE
-from trimode.core.processes import die_with_parent
+from trimode.core.processes import die_with_parent, spare_collector
 from trimode.core.protocol import WorkerSettings
 
 
@@ -151,6 +151,7 @@ async def _serve_orders(setup: Setup) -> None:
         kv_cache_gb=0.2,
     )
     worker = getattr(importlib.import_module(module), name)(settings)
+    spare_collector()  # as in a worker of the balancer
     print("true", flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):

@@ -136,5 +136,7 @@ def _check_cluster(config: Config) -> None:
     ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name}: got {value}; valid: above 0")
+    if not 0 <= balancer.start_timeout_s < math.inf:
+        raise ConfigError(f"balancer.start_timeout_s: got {balancer.start_timeout_s}; valid: seconds, 0 or more")
     if balancer.device is not Device.cpu and cluster.gpus is not None and (balancer.workers or 0) > cluster.gpus:
         raise ConfigError(f"workers: each has a GPU of its own; got {balancer.workers} for {cluster.gpus} GPUs")

@@ -149,6 +149,8 @@ class BalancerConfig:
     """Requests a worker decodes together."""
     kv_cache_gb: float | None = None
     """KV cache of a worker in GiB; null = a share of free memory."""
+    start_timeout_s: float = 1800.0
+    """Seconds in which a worker must be ready before it is started again; 0 = any time."""
     journal: bool = True
     """True to write down running requests in the run folder, so that an answer that is cut off goes on where it was."""
     backend: Backend = Backend.trimode

@@ -91,6 +91,7 @@ class BalancerProcess:
             "--device": self._devices.device,
             "--max-num-seqs": client.max_num_seqs,
             "--kv-cache-gb": client.kv_cache_gb,
+            "--start-timeout": client.start_timeout_s,
             "--default-mode": self._spec.decode.mode.value,
             "--ready-file": self._ready_file,
             "--log-dir": self._ready_file.parent,

@@ -214,6 +214,7 @@ def client_spec(config: Config, server: ServerSpec | None) -> ClientSpec:
         request_timeout_s=config.client.request_timeout_s,
         num_scorers=config.client.num_scorers,
         kv_cache_gb=config.balancer.kv_cache_gb,
+        start_timeout_s=config.balancer.start_timeout_s,
         journal=config.balancer.journal,
         max_failed_share=config.client.max_failed_share,
         server=server,

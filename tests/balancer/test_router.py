@@ -7,6 +7,8 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import pytest
+from trimode.balancer import health
+from trimode.balancer.health import MANY
 from trimode.balancer.router import MAX_HELD_PROMPT_TOKENS, Router
 from trimode.balancer.work import MAX_ATTEMPTS, RETRY_AFTER_STOP_S, QueueFullError, Reply, StoppingError, WorkerSlot
 from trimode.core.delta import Delta, OnDelta
@@ -505,5 +507,114 @@ def test_an_answer_that_nobody_can_take_ends_alone() -> None:
         bench.workers[0].finish("mate")
         assert (await mate).generation.text == "mate"
         assert bench.deaths == []
+
+    run(test())
+
+
+def fail(worker: HeldWorker, request_id: str, status: int = 500) -> None:
+    worker.held[request_id].set_exception(GenerationError("generation failed: it cannot", status))
+
+
+def test_a_worker_that_fails_every_request_does_not_get_them_all() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        bad, good = bench.workers
+        tasks, got = [], 0
+        for number in range(60):
+            tasks.append(bench.submit(str(number)))
+            for _ in range(6):
+                await run_callbacks()
+                for name in [*bad.held]:
+                    got += 1
+                    fail(bad, name)
+                if len(good.held) > 2:  # the good one is always the one with more to do
+                    good.finish(next(iter(good.held)))
+        while good.held:
+            good.finish(next(iter(good.held)))
+            await run_callbacks()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        failed = [end for end in ends if isinstance(end, Exception)]
+        assert len(failed) == 1  # the first one; then another worker was asked too
+        assert got == MANY
+
+    run(test())
+
+
+def test_a_worker_that_answers_again_gets_its_share_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        now = 1000.0
+        monkeypatch.setattr(health, "monotonic", lambda: now)
+        bench = Bench(2)
+        bad, good = bench.workers
+        for _ in range(MANY):
+            bench.router.slots[0].health.failed()
+        tasks = [bench.submit("a"), bench.submit("b")]
+        await run_callbacks()
+        assert (set(bad.held), set(good.held)) == (set(), {"a", "b"})
+        now += health.FIRST_REST_S
+        tasks += [bench.submit("c"), bench.submit("d")]
+        await run_callbacks()
+        assert (set(bad.held), set(good.held)) == ({"c"}, {"a", "b", "d"})  # one request as a try
+        bad.finish("c")
+        await tasks[2]
+        tasks += [bench.submit("e"), bench.submit("f")]
+        await run_callbacks()
+        assert set(bad.held) == {"e", "f"}
+        for worker in bench.workers:
+            for name in [*worker.held]:
+                worker.finish(name)
+        await asyncio.gather(*tasks)
+
+    run(test())
+
+
+def test_requests_that_fail_everywhere_are_no_fault_of_the_workers() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        for number in range(20):
+            task = bench.submit(str(number))
+            while not task.done():
+                await run_callbacks()
+                for worker in bench.workers:
+                    for name in [*worker.held]:
+                        fail(worker, name)
+            assert isinstance(task.exception(), GenerationError)
+        assert all(slot.health.fails for slot in bench.router.slots)
+        tasks = [bench.submit("a"), bench.submit("b")]
+        await run_callbacks()
+        assert [len(worker.held) for worker in bench.workers] == [1, 1]
+        for worker in bench.workers:
+            worker.finish(next(iter(worker.held)))
+        await asyncio.gather(*tasks)
+        assert not any(slot.health.fails for slot in bench.router.slots)
+
+    run(test())
+
+
+@pytest.mark.parametrize("status", [400, 499])
+def test_refused_and_ended_requests_say_nothing_of_a_worker(status: int) -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        for number in range(10):
+            task = bench.submit(str(number))
+            await run_callbacks()
+            fail(bench.workers[0], str(number), status)
+            await asyncio.wait([task])
+            assert isinstance(task.exception(), GenerationError)
+        assert bench.router.slots[0].health.failures == 0
+        assert bench.router.retried == 0
+
+    run(test())
+
+
+def test_one_failure_is_not_tried_elsewhere() -> None:
+    async def test() -> None:
+        bench = Bench(2)
+        task = bench.submit("a")
+        await run_callbacks()
+        fail(bench.workers[0], "a")
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), GenerationError)
+        assert bench.router.retried == 0
 
     run(test())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -190,6 +191,19 @@ def test_a_worker_that_hangs_is_replaced_and_its_requests_go_on(tmp_path: Path) 
     assert not alive(workers[0]["pid"])
     assert [worker["deaths"] for worker in balancer.stats()["workers"]] == [1, 0]
     assert "worker 0 was ended: no step within 5 s" in (tmp_path / "balancer.log").read_text()
+    assert balancer.terminate() == 0
+
+
+def test_a_worker_that_hangs_while_it_loads_is_ended_and_the_other_one_serves(tmp_path: Path) -> None:
+    flags = ("--model", str(tmp_path / "hangs-once"), "--served-model-name", "tri", "--start-timeout", "120")
+    balancer = start_balancer(tmp_path, *flags)
+    log = (tmp_path / "balancer.log").read_text()
+    assert re.search(r"worker [01] was not ready within 120 s and was ended", log)
+    assert "worker_" in log
+    assert "raise --start-timeout" in log
+    assert balancer.ask("hello").status_code == 200
+    wait_for(lambda: balancer.stats()["balancer"]["restarts"] == 1)
+    assert httpx.get(balancer.url + "/health").json()["workers_ready"] == 2
     assert balancer.terminate() == 0
 
 

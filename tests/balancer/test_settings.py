@@ -46,6 +46,8 @@ def test_weights_are_quantised_and_batches_invariant_only_if_asked_for() -> None
     ("flag", "value"),
     [
         ("--hang-timeout", "-1.0"),
+        ("--start-timeout", "-1.0"),
+        ("--start-timeout", "inf"),
         ("--grace", "nan"),
         ("--num-workers", "0"),
         ("--max-num-seqs", "-1"),

@@ -72,3 +72,14 @@ def test_a_process_is_known_by_pid_and_start() -> None:
     me = process_id(os.getpid())
     assert me is not None and me.alive()
     assert process_id(2**22 - 1) is None
+
+
+def test_the_collector_looks_at_nothing_that_lived_before_and_runs_less_often() -> None:
+    program = (
+        "import gc; from trimode.core.processes import spare_collector; kept = [[] for _ in range(1000)]; "
+        "spare_collector(); print(gc.get_freeze_count() > 1000, len(gc.get_objects()) < 1000, gc.get_threshold()[0])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program], env=child_environment(), capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.split() == ["True", "True", "10000"]

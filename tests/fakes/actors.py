@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class HeldAnswers(Worker):
 class FakeActor:
     """A worker with held answers behind a socket."""
 
-    def __init__(self, pid: int, refusal: TrimodeError | None = None) -> None:
+    def __init__(self, pid: int, refusal: TrimodeError | None = None, *, hangs: bool = False) -> None:
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.worker = HeldAnswers(pid)
         self.answers = self.worker.answers
@@ -92,7 +92,9 @@ class FakeActor:
         self.cancelled = self.worker.cancelled
         self.connections: list[WorkerSocket] = []
         self._refusal = refusal
+        self._hangs = hangs
         self._server: asyncio.Server | None = None
+        self.identify = Method(self, self._identify)
         self.start = Method(self, self._start)
         self.wait_until_dead = Method(self, asyncio.Event().wait)
 
@@ -111,9 +113,14 @@ class FakeActor:
         for connection in self.connections:
             connection.close()
 
+    async def _identify(self, _door: Door) -> tuple[int, bool]:
+        return self.worker.pid, False
+
     async def _start(self, _worker_class: str, settings: WorkerSettings, door: Door) -> Started | TrimodeError:
         if self._refusal is not None:
             return self._refusal
+        if self._hangs:
+            await asyncio.Event().wait()
 
         def connection() -> WorkerSocket:
             self.connections.append(WorkerSocket(self.worker, door.secret))
@@ -121,7 +128,7 @@ class FakeActor:
 
         path = Path(door.folder) / f"worker-{self.worker.pid}"
         self._server = await asyncio.get_running_loop().create_unix_server(connection, path)
-        return Started(worker_info(model=settings.model), self.worker.pid, f"{UNIX}{path}")
+        return Started(worker_info(model=settings.model), f"{UNIX}{path}")
 
 
 _made: list[FakeActors] = []
@@ -143,20 +150,21 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 class FakeActors:
-    """Starts fake actors with pids counted up from 1; those named in `refusals` cannot load their model."""
+    """Starts fake actors with pids counted up from 1. Those in `refusals` cannot load; those in `hangs` hang."""
 
-    def __init__(self, refusals: Mapping[int, TrimodeError] | None = None) -> None:
+    def __init__(self, refusals: Mapping[int, TrimodeError] | None = None, hangs: Collection[int] = ()) -> None:
         self.started: list[FakeActor] = []
         self.log_files: list[Path] = []
         self.nodes: list[str] = []
         self._refusals = refusals or {}
+        self._hangs = hangs
         self._folder = tempfile.TemporaryDirectory()
         self.door = Door(self._folder.name, boot_id(), "a secret")
         _made.append(self)
 
     def start(self, log_file: Path, node_id: str) -> FakeActor:
         pid = len(self.started) + 1
-        self.started.append(FakeActor(pid, self._refusals.get(pid)))
+        self.started.append(FakeActor(pid, self._refusals.get(pid), hangs=pid in self._hangs))
         self.log_files.append(log_file)
         self.nodes.append(node_id)
         return self.started[-1]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,12 +108,17 @@ class FakeWorker(Worker):
 
     `sleep:S` waits S seconds, `wait:PATH` waits until the file PATH exists, `crash` ends the process, `crash-once:PATH`
     ends it unless the file PATH exists and creates it, `refuse` raises GenerationError, `bug` raises ValueError. Every
-    call that begins and every cancellation is appended to the file named by TRIMODE_FAKE_LOG.
+    call that begins and every cancellation is appended to the file named by TRIMODE_FAKE_LOG. A model whose name ends
+    with `hangs-once` is never loaded by the first process that tries.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         if settings.model.endswith("unloadable"):
             raise ConfigError("the checkpoint lacks\nmodel.safetensors")
+        if settings.model.endswith("hangs-once"):
+            with contextlib.suppress(FileExistsError):
+                Path(settings.model).touch(exist_ok=False)
+                time.sleep(3600)
         self.settings = settings
         self.cancelled: set[str] = set()
         self.finished = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -30,11 +30,20 @@ async def until(condition: Callable[[], bool]) -> None:
 class Bench:
     """A pool of two workers whose fatal causes are noted."""
 
-    def __init__(self, refusals: dict[int, TrimodeError] | None = None, hang_timeout_s: float = 600.0) -> None:
-        self.actors = FakeActors(refusals)
+    def __init__(
+        self,
+        refusals: dict[int, TrimodeError] | None = None,
+        hang_timeout_s: float = 600.0,
+        hangs: Collection[int] = (),
+    ) -> None:
+        self.actors = FakeActors(refusals, hangs)
         self.fatal: list[str] = []
         settings = BalancerSettings(
-            worker=WORKER, log_prefix="group3_", max_worker_deaths=2, hang_timeout_s=hang_timeout_s
+            worker=WORKER,
+            log_prefix="group3_",
+            max_worker_deaths=3 if hangs else 2,
+            hang_timeout_s=hang_timeout_s,
+            start_timeout_s=0.5 if hangs else 600.0,
         )
         placement, door = Placement(2, 0, WORKER), self.actors.door
         self.pool = WorkerPool(settings, placement, Path("logs"), self.fatal.append, door, self.actors)
@@ -155,5 +164,63 @@ def test_stats_of_a_worker_that_does_not_answer_are_none() -> None:
         assert (first["pid"], first["engine"]["steps"]) == (1, 1)
         assert second["engine"] is None
         assert stats["balancer"]["finished"] == 0
+
+    run(test())
+
+
+async def until_in_time(condition: Callable[[], bool]) -> None:
+    """As `until`, where something takes seconds."""
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def test_a_worker_that_hangs_while_it_loads_is_ended_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        bench = Bench(hangs=[1])
+        await bench.pool.start()
+        assert bench.pool.router.num_ready == 1
+        assert bench.actors.started[0].died.done()
+        assert (await bench.submit("a")).generation.request_id == "a"
+        await until_in_time(lambda: bench.pool.router.num_ready == 2)
+        assert [worker.pid for worker in bench.pool.workers if worker is not None] == [3, 2]
+        assert (bench.pool.slots[0].deaths, bench.fatal) == (1, [])
+
+    run(test())
+    assert "worker 0 was not ready within 0.5 s and was ended" in caplog.text
+    assert "group3_worker_0.log" in caplog.text
+    assert "raise --start-timeout" in caplog.text
+
+
+def test_a_worker_that_hangs_at_every_start_is_given_up_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        bench = Bench(hangs=[1, 3, 4, 5])
+        await bench.pool.start()
+        await until_in_time(lambda: "worker 0 is given up after 3 tries" in caplog.text)
+        assert len(bench.actors.started) == 4
+        assert all(bench.actors.started[index].died.done() for index in (0, 2, 3))
+        assert (await bench.submit("a")).generation.request_id == "a"
+        assert bench.fatal == []
+
+    run(test())
+
+
+def test_if_every_worker_hangs_the_start_fails() -> None:
+    async def test() -> None:
+        bench = Bench(hangs=[1, 2])
+        with pytest.raises(WorkerError, match=r"worker 0 was not ready within 0\.5 s"):
+            await bench.pool.start()
+        assert all(actor.died.done() for actor in bench.actors.started)
+
+    run(test())
+
+
+def test_a_replacement_that_hangs_is_ended_too() -> None:
+    async def test() -> None:
+        bench = Bench(hangs=[3])
+        await bench.pool.start()
+        bench.actors.started[0].die()
+        await until_in_time(lambda: bench.pool.restarts == 1)
+        assert bench.actors.started[2].died.done()
+        assert (bench.pool.slots[0].deaths, bench.fatal) == (2, [])
 
     run(test())

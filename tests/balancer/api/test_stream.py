@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from trimode.balancer.api import stream
+from trimode.balancer.api import chunks
 from trimode.core.delta import Delta, OnDelta
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import Generation
@@ -265,7 +265,7 @@ def test_a_client_that_leaves_ends_its_generation() -> None:
 
 
 def test_a_client_that_reads_too_slowly_loses_its_answer_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "MAX_WAITING_CHARACTERS", 600)  # the role and one word, but not two more
+    monkeypatch.setattr(chunks, "MAX_WAITING_CHARACTERS", 600)  # the role and one word, but not two more
 
     async def test() -> None:
         worker = WordWorker()

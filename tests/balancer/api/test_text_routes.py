@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from trimode.balancer.api import service
 from trimode.core.errors import WorkerError
 from trimode.tests.fakes.app import CHAT, COMPLETIONS, HELLO, AppBench, StrictWorker, error_of, post
 
@@ -162,3 +163,26 @@ def test_null_stands_for_a_field_that_is_not_given() -> None:
         assert (await post(client, {"prompt": None}, "/tokenize")).status_code == 400
 
     run(test)
+
+
+def test_a_worker_that_does_not_answer_is_left_and_another_one_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(StrictWorker):
+        """Answers no question about text."""
+
+        async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:  # noqa: ARG002
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async def test() -> None:
+        monkeypatch.setattr(service, "TEXT_S", 0.05)
+        workers = iter([Silent(), StrictWorker()])
+        bench = AppBench(lambda: next(workers))
+        async with bench.client() as client:
+            assert (await post(client, {"prompt": "abc"}, "/tokenize")).json()["tokens"] == [97, 98, 99]
+            bench.router.slots[1].worker = None
+            refused = await post(client, {"prompt": "abc"}, "/tokenize")
+            assert refused.status_code == 503
+            assert "no worker has answered within 0.05 s" in error_of(refused)["message"]
+        assert bench.deaths == []
+
+    asyncio.run(test())

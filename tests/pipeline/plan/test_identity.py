@@ -36,6 +36,7 @@ def name_of(cwd: Path, *overrides: str) -> str:
         "temperature=-0.0",
         "modes.dlm.threshold=9e-1",
         "balancer.kv_cache_gb=1",
+        "balancer.start_timeout_s=60",
         "model.tokenizer=./model",  # the model's own
         "model.revision=null",
         "model.quantization=none",
