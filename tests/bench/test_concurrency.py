@@ -12,7 +12,7 @@ def test_prompts_come_from_every_benchmark_in_turn() -> None:
     prompts = concurrency.read_prompts(6)
     texts = [str(prompt["messages"]) for prompt in prompts]
     assert len(texts) == 6 and len(set(texts)) == 6
-    assert "Solve this problem" in texts[0] and "Choose one answer" in texts[1] and "Solve this problem" in texts[4]
+    assert "Solve this problem" in texts[0] and "Choose one answer" in texts[2] and "Solve this problem" in texts[5]
 
 
 @pytest.mark.slow
