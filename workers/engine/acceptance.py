@@ -5,6 +5,7 @@ That chance is one number per bin of places for the whole engine, times the diff
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,15 +74,21 @@ class RequestDrafts:
 
 
 class Acceptance:
-    """The chances of failure of all requests of an engine."""
+    """The chances of failure of all requests of an engine.
+
+    Sums that fade are kept the other way round: what comes later weighs more, and a refresh makes it 1 again.
+    """
 
     def __init__(self) -> None:
         self._failures = [chance * _PRIOR_PLACES for chance in PRIOR_FAILURES]
         self._places = [_PRIOR_PLACES] * len(PRIOR_FAILURES)
+        self._weight = 1.0
+        """Of the last cycle in these."""
         self._recent_failures = self._recent_expected = 0.0
         """Of the last cycles of all requests."""
         self.chances = list(PRIOR_FAILURES)
         """By bin, as of the last `refresh`."""
+        self._expected = _expected(self.chances)
 
     @property
     def typical(self) -> float:
@@ -91,25 +98,38 @@ class Acceptance:
     def learn(self, drafts: RequestDrafts, width: int, accepted: int, emitted: int) -> None:
         """Takes in a cycle of a request, see `WidthChooser.took`. Places behind the first failure are not tested."""
         failed = accepted < width - 1
-        tested = min(accepted + 1, width - 1)
-        difficulty = min(drafts.difficulty, _MAX_DIFFICULTY)
-        expected = 0.0
-        for number in range(len(self._places)):
-            first = 2**number
-            last = tested if number == len(self._places) - 1 else min(2 * first - 1, tested)
-            places = max(0, last - first + 1)
-            fails_here = failed and places > 0 and last == tested
-            self._places[number] = max(_KEPT * self._places[number] + places * difficulty, _MIN_PLACES)
-            failures = max(_KEPT * self._failures[number] + fails_here, _MIN_FAILURES)
-            self._failures[number] = min(failures, self._places[number])
-            expected += places * self.chances[number]
+        tested = accepted + 1 if failed else width - 1
+        self._weight /= _KEPT
+        weight = self._weight * min(drafts.difficulty, _MAX_DIFFICULTY)
+        last = min(tested.bit_length(), len(self._places)) - 1
+        for number in range(last):
+            self._places[number] += 2**number * weight
+        self._places[last] += (tested + 1 - 2**last) * weight
+        if failed:
+            self._failures[last] += self._weight
+        inside = min(tested, len(self._expected) - 1)
+        expected = self._expected[inside] + (tested - inside) * self.chances[-1]
         self._recent_failures = _TYPICAL_KEPT * self._recent_failures + failed
         self._recent_expected = _TYPICAL_KEPT * self._recent_expected + expected
         drafts.add(failed=failed, expected=expected, accepted=accepted, emitted=emitted)
 
     def refresh(self) -> None:
         """Lets what was learned come into effect."""
+        self._places = [max(places / self._weight, _MIN_PLACES) for places in self._places]
+        self._failures = [
+            min(max(failures / self._weight, _MIN_FAILURES), places)
+            for failures, places in zip(self._failures, self._places, strict=True)
+        ]
+        self._weight = 1.0
         self.chances = [failures / places for failures, places in zip(self._failures, self._places, strict=True)]
+        self._expected = _expected(self.chances)
+
+
+def _expected(chances: Sequence[float]) -> list[float]:
+    """Returns how many failures an average request has in the first 0, 1, 2, ... places, if all are tested."""
+    return list(
+        itertools.accumulate((chances[place.bit_length() - 1] for place in range(1, 2 ** len(chances))), initial=0)
+    )
 
 
 def speeds_at(difficulty: float, chances: Sequence[float], num_bins: int) -> list[float]:

@@ -35,10 +35,11 @@ class WidthPlanner:
         """Notes what a step ran and how long it took. Steps with slices of prompts say nothing of the others."""
         if not self._used:
             return
-        decoded = sum(len(item.chunk.token_ids) for item in ran if item.chunk.kind != "prefill")
-        self.widths.passed(decoded, num_forwards)
-        if any(item.chunk.kind == "prefill" for item in ran):
+        decoding = [item for item in ran if item.chunk.kind != "prefill"]
+        decoded = sum(len(item.chunk.token_ids) for item in decoding)
+        self.widths.passed(decoded, len(decoding), num_forwards)
+        if len(decoding) < len(ran):
             return
         others = [len(item.chunk.token_ids) for item in ran if item.sequence.state.chooser is None]
         self._other_requests, self._other_rows = len(others), sum(others)
-        self.widths.ran(decoded, 1000 * step_s / max(1, num_forwards))
+        self.widths.ran(decoded, len(ran), 1000 * step_s / max(1, num_forwards))

@@ -15,18 +15,18 @@ class Noted(Widths):
     def __init__(self) -> None:
         super().__init__()
         self.planned: list[tuple[int, int, int]] = []
-        self.steps: list[tuple[int, float]] = []
-        self.forwards: list[tuple[int, int]] = []
+        self.steps: list[tuple[int, int, float]] = []
+        self.forwards: list[tuple[int, int, int]] = []
 
     def plan(self, choosers: object, other_requests: int = 0, other_rows: int = 0) -> None:
         assert isinstance(choosers, list)
         self.planned.append((len(choosers), other_requests, other_rows))
 
-    def ran(self, rows: int, ms: float) -> None:
-        self.steps.append((rows, ms))
+    def ran(self, rows: int, requests: int, ms: float) -> None:
+        self.steps.append((rows, requests, ms))
 
-    def passed(self, rows: int, num_forwards: int) -> None:
-        self.forwards.append((rows, num_forwards))
+    def passed(self, rows: int, requests: int, num_forwards: int) -> None:
+        self.forwards.append((rows, requests, num_forwards))
 
 
 def request(planner: WidthPlanner, mode: str, *output: int) -> Sequence:
@@ -50,8 +50,8 @@ def test_requests_that_decode_are_planned_beside_what_others_ran() -> None:
     planner.after_step(ran, step_s=0.006, num_forwards=2)
     planner.before_step(running)
     assert widths.planned == [(1, 0, 0), (1, 1, 8)]
-    assert widths.steps == [(12, 3.0)]
-    assert widths.forwards == [(12, 2)]
+    assert widths.steps == [(12, 2, 3.0)]
+    assert widths.forwards == [(12, 2, 2)]
 
 
 def test_steps_with_a_prompt_say_nothing_of_the_others() -> None:
@@ -60,8 +60,8 @@ def test_steps_with_a_prompt_say_nothing_of_the_others() -> None:
     running = [request(planner, "auto", 5)]
     planner.after_step([item(running[0], "verify", 4), item(running[0], "prefill", 90)], step_s=1.0, num_forwards=1)
     planner.after_step([], step_s=1.0, num_forwards=1)
-    assert [rows for rows, _ in widths.steps] == [0]
-    assert widths.forwards == [(4, 1), (0, 1)]
+    assert [rows for rows, _, _ in widths.steps] == [0]
+    assert widths.forwards == [(4, 1, 1), (0, 0, 1)]
 
 
 def test_without_a_request_that_has_a_choice_nothing_is_done() -> None:
