@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 PRIOR_FAILURES = (0.14, 0.10, 0.085, 0.07, 0.05)
 """Chance of failure by bin at the start. The bins are the places 1, 2-3, 4-7, 8-15, and from 16 on."""
-_PRIOR_PLACES = 60.0
-"""How many tested places the start counts for in each bin."""
+_BIN_PRIOR = 30.0
+"""How many tested places the chance counts for that a bin has by what is known of the others."""
+_COMMON_PRIOR = 4.0
+"""How many failures the chances at the start count for altogether."""
+_LARGEST_CHANCE = 0.99
 _KEPT = 0.998
 """What is left of the engine's counts after a cycle."""
-_MIN_PLACES = 10.0
-_MIN_FAILURES = 0.02
 _MAX_DIFFICULTY = 20.0
 _FAST, _SLOW = 0.6 ** (1 / 6), 0.97
 """What is left of a request's counts after a token, and of those of its level after a cycle."""
@@ -80,8 +81,9 @@ class Acceptance:
     """
 
     def __init__(self) -> None:
-        self._failures = [chance * _PRIOR_PLACES for chance in PRIOR_FAILURES]
-        self._places = [_PRIOR_PLACES] * len(PRIOR_FAILURES)
+        self._failures = [0.0] * len(PRIOR_FAILURES)
+        self._places = [0.0] * len(PRIOR_FAILURES)
+        """By bin: failures, and tested places times the difficulty of their request by the typical one."""
         self._weight = 1.0
         """Of the last cycle in these."""
         self._recent_failures = self._recent_expected = 0.0
@@ -96,11 +98,16 @@ class Acceptance:
         return (self._recent_failures + _TYPICAL_PRIOR) / (self._recent_expected + _TYPICAL_PRIOR)
 
     def learn(self, drafts: RequestDrafts, width: int, accepted: int, emitted: int) -> None:
-        """Takes in a cycle of a request, see `WidthChooser.took`. Places behind the first failure are not tested."""
+        """Takes in a cycle of a request, see `WidthChooser.took`. Places behind the first failure are not tested.
+
+        The end of an answer counts as a failure where it is: drafts behind it are of no use, however right they are.
+        """
+        accepted = min(accepted, max(emitted - 1, 0))
         failed = accepted < width - 1
         tested = accepted + 1 if failed else width - 1
         self._weight /= _KEPT
-        weight = self._weight * min(drafts.difficulty, _MAX_DIFFICULTY)
+        # Relative to the typical one: else difficulties could shrink and chances grow without end.
+        weight = self._weight * min(drafts.difficulty / self.typical, _MAX_DIFFICULTY)
         last = min(tested.bit_length(), len(self._places)) - 1
         for number in range(last):
             self._places[number] += 2**number * weight
@@ -114,14 +121,21 @@ class Acceptance:
         drafts.add(failed=failed, expected=expected, accepted=accepted, emitted=emitted)
 
     def refresh(self) -> None:
-        """Lets what was learned come into effect."""
-        self._places = [max(places / self._weight, _MIN_PLACES) for places in self._places]
-        self._failures = [
-            min(max(failures / self._weight, _MIN_FAILURES), places)
-            for failures, places in zip(self._failures, self._places, strict=True)
-        ]
+        """Lets what was learned come into effect.
+
+        A bin that was hardly tested follows the others: its chance at the start is multiplied by how much more often
+        than at the start all tested places have failed. Else a batch that only tries narrow cycles would never find
+        out that wide ones pay.
+        """
+        self._places = [places / self._weight for places in self._places]
+        self._failures = [failures / self._weight for failures in self._failures]
         self._weight = 1.0
-        self.chances = [failures / places for failures, places in zip(self._failures, self._places, strict=True)]
+        at_start = sum(places * chance for places, chance in zip(self._places, PRIOR_FAILURES, strict=True))
+        common = (sum(self._failures) + _COMMON_PRIOR) / (at_start + _COMMON_PRIOR)
+        self.chances = [
+            min((failures + _BIN_PRIOR * common * chance) / (places + _BIN_PRIOR), _LARGEST_CHANCE)
+            for failures, places, chance in zip(self._failures, self._places, PRIOR_FAILURES, strict=True)
+        ]
         self._expected = _expected(self.chances)
 
 

@@ -32,14 +32,15 @@ class WidthPlanner:
             self.widths.plan(found, self._other_requests, self._other_rows)
 
     def after_step(self, ran: Sequence[ScheduledChunk], *, step_s: float, num_forwards: int) -> None:
-        """Notes what a step ran and how long it took. Steps with slices of prompts say nothing of the others."""
+        """Notes what a step ran and how long it took. Steps that are mostly slices of prompts say nothing of others."""
         if not self._used:
             return
         decoding = [item for item in ran if item.chunk.kind != "prefill"]
         decoded = sum(len(item.chunk.token_ids) for item in decoding)
         self.widths.passed(decoded, len(decoding), num_forwards)
-        if len(decoding) < len(ran):
+        rows = sum(len(item.chunk.token_ids) for item in ran)
+        if rows > 2 * decoded:
             return
         others = [len(item.chunk.token_ids) for item in ran if item.sequence.state.chooser is None]
         self._other_requests, self._other_rows = len(others), sum(others)
-        self.widths.ran(decoded, len(ran), 1000 * step_s / max(1, num_forwards))
+        self.widths.ran(rows, len(ran), 1000 * step_s / max(1, num_forwards))

@@ -8,6 +8,7 @@ that has changed. Nothing here decides on tokens.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,8 @@ _MOST_CREDIT = 16
 _FADE = 4
 """Tokens of ar after which what drafts came to is looked at again: doing so at each would cost time."""
 _REBUILD = 64
-"""Cycles after which the engine's counts come into effect."""
+_FEW = 8
+"""Cycles with a draft after which the engine's counts come into effect, and so many after as many steps."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,12 +101,13 @@ class Widths:
         """May be replaced between steps."""
         self._acceptance = Acceptance()
         self._interval = float(FIRST_PROBE)
-        self._num_cycles = 0
+        self._num_cycles = self._num_steps = 0
+        """Cycles with a draft, and steps, since the engine's counts came into effect."""
         self._num_menus = 0
         self._groups = Groups()
         self._hindsight = Hindsight()
-        self._credit = self._probe_ms = 0.0
-        """Milliseconds that probes may cost now, and what one costs."""
+        self._credit, self._probe_ms, self._token_ms = math.inf, 0.0, 0.0
+        """Milliseconds that probes may cost now, and what a probe and a token of ar cost. At first all may probe."""
         self._costs: dict[int, float] = {}
         """Of a step of `_load`, by rows."""
         self._pays = False
@@ -124,7 +127,7 @@ class Widths:
         menu = max(0, (most - 1).bit_length() - 2)
         if menu >= self._num_menus:
             self._num_menus, self._load = menu + 1, (0, 0, 0, -1)
-        made = Chooser(self, menu, interval=self._interval)
+        made = Chooser(self, menu, interval=self._interval, since=FIRST_PROBE)  # it may begin with a probe
         made.drafts.typical = self._acceptance.typical
         made.level = level_of(made.drafts.difficulty)
         return made
@@ -135,6 +138,7 @@ class Widths:
 
     def passed(self, rows: int, requests: int, num_forwards: int) -> None:
         """Takes in that forwards ran with so many rows of so many requests each, beside slices of prompts."""
+        self._num_steps += 1
         if rows:
             ms = num_forwards * self.times.at(rows, requests)
             self._hindsight.passed(ms)
@@ -178,6 +182,7 @@ class Widths:
         num_requests, plain_rows = num_choosers + other_requests, num_choosers + other_rows
         self._costs = {}
         plain = self.times.at(plain_rows, num_requests)
+        self._token_ms = plain / num_requests
         self._probe_ms = 2 * (self.times.at(plain_rows + PROBE_WIDTH - 1, num_requests) - plain)
         self._pays = any(
             (num_requests - some + some * width / 2) / self.times.at(plain_rows + some * (width - 1), num_requests)
@@ -236,7 +241,8 @@ class Widths:
         chooser.since, chooser.probing = 0, False
         self._num_cycles += 1
         self.changed = True
-        if self._num_cycles % _REBUILD == 0:
+        if self._num_cycles >= _REBUILD or (self._num_cycles >= _FEW and self._num_steps >= _REBUILD):
+            self._num_cycles = self._num_steps = 0
             self._acceptance.refresh()
             self._groups.refresh(self._acceptance.chances)
 
@@ -247,3 +253,4 @@ class Widths:
         else:
             chooser.interval = FIRST_PROBE
             self._interval = max(self._interval / 2.2, FIRST_PROBE)
+            self._credit += (emitted - 2) * self._token_ms  # two steps of ar had given two tokens
