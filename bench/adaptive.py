@@ -30,6 +30,7 @@ from trimode.pipeline.data.load import load_rows
 from trimode.pipeline.data.prompts import chat_messages
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled, Verify
 from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.step_times import StepTimes
 from trimode.workers.engine.widths import Chooser, Widths
 from trimode.workers.runtime import Runtime
 from trimode.workers.sampling.randomness import uniform
@@ -233,22 +234,31 @@ def shape(all_streams: Sequence[int], wanted: int, context: int, rounds: int, *,
 
 
 def cost(num_requests: int = 64, steps: int = 3000) -> None:
-    """Prints what a decision costs."""
-    widths, chance = Widths(), random.Random(0)  # noqa: S311 -- the same numbers again
-    choosers = [widths.new_chooser(32) for _ in range(num_requests)]
-    spent = 0.0
-    for _ in range(steps):
-        began = time.process_time()
-        widths.plan(choosers)
-        for chooser in choosers:
-            width = chooser.choose(32)
-            chooser.took(width, chance.randrange(width), 1)
-        spent += time.process_time() - began
-    print(f"\ndecision: {1e6 * spent / steps:.0f} us per step of {num_requests} requests that all end a cycle in it")
-    began = time.process_time()
-    for _ in range(steps):
-        widths.plan(choosers)
-    print(f"of this the plan: {1e6 * (time.process_time() - began) / steps:.0f} us")
+    """Prints what the decisions of a step cost: while all requests run steps of ar, and while all run cycles."""
+    print()
+    for title, table in {"steps of ar": {1: 1.0, 4096: 4096.0}, "cycles": {1: 10.0, 4096: 11.0}}.items():
+        widths, chance = Widths(StepTimes(table)), random.Random(0)  # noqa: S311 -- the same numbers again
+        choosers, ends = [widths.new_chooser(32) for _ in range(num_requests)], [0] * num_requests
+        spent, cycles = 0.0, 0
+        for step in range(steps):
+            began = time.process_time()
+            widths.plan(choosers)
+            for number, chooser in enumerate(choosers):
+                if ends[number] > step:  # it drafts
+                    continue
+                if chooser.running:
+                    emitted = min(chooser.running, 1 + int(chance.expovariate(0.1)))
+                    chooser.took(chooser.running, emitted - 1, emitted)
+                elif chooser.choose(32) == 1:
+                    chooser.took(1, 0, 1)
+                else:
+                    cycles += 1
+                    ends[number] = step + 1
+            spent += time.process_time() - began
+        print(
+            f"decisions: {1e6 * spent / steps:.0f} us of processor time per step of {num_requests} requests that run "
+            f"{title} ({cycles / steps:.1f} drafts per step)"
+        )
 
 
 def main() -> None:

@@ -86,8 +86,12 @@ class Acceptance:
         """By bin: failures, and tested places times the difficulty of their request by the typical one."""
         self._weight = 1.0
         """Of the last cycle in these."""
+        self._ends = self._end_places = 0.0
+        """Answers that ended inside a draft, and places of drafts in which they could end."""
         self._recent_failures = self._recent_expected = 0.0
         """Of the last cycles of all requests."""
+        self.end_chance = 0.0
+        """That an answer ends at a place, as of the last `refresh`."""
         self.chances = list(PRIOR_FAILURES)
         """By bin, as of the last `refresh`."""
         self._expected = _expected(self.chances)
@@ -100,12 +104,17 @@ class Acceptance:
     def learn(self, drafts: RequestDrafts, width: int, accepted: int, emitted: int) -> None:
         """Takes in a cycle of a request, see `WidthChooser.took`. Places behind the first failure are not tested.
 
-        The end of an answer counts as a failure where it is: drafts behind it are of no use, however right they are.
+        Drafts behind the end of an answer are of no use, however right they are. They are not tested either, and the
+        end is counted apart, because it says nothing of how difficult the request is.
         """
-        accepted = min(accepted, max(emitted - 1, 0))
-        failed = accepted < width - 1
-        tested = accepted + 1 if failed else width - 1
+        ended = emitted <= accepted
+        failed = accepted < width - 1 and not ended
+        tested = emitted - 1 if ended else accepted + 1 if failed else width - 1
         self._weight /= _KEPT
+        self._ends += ended * self._weight
+        self._end_places += (tested + ended) * self._weight
+        if tested < 1:
+            return
         # Relative to the typical one: else difficulties could shrink and chances grow without end.
         weight = self._weight * min(drafts.difficulty / self.typical, _MAX_DIFFICULTY)
         last = min(tested.bit_length(), len(self._places)) - 1
@@ -129,7 +138,9 @@ class Acceptance:
         """
         self._places = [places / self._weight for places in self._places]
         self._failures = [failures / self._weight for failures in self._failures]
+        self._ends, self._end_places = self._ends / self._weight, self._end_places / self._weight
         self._weight = 1.0
+        self.end_chance = self._ends / (self._end_places + _BIN_PRIOR)
         at_start = sum(places * chance for places, chance in zip(self._places, PRIOR_FAILURES, strict=True))
         common = (sum(self._failures) + _COMMON_PRIOR) / (at_start + _COMMON_PRIOR)
         self.chances = [
@@ -146,18 +157,19 @@ def _expected(chances: Sequence[float]) -> list[float]:
     )
 
 
-def speeds_at(difficulty: float, chances: Sequence[float], num_bins: int) -> list[float]:
+def speeds_at(difficulty: float, chances: Sequence[float], num_bins: int, end_chance: float = 0.0) -> list[float]:
     """Returns the tokens per forward of the widths 1, 4, 8, ..., 2 ** num_bins.
 
     Args:
         difficulty: of the request.
         chances: of failure by bin; the last goes on for all places behind it.
         num_bins: bins that the widest width spans, at least 2.
+        end_chance: that the answer ends at a place.
     """
     reached = emitted = 1.0
     speeds = [1.0]
     for number in range(num_bins):
-        chance = min(max(difficulty * chances[min(number, len(chances) - 1)], 0.002), 0.999)
+        chance = min(max(difficulty * chances[min(number, len(chances) - 1)] + end_chance, 0.002), 0.999)
         passed = (1 - chance) ** (2**number)
         emitted += reached * (1 - chance) * (1 - passed) / chance
         reached *= passed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from trimode.workers.engine.acceptance import PRIOR_FAILURES, speeds_at
 from trimode.workers.engine.widenings import Widening, widenings_of
@@ -34,14 +34,15 @@ class Groups:
 
     def __init__(self) -> None:
         self._chances: Sequence[float] = PRIOR_FAILURES
+        self._end_chance = 0.0
         self._speeds: dict[int, list[float]] = {}
         """By group, and by number of the width: to the power of FAIRNESS."""
         self._widenings: list[Widening] = []
         """The best first."""
 
-    def refresh(self, chances: Sequence[float]) -> None:
-        """Forgets what was computed from other chances of failure."""
-        self._chances = chances
+    def refresh(self, chances: Sequence[float], end_chance: float) -> None:
+        """Forgets what was computed from other chances of failure and of the end of an answer."""
+        self._chances, self._end_chance = chances, end_chance
         self._speeds, self._widenings = {}, []
 
     def speeds(self, group: int) -> list[float]:
@@ -50,14 +51,14 @@ class Groups:
         if found is None:
             menu, level = divmod(group, NUM_LEVELS)
             difficulty = math.exp(_LEVEL_STEP * (level - NUM_LEVELS // 2))
-            found = [speed**FAIRNESS for speed in speeds_at(difficulty, self._chances, bins_of(menu))]
+            found = [speed**FAIRNESS for speed in speeds_at(difficulty, self._chances, bins_of(menu), self._end_chance)]
             self._speeds[group] = found
             for widening in widenings_of(group, found):
                 bisect.insort(self._widenings, widening, key=lambda one: -one.gain)
         return found
 
     def best(
-        self, counts: Mapping[int, int], speed: float, rows: int, cost: Callable[[int], float]
+        self, counts: Mapping[int, int], speed: float, rows: int, cost: Mapping[int, float]
     ) -> tuple[dict[int, int], Widening | None, int]:
         """Returns the widths by group that give the largest sum of speeds, if one widening follows the other.
 
@@ -70,13 +71,13 @@ class Groups:
             rows: the same of the step.
             cost: time of a step by its rows, to the power of FAIRNESS.
         """
-        best, cut, taken = speed / cost(rows), -1, 0
+        best, cut, taken = speed / cost[rows], -1, 0
         present = [widening for widening in self._widenings if widening.group in counts]
         for number, (_, group, more_speed, more_rows, _) in enumerate(present):
             for i in range(counts[group]):
                 speed += more_speed
                 rows += more_rows
-                value = speed / cost(rows)
+                value = speed / cost[rows]
                 if value > best:
                     best, cut, taken = value, number, i + 1
         if cut < 0:

@@ -17,7 +17,7 @@ from trimode.workers.engine.scheduler import Sequence as Request
 from trimode.workers.engine.step_times import StepTimes
 from trimode.workers.model.kv_cache import PAGE_SIZE
 
-_SIZES = (1, 8, 32, 16, 4, 64, 128, 512, 256, 2, 2048, 12, 24, 48, 96, 192, 1024, 384, 768, 1536)
+_SIZES = (1, 8, 32, 16, 4, 64, 128, 512, 256, 1024, 2, 2048, 12, 24, 48, 96, 192, 384, 768, 1536)
 """Rows, the most telling first. Between them times are interpolated."""
 _MANY = 64
 """Requests of the step that shows what a request costs beside its rows."""

@@ -9,6 +9,9 @@ from trimode.workers.engine.scheduler import ScheduledChunk
 from trimode.workers.engine.scheduler import Sequence as Request
 from trimode.workers.engine.widths import Chooser, Widths
 
+_PATIENCE = 32
+"""Steps with slices of prompts that say nothing of the time of others. If more follow, they have to do."""
+
 
 class WidthPlanner:
     """Plans the widths of an engine's requests. Costs nothing as long as no request has a choice."""
@@ -16,6 +19,8 @@ class WidthPlanner:
     def __init__(self, widths: Widths | None = None) -> None:
         self.widths = widths or Widths()
         self._used = False
+        self._since_pure = 0
+        """Steps since the last one without a slice of a prompt."""
         self._other_requests = 0
         self._other_rows = 0
 
@@ -32,14 +37,15 @@ class WidthPlanner:
             self.widths.plan(found, self._other_requests, self._other_rows)
 
     def after_step(self, ran: Sequence[ScheduledChunk], *, step_s: float, num_forwards: int) -> None:
-        """Notes what a step ran and how long it took. Steps that are mostly slices of prompts say nothing of others."""
+        """Notes what a step ran and how long it took. Times of steps with prompts count only where all have some."""
         if not self._used:
             return
         decoding = [item for item in ran if item.chunk.kind != "prefill"]
         decoded = sum(len(item.chunk.token_ids) for item in decoding)
         self.widths.passed(decoded, len(decoding), num_forwards)
         rows = sum(len(item.chunk.token_ids) for item in ran)
-        if rows > 2 * decoded:
+        self._since_pure = 0 if len(decoding) == len(ran) else self._since_pure + 1
+        if rows > 2 * decoded or 0 < self._since_pure <= _PATIENCE:
             return
         others = [len(item.chunk.token_ids) for item in ran if item.sequence.state.chooser is None]
         self._other_requests, self._other_rows = len(others), sum(others)

@@ -4,8 +4,8 @@ The time of a step is `scale * time(rows) + each * (requests - 1)`. 64 rows of 6
 two, because the host packs and samples for every request. Only ratios of these times matter to those who choose widths.
 
 Steps correct three things: the scale (a busy machine, longer contexts), the cost of a request, and slowly what is
-particular to one number of rows. Steps of a single load cannot tell the first two apart, so their ratio stays as it was
-believed unless steps of many requests contradict it.
+particular to one number of rows. Steps of a single load cannot tell the first two apart. Then both stay near what was
+believed, the scale nearer than the cost of a request: steps of few requests have shown it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OWN_KEPT = 0.97
 _KEPT = 0.98
 """What is left of the sums after a step."""
 _PRIOR_STEPS, _PRIOR_REQUESTS = 20, 16
-"""The believed ratio of scale and cost of a request counts as much as so many steps of so many requests."""
+"""The believed scale counts as much as so many steps, the cost of a request as such steps of so many requests."""
 _PRIOR_RATE = 0.1
 """How far a refresh moves the belief to what was found."""
 _LARGEST_CHANGE = 4.0
@@ -47,8 +47,8 @@ class StepTimes:
         self._measured = [measured[size] for size in self._sizes]
         self._padded = padded
         self._scale, self._each = 1.0, each
-        self._belief = each
-        """Of the cost of a request, at scale 1."""
+        self._belief, self._usual = each, 1.0
+        """Of the cost of a request at scale 1, and of the scale."""
         typical = self._between(self._measured, _PRIOR_REQUESTS) + _PRIOR_REQUESTS * each
         self._prior = _PRIOR_STEPS * (_PRIOR_REQUESTS / typical) ** 2
         self._sums = [0.0] * 5
@@ -73,6 +73,9 @@ class StepTimes:
             return
         time, more = self._between(self._measured, rows), requests - 1
         first = not self._num_steps
+        scale = ms / (time + self._belief * more)
+        if first and not 0.5 < scale < 2:  # measured on another machine, or in another unit
+            self._usual = scale
         expected = ms if first else self._scale * time + self._each * more
         ms = max(expected / _LARGEST_CHANGE, min(ms, expected * _LARGEST_CHANGE))
         x, y, z = time / expected, more / expected, ms / expected
@@ -91,13 +94,15 @@ class StepTimes:
         """Finds scale and cost of a request by least squares of relative errors."""
         xx, xy, yy, xz, yz = self._sums
         belief, prior = self._belief, self._prior
-        xx, xy, yy = xx + prior * belief * belief, xy - prior * belief, yy + prior
+        xx, xy, yy = xx + prior * belief * belief + _PRIOR_STEPS, xy - prior * belief, yy + prior
+        xz += _PRIOR_STEPS * self._usual
         rest = xx * yy - xy * xy
         scale, each = (xz * yy - xy * yz) / rest, (xx * yz - xy * xz) / rest
         if each < 0 or scale <= 0:
             each, scale = 0.0, max(xz / xx, 1e-9)
         self._scale, self._each = scale, each
         self._belief += _PRIOR_RATE * (each / scale - belief)
+        self._usual += _PRIOR_RATE * (scale - self._usual)
         self._own = [_OWN_KEPT * own for own in self._own]
 
     def _refresh(self) -> None:

@@ -46,6 +46,8 @@ class Chooser:
     level: int = NUM_LEVELS // 2
     planned: int = 1
     """Width of its next cycle."""
+    speed_number: int = 0
+    """Number of the width whose speed a cycle that runs has."""
     running: int = 0
     """Width of the cycle with a draft that runs or begins; 0 = none."""
     probing: bool = False
@@ -67,6 +69,7 @@ class Chooser:
             width = 1
         if width > 1:
             self.running = width
+            self.speed_number = min(max(0, width.bit_length() - 2), self.menu)
             self.probing = self.plans_probe
             self.policy.changed = True
         return width
@@ -93,6 +96,18 @@ class Chooser:
             self.policy.changed = True
 
 
+class _Costs(dict[int, float]):
+    """Time of a step of so many requests to the power of FAIRNESS, by rows. Computed once, because plans ask often."""
+
+    def __init__(self, times: StepTimes, num_requests: int) -> None:
+        super().__init__()
+        self._times, self._num_requests = times, num_requests
+
+    def __missing__(self, rows: int) -> float:
+        found = self[rows] = self._times.at(rows, self._num_requests) ** FAIRNESS
+        return found
+
+
 class Widths:
     """Chooses the widths of all requests of an engine. Needs no tensor library."""
 
@@ -108,8 +123,7 @@ class Widths:
         self._hindsight = Hindsight()
         self._credit, self._probe_ms, self._token_ms = math.inf, 0.0, 0.0
         """Milliseconds that probes may cost now, and what a probe and a token of ar cost. At first all may probe."""
-        self._costs: dict[int, float] = {}
-        """Of a step of `_load`, by rows."""
+        self._costs = _Costs(self.times, 1)
         self._pays = False
         """True if one request or all could gain by drafting."""
         self._load = (0, 0, 0, -1)
@@ -180,7 +194,7 @@ class Widths:
         self._load = load
         num_choosers, other_requests, other_rows, _ = load
         num_requests, plain_rows = num_choosers + other_requests, num_choosers + other_rows
-        self._costs = {}
+        self._costs = _Costs(self.times, num_requests)
         plain = self.times.at(plain_rows, num_requests)
         self._token_ms = plain / num_requests
         self._probe_ms = 2 * (self.times.at(plain_rows + PROBE_WIDTH - 1, num_requests) - plain)
@@ -197,8 +211,7 @@ class Widths:
         for chooser in choosers:
             group = chooser.menu * NUM_LEVELS + chooser.level
             if chooser.running:
-                found = speeds(group)
-                speed += found[min(max(0, chooser.running.bit_length() - 2), len(found) - 1)]
+                speed += speeds(group)[chooser.speed_number]
                 rows += chooser.running
             else:
                 counts[group] += 1
@@ -207,7 +220,7 @@ class Widths:
             return
         for group in counts:
             speeds(group)
-        widths, part, num_part = self._groups.best(counts, speed + len(idle), rows + len(idle), self._cost)
+        widths, part, num_part = self._groups.best(counts, speed + len(idle), rows + len(idle), self._costs)
         self._credit = min(self._credit, _MOST_CREDIT * self._probe_ms)
         for chooser, group in idle:
             width = widths.get(group, 1)
@@ -221,16 +234,11 @@ class Widths:
                 self._credit -= self._probe_ms
                 chooser.planned, chooser.plans_probe = PROBE_WIDTH, True
 
-    def _cost(self, rows: int) -> float:
-        found = self._costs.get(rows)
-        if found is None:
-            found = self._costs[rows] = self.times.at(rows, self._load[0] + self._load[1]) ** FAIRNESS
-        return found
-
     def in_hindsight(self, chooser: Chooser, began: Sequence[float]) -> Mapping[int, float]:
         """Returns by width what a request would have got since `began`, had all always had that width."""
         self._look()
-        rates = speeds_at(chooser.drafts.overall, self._acceptance.chances, bins_of(chooser.menu))
+        known = self._acceptance
+        rates = speeds_at(chooser.drafts.overall, known.chances, bins_of(chooser.menu), known.end_chance)
         return self._hindsight.tokens(began, rates)
 
     def learn(self, chooser: Chooser, width: int, accepted: int, emitted: int) -> None:
@@ -244,7 +252,7 @@ class Widths:
         if self._num_cycles >= _REBUILD or (self._num_cycles >= _FEW and self._num_steps >= _REBUILD):
             self._num_cycles = self._num_steps = 0
             self._acceptance.refresh()
-            self._groups.refresh(self._acceptance.chances)
+            self._groups.refresh(self._acceptance.chances, self._acceptance.end_chance)
 
     def _after_probe(self, chooser: Chooser, emitted: int) -> None:
         if emitted <= PROBE_WIDTH // 2:

@@ -51,14 +51,23 @@ def test_places_that_were_tested_have_their_own_chance() -> None:
     assert acceptance.chances[3] == pytest.approx(1 / 9, rel=0.3)  # of 16 places in two cycles, of which 9 are tested
 
 
-def test_the_end_of_an_answer_is_a_failure_where_it_is() -> None:
-    cut, failed = Acceptance(), Acceptance()
-    for _ in range(50):
-        cut.learn(RequestDrafts(), 32, 31, 6)
-        failed.learn(RequestDrafts(), 32, 5, 6)
-    cut.refresh()
-    failed.refresh()
-    assert cut.chances == failed.chances
+def test_the_end_of_an_answer_is_no_failure_and_is_counted_apart() -> None:
+    acceptance = Acceptance()
+    for _ in range(400):  # answers of 50 tokens: the first is the prompt's, then 32, then 17
+        drafts = RequestDrafts()
+        acceptance.learn(drafts, 32, 31, 32)
+        acceptance.learn(drafts, 32, 31, 17)
+        assert drafts.all_failures == 0
+    acceptance.refresh()
+    assert acceptance.end_chance == pytest.approx(1 / 48, rel=0.05)
+    assert max(acceptance.chances) < 0.01
+    assert speeds_at(1.0, acceptance.chances, 5, acceptance.end_chance)[-1] == pytest.approx(24.5 / 2, rel=0.15)
+
+
+def test_an_answer_that_ends_with_the_token_before_the_drafts_tests_none() -> None:
+    acceptance, drafts = Acceptance(), RequestDrafts()
+    acceptance.learn(drafts, 8, 3, 1)
+    assert drafts == RequestDrafts()
 
 
 def test_chances_do_not_drift_apart_from_difficulties() -> None:

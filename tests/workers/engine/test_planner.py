@@ -72,3 +72,18 @@ def test_without_a_request_that_has_a_choice_nothing_is_done() -> None:
     planner.after_step([item(running[0], "decode", 1)], step_s=1.0, num_forwards=1)
     assert (widths.planned, widths.steps) == ([], [])
     assert CONTEXT.new_chooser is None
+
+
+def test_where_every_step_has_prompts_their_times_have_to_do() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    running = [request(planner, "auto", 5)]
+    both = [item(running[0], "verify", 8), item(running[0], "prefill", 3)]
+    for _ in range(32):
+        planner.after_step(both, step_s=0.004, num_forwards=1)
+    assert widths.steps == []
+    planner.after_step(both, step_s=0.004, num_forwards=1)
+    assert widths.steps == [(11, 2, 4.0)]
+    planner.after_step([item(running[0], "verify", 8)], step_s=0.003, num_forwards=1)
+    planner.after_step(both, step_s=0.004, num_forwards=1)
+    assert widths.steps[1:] == [(8, 1, 3.0)]
