@@ -104,7 +104,8 @@ class _Costs(dict[int, float]):
         self._times, self._num_requests = times, num_requests
 
     def __missing__(self, rows: int) -> float:
-        found = self[rows] = self._times.at(rows, self._num_requests) ** FAIRNESS
+        found: float = self._times.at(rows, self._num_requests) ** FAIRNESS
+        self[rows] = found
         return found
 
 
