@@ -242,6 +242,7 @@ def cost(num_requests: int = 64, steps: int = 3000) -> None:
         spent, cycles = 0.0, 0
         for step in range(steps):
             began = time.process_time()
+            widths.passed(num_requests, num_requests, 1)
             widths.plan(choosers)
             for number, chooser in enumerate(choosers):
                 if ends[number] > step:  # it drafts

@@ -33,7 +33,8 @@ _FADE = 4
 """Tokens of ar after which what drafts came to is looked at again: doing so at each would cost time."""
 _REBUILD = 64
 _FEW = 8
-"""Cycles with a draft after which the engine's counts come into effect, and so many after as many steps."""
+"""The engine's counts come into effect after `_REBUILD` cycles with a draft, or as many steps, and at least `_FEW` of
+both: with many requests there are dozens of cycles in a step."""
 
 
 @dataclass(slots=True, eq=False)
@@ -250,7 +251,7 @@ class Widths:
         chooser.since, chooser.probing = 0, False
         self._num_cycles += 1
         self.changed = True
-        if self._num_cycles >= _REBUILD or (self._num_cycles >= _FEW and self._num_steps >= _REBUILD):
+        if min(self._num_cycles, self._num_steps) >= _FEW and max(self._num_cycles, self._num_steps) >= _REBUILD:
             self._num_cycles = self._num_steps = 0
             self._acceptance.refresh()
             self._groups.refresh(self._acceptance.chances, self._acceptance.end_chance)
