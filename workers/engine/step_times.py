@@ -14,12 +14,16 @@ import bisect
 import itertools
 import math
 from collections.abc import Mapping
+from typing import cast
 
 UNMEASURED = {1: 1.0, 64: 1.5, 1024: 10.0}
 """Times of an engine that has measured none, in any unit."""
-_OWN_RATE = 0.1
-_OWN_KEPT = 0.97
-"""What is left, after `_REFRESH` steps, of what is particular to a size."""
+_OWN_KEPT = 0.95
+"""What is left of the steps of a size after another one of it."""
+_OWN_FADE = 0.97
+"""What is left of them after `_REFRESH` steps of any size."""
+_OWN_PRIOR = 2.0
+"""Steps of its size for which it counts that a size has nothing particular."""
 _KEPT = 0.98
 """What is left of the sums after a step."""
 _PRIOR_STEPS, _PRIOR_REQUESTS = 20, 16
@@ -30,6 +34,7 @@ _LARGEST_CHANGE = 4.0
 """Of a time against its expectation. What is beyond is taken for a disturbance."""
 _REFRESH = 32
 """Steps after which their times come into effect."""
+_Steps = tuple[float, float, float, float]
 
 
 class StepTimes:
@@ -53,8 +58,8 @@ class StepTimes:
         self._prior = _PRIOR_STEPS * (_PRIOR_REQUESTS / typical) ** 2
         self._sums = [0.0] * 5
         """Of the equations that scale and cost of a request solve."""
-        self._own = [0.0] * len(self._sizes)
-        """Logarithm of what the time of each size is multiplied by."""
+        self._steps = [(0.0, 0.0, 0.0, 0.0)] * len(self._sizes)
+        """Of the steps near each size: number, milliseconds, further requests, measured milliseconds of the rows."""
         self._num_steps = 0
         self.version = 0
         """Changes with the times."""
@@ -82,10 +87,11 @@ class StepTimes:
         new = (x * x, x * y, y * y, x * z, y * z)
         self._sums = [_KEPT * old + one for old, one in zip(self._sums, new, strict=True)]
         near = min(range(len(self._sizes)), key=lambda i: abs(self._sizes[i] - rows))
-        share = max((ms - self._each * more) / (self._scale * time), 0.1)
+        step = (1.0, ms, float(more), time)
+        self._steps[near] = cast(
+            "_Steps", tuple(_OWN_KEPT * old + one for old, one in zip(self._steps[near], step, strict=True))
+        )
         self._num_steps += 1
-        if not first:
-            self._own[near] += _OWN_RATE * (math.log(share) - self._own[near])
         if first or self._num_steps % _REFRESH == 0:
             self._solve()
             self._refresh()
@@ -103,10 +109,18 @@ class StepTimes:
         self._scale, self._each = scale, each
         self._belief += _PRIOR_RATE * (each / scale - belief)
         self._usual += _PRIOR_RATE * (scale - self._usual)
-        self._own = [_OWN_KEPT * own for own in self._own]
+        self._steps = [cast("_Steps", tuple(_OWN_FADE * one for one in steps)) for steps in self._steps]
+
+    def _own(self, steps: _Steps) -> float:
+        """Returns what the time of a size is multiplied by beside the scale."""
+        number, ms, more, time = steps
+        if not number:
+            return 1.0
+        share = max((ms - self._each * more) / (self._scale * time), 0.1)
+        return math.exp(math.log(share) * number / (number + _OWN_PRIOR))
 
     def _refresh(self) -> None:
-        scaled = (self._scale * ms * math.exp(own) for ms, own in zip(self._measured, self._own, strict=True))
+        scaled = (self._scale * ms * self._own(steps) for ms, steps in zip(self._measured, self._steps, strict=True))
         self._times = list(itertools.accumulate(scaled, max))
         self._known: dict[int, float] = {}
         self.version += 1
