@@ -30,8 +30,9 @@ from trimode.pipeline.data.load import load_rows
 from trimode.pipeline.data.prompts import chat_messages
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled, Verify
 from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.scheduler import Sequence as Request
 from trimode.workers.engine.step_times import StepTimes
-from trimode.workers.engine.widths import Chooser, Widths
+from trimode.workers.engine.widths import Widths
 from trimode.workers.runtime import Runtime
 from trimode.workers.sampling.randomness import uniform
 
@@ -74,8 +75,8 @@ def chance_of(mean: float, width: int = 32) -> float:
 
 def tokens_per_second(
     engine: Engine, mode: str, block: int, streams: int, prompts: Prompts, wanted: int, *, whole: bool = True
-) -> float:
-    """Returns the rate of a closed loop: whenever an answer is whole, the next request comes.
+) -> tuple[float, Counter[int]]:
+    """Returns the rate of a closed loop, and its cycles by width. Whenever an answer is whole, the next request comes.
 
     Args:
         engine: without requests; it is left so.
@@ -91,12 +92,14 @@ def tokens_per_second(
     )
     numbers = itertools.count()
     done, began, first = 0, 0.0, -1
+    ended: list[Request] = []
     live = [engine.add(str(next(numbers)), list(next(prompts)), params) for _ in range(streams)]
     while True:
         for sequence in engine.step():
             if sequence.error is not None:
                 raise sequence.error
             done += len(sequence.state.output)
+            ended.append(sequence)
             live.remove(sequence)
             live.append(engine.add(str(next(numbers)), list(next(prompts)), params))
         now = done + sum(len(sequence.state.output) for sequence in live)
@@ -109,7 +112,10 @@ def tokens_per_second(
         engine.cancel(sequence)
     while engine.busy:
         engine.step()
-    return rate
+    widths: Counter[int] = Counter()
+    for sequence in ended:
+        widths.update(sequence.state.widths)
+    return rate, widths
 
 
 @dataclass(slots=True)
@@ -159,42 +165,15 @@ def compare(
         for number in range(-1, rounds):
             for mode, block in SETTINGS[-1:] if number < 0 else SETTINGS if number % 2 == 0 else SETTINGS[::-1]:
                 inside: AbstractContextManager[None] = scripted(engine, Fates(fates)) if fates else nullcontext()
-                with inside, counted(engine, cell.widths if number >= 0 else Counter()):
-                    rate = tokens_per_second(engine, mode, block, streams, prompts(), tokens, whole=bool(fates))
+                with inside:
+                    rate, widths = tokens_per_second(engine, mode, block, streams, prompts(), tokens, whole=bool(fates))
                 if number >= 0:
                     cell.rates[mode, block].append(rate)
+                    cell.widths.update(widths)
         print(cell.line(streams), flush=True)
     times = engine.planner.widths.times
     print("\nbelieved ms of a step by rows: ", end="")
     print(", ".join(f"{rows}: {times.at(rows):.2f}" for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)))
-
-
-class counted:  # noqa: N801 -- a context manager, named as a function
-    """Inside the block the widths that requests of auto choose are counted."""
-
-    def __init__(self, engine: Engine, widths: Counter[int]) -> None:
-        self._planner, self._widths = engine.planner, widths
-
-    def __enter__(self) -> None:
-        plain, widths = self._planner.new_chooser, self._widths
-
-        class Counting(Chooser):
-            __slots__ = ()
-
-            def choose(self, most: int) -> int:
-                width = super().choose(most)
-                widths[width] += 1
-                return width
-
-        def new_chooser(most: int) -> Chooser:
-            made = plain(most)
-            assert isinstance(made, Chooser)
-            return Counting(made.policy, made.menu, interval=made.interval)
-
-        self._planner.new_chooser = new_chooser  # type: ignore[method-assign]
-
-    def __exit__(self, *_: object) -> None:
-        del self._planner.new_chooser
 
 
 def demo(all_streams: Sequence[int], wanted: int, rounds: int, loads: Sequence[str]) -> None:

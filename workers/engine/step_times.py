@@ -20,7 +20,7 @@ UNMEASURED = {1: 1.0, 64: 1.5, 1024: 10.0}
 """Times of an engine that has measured none, in any unit."""
 _OWN_KEPT = 0.95
 """What is left of the steps of a size after another one of it."""
-_OWN_FADE = 0.97
+_OWN_FADE = 0.9
 """What is left of them after `_REFRESH` steps of any size."""
 _OWN_PRIOR = 2.0
 """Steps of its size for which it counts that a size has nothing particular."""
@@ -30,9 +30,11 @@ _PRIOR_STEPS, _PRIOR_REQUESTS = 20, 16
 """The believed scale counts as much as so many steps, the cost of a request as such steps of so many requests."""
 _PRIOR_RATE = 0.1
 """How far a refresh moves the belief to what was found."""
+_JUMP = 1.5
+"""Change of the scale, if it were the only thing that changed, at which what was seen before is forgotten."""
 _LARGEST_CHANGE = 4.0
 """Of a time against its expectation. What is beyond is taken for a disturbance."""
-_REFRESH = 32
+_REFRESH = 16
 """Steps after which their times come into effect."""
 _Steps = tuple[float, float, float, float]
 
@@ -49,6 +51,7 @@ class StepTimes:
             padded: True if a step of any other size runs as the next larger one of these, as graphs do.
         """
         self._sizes = sorted(measured)
+        self._in_ms = measured is not UNMEASURED
         self._measured = [measured[size] for size in self._sizes]
         self._padded = padded
         self._scale, self._each = 1.0, each
@@ -77,11 +80,10 @@ class StepTimes:
         if rows < 1 or ms <= 0:
             return
         time, more = self._between(self._measured, rows), requests - 1
-        first = not self._num_steps
-        scale = ms / (time + self._belief * more)
-        if first and not 0.5 < scale < 2:  # measured on another machine, or in another unit
-            self._usual = scale
-        expected = ms if first else self._scale * time + self._each * more
+        first = not self._num_steps  # it may be much longer than those that follow
+        if first and not self._in_ms:
+            self._usual = ms / time
+        expected = self._scale * time + self._each * more if self._in_ms or not first else ms
         ms = max(expected / _LARGEST_CHANGE, min(ms, expected * _LARGEST_CHANGE))
         x, y, z = time / expected, more / expected, ms / expected
         new = (x * x, x * y, y * y, x * z, y * z)
@@ -99,16 +101,24 @@ class StepTimes:
     def _solve(self) -> None:
         """Finds scale and cost of a request by least squares of relative errors."""
         xx, xy, yy, xz, yz = self._sums
-        belief, prior = self._belief, self._prior
-        xx, xy, yy = xx + prior * belief * belief + _PRIOR_STEPS, xy - prior * belief, yy + prior
-        xz += _PRIOR_STEPS * self._usual
+        belief, usual = self._belief, self._usual
+        alone = (xz + belief * yz) / (xx + 2 * belief * xy + belief * belief * yy)
+        if (
+            not 1 / _JUMP < alone / usual < _JUMP
+        ):  # another unit, or a machine that changed: the sums have other weights
+            self._usual, self._scale, self._each = alone, alone, belief * alone
+            self._sums = [0.0] * 5
+            return
+        prior, steps = self._prior / usual**2, _PRIOR_STEPS / usual**2  # errors are relative here
+        xx, xy, yy = xx + prior * belief * belief + steps, xy - prior * belief, yy + prior
+        xz += steps * usual
         rest = xx * yy - xy * xy
         scale, each = (xz * yy - xy * yz) / rest, (xx * yz - xy * xz) / rest
         if each < 0 or scale <= 0:
             each, scale = 0.0, max(xz / xx, 1e-9)
         self._scale, self._each = scale, each
         self._belief += _PRIOR_RATE * (each / scale - belief)
-        self._usual += _PRIOR_RATE * (scale - self._usual)
+        self._usual += _PRIOR_RATE * (scale - usual)
         self._steps = [cast("_Steps", tuple(_OWN_FADE * one for one in steps)) for steps in self._steps]
 
     def _own(self, steps: _Steps) -> float:

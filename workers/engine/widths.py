@@ -176,7 +176,8 @@ class Widths:
         begun = [chooser for chooser in choosers if chooser.began is None]
         if load == self._load and not begun and not self.changed:
             return
-        self._look()
+        if load != self._load or begun:
+            self._look()
         if load != self._load:
             self._take_load(load)
         for chooser in begun:

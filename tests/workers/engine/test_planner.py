@@ -6,7 +6,7 @@ from trimode.tests.fakes.forward import CONTEXT, new_state
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.engine.planner import WidthPlanner
 from trimode.workers.engine.scheduler import ScheduledChunk, Sequence
-from trimode.workers.engine.widths import Widths
+from trimode.workers.engine.widths import Chooser, Widths
 
 
 class Noted(Widths):
@@ -60,7 +60,7 @@ def test_steps_with_a_prompt_say_nothing_of_the_others() -> None:
     running = [request(planner, "auto", 5)]
     planner.after_step([item(running[0], "verify", 4), item(running[0], "prefill", 90)], step_s=1.0, num_forwards=1)
     planner.after_step([], step_s=1.0, num_forwards=1)
-    assert [rows for rows, _, _ in widths.steps] == [0]
+    assert widths.steps == []
     assert widths.forwards == [(4, 1, 1), (0, 0, 1)]
 
 
@@ -79,11 +79,28 @@ def test_where_every_step_has_prompts_their_times_have_to_do() -> None:
     planner = WidthPlanner(widths)
     running = [request(planner, "auto", 5)]
     both = [item(running[0], "verify", 8), item(running[0], "prefill", 3)]
-    for _ in range(32):
+    for _ in range(30):  # every third is looked at
         planner.after_step(both, step_s=0.004, num_forwards=1)
     assert widths.steps == []
-    planner.after_step(both, step_s=0.004, num_forwards=1)
+    for _ in range(3):
+        planner.after_step(both, step_s=0.004, num_forwards=1)
     assert widths.steps == [(11, 2, 4.0)]
-    planner.after_step([item(running[0], "verify", 8)], step_s=0.003, num_forwards=1)
-    planner.after_step(both, step_s=0.004, num_forwards=1)
+    for _ in range(3):
+        planner.after_step([item(running[0], "verify", 8)], step_s=0.003, num_forwards=1)
+    for _ in range(3):
+        planner.after_step(both, step_s=0.004, num_forwards=1)
     assert widths.steps[1:] == [(8, 1, 3.0)]
+
+
+def test_nothing_is_planned_while_all_requests_are_inside_a_cycle() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    running = [request(planner, "auto", 5), request(planner, "auto", 5)]
+    for each in running:
+        assert isinstance(each.state.chooser, Chooser)
+        each.state.chooser.running = 4
+    planner.before_step(running)
+    assert widths.planned == []
+    each.state.chooser.running = 0
+    planner.before_step(running)
+    assert widths.planned == [(2, 0, 0)]

@@ -92,3 +92,32 @@ def test_a_correction_fades_if_its_size_does_not_run_again() -> None:
     for _ in range(3200):
         times.ran(1, 1.0)
     assert wrong > 4.0 and times.at(64) / times.at(1) == pytest.approx(3.0, rel=0.15)
+
+
+def test_a_first_step_that_compiles_is_forgotten_soon() -> None:
+    times = StepTimes({1: 1.0, 8: 1.2, 64: 3.0})
+    times.ran(32, 700.0, 1)
+    for _ in range(64):
+        times.ran(32, 2.0, 1)
+    assert times.at(32) == pytest.approx(2.0, rel=0.15)
+    assert times.at(64) == pytest.approx(3.0, rel=0.2)
+
+
+@pytest.mark.parametrize("unit", [0.01, 1.0, 100.0])
+def test_times_that_are_far_off_are_found(unit: float) -> None:
+    times = StepTimes({1: 1.0, 8: 1.2, 64: 3.0}, each=0.02)
+    for _ in range(400):
+        times.ran(8, unit * (1.2 + 7 * 0.02), 8)
+        times.ran(64, unit * (3.0 + 7 * 0.02), 8)
+    assert times.at(8, 8) == pytest.approx(unit * 1.34, rel=0.1)
+    assert times.at(64, 8) == pytest.approx(unit * 3.14, rel=0.1)
+    assert times.at(64, 64) == pytest.approx(unit * (3.0 + 63 * 0.02), rel=0.2)
+
+
+def test_times_that_were_never_measured_come_from_steps() -> None:
+    times = StepTimes()
+    for _ in range(64):
+        times.ran(1, 30.0)
+        times.ran(64, 45.0)
+    assert times.at(1) == pytest.approx(30.0, rel=0.1)
+    assert times.at(64) == pytest.approx(45.0, rel=0.1)
