@@ -78,7 +78,8 @@ def publish(runs: list[Run], notes: list[str], style: str, page: Path | None, lo
     """
     rows = summarize_runs(runs)
     notes = notes + remarks(runs, rows) + left_out(runs, page)
-    print_rows(rows, style)
+    if rows or not loads:
+        print_rows(rows, style)
     for sweep in loads:
         print(sweep.advice, file=sys.stdout if style == "table" else sys.stderr)
     for line in notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
@@ -98,4 +99,4 @@ def _plain_ticks(axes: Axes, loads: Sequence[int] | None) -> None:
 
 
 def _where(sweep: LoadSweep) -> str:
-    return f"{sweep.model}, {sweep.problems} problems, {sweep.machine}."
+    return f"{Path(sweep.model).name}, {sweep.problems} problems, {sweep.machine}."

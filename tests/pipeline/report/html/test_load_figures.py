@@ -23,9 +23,11 @@ def test_every_setting_and_load_is_drawn_and_the_note_says_which_to_use() -> Non
 def test_a_sweep_over_loads_alone_has_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep().write(tmp_path)
     assert main([str(tmp_path)]) == 0
-    assert sweep().advice in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert sweep().advice in printed and "No scored answers" not in printed
     page = (tmp_path / "report.html").read_text()
     assert "figure-load-speed0" in page and "figure-load-accuracy0" in page
+    assert 'id="samples"' not in page and "<script" not in page
 
 
 def test_it_stands_beside_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
