@@ -78,7 +78,7 @@ def _both(sweep: LoadSweep, number: int) -> Panel:
     legend_below(axes)
     loads = sorted(sweep.fastest())
     note = (
-        f"One mark per load, from {loads[0]} requests at a time (left) to {loads[-1]}. An answer does not depend "
+        f"One mark per load, from {loads[0]} at a time (left) to {loads[-1]}. An answer does not depend "
         f"on the load, so a setting has one accuracy. {_where(sweep)}"
     )
     title = "Accuracy against speed, by load"
