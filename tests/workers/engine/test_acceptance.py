@@ -66,8 +66,11 @@ def test_the_end_of_an_answer_is_no_failure_and_is_counted_apart() -> None:
 
 def test_an_answer_that_ends_with_the_token_before_the_drafts_tests_none() -> None:
     acceptance, drafts = Acceptance(), RequestDrafts()
-    acceptance.learn(drafts, 8, 3, 1)
+    for _ in range(20):
+        acceptance.learn(drafts, 8, 3, 1)
+    acceptance.refresh()
     assert drafts == RequestDrafts()
+    assert acceptance.chances == pytest.approx(PRIOR_FAILURES)
 
 
 def test_chances_do_not_drift_apart_from_difficulties() -> None:

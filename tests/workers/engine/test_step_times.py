@@ -61,15 +61,16 @@ def test_every_further_request_costs_time() -> None:
     assert times.at(64) == 2.0
 
 
-def test_what_a_request_costs_is_learned_from_steps_of_few_and_of_many() -> None:
+@pytest.mark.parametrize("unit", [1.0, 100.0])
+def test_what_a_request_costs_is_learned_from_steps_of_few_and_of_many(unit: float) -> None:
     times = StepTimes({1: 1.0, 64: 2.4, 256: 7.0})
     for _ in range(320):
-        times.ran(64, 4.0, 64)
-        times.ran(64, 2.4, 2)
-    assert times.at(64, 64) == pytest.approx(4.0, rel=0.1)
-    assert times.at(64, 2) == pytest.approx(2.4, rel=0.1)
+        times.ran(64, unit * 4.0, 64)
+        times.ran(64, unit * 2.4, 2)
+    assert times.at(64, 64) == pytest.approx(unit * 4.0, rel=0.1)
+    assert times.at(64, 2) == pytest.approx(unit * 2.4, rel=0.1)
     for _ in range(640):  # many steps of one load must not undo it
-        times.ran(64, 2.4, 2)
+        times.ran(64, unit * 2.4, 2)
     assert times.at(64, 64) / times.at(64, 2) == pytest.approx(4.0 / 2.4, rel=0.15)
 
 
