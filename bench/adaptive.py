@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import random
@@ -17,24 +16,30 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode.bench.gpu.scripted import Script, scripted
 from trimode.bench.random_checkpoint import BENCH_SHAPE, TINY_SHAPE, write_checkpoint
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import DecodeParams, WorkerSettings
+from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.data.load import load_rows
+from trimode.pipeline.data.prompts import chat_messages
 from trimode.workers.decode.chunk import Chunk, Commit, Sampled, Verify
 from trimode.workers.engine.engine import Engine
-from trimode.workers.engine.widths import Chooser, Widths
+from trimode.workers.engine.scheduler import Sequence as Request
+from trimode.workers.engine.step_times import StepTimes
+from trimode.workers.engine.widths import Widths
 from trimode.workers.runtime import Runtime
 from trimode.workers.sampling.randomness import uniform
 
 SETTINGS = (("ar", 1), *(("linear_spec", width) for width in (4, 8, 16, 32)), ("auto", 32))
 STREAMS = (1, 2, 4, 8, 16, 32, 64)
-LENGTH = 160
-"""Tokens of an answer."""
+LENGTH = 128
+"""Most tokens of an answer; with random weights its length."""
 FATES = {"coding": 8.9, "qa": 4.5, "never": 1.0}
 """Mean tokens per verify of a block of 32: two published categories, and drafts that always fail."""
 Prompts = Iterator[Sequence[int]]
@@ -70,8 +75,8 @@ def chance_of(mean: float, width: int = 32) -> float:
 
 def tokens_per_second(
     engine: Engine, mode: str, block: int, streams: int, prompts: Prompts, wanted: int, *, whole: bool = True
-) -> float:
-    """Returns the rate of a closed loop: whenever an answer is whole, the next request comes.
+) -> tuple[float, Counter[int]]:
+    """Returns the rate of a closed loop, and its cycles by width. Whenever an answer is whole, the next request comes.
 
     Args:
         engine: without requests; it is left so.
@@ -87,12 +92,14 @@ def tokens_per_second(
     )
     numbers = itertools.count()
     done, began, first = 0, 0.0, -1
+    ended: list[Request] = []
     live = [engine.add(str(next(numbers)), list(next(prompts)), params) for _ in range(streams)]
     while True:
         for sequence in engine.step():
             if sequence.error is not None:
                 raise sequence.error
             done += len(sequence.state.output)
+            ended.append(sequence)
             live.remove(sequence)
             live.append(engine.add(str(next(numbers)), list(next(prompts)), params))
         now = done + sum(len(sequence.state.output) for sequence in live)
@@ -105,87 +112,89 @@ def tokens_per_second(
         engine.cancel(sequence)
     while engine.busy:
         engine.step()
-    return rate
+    widths: Counter[int] = Counter()
+    for sequence in ended:
+        widths.update(sequence.state.widths)
+    return rate, widths
+
+
+@dataclass(slots=True)
+class Cell:
+    """The measurements at one number of requests."""
+
+    rates: dict[tuple[str, int], list[float]] = field(default_factory=lambda: {setting: [] for setting in SETTINGS})
+    """One rate per round."""
+    widths: Counter[int] = field(default_factory=Counter)
+    """Cycles of auto by width."""
+
+    def line(self, streams: int) -> str:
+        """Returns a line of the table. A ratio is the median over the rounds, with the least and the largest."""
+        medians = {setting: statistics.median(found) for setting, found in self.rates.items()}
+        *fixed, last = SETTINGS
+        best = max(fixed, key=lambda setting: medians[setting])
+        cells = [f"{rate:.0f}" for rate in medians.values()]
+        for rival in (best, SETTINGS[0]):
+            ratios = sorted(auto / one for auto, one in zip(self.rates[last], self.rates[rival], strict=True))
+            cells.append(f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        return f"| {streams} | {' | '.join(cells)} | {shares(self.widths)} |"
+
+
+def shares(widths: Mapping[int, int]) -> str:
+    """Returns which share of the cycles was how wide; widths in between, at the end of answers, count as the next."""
+    grouped: Counter[int] = Counter()
+    for width, count in widths.items():
+        grouped[next(known for known in (1, 4, 8, 16, 32) if width <= known)] += count
+    total = sum(widths.values()) or 1
+    return ", ".join(f"{width}: {100 * count / total:.0f} %" for width, count in sorted(grouped.items()))
 
 
 def compare(
     engine: Engine, title: str, all_streams: Sequence[int], prompts: Callable[[], Prompts], wanted: int,
     fates: Sequence[float] = (), *, rounds: int = 1,
 ) -> None:  # fmt: skip
-    """Prints a table: one line per number of requests, one column per setting. Medians of all rounds.
+    """Prints a table: one line per number of requests, one column per setting.
 
-    The settings take turns, and a ratio is one of the rates of the same round.
+    In every round the settings take turns on the same prompts, forwards and backwards. A first round of auto is not
+    counted: in it kernels are compiled, the prefix cache is filled, and the times of steps are corrected.
     """
     print(f"\n### {title}\n\n| requests | ", end="")
     print(*(mode if mode != "linear_spec" else f"spec {block}" for mode, block in SETTINGS), sep=" | ", end=" |")
-    print(" auto / best fixed | auto / ar | widths of auto |\n|" + "---|" * (len(SETTINGS) + 4))
+    print(" auto / best fixed | auto / ar | cycles of auto by width |\n|" + "---|" * (len(SETTINGS) + 4))
     for streams in all_streams:
-        rates: dict[tuple[str, int], list[float]] = {setting: [] for setting in SETTINGS}
-        widths: Counter[int] = Counter()
-        for number in range(rounds):
-            for mode, block in SETTINGS if number % 2 == 0 else SETTINGS[::-1]:
+        cell, tokens = Cell(), round(wanted * streams**0.5)
+        for number in range(-1, rounds):
+            for mode, block in SETTINGS[-1:] if number < 0 else SETTINGS if number % 2 == 0 else SETTINGS[::-1]:
                 inside: AbstractContextManager[None] = scripted(engine, Fates(fates)) if fates else nullcontext()
-                with inside, counted(engine, widths):
-                    rate = tokens_per_second(
-                        engine, mode, block, streams, prompts(), wanted * max(1, streams // 4), whole=bool(fates)
-                    )
-                rates[mode, block].append(rate)
-        medians = {setting: statistics.median(found) for setting, found in rates.items()}
-        *fixed, last = SETTINGS
-        best = max(fixed, key=lambda setting: medians[setting])
-        chosen = ", ".join(f"{width}: {count}" for width, count in sorted(widths.items()))
-        print(f"| {streams} | " + " | ".join(f"{rate:.0f}" for rate in medians.values()), end="")
-        for rival in (best, SETTINGS[0]):
-            ratio = statistics.median(auto / one for auto, one in zip(rates[last], rates[rival], strict=True))
-            print(f" | {ratio:.2f}", end="")
-        print(f" | {chosen} |", flush=True)
+                with inside:
+                    rate, widths = tokens_per_second(engine, mode, block, streams, prompts(), tokens, whole=bool(fates))
+                if number >= 0:
+                    cell.rates[mode, block].append(rate)
+                    cell.widths.update(widths)
+        print(cell.line(streams), flush=True)
+    times = engine.planner.widths.times
+    print("\nbelieved ms of a step by rows: ", end="")
+    print(", ".join(f"{rows}: {times.at(rows):.2f}" for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)))
 
 
-class counted:  # noqa: N801 -- a context manager, named as a function
-    """Inside the block the widths that requests of auto choose are counted."""
-
-    def __init__(self, engine: Engine, widths: Counter[int]) -> None:
-        self._planner, self._widths = engine.planner, widths
-
-    def __enter__(self) -> None:
-        plain, widths = self._planner.new_chooser, self._widths
-
-        class Counting(Chooser):
-            __slots__ = ()
-
-            def choose(self, most: int) -> int:
-                width = super().choose(most)
-                widths[width] += 1
-                return width
-
-        def new_chooser(most: int) -> Chooser:
-            made = plain(most)
-            assert isinstance(made, Chooser)
-            return Counting(made.policy, made.menu, interval=made.interval)
-
-        self._planner.new_chooser = new_chooser  # type: ignore[method-assign]
-
-    def __exit__(self, *_: object) -> None:
-        del self._planner.new_chooser
-
-
-def demo(all_streams: Sequence[int], wanted: int, rounds: int) -> None:
-    """Compares on the demo model: its own problems, and half of them replaced by texts that it has never seen."""
+def demo(all_streams: Sequence[int], wanted: int, rounds: int, loads: Sequence[str]) -> None:
+    """Compares on the demo model: problems like those of its training, and every second one harder than those."""
     assets = PROJECT_DIR / "assets"
-    rows = (assets / "benchmarks" / "demo-math" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     settings = WorkerSettings(
         model=str(assets / "demo_model"), device="cpu", dtype="float32", max_num_seqs=max(all_streams), kv_cache_gb=1.0
     )
     runtime = Runtime(settings)
-    fields = [{"mode": "ar", "prompt": json.loads(row)["problem"]} for row in rows[:200]]
-    easy = [runtime.prepare(one).prompt_ids for one in fields]
-    chance = random.Random(0)  # noqa: S311 -- the same numbers again
-    hard = [[chance.randrange(5, runtime.engine.model.config.vocab_size) for _ in prompt] for prompt in easy]
+
+    def prompts_of(name: str) -> list[Sequence[int]]:
+        benchmark = load_benchmark(name)
+        asked = [{"mode": "ar", "messages": chat_messages(benchmark, row)} for row in load_rows(benchmark, None)]
+        return [runtime.prepare(one).prompt_ids for one in asked]
+
+    easy, hard = prompts_of("demo-math"), prompts_of("demo-long")
     mixed = [prompt for pair in zip(easy, hard, strict=True) for prompt in pair]
-    engine = runtime.engine
-    compare(engine, "demo model, its problems", all_streams, lambda: itertools.cycle(easy), wanted, rounds=rounds)
-    title = "demo model, half random prompts"
-    compare(engine, title, all_streams, lambda: itertools.cycle(mixed), wanted, rounds=rounds)
+    for name, chosen in {"easy": easy, "mixed": mixed}.items():
+        if name in loads:
+            title = f"demo model, {name}: demo-math{' and demo-long in turn' if name == 'mixed' else ''}"
+            compare(runtime.engine, title, all_streams, lambda: itertools.cycle(chosen), wanted, rounds=rounds)  # noqa: B023 -- called at once
 
 
 def shape(all_streams: Sequence[int], wanted: int, context: int, rounds: int, *, tiny: bool) -> None:
@@ -204,22 +213,32 @@ def shape(all_streams: Sequence[int], wanted: int, context: int, rounds: int, *,
 
 
 def cost(num_requests: int = 64, steps: int = 3000) -> None:
-    """Prints what a decision costs."""
-    widths, chance = Widths(), random.Random(0)  # noqa: S311 -- the same numbers again
-    choosers = [widths.new_chooser(32) for _ in range(num_requests)]
-    spent = 0.0
-    for _ in range(steps):
-        began = time.process_time()
-        widths.plan(choosers)
-        for chooser in choosers:
-            width = chooser.choose(32)
-            chooser.took(width, chance.randrange(width), 1)
-        spent += time.process_time() - began
-    print(f"\ndecision: {1e6 * spent / steps:.0f} us per step of {num_requests} requests that all end a cycle in it")
-    began = time.process_time()
-    for _ in range(steps):
-        widths.plan(choosers)
-    print(f"of this the plan: {1e6 * (time.process_time() - began) / steps:.0f} us")
+    """Prints what the decisions of a step cost: while all requests run steps of ar, and while all run cycles."""
+    print()
+    for title, table in {"steps of ar": {1: 1.0, 4096: 4096.0}, "cycles": {1: 10.0, 4096: 11.0}}.items():
+        widths, chance = Widths(StepTimes(table)), random.Random(0)  # noqa: S311 -- the same numbers again
+        choosers, ends = [widths.new_chooser(32) for _ in range(num_requests)], [0] * num_requests
+        spent, cycles = 0.0, 0
+        for step in range(steps):
+            began = time.process_time()
+            widths.passed(num_requests, num_requests, 1)
+            widths.plan(choosers)
+            for number, chooser in enumerate(choosers):
+                if ends[number] > step:  # it drafts
+                    continue
+                if chooser.running:
+                    emitted = min(chooser.running, 1 + int(chance.expovariate(0.1)))
+                    chooser.took(chooser.running, emitted - 1, emitted)
+                elif chooser.choose(32) == 1:
+                    chooser.took(1, 0, 1)
+                else:
+                    cycles += 1
+                    ends[number] = step + 1
+            spent += time.process_time() - began
+        print(
+            f"decisions: {1e6 * spent / steps:.0f} us of processor time per step of {num_requests} requests that run "
+            f"{title} ({cycles / steps:.1f} drafts per step)"
+        )
 
 
 def main() -> None:
@@ -227,16 +246,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="trimode.bench.adaptive", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=("cost", "demo", "shape"), default=["cost", "demo", "shape"])
     parser.add_argument("--streams", nargs="+", type=int, default=list(STREAMS))
-    parser.add_argument("--tokens", type=int, default=800, help="tokens of a measurement per four requests")
+    parser.add_argument(
+        "--tokens", type=int, default=1500, help="tokens of a measurement with one request; with more, times their root"
+    )
     parser.add_argument("--context", type=int, default=128, help="tokens of a prompt with random weights")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of every setting; medians are shown (default 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of every setting; medians are shown (default 5)")
+    parser.add_argument(
+        "--loads", nargs="+", choices=("easy", "mixed"), default=["easy", "mixed"], help="of the demo model"
+    )
     parser.add_argument("--tiny", action="store_true", help="a tiny shape: shows that it runs")
     arguments = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f} before")
     if "cost" in arguments.only:
         cost()
     if "demo" in arguments.only:
-        demo(arguments.streams, arguments.tokens, arguments.rounds)
+        demo(arguments.streams, arguments.tokens, arguments.rounds, arguments.loads)
     if "shape" in arguments.only:
         shape(arguments.streams, arguments.tokens, arguments.context, arguments.rounds, tiny=arguments.tiny)
     print(f"\nload {os.getloadavg()[0]:.1f} after")

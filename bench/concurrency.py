@@ -1,20 +1,26 @@
 """`python -m trimode.bench.concurrency`: how fast each mode is at each number of requests at a time.
 
 The same problems of the bundled benchmarks are answered by one engine in every mode, greedily, with the prompts in the
-prefix cache. The modes take turns, and the rival of each is `ar` in the same round.
+prefix cache. The modes take turns, and the rival of each is `ar` in the same round. `--out` leaves a file that
+the report draws as curves.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from trimode.bench.demo_engine import answer_all
-from trimode.bench.quantization import BENCHMARKS, MODEL
+from trimode.bench.demo_engine import MAX_NEW_TOKENS, answer_all
+from trimode.bench.quantization import BENCHMARKS, MODEL, Judge
 from trimode.core.protocol import Row, WorkerSettings
-from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.analysis.loads import FILE_NAME, LoadSweep, Setting, advice
+from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data.load import load_rows
 from trimode.pipeline.data.prompts import chat_messages
 from trimode.workers.runtime import Runtime
@@ -64,61 +70,100 @@ def compare(runtime: Runtime, prompts: Sequence[Row], together: int, rounds: int
     return medians
 
 
-def advice(fastest: Mapping[int, str]) -> str:
-    """Returns one sentence that says which setting is the fastest at which load.
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One row of a benchmark."""
 
-    Args:
-        fastest: setting by number of requests at a time, in rising order.
-    """
-    parts: list[tuple[int, int, str]] = []
-    for number, name in fastest.items():
-        if parts and parts[-1][2] == name:
-            parts[-1] = (parts[-1][0], number, name)
-        else:
-            parts.append((number, number, name))
-    said = [f"{name} at {low if low == high else f'{low} to {high}'}" for low, high, name in parts]
-    return f"The fastest by requests at a time: {', '.join(said)}."
+    benchmark: Benchmark
+    number: int
+    row: Row
+
+    @property
+    def prompt(self) -> Row:
+        """The request fields that ask it."""
+        return {"messages": chat_messages(self.benchmark, self.row)}
 
 
-def read_prompts(count: int) -> list[Row]:
-    """Returns the first problems of the bundled benchmarks in turn, as request fields."""
-    prompts: list[Row] = []
+def read_problems(count: int) -> list[Problem]:
+    """Returns the first problems of the bundled benchmarks in turn."""
     each = -(-count // len(BENCHMARKS))
-    for name in BENCHMARKS:
-        benchmark = load_benchmark(name)
-        rows = load_rows(benchmark, None)[:each]
-        prompts += [{"messages": chat_messages(benchmark, row)} for row in rows]
-    return [prompts[start + place * each] for start in range(each) for place in range(len(BENCHMARKS))][:count]
+    benchmarks = [load_benchmark(name) for name in BENCHMARKS]
+    rows = [load_rows(benchmark, None)[:each] for benchmark in benchmarks]
+    return [
+        Problem(benchmark, number, mine[number])
+        for number in range(each)
+        for benchmark, mine in zip(benchmarks, rows, strict=True)
+    ][:count]
+
+
+def accuracy(runtime: Runtime, fields: Row, problems: Sequence[Problem], judge: Judge) -> float:
+    """Answers all problems, as many at a time as the engine takes, and returns the percentage of right answers."""
+    sequences = [
+        runtime.submit(str(number), {**fields, **problem.prompt, "max_new_tokens": MAX_NEW_TOKENS})
+        for number, problem in enumerate(problems)
+    ]
+    while runtime.engine.busy:
+        runtime.engine.step()
+    right = 0
+    for problem, sequence in zip(problems, sequences, strict=True):
+        if sequence.error is not None:
+            raise sequence.error
+        right += judge(problem.benchmark, problem.number, problem.row, runtime.generation(sequence).text or "")
+    return 100 * right / len(problems)
+
+
+def sweep_of(
+    model: str, problems: int, right: Mapping[str, float], found: Mapping[int, Mapping[str, tuple[Rate, float]]]
+) -> LoadSweep:
+    """Returns what was measured as the report reads it: accuracy by setting; rate and ratio by load and setting."""
+    settings = [
+        Setting(
+            name=name,
+            mode=str(fields["mode"]),
+            accuracy=right[name],
+            tpf=next(iter(found.values()))[name][0].tpf,
+            tokens_per_s={load: cells[name][0].tokens_per_s for load, cells in found.items()},
+            against_ar={load: cells[name][1] for load, cells in found.items()},
+        )
+        for name, fields in SETTINGS.items()
+    ]
+    machine = f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}"
+    return LoadSweep(model=model, problems=problems, machine=machine, settings=settings)
 
 
 def main() -> None:
-    """Prints a line per number of requests, and tokens per forward of each setting."""
+    """Prints a line per number of requests, and tokens per forward and accuracy of each setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL), help="checkpoint folder (default: the demo model)")
     parser.add_argument("--concurrent", default="1,2,4,8,16,32,64", help="numbers of requests at a time")
     parser.add_argument("--requests", type=int, default=128, help="problems of each measurement (default 128)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are shown (default 3)")
+    parser.add_argument("--out", type=Path, help=f"folder for {FILE_NAME}, which the report draws (default: none)")
     args = parser.parse_args()
-    numbers = [int(number) for number in args.concurrent.split(",")]
-    prompts = read_prompts(max(args.requests, *numbers))
+    numbers = sorted(int(number) for number in args.concurrent.split(","))
+    problems = read_problems(max(args.requests, *numbers))
+    prompts = [problem.prompt for problem in problems]
     settings = WorkerSettings(model=args.model, device="cpu", max_num_seqs=max(numbers), kv_cache_gb=0.5)
-    runtime = Runtime(settings)
-    for fields in SETTINGS.values():  # compiles what it needs, and fills the prefix cache
-        measure(runtime, fields, prompts, max(numbers))
+    runtime, judge = Runtime(settings), Judge()
+    right: dict[str, float] = {}
+    for name, fields in SETTINGS.items():  # this also compiles what it needs, and fills the prefix cache
+        right[name] = accuracy(runtime, fields, problems, judge)
     print(f"| requests at a time | {' | '.join(SETTINGS)} | fastest |")
     print("|---" * (len(SETTINGS) + 2) + "|")
-    found: dict[str, tuple[Rate, float]] = {}
-    every, lossless = dict[int, str](), dict[int, str]()
+    found: dict[int, dict[str, tuple[Rate, float]]] = {}
     for number in numbers:
-        found = compare(runtime, prompts, number, args.rounds)
-        cells = [f"{rate.tokens_per_s:.0f} ({ratio:.2f}x)" for rate, ratio in found.values()]
-        every[number] = max(found, key=lambda name: found[name][1])
-        same_text = [name for name in found if not name.startswith("dlm")]
-        lossless[number] = max(same_text, key=lambda name: found[name][1])
-        print(f"| {number} | {' | '.join(cells)} | {every[number]} |", flush=True)
-    print(f"| tokens per forward | {' | '.join(f'{rate.tpf:.2f}' for rate, _ in found.values())} | |")
-    print(f"\n{advice(every)}")
-    print(f"With the text of ar: {advice(lossless)}")
+        rates = found[number] = compare(runtime, prompts, number, args.rounds)
+        cells = [f"{rate.tokens_per_s:.0f} ({ratio:.2f}x)" for rate, ratio in rates.values()]
+        best = sweep_of(args.model, len(problems), right, {number: rates}).fastest()[number]
+        print(f"| {number} | {' | '.join(cells)} | {best} |", flush=True)
+    sweep = sweep_of(args.model, len(problems), right, found)
+    print(f"| tokens per forward | {' | '.join(f'{setting.tpf:.2f}' for setting in sweep.settings)} | |")
+    print(f"| accuracy % | {' | '.join(f'{setting.accuracy:.1f}' for setting in sweep.settings)} | |")
+    print(f"\n{advice(sweep.fastest())}")
+    print(f"With the text of ar: {advice(sweep.fastest(text_of_ar=True))}")
+    if args.out is not None:
+        sweep.write(args.out)
+        print(f"as curves: python -m trimode.pipeline.report {shlex.quote(str(args.out))}")
 
 
 if __name__ == "__main__":

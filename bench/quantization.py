@@ -25,7 +25,7 @@ from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache, pages_for
 from trimode.workers.runtime import Runtime
 
 MODEL = Path(__file__).parents[1] / "assets" / "demo_model"
-BENCHMARKS = ("demo-math", "demo-mcq", "demo-code", "demo-if")
+BENCHMARKS = ("demo-math", "demo-long", "demo-mcq", "demo-code", "demo-if")
 MODES: dict[str, dict[str, object]] = {
     "ar": {"mode": "ar"},
     "dlm": {"mode": "dlm", "block_length": 32, "threshold": 0.9},

@@ -57,7 +57,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
             "--demo",
             None,
             "off",
-            "the bundled model on its four benchmarks: all modes, linear_spec with LoRA, and auto",
+            "the bundled model on its five benchmarks: all modes, linear_spec with LoRA, and auto",
         ),
     ),
     "decoding": (

@@ -72,6 +72,7 @@ TASKS: Tasks = {
     "mbpp": None,
     "livecodebench": None,
     "demo-math": None,
+    "demo-long": None,
     "demo-mcq": None,
     "demo-code": None,
     "demo-if": None,

@@ -15,6 +15,7 @@ from rich.console import Console
 from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.core.files import write_text_atomic
 from trimode.pipeline.analysis.comparable import differences, mixed_code
+from trimode.pipeline.analysis.loads import LoadSweep, read_loads
 from trimode.pipeline.analysis.runs import Run, find_run_folders, read_sweep
 from trimode.pipeline.analysis.summary import ReportRow, disagreement, summarize_runs
 from trimode.pipeline.report.formats import as_csv, as_json, as_markdown, as_table
@@ -70,18 +71,21 @@ def print_rows(rows: list[ReportRow], style: str) -> None:
     console.print(as_table(rows) if rows else "No scored answers yet.")
 
 
-def publish(runs: list[Run], notes: list[str], style: str, page: Path | None) -> None:
+def publish(runs: list[Run], notes: list[str], style: str, page: Path | None, loads: Sequence[LoadSweep] = ()) -> None:
     """Prints rows to stdout and remarks to stderr; writes the page, and the table in markdown beside it.
 
     No files are written if `page` is None. Raises OSError if they cannot be written.
     """
     rows = summarize_runs(runs)
     notes = notes + remarks(runs, rows) + left_out(runs, page)
-    print_rows(rows, style)
+    if rows or not loads:
+        print_rows(rows, style)
+    for sweep in loads:
+        print(sweep.advice, file=sys.stdout if style == "table" else sys.stderr)
     for line in notes:
         print(f"note: {line}", file=sys.stderr)
-    if page is not None and rows:
-        write_page(page, page.resolve().parent.name, runs, rows, notes)
+    if page is not None and (rows or loads):
+        write_page(page, runs, rows, notes, loads)
         write_text_atomic(page.with_suffix(".md"), as_markdown(rows))
         print(f"report: {page}", file=sys.stdout if style == "table" else sys.stderr)
 
@@ -107,11 +111,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: run_report(options, page))
 
 
-def run_report(options: argparse.Namespace, page: Path | None) -> int:
-    """Everything after parsing. Returns the exit status. Raises ConfigError if no folder holds a run."""
+def _has_runs(folder: Path) -> bool:
     try:
-        runs, notes = read_sweep(*options.folders)
-        publish(runs, notes, options.format, page)
+        return bool(find_run_folders(folder))
+    except ConfigError:
+        return False
+
+
+def run_report(options: argparse.Namespace, page: Path | None) -> int:
+    """Everything after parsing. Returns the exit status. ConfigError if there is neither a run nor a sweep of loads."""
+    try:
+        loads, doubts = read_loads(*options.folders)
+        runs, notes = ([], []) if loads and not any(map(_has_runs, options.folders)) else read_sweep(*options.folders)
+        publish(runs, notes + doubts, options.format, page, loads)
     except OSError as error:
         print(f"error: the page cannot be written ({error}); name another place with --html FILE", file=sys.stderr)
         return USER_ERROR if options.html else 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
-from trimode.recipes.demo.tasks import arithmetic, choice, drill, function, instruction
+from trimode.recipes.demo.tasks import arithmetic, choice, drill, function, instruction, longer
 from trimode.recipes.demo.tasks.example import Example
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,14 +23,17 @@ TASKS: dict[str, Callable[[random.Random], Example]] = {
     "demo-code": function.draw,
     "demo-if": instruction.draw,
 }
-TRAINING_TASKS = {**TASKS, "sums": drill.draw_sums, "lookups": drill.draw_lookups}
+"""What the model is trained on and tested with."""
+BENCHMARKS = {**TASKS, "demo-long": longer.draw}
+"""What the model is tested with."""
+DRAWN = {**BENCHMARKS, "sums": drill.draw_sums, "lookups": drill.draw_lookups}
 EQUAL_SHARES: Mapping[str, int] = dict.fromkeys(TASKS, 1)
 
 
 def load_prompts() -> dict[str, str]:
     """Returns the prompt template of each benchmark, as the evaluation reads it."""
     folder = ROOT / "conf" / "benchmark"
-    return {name: yaml.safe_load((folder / f"{name}.yaml").read_text())["prompt"] for name in TASKS}
+    return {name: yaml.safe_load((folder / f"{name}.yaml").read_text())["prompt"] for name in BENCHMARKS}
 
 
 def is_test(prompt: str) -> bool:
@@ -39,7 +42,7 @@ def is_test(prompt: str) -> bool:
 
 
 class Sampler:
-    """Draws training examples of all tasks."""
+    """Draws examples of all tasks."""
 
     def __init__(self) -> None:
         self.prompts = {**load_prompts(), "sums": "{problem}", "lookups": "{problem}"}
@@ -51,7 +54,7 @@ class Sampler:
     def side(self, name: str, rng: random.Random, *, test: bool) -> Iterator[tuple[str, Example]]:
         """Yields (user message, example) pairs of one side of one task, without end."""
         while True:
-            example = TRAINING_TASKS[name](rng)
+            example = DRAWN[name](rng)
             message = self.user_message(name, example)
             if is_test(message) == test:
                 yield message, example
@@ -87,7 +90,7 @@ def benchmark_lines(name: str) -> list[str]:
 
 def write_benchmarks(folder: Path = BENCHMARKS_DIR) -> None:
     """Writes every test file."""
-    for name in TASKS:
+    for name in BENCHMARKS:
         path = folder / name / "test.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(benchmark_lines(name)) + "\n")

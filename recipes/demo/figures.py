@@ -110,7 +110,7 @@ def main() -> None:
             model=str(arguments.model), lora=str(arguments.model / "linear_spec_lora"), device="cpu", dtype="float32"
         )
     )
-    tables = {name: measure(runtime, name, arguments.limit) for name in dataset.TASKS}
+    tables = {name: measure(runtime, name, arguments.limit) for name in dataset.BENCHMARKS}
     print(COLUMNS + "\n|---|---|---:|---:|---:|---:|---:|")
     for mode in MODES:
         overall = Cell()

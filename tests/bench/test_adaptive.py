@@ -46,4 +46,4 @@ def test_a_table_has_a_line_per_load(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_cost_of_a_decision_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     adaptive.cost(4, 20)
-    assert "us per step of 4 requests" in capsys.readouterr().out
+    assert "of processor time per step of 4 requests" in capsys.readouterr().out

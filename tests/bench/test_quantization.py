@@ -26,10 +26,10 @@ def test_a_line_of_the_table() -> None:
     totals.add("demo-if", answered(1, 2), answered(1, 2, 3))
     cells = dict(zip(COLUMNS, totals.line("fp8", "dlm").strip("| ").split(" | "), strict=True))
     assert (cells["mode"], cells["weights"]) == ("dlm", "fp8")
-    assert [cells[name] for name in ("math %", "if %", "mean %")] == ["100.0", "66.7", "91.7"]
-    assert cells["same as bf16 %"] == f"{100 * 4 / 6:.1f}"
+    assert [cells[name] for name in ("math %", "if %", "mean %")] == ["100.0", "66.7", "93.3"]
+    assert cells["same as bf16 %"] == f"{100 * 5 / 7:.1f}"
     assert cells["first difference"] == "2.0"
-    assert cells["log-prob shift"] == f"{2 * 0.5 / 20:.4f}"  # of 20 tokens that answers have in common
+    assert cells["log-prob shift"] == f"{2 * 0.5 / 24:.4f}"  # of 24 tokens that answers have in common
     assert (cells["tokens"], cells["TPF"], cells["accepted"]) == ("4.0", "2.00", "2.00")
 
 
@@ -53,7 +53,7 @@ def test_the_whole_comparison(capsys: pytest.CaptureFixture[str], monkeypatch: p
     )
     measure(MODEL, 1)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("4 problems, ")
+    assert lines[0].startswith("5 problems, ")
     table = [line.strip("| ").split(" | ") for line in lines if line.startswith(("| ar", "| linear"))]
     assert [row[:2] for row in table] == [
         ["ar", "bf16"],
@@ -62,7 +62,7 @@ def test_the_whole_comparison(capsys: pytest.CaptureFixture[str], monkeypatch: p
         ["linear_spec + LoRA", "w4a16 + head"],
     ]
     for row in table[::2]:
-        assert row[7:10] == ["100.0", "-", "0.0000"]
+        assert row[8:11] == ["100.0", "-", "0.0000"]
     sizes = [line.strip("| ").split(" | ") for line in lines if line.startswith(("| bf16", "| w4a16"))]
     assert sizes[0][2:] == ["100.0%", "0.00000", "100.00"]
     assert 0 < float(sizes[1][3]) < 1

@@ -1,6 +1,7 @@
 """The demo data: disjoint sides, deterministic rows, rows that the scorers of the benchmarks understand."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ def committed_rows(name: str) -> list[dict[str, Any]]:
 
 def test_no_test_prompt_occurs_in_training() -> None:
     prompts = dataset.load_prompts()
-    test_messages = {prompts[name].format(**row) for name in dataset.TASKS for row in committed_rows(name)}
+    test_messages = {prompts[name].format(**row) for name in dataset.BENCHMARKS for row in committed_rows(name)}
     assert all(map(dataset.is_test, test_messages))
     trained = {message for message, _ in dataset.Sampler().train_pairs(4000, "train-0-0")}
     assert not any(map(dataset.is_test, trained))
     assert not trained & test_messages
 
 
-@pytest.mark.parametrize("name", dataset.TASKS)
+@pytest.mark.parametrize("name", dataset.BENCHMARKS)
 def test_the_committed_test_file_is_what_the_generator_writes(name: str) -> None:
     committed = (dataset.BENCHMARKS_DIR / name / "test.jsonl").read_text()
     assert committed == "\n".join(dataset.benchmark_lines(name)) + "\n"
@@ -34,24 +35,43 @@ def test_train_pairs_are_a_function_of_the_seed() -> None:
     assert dataset.Sampler().train_pairs(40, "a") != dataset.Sampler().train_pairs(40, "b")
 
 
-@pytest.mark.parametrize("name", dataset.TASKS)
+@pytest.mark.parametrize("name", dataset.BENCHMARKS)
 def test_problems_are_distinct(name: str) -> None:
     rows = committed_rows(name)
     prompt = dataset.load_prompts()[name]
     assert len({prompt.format(**row) for row in rows}) == len(rows) == dataset.NUM_TEST
 
 
-def test_math_answer_is_in_the_last_box() -> None:
-    for row in committed_rows("demo-math"):
+@pytest.mark.parametrize("name", ["demo-math", "demo-long"])
+def test_math_answer_is_in_the_last_box(name: str) -> None:
+    for row in committed_rows(name):
         assert row["reference_solution"].endswith(f"\\boxed{{{row['expected_answer']}}}.")
 
 
-def test_math_steps_are_true() -> None:
-    for _, example in dataset.Sampler().test_examples("demo-math", 100):
+@pytest.mark.parametrize("name", ["demo-math", "demo-long"])
+def test_math_steps_are_true(name: str) -> None:
+    for _, example in dataset.Sampler().test_examples(name, 100):
         for word in example.answer.split():
             if "=" in word:
                 left, right = word.split("=")
                 assert eval(left) == int(right)  # digits and one operator, from our own generator
+
+
+def test_long_problems_go_beyond_those_of_the_training() -> None:
+    def most(name: str) -> tuple[int, int]:
+        """Returns the most steps, and the largest number of an event behind the first two steps."""
+        worked = [row["reference_solution"].split("=")[:-1] for row in committed_rows(name)]
+        later = [int(re.split("[-+*/]", step)[-1]) for steps in worked for step in steps[2:]]
+        return max(map(len, worked)), max(later)
+
+    assert most("demo-math") == (4, 9)
+    assert most("demo-long")[0] == 5
+    assert most("demo-long")[1] > 30
+
+
+def test_nothing_is_trained_on_long_problems() -> None:
+    assert "demo-long" in dataset.BENCHMARKS
+    assert "demo-long" not in dataset.EQUAL_SHARES
 
 
 def test_choice_options_are_distinct_and_in_the_problem() -> None:
@@ -94,5 +114,5 @@ def follows(identifier: str, kwargs: dict[str, Any], text: str) -> bool:
 
 
 def test_every_prompt_config_names_its_bundled_file() -> None:
-    for name in dataset.TASKS:
+    for name in dataset.BENCHMARKS:
         assert Path(dataset.BENCHMARKS_DIR / name / "test.jsonl").is_file()

@@ -95,8 +95,9 @@ class AutoState(LinearSpecState, ArState):
 
     def _next_chunk(self) -> Chunk:
         if self._width is None:
-            self._next_width = self._ask(self.params.max_new_tokens - len(self.output))
-            self._draft_after(self.output[-1])
+            self._width = self._ask(self.params.max_new_tokens - len(self.output))
+            if self._width > 1:
+                super()._draft_after(self.output[-1])
         return self._decode(self.output[-1], self.cached) if self._width == 1 else super()._next_chunk()
 
     def _following(self, chunk: Chunk, end: int) -> Chunk | None:
@@ -139,7 +140,11 @@ class AutoState(LinearSpecState, ArState):
         self.cached += 1
         self._cycles.append((0, 1))
         self._emit([token], [logprob], sampled.tops[:1])
-        if self.finish_reason is None:
+        if self.finish_reason is not None:
+            return
+        if self._next_width is None:
+            self._width = None
+        else:
             self._draft_after(token)
 
     def _emitted(self, sampled: Sampled) -> tuple[list[int], list[float]]:

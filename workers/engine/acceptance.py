@@ -5,17 +5,19 @@ That chance is one number per bin of places for the whole engine, times the diff
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 PRIOR_FAILURES = (0.14, 0.10, 0.085, 0.07, 0.05)
 """Chance of failure by bin at the start. The bins are the places 1, 2-3, 4-7, 8-15, and from 16 on."""
-_PRIOR_PLACES = 60.0
-"""How many tested places the start counts for in each bin."""
+_BIN_PRIOR = 30.0
+"""How many tested places the chance counts for that a bin has by what is known of the others."""
+_COMMON_PRIOR = 4.0
+"""How many failures the chances at the start count for altogether."""
+_LARGEST_CHANCE = 0.99
 _KEPT = 0.998
 """What is left of the engine's counts after a cycle."""
-_MIN_PLACES = 10.0
-_MIN_FAILURES = 0.02
 _MAX_DIFFICULTY = 20.0
 _FAST, _SLOW = 0.6 ** (1 / 6), 0.97
 """What is left of a request's counts after a token, and of those of its level after a cycle."""
@@ -73,15 +75,26 @@ class RequestDrafts:
 
 
 class Acceptance:
-    """The chances of failure of all requests of an engine."""
+    """The chances of failure of all requests of an engine.
+
+    Sums that fade are kept the other way round: what comes later weighs more, and a refresh makes it 1 again.
+    """
 
     def __init__(self) -> None:
-        self._failures = [chance * _PRIOR_PLACES for chance in PRIOR_FAILURES]
-        self._places = [_PRIOR_PLACES] * len(PRIOR_FAILURES)
+        self._failures = [0.0] * len(PRIOR_FAILURES)
+        self._places = [0.0] * len(PRIOR_FAILURES)
+        """By bin: failures, and tested places times the difficulty of their request by the typical one."""
+        self._weight = 1.0
+        """Of the last cycle in these."""
+        self._ends = self._end_places = 0.0
+        """Answers that ended inside a draft, and places of drafts in which they could end."""
         self._recent_failures = self._recent_expected = 0.0
         """Of the last cycles of all requests."""
+        self.end_chance = 0.0
+        """That an answer ends at a place, as of the last `refresh`."""
         self.chances = list(PRIOR_FAILURES)
         """By bin, as of the last `refresh`."""
+        self._expected = _expected(self.chances)
 
     @property
     def typical(self) -> float:
@@ -89,41 +102,74 @@ class Acceptance:
         return (self._recent_failures + _TYPICAL_PRIOR) / (self._recent_expected + _TYPICAL_PRIOR)
 
     def learn(self, drafts: RequestDrafts, width: int, accepted: int, emitted: int) -> None:
-        """Takes in a cycle of a request, see `WidthChooser.took`. Places behind the first failure are not tested."""
-        failed = accepted < width - 1
-        tested = min(accepted + 1, width - 1)
-        difficulty = min(drafts.difficulty, _MAX_DIFFICULTY)
-        expected = 0.0
-        for number in range(len(self._places)):
-            first = 2**number
-            last = tested if number == len(self._places) - 1 else min(2 * first - 1, tested)
-            places = max(0, last - first + 1)
-            fails_here = failed and places > 0 and last == tested
-            self._places[number] = max(_KEPT * self._places[number] + places * difficulty, _MIN_PLACES)
-            failures = max(_KEPT * self._failures[number] + fails_here, _MIN_FAILURES)
-            self._failures[number] = min(failures, self._places[number])
-            expected += places * self.chances[number]
+        """Takes in a cycle of a request, see `WidthChooser.took`. Places behind the first failure are not tested.
+
+        Drafts behind the end of an answer are of no use, however right they are. They are not tested either, and the
+        end is counted apart, because it says nothing of how difficult the request is.
+        """
+        ended = emitted <= accepted
+        failed = accepted < width - 1 and not ended
+        tested = emitted - 1 if ended else accepted + 1 if failed else width - 1
+        self._weight /= _KEPT
+        self._ends += ended * self._weight
+        self._end_places += (tested + ended) * self._weight
+        if tested < 1:
+            return
+        # Relative to the typical one: else difficulties could shrink and chances grow without end.
+        weight = self._weight * min(drafts.difficulty / self.typical, _MAX_DIFFICULTY)
+        last = min(tested.bit_length(), len(self._places)) - 1
+        for number in range(last):
+            self._places[number] += 2**number * weight
+        self._places[last] += (tested + 1 - 2**last) * weight
+        if failed:
+            self._failures[last] += self._weight
+        inside = min(tested, len(self._expected) - 1)
+        expected = self._expected[inside] + (tested - inside) * self.chances[-1]
         self._recent_failures = _TYPICAL_KEPT * self._recent_failures + failed
         self._recent_expected = _TYPICAL_KEPT * self._recent_expected + expected
         drafts.add(failed=failed, expected=expected, accepted=accepted, emitted=emitted)
 
     def refresh(self) -> None:
-        """Lets what was learned come into effect."""
-        self.chances = [failures / places for failures, places in zip(self._failures, self._places, strict=True)]
+        """Lets what was learned come into effect.
+
+        A bin that was hardly tested follows the others: its chance at the start is multiplied by how much more often
+        than at the start all tested places have failed. Else a batch that only tries narrow cycles would never find
+        out that wide ones pay.
+        """
+        self._places = [places / self._weight for places in self._places]
+        self._failures = [failures / self._weight for failures in self._failures]
+        self._ends, self._end_places = self._ends / self._weight, self._end_places / self._weight
+        self._weight = 1.0
+        self.end_chance = self._ends / (self._end_places + _BIN_PRIOR)
+        at_start = sum(places * chance for places, chance in zip(self._places, PRIOR_FAILURES, strict=True))
+        common = (sum(self._failures) + _COMMON_PRIOR) / (at_start + _COMMON_PRIOR)
+        self.chances = [
+            min((failures + _BIN_PRIOR * common * chance) / (places + _BIN_PRIOR), _LARGEST_CHANCE)
+            for failures, places, chance in zip(self._failures, self._places, PRIOR_FAILURES, strict=True)
+        ]
+        self._expected = _expected(self.chances)
 
 
-def speeds_at(difficulty: float, chances: Sequence[float], num_bins: int) -> list[float]:
+def _expected(chances: Sequence[float]) -> list[float]:
+    """Returns how many failures an average request has in the first 0, 1, 2, ... places, if all are tested."""
+    return list(
+        itertools.accumulate((chances[place.bit_length() - 1] for place in range(1, 2 ** len(chances))), initial=0)
+    )
+
+
+def speeds_at(difficulty: float, chances: Sequence[float], num_bins: int, end_chance: float = 0.0) -> list[float]:
     """Returns the tokens per forward of the widths 1, 4, 8, ..., 2 ** num_bins.
 
     Args:
         difficulty: of the request.
         chances: of failure by bin; the last goes on for all places behind it.
         num_bins: bins that the widest width spans, at least 2.
+        end_chance: that the answer ends at a place.
     """
     reached = emitted = 1.0
     speeds = [1.0]
     for number in range(num_bins):
-        chance = min(max(difficulty * chances[min(number, len(chances) - 1)], 0.002), 0.999)
+        chance = min(max(difficulty * chances[min(number, len(chances) - 1)] + end_chance, 0.002), 0.999)
         passed = (1 - chance) ** (2**number)
         emitted += reached * (1 - chance) * (1 - passed) / chance
         reached *= passed

@@ -54,7 +54,8 @@ class EngineCounters(EngineTotals):
         self.cycles += len(state.acceptance_lengths)
         for width, count in state.widths.items():
             self.widths[str(width)] = self.widths.get(str(width), 0) + count
-        if state.fixed_tokens and state.continued is None:
+        fixed = state.fixed_tokens
+        if fixed and state.continued is None:
             self.chosen_tokens += len(state.tokens()) - 1
-            for width, tokens in state.fixed_tokens.items():
+            for width, tokens in fixed.items():
                 self.fixed_tokens[str(width)] = self.fixed_tokens.get(str(width), 0.0) + tokens

@@ -9,19 +9,14 @@ that has changed. Nothing here decides on tokens.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trimode.workers.engine.acceptance import Acceptance, RequestDrafts, speeds_at
+from trimode.workers.engine.groups import FAIRNESS, NUM_LEVELS, Groups, bins_of, level_of
 from trimode.workers.engine.hindsight import Hindsight
 from trimode.workers.engine.step_times import StepTimes
-from trimode.workers.engine.widenings import Widening, widenings_of
-
-FAIRNESS = 0.7
-"""Power of a request's speed in the sum that is made large: below 1, so that slow requests count for more."""
-NUM_LEVELS = 41
-_LEVEL_STEP = 0.15
-"""Difficulties are rounded to levels, which stand so far apart in their logarithm."""
 
 STREAK = 6
 """Cycles without an accepted draft, one after the other, after which a request runs steps of ar."""
@@ -37,7 +32,9 @@ _MOST_CREDIT = 16
 _FADE = 4
 """Tokens of ar after which what drafts came to is looked at again: doing so at each would cost time."""
 _REBUILD = 64
-"""Cycles after which the engine's counts come into effect."""
+_FEW = 8
+"""The engine's counts come into effect after `_REBUILD` cycles with a draft, or as many steps, and at least `_FEW` of
+both: with many requests there are dozens of cycles in a step."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +47,8 @@ class Chooser:
     level: int = NUM_LEVELS // 2
     planned: int = 1
     """Width of its next cycle."""
+    speed_number: int = 0
+    """Number of the width whose speed a cycle that runs has."""
     running: int = 0
     """Width of the cycle with a draft that runs or begins; 0 = none."""
     probing: bool = False
@@ -69,8 +68,11 @@ class Chooser:
         width = min(self.planned, most)
         if width < PROBE_WIDTH:
             width = 1
-        self.running = width if width > 1 else 0
-        self.probing = self.plans_probe and width > 1
+        if width > 1:
+            self.running = width
+            self.speed_number = min(max(0, width.bit_length() - 2), self.menu)
+            self.probing = self.plans_probe
+            self.policy.changed = True
         return width
 
     @property
@@ -83,21 +85,29 @@ class Chooser:
         if width > 1:
             self.policy.learn(self, width, accepted, emitted)
             self.running = 0
-        else:
-            self.since += 1
-            if self.since % _FADE:
-                return
-            self.drafts.forget(_FADE)
-        self.level = _level(self.drafts.difficulty)
+            self.level = level_of(self.drafts.difficulty)
+            return
+        self.since += 1
+        if self.since % _FADE:
+            return
+        self.drafts.forget(_FADE)
+        level = level_of(self.drafts.difficulty)
+        if level != self.level or (self.since >= self.interval and self.policy.may_probe):
+            self.level = level
+            self.policy.changed = True
 
 
-def _level(difficulty: float) -> int:
-    return min(max(round(math.log(difficulty) / _LEVEL_STEP) + NUM_LEVELS // 2, 0), NUM_LEVELS - 1)
+class _Costs(dict[int, float]):
+    """Time of a step of so many requests to the power of FAIRNESS, by rows. Computed once, because plans ask often."""
 
+    def __init__(self, times: StepTimes, num_requests: int) -> None:
+        super().__init__()
+        self._times, self._num_requests = times, num_requests
 
-def _bins(menu: int) -> int:
-    """Returns how many bins of places the widest width of a menu spans. Its widths are 1, 4, 8, ..., 2 ** bins."""
-    return menu + 2
+    def __missing__(self, rows: int) -> float:
+        found: float = self._times.at(rows, self._num_requests) ** FAIRNESS
+        self[rows] = found
+        return found
 
 
 class Widths:
@@ -108,42 +118,45 @@ class Widths:
         """May be replaced between steps."""
         self._acceptance = Acceptance()
         self._interval = float(FIRST_PROBE)
-        self._num_cycles = 0
+        self._num_cycles = self._num_steps = 0
+        """Cycles with a draft, and steps, since the engine's counts came into effect."""
         self._num_menus = 0
-        self._speeds: list[list[float]] = []
-        """By group and by number of the width: speed to the power of FAIRNESS."""
+        self._groups = Groups()
         self._hindsight = Hindsight()
-        self._credit = 0.0
-        """Milliseconds that probes may cost now."""
-        self._widenings: list[Widening] = []
-        self._order: list[int] = []
-        """The group of each."""
-        self._menus: set[int] = set()
-        """Those that a request had."""
-        self._costs: dict[int, float] = {}
-        self._pays: dict[tuple[int, int, int], bool] = {}
-        self._version = -1
+        self._credit, self._probe_ms, self._token_ms = math.inf, 0.0, 0.0
+        """Milliseconds that probes may cost now, and what a probe and a token of ar cost. At first all may probe."""
+        self._costs = _Costs(self.times, 1)
+        self._pays = False
+        """True if one request or all could gain by drafting."""
+        self._load = (0, 0, 0, -1)
+        """Requests with a choice, requests and rows of other modes, and version of the times, as of the last plan."""
+        self.changed = False
+        """True if something other than the load may call for another plan than the last one."""
+
+    @property
+    def may_probe(self) -> bool:
+        """True if the next plan may have a probe."""
+        return self._pays and self._credit >= self._probe_ms
 
     def new_chooser(self, most: int) -> Chooser:
         """Returns the chooser of a request whose cycles are at most so wide."""
         menu = max(0, (most - 1).bit_length() - 2)
-        if menu not in self._menus:
-            self._menus.add(menu)
-            self._num_menus = max(self._num_menus, menu + 1)
-            self._rebuild()
-        made = Chooser(self, menu, interval=self._interval)
+        if menu >= self._num_menus:
+            self._num_menus, self._load = menu + 1, (0, 0, 0, -1)
+        made = Chooser(self, menu, interval=self._interval, since=FIRST_PROBE)  # it may begin with a probe
         made.drafts.typical = self._acceptance.typical
-        made.level = _level(made.drafts.difficulty)
+        made.level = level_of(made.drafts.difficulty)
         return made
 
-    def ran(self, rows: int, ms: float) -> None:
+    def ran(self, rows: int, requests: int, ms: float) -> None:
         """Takes in the milliseconds of a step without slices of prompts."""
-        self.times.ran(rows, ms)
+        self.times.ran(rows, ms, requests)
 
-    def passed(self, rows: int, num_forwards: int) -> None:
-        """Takes in that forwards ran with so many rows each beside slices of prompts."""
+    def passed(self, rows: int, requests: int, num_forwards: int) -> None:
+        """Takes in that forwards ran with so many rows of so many requests each, beside slices of prompts."""
+        self._num_steps += 1
         if rows:
-            ms = num_forwards * self.times.at(rows)
+            ms = num_forwards * self.times.at(rows, requests)
             self._hindsight.passed(ms)
             self._credit += _PROBE_SHARE * ms
 
@@ -159,94 +172,76 @@ class Widths:
         """
         if not choosers:
             return
-        if self._version != self.times.version:
-            self._version = self.times.version
-            self._costs, self._pays = {}, {}
-        self._hindsight.look(len(choosers), other_rows, _bins(self._num_menus - 1), self.times.at)
-        counts = [0] * (self._num_menus * NUM_LEVELS)
-        speed, rows, idle = float(other_requests), other_rows, []
+        load = (len(choosers), other_requests, other_rows, self.times.version)
+        begun = [chooser for chooser in choosers if chooser.began is None]
+        if load == self._load and not begun and not self.changed:
+            return
+        if load != self._load or begun:
+            self._look()
+        if load != self._load:
+            self._take_load(load)
+        for chooser in begun:
+            chooser.began = list(self._hindsight.forwards)
+        self.changed = False
+        self._plan(choosers)
+
+    def _look(self) -> None:
+        """Attributes the time that has passed to the load under which it passed."""
+        num_choosers, other_requests, other_rows, _ = self._load
+        if num_choosers:
+            num_requests = num_choosers + other_requests
+            widths = bins_of(self._num_menus - 1)
+            self._hindsight.look(num_choosers, other_rows, widths, lambda rows: self.times.at(rows, num_requests))
+
+    def _take_load(self, load: tuple[int, int, int, int]) -> None:
+        self._load = load
+        num_choosers, other_requests, other_rows, _ = load
+        num_requests, plain_rows = num_choosers + other_requests, num_choosers + other_rows
+        self._costs = _Costs(self.times, num_requests)
+        plain = self.times.at(plain_rows, num_requests)
+        self._token_ms = plain / num_requests
+        self._probe_ms = 2 * (self.times.at(plain_rows + PROBE_WIDTH - 1, num_requests) - plain)
+        self._pays = any(
+            (num_requests - some + some * width / 2) / self.times.at(plain_rows + some * (width - 1), num_requests)
+            > _PROBE_GAIN * num_requests / plain
+            for width in (2**bins for bins in range(2, bins_of(self._num_menus)))
+            for some in (1, num_choosers)
+        )
+
+    def _plan(self, choosers: Sequence[Chooser]) -> None:
+        counts, idle, speeds = Counter[int](), [], self._groups.speeds
+        speed, rows = float(self._load[1]), self._load[2]
         for chooser in choosers:
-            if chooser.began is None:
-                chooser.began = list(self._hindsight.forwards)
+            group = chooser.menu * NUM_LEVELS + chooser.level
             if chooser.running:
-                number = max(0, chooser.running.bit_length() - 2)
-                speeds = self._speeds[chooser.menu * NUM_LEVELS + chooser.level]
-                speed += speeds[min(number, len(speeds) - 1)]
+                speed += speeds(group)[chooser.speed_number]
                 rows += chooser.running
             else:
-                counts[chooser.menu * NUM_LEVELS + chooser.level] += 1
-                speed += 1.0
-                rows += 1
-                idle.append(chooser)
+                counts[group] += 1
+                idle.append((chooser, group))
         if not idle:
             return
-        widths, part, num_part = self._best(counts, speed, rows)
-        pays = self._probe_pays(len(choosers) + other_requests, len(choosers), other_rows - other_requests)
-        probe_ms = 2 * (self.times.at(rows + PROBE_WIDTH - 1) - self.times.at(rows))
-        self._credit = min(self._credit, _MOST_CREDIT * probe_ms)
-        if not widths and part is None and not (pays and self._credit >= probe_ms):
-            for chooser in idle:
-                chooser.planned, chooser.plans_probe = 1, False
-            return
-        for chooser in idle:
-            group = chooser.menu * NUM_LEVELS + chooser.level
+        for group in counts:
+            speeds(group)
+        widths, part, num_part = self._groups.best(counts, speed + len(idle), rows + len(idle), self._costs)
+        self._credit = min(self._credit, _MOST_CREDIT * self._probe_ms)
+        for chooser, group in idle:
             width = widths.get(group, 1)
             if part is not None and group == part.group and num_part:
                 width = part.width
                 num_part -= 1
             if chooser.drafts.failed_in_a_row >= STREAK:
                 width = 1
-            chooser.plans_probe = width == 1 and chooser.since >= chooser.interval and pays and self._credit >= probe_ms
-            if chooser.plans_probe:
-                self._credit -= probe_ms
-            chooser.planned = PROBE_WIDTH if chooser.plans_probe else width
-
-    def _best(self, counts: list[int], speed: float, rows: int) -> tuple[dict[int, int], Widening | None, int]:
-        """Returns the widths by group that give the largest sum of speeds, if one widening follows the other.
-
-        Every prefix is tried, because the times of steps have kinks. The last widening may be taken by some requests
-        of its group only: it comes apart, with their number.
-        """
-        cost = self._cost
-        best, cut, taken = speed / cost(rows), 0, 0
-        for number, group in enumerate(self._order):
-            if not counts[group]:
-                continue
-            widening = self._widenings[number]
-            for i in range(counts[group]):
-                speed += widening.speed
-                rows += widening.rows
-                value = speed / cost(rows)
-                if value > best:
-                    best, cut, taken = value, number, i + 1
-        if not taken:
-            return {}, None, 0
-        widths = {widening.group: widening.width for widening in self._widenings[:cut] if counts[widening.group]}
-        return widths, self._widenings[cut], taken
-
-    def _cost(self, rows: int) -> float:
-        found = self._costs.get(rows)
-        if found is None:
-            found = self._costs[rows] = self.times.at(rows) ** FAIRNESS
-        return found
-
-    def _probe_pays(self, num_requests: int, num_choosers: int, more_rows: int) -> bool:
-        """Returns True if one request or all would gain by drafting, were all drafts right."""
-        key = (num_requests, num_choosers, more_rows)
-        found = self._pays.get(key)
-        if found is None:
-            plain = num_requests / self.times.at(num_requests + more_rows)
-            found = self._pays[key] = any(
-                (num_requests - some + some * width / 2) / self.times.at(num_requests + more_rows + some * (width - 1))
-                > _PROBE_GAIN * plain
-                for width in (2**bins for bins in range(2, _bins(self._num_menus)))
-                for some in (1, num_choosers)
-            )
-        return found
+            chooser.planned, chooser.plans_probe = width, False
+            if width == 1 and chooser.since >= chooser.interval and self.may_probe:
+                self._credit -= self._probe_ms
+                chooser.planned, chooser.plans_probe = PROBE_WIDTH, True
 
     def in_hindsight(self, chooser: Chooser, began: Sequence[float]) -> Mapping[int, float]:
         """Returns by width what a request would have got since `began`, had all always had that width."""
-        rates = speeds_at(chooser.drafts.overall, self._acceptance.chances, _bins(chooser.menu))
+        self._look()
+        known = self._acceptance
+        rates = speeds_at(chooser.drafts.overall, known.chances, bins_of(chooser.menu), known.end_chance)
         return self._hindsight.tokens(began, rates)
 
     def learn(self, chooser: Chooser, width: int, accepted: int, emitted: int) -> None:
@@ -256,8 +251,11 @@ class Widths:
             self._after_probe(chooser, emitted)
         chooser.since, chooser.probing = 0, False
         self._num_cycles += 1
-        if self._num_cycles % _REBUILD == 0:
-            self._rebuild()
+        self.changed = True
+        if min(self._num_cycles, self._num_steps) >= _FEW and max(self._num_cycles, self._num_steps) >= _REBUILD:
+            self._num_cycles = self._num_steps = 0
+            self._acceptance.refresh()
+            self._groups.refresh(self._acceptance.chances, self._acceptance.end_chance)
 
     def _after_probe(self, chooser: Chooser, emitted: int) -> None:
         if emitted <= PROBE_WIDTH // 2:
@@ -266,19 +264,4 @@ class Widths:
         else:
             chooser.interval = FIRST_PROBE
             self._interval = max(self._interval / 2.2, FIRST_PROBE)
-
-    def _rebuild(self) -> None:
-        """Computes all widenings from the engine's counts."""
-        self._acceptance.refresh()
-        self._speeds = []
-        self._widenings = []
-        self._pays = {}
-        for group in range(self._num_menus * NUM_LEVELS):
-            menu, level = divmod(group, NUM_LEVELS)
-            difficulty = math.exp(_LEVEL_STEP * (level - NUM_LEVELS // 2))
-            speeds = [speed**FAIRNESS for speed in speeds_at(difficulty, self._acceptance.chances, _bins(menu))]
-            self._speeds.append(speeds)
-            if menu in self._menus:
-                self._widenings += widenings_of(group, speeds)
-        self._widenings.sort(key=lambda widening: -widening.gain)
-        self._order = [widening.group for widening in self._widenings]
+            self._credit += (emitted - 2) * self._token_ms  # two steps of ar had given two tokens

@@ -33,6 +33,8 @@ def draw_panels(series: Sequence[Series]) -> list[Panel]:
         time_by_phase,
         tokens_per_answer,
     )
+    if not series:
+        return []
     with page_style():
         return [panel for draw in drawers if (panel := draw(series)) is not None]
 

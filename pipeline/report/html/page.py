@@ -13,12 +13,14 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from trimode.core.files import write_text_atomic
+from trimode.pipeline.analysis.loads import LoadSweep
 from trimode.pipeline.analysis.published import SOURCE
 from trimode.pipeline.analysis.runs import Run
 from trimode.pipeline.analysis.summary import ReportRow
 from trimode.pipeline.analysis.text import MISSING, interval, number, signed_interval
 from trimode.pipeline.report.formats import COLUMNS
 from trimode.pipeline.report.html.figures import draw_panels
+from trimode.pipeline.report.html.load_figures import draw_loads
 from trimode.pipeline.report.html.samples import make_sample_book
 from trimode.pipeline.report.html.series import Series, benchmarks_of, make_series, model_path, shared_benchmarks
 from trimode.pipeline.report.html.svg import MARKERS
@@ -31,12 +33,18 @@ SHAPES = dict(zip(MARKERS, "●■▲◆▼✚✖★", strict=True))
 """The character that looks like each marker of the figures."""
 
 
-def write_page(target: Path, title: str, runs: Sequence[Run], rows: Sequence[ReportRow], notes: Sequence[str]) -> None:
-    """Writes the page to `target`, atomically. Raises OSError when the place cannot be written."""
-    write_text_atomic(target, make_page(title, make_series(runs, rows), notes))
+def write_page(
+    target: Path, runs: Sequence[Run], rows: Sequence[ReportRow], notes: Sequence[str], loads: Sequence[LoadSweep] = ()
+) -> None:
+    """Writes the page to `target`, atomically, with the name of its folder as title.
+
+    Raises OSError when the place cannot be written.
+    """
+    title = target.resolve().parent.name
+    write_text_atomic(target, make_page(title, make_series(runs, rows), notes, loads))
 
 
-def make_page(title: str, series: Sequence[Series], notes: Sequence[str]) -> str:
+def make_page(title: str, series: Sequence[Series], notes: Sequence[str], loads: Sequence[LoadSweep] = ()) -> str:
     """Returns the whole page as text; `title` names the sweep, `notes` are remarks to show first."""
     book = make_sample_book(series)
     script = _asset("page.js")
@@ -48,7 +56,7 @@ def make_page(title: str, series: Sequence[Series], notes: Sequence[str]) -> str
             style=_asset("page.css"),
             script=script,
             script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            models=_models(series),
+            models=_models(series, loads),
             made=now(),
             notes=notes,
             series=series,
@@ -56,7 +64,7 @@ def make_page(title: str, series: Sequence[Series], notes: Sequence[str]) -> str
             shared=shared_benchmarks(series),
             source=SOURCE,
             cards=make_cards(series),
-            panels=draw_panels(series),
+            panels=[*draw_loads(loads), *draw_panels(series)],
             columns=COLUMNS,
             numbers=numbers_rows(series),
             settings=settings_rows(series),
@@ -88,7 +96,7 @@ def _asset(name: str) -> str:
     return resources.files(PACKAGE).joinpath(name).read_text(encoding="utf-8")
 
 
-def _models(series: Sequence[Series]) -> str:
+def _models(series: Sequence[Series], loads: Sequence[LoadSweep]) -> str:
     """Names of the checkpoints, each once."""
-    paths = dict.fromkeys(filter(None, (model_path(s.run) for s in series)))
-    return ", ".join(Path(path).name for path in paths) or "unknown model"
+    paths = [*(model_path(s.run) for s in series), *(sweep.model for sweep in loads)]
+    return ", ".join(dict.fromkeys(Path(path).name for path in paths if path)) or "unknown model"

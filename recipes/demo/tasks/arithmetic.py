@@ -1,7 +1,7 @@
 """The demo-math task: word problems of two to four steps with a worked answer."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trimode.recipes.demo.tasks.example import Example
 from trimode.recipes.demo.tasks.words import NAMES, THINGS
@@ -129,24 +129,28 @@ STORIES: tuple[Callable[[random.Random], Story], ...] = (
 ORDER = ("First", "Then", "Next", "Finally")
 
 
-def later(rng: random.Random, text: str, steps: list[Step], things: str) -> tuple[str, list[Step]]:
-    """One more event behind the others, and the step that it takes."""
-    value, change, word = steps[-1][3], rng.randint(2, 9), "Later" if len(steps) == 2 else "Then"
+def later(rng: random.Random, text: str, steps: list[Step], things: str, change: int) -> tuple[str, list[Step]]:
+    """One more event behind the others, which changes the number, and the step that it takes."""
+    value, word = steps[-1][3], "Later" if len(steps) == 2 else "Then"
     if rng.random() < 0.5 and value - change >= 10:
         return f"{text} {word} {change} {things} are lost.", [*steps, (value, "-", change, value - change)]
     return f"{text} {word} {change} {things} are added.", [*steps, (value, "+", change, value + change)]
+
+
+def worked_out(problem: str, steps: list[Step], unit: str, subject: str, order: Sequence[str] = ORDER) -> Example:
+    """A problem with its answer; `order` has the first word of each step."""
+    worked = " ".join(
+        f"{word}, {left}{operator}{right}={result} {unit}."
+        for word, (left, operator, right, result) in zip(order, steps, strict=False)
+    )
+    result = steps[-1][3]
+    answer = f"{worked} {subject} {result} {unit}. The answer is \\boxed{{{result}}}."
+    return Example({"problem": problem, "expected_answer": str(result), "reference_solution": answer}, answer)
 
 
 def draw(rng: random.Random) -> Example:
     """One word problem with its worked answer."""
     text, question, steps, unit, subject = rng.choice(STORIES)(rng)
     for _ in range(0 if question.endswith("get?") else rng.choice((0, 1, 1, 2))):
-        text, steps = later(rng, text, steps, unit)
-    worked = " ".join(
-        f"{word}, {left}{operator}{right}={result} {unit}."
-        for word, (left, operator, right, result) in zip(ORDER, steps, strict=False)
-    )
-    result = steps[-1][3]
-    answer = f"{worked} {subject} {result} {unit}. The answer is \\boxed{{{result}}}."
-    row = {"problem": f"{text} {question}", "expected_answer": str(result), "reference_solution": answer}
-    return Example(row, answer)
+        text, steps = later(rng, text, steps, unit, rng.randint(2, 9))
+    return worked_out(f"{text} {question}", steps, unit, subject)

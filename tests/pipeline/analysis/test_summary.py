@@ -77,7 +77,7 @@ def test_accuracy_is_what_metrics_json_states(tmp_path: Path) -> None:
     assert "12.50" in disagreement(task)[0]
 
 
-@pytest.mark.parametrize("benchmark", ["demo-math", "demo-mcq", "demo-code", "demo-if"])
+@pytest.mark.parametrize("benchmark", ["demo-math", "demo-long", "demo-mcq", "demo-code", "demo-if"])
 def test_rows_and_metrics_agree_for_every_scorer(tmp_path: Path, benchmark: str) -> None:
     run = read_run(write_run(tmp_path, FakeRun(benchmarks=(benchmark,), samples=30)))
     assert disagreement(run.tasks[benchmark]) == []

@@ -40,7 +40,13 @@ def test_its_flags_reach_their_settings() -> None:
 
 def test_the_demo_of_a_server_is_the_demo_benchmarks() -> None:
     config = config_of("--server", URL, "--demo")
-    assert [choice.name for choice in config.benchmarks] == ["demo-math", "demo-mcq", "demo-code", "demo-if"]
+    assert [choice.name for choice in config.benchmarks] == [
+        "demo-math",
+        "demo-long",
+        "demo-mcq",
+        "demo-code",
+        "demo-if",
+    ]
     assert config.model.path == ""
 
 

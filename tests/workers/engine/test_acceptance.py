@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from trimode.workers.engine.acceptance import PRIOR_FAILURES, Acceptance, RequestDrafts, speeds_at
 
@@ -30,13 +32,57 @@ def test_failures_make_a_request_difficult_and_success_easy() -> None:
     assert drafts.difficulty < 0.7
 
 
-def test_a_cycle_without_a_failure_says_nothing_of_places_behind_it() -> None:
+def test_places_that_were_not_tested_follow_those_that_were() -> None:
     acceptance = Acceptance()
     for _ in range(200):
         acceptance.learn(RequestDrafts(), 4, 3, 4)
     acceptance.refresh()
-    assert acceptance.chances[0] < PRIOR_FAILURES[0] / 2
-    assert acceptance.chances[2:] == pytest.approx(PRIOR_FAILURES[2:], rel=0.01)
+    share = acceptance.chances[2] / PRIOR_FAILURES[2]
+    assert share < 0.2
+    assert acceptance.chances[2:] == pytest.approx([share * chance for chance in PRIOR_FAILURES[2:]])
+
+
+def test_places_that_were_tested_have_their_own_chance() -> None:
+    acceptance, drafts = Acceptance(), RequestDrafts()
+    for number in range(400):  # every second draft fails at place 9, and none before
+        acceptance.learn(drafts, 16, 8 if number % 2 else 15, 16)
+    acceptance.refresh()
+    assert max(acceptance.chances[:3]) < 0.02
+    assert acceptance.chances[3] == pytest.approx(1 / 9, rel=0.3)  # of 16 places in two cycles, of which 9 are tested
+
+
+def test_the_end_of_an_answer_is_no_failure_and_is_counted_apart() -> None:
+    acceptance = Acceptance()
+    for _ in range(400):  # answers of 50 tokens: the first is the prompt's, then 32, then 17
+        drafts = RequestDrafts()
+        acceptance.learn(drafts, 32, 31, 32)
+        acceptance.learn(drafts, 32, 31, 17)
+        assert drafts.all_failures == 0
+    acceptance.refresh()
+    assert acceptance.end_chance == pytest.approx(1 / 48, rel=0.05)
+    assert max(acceptance.chances) < 0.01
+    assert speeds_at(1.0, acceptance.chances, 5, acceptance.end_chance)[-1] == pytest.approx(24.5 / 2, rel=0.15)
+
+
+def test_an_answer_that_ends_with_the_token_before_the_drafts_tests_none() -> None:
+    acceptance, drafts = Acceptance(), RequestDrafts()
+    for _ in range(20):
+        acceptance.learn(drafts, 8, 3, 1)
+    acceptance.refresh()
+    assert drafts == RequestDrafts()
+    assert acceptance.chances == pytest.approx(PRIOR_FAILURES)
+
+
+def test_chances_do_not_drift_apart_from_difficulties() -> None:
+    acceptance, chance = Acceptance(), random.Random(0)
+    for _ in range(300):
+        drafts = RequestDrafts(typical=acceptance.typical)
+        for _ in range(4):
+            accepted = next((at for at in range(15) if chance.random() < 0.03), 15)
+            acceptance.learn(drafts, 16, accepted, accepted + 1)
+        acceptance.refresh()
+    assert acceptance.typical == pytest.approx(1.0, abs=0.4)
+    assert acceptance.chances[:4] == pytest.approx([0.03] * 4, rel=0.5)
 
 
 def test_what_was_learned_counts_after_a_refresh() -> None:

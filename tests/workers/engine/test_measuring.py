@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.measuring import of_few_and_many, undisturbed
 from trimode.workers.engine.step_times import StepTimes
 from trimode.workers.params import parse_params
 from trimode.workers.runtime import Runtime
@@ -39,3 +41,19 @@ def test_a_tiny_cache_is_enough(micro: Runtime) -> None:
     engine = Engine(micro.engine.model, 4, 1)
     engine.measure()
     assert engine.planner.widths.times.at(1) > 0
+
+
+def test_the_cost_of_a_request_is_what_many_take_longer_for_the_same_rows() -> None:
+    times = of_few_and_many({(1, 1): 1.0, (64, 2): 2.4, (128, 4): 4.0, (64, 64): 4.26}, 64)
+    assert times.at(64, 64) == pytest.approx(4.26)
+    assert times.at(64, 2) == pytest.approx(2.4)
+    assert times.at(128, 4) == pytest.approx(4.0)
+
+
+def test_without_the_step_of_many_requests_they_cost_nothing() -> None:
+    times = of_few_and_many({(1, 1): 1.0, (8, 1): 1.5}, 64)
+    assert times.at(8, 8) == times.at(8) == 1.5
+
+
+def test_a_disturbed_time_is_no_longer_than_that_of_more_rows() -> None:
+    assert undisturbed({1: 1.6, 4: 1.4, 8: 5.5, 64: 59.0, 128: 4.5}) == {1: 1.4, 4: 1.4, 8: 4.5, 64: 4.5, 128: 4.5}

@@ -6,7 +6,7 @@ from trimode.tests.fakes.forward import CONTEXT, new_state
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.engine.planner import WidthPlanner
 from trimode.workers.engine.scheduler import ScheduledChunk, Sequence
-from trimode.workers.engine.widths import Widths
+from trimode.workers.engine.widths import Chooser, Widths
 
 
 class Noted(Widths):
@@ -15,18 +15,18 @@ class Noted(Widths):
     def __init__(self) -> None:
         super().__init__()
         self.planned: list[tuple[int, int, int]] = []
-        self.steps: list[tuple[int, float]] = []
-        self.forwards: list[tuple[int, int]] = []
+        self.steps: list[tuple[int, int, float]] = []
+        self.forwards: list[tuple[int, int, int]] = []
 
     def plan(self, choosers: object, other_requests: int = 0, other_rows: int = 0) -> None:
         assert isinstance(choosers, list)
         self.planned.append((len(choosers), other_requests, other_rows))
 
-    def ran(self, rows: int, ms: float) -> None:
-        self.steps.append((rows, ms))
+    def ran(self, rows: int, requests: int, ms: float) -> None:
+        self.steps.append((rows, requests, ms))
 
-    def passed(self, rows: int, num_forwards: int) -> None:
-        self.forwards.append((rows, num_forwards))
+    def passed(self, rows: int, requests: int, num_forwards: int) -> None:
+        self.forwards.append((rows, requests, num_forwards))
 
 
 def request(planner: WidthPlanner, mode: str, *output: int) -> Sequence:
@@ -50,8 +50,8 @@ def test_requests_that_decode_are_planned_beside_what_others_ran() -> None:
     planner.after_step(ran, step_s=0.006, num_forwards=2)
     planner.before_step(running)
     assert widths.planned == [(1, 0, 0), (1, 1, 8)]
-    assert widths.steps == [(12, 3.0)]
-    assert widths.forwards == [(12, 2)]
+    assert widths.steps == [(12, 2, 3.0)]
+    assert widths.forwards == [(12, 2, 2)]
 
 
 def test_steps_with_a_prompt_say_nothing_of_the_others() -> None:
@@ -60,8 +60,8 @@ def test_steps_with_a_prompt_say_nothing_of_the_others() -> None:
     running = [request(planner, "auto", 5)]
     planner.after_step([item(running[0], "verify", 4), item(running[0], "prefill", 90)], step_s=1.0, num_forwards=1)
     planner.after_step([], step_s=1.0, num_forwards=1)
-    assert [rows for rows, _ in widths.steps] == [0]
-    assert widths.forwards == [(4, 1), (0, 1)]
+    assert widths.steps == []
+    assert widths.forwards == [(4, 1, 1), (0, 0, 1)]
 
 
 def test_without_a_request_that_has_a_choice_nothing_is_done() -> None:
@@ -72,3 +72,35 @@ def test_without_a_request_that_has_a_choice_nothing_is_done() -> None:
     planner.after_step([item(running[0], "decode", 1)], step_s=1.0, num_forwards=1)
     assert (widths.planned, widths.steps) == ([], [])
     assert CONTEXT.new_chooser is None
+
+
+def test_where_every_step_has_prompts_their_times_have_to_do() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    running = [request(planner, "auto", 5)]
+    both = [item(running[0], "verify", 8), item(running[0], "prefill", 3)]
+    for _ in range(30):  # every third is looked at
+        planner.after_step(both, step_s=0.004, num_forwards=1)
+    assert widths.steps == []
+    for _ in range(3):
+        planner.after_step(both, step_s=0.004, num_forwards=1)
+    assert widths.steps == [(11, 2, 4.0)]
+    for _ in range(3):
+        planner.after_step([item(running[0], "verify", 8)], step_s=0.003, num_forwards=1)
+    for _ in range(3):
+        planner.after_step(both, step_s=0.004, num_forwards=1)
+    assert widths.steps[1:] == [(8, 1, 3.0)]
+
+
+def test_nothing_is_planned_while_all_requests_are_inside_a_cycle() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    running = [request(planner, "auto", 5), request(planner, "auto", 5)]
+    for each in running:
+        assert isinstance(each.state.chooser, Chooser)
+        each.state.chooser.running = 4
+    planner.before_step(running)
+    assert widths.planned == []
+    each.state.chooser.running = 0
+    planner.before_step(running)
+    assert widths.planned == [(2, 0, 0)]

@@ -53,3 +53,72 @@ def test_a_step_without_rows_or_time_says_nothing(rows: int, ms: float) -> None:
     for _ in range(64):
         times.ran(rows, ms)
     assert times.at(4) == StepTimes({1: 10.0, 8: 11.0}).at(4)
+
+
+def test_every_further_request_costs_time() -> None:
+    times = StepTimes({1: 1.0, 64: 2.0}, each=0.03)
+    assert times.at(64, 64) == pytest.approx(2.0 + 63 * 0.03)
+    assert times.at(64) == 2.0
+
+
+@pytest.mark.parametrize("unit", [1.0, 100.0])
+def test_what_a_request_costs_is_learned_from_steps_of_few_and_of_many(unit: float) -> None:
+    times = StepTimes({1: 1.0, 64: 2.4, 256: 7.0})
+    for _ in range(320):
+        times.ran(64, unit * 4.0, 64)
+        times.ran(64, unit * 2.4, 2)
+    assert times.at(64, 64) == pytest.approx(unit * 4.0, rel=0.1)
+    assert times.at(64, 2) == pytest.approx(unit * 2.4, rel=0.1)
+    for _ in range(640):  # many steps of one load must not undo it
+        times.ran(64, unit * 2.4, 2)
+    assert times.at(64, 64) / times.at(64, 2) == pytest.approx(4.0 / 2.4, rel=0.15)
+
+
+def test_steps_of_a_single_request_say_nothing_of_further_ones() -> None:
+    times = StepTimes({1: 1.0, 8: 1.1, 64: 3.0}, each=0.05)
+    for _ in range(320):
+        times.ran(1, 2.0)
+        times.ran(8, 2.1)
+        times.ran(64, 2.6)
+    more = times.at(64, 33) - times.at(64, 1)
+    assert 32 * 0.05 * 0.8 < more < 32 * 0.05 * 2.1  # the steps took 0.87 to 2 times what was measured
+
+
+def test_a_correction_fades_if_its_size_does_not_run_again() -> None:
+    times = StepTimes({1: 1.0, 64: 3.0, 512: 30.0})
+    for _ in range(320):
+        times.ran(1, 1.0)
+        times.ran(64, 6.0)
+    wrong = times.at(64) / times.at(1)
+    for _ in range(3200):
+        times.ran(1, 1.0)
+    assert wrong > 4.0 and times.at(64) / times.at(1) == pytest.approx(3.0, rel=0.15)
+
+
+def test_a_first_step_that_compiles_is_forgotten_soon() -> None:
+    times = StepTimes({1: 1.0, 8: 1.2, 64: 3.0})
+    times.ran(32, 700.0, 1)
+    for _ in range(64):
+        times.ran(32, 2.0, 1)
+    assert times.at(32) == pytest.approx(2.0, rel=0.15)
+    assert times.at(64) == pytest.approx(3.0, rel=0.2)
+
+
+@pytest.mark.parametrize("unit", [0.01, 1.0, 100.0])
+def test_times_that_are_far_off_are_found(unit: float) -> None:
+    times = StepTimes({1: 1.0, 8: 1.2, 64: 3.0}, each=0.02)
+    for _ in range(400):
+        times.ran(8, unit * (1.2 + 7 * 0.02), 8)
+        times.ran(64, unit * (3.0 + 7 * 0.02), 8)
+    assert times.at(8, 8) == pytest.approx(unit * 1.34, rel=0.1)
+    assert times.at(64, 8) == pytest.approx(unit * 3.14, rel=0.1)
+    assert times.at(64, 64) == pytest.approx(unit * (3.0 + 63 * 0.02), rel=0.2)
+
+
+def test_times_that_were_never_measured_come_from_steps() -> None:
+    times = StepTimes()
+    for _ in range(64):
+        times.ran(1, 30.0)
+        times.ran(64, 45.0)
+    assert times.at(1) == pytest.approx(30.0, rel=0.1)
+    assert times.at(64) == pytest.approx(45.0, rel=0.1)

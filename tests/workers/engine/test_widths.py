@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from trimode.workers.engine.step_times import StepTimes
@@ -49,8 +49,8 @@ class Load:
             else:
                 self._end(chooser, 1, 0)
             rows += width
-        self.ms += self.widths.times.at(rows)
-        self.widths.passed(rows, 1)
+        self.ms += self.widths.times.at(rows, len(self.fates) + other_requests)
+        self.widths.passed(rows, len(self.fates) + other_requests, 1)
 
     def _end(self, chooser: Chooser, width: int, accepted: int) -> None:
         self.cycles[chooser].append((width, accepted + 1))
@@ -137,7 +137,7 @@ def test_never_far_below_ar_nor_below_the_best_fixed_width(num: int, share: floa
     for width in (4, 8, 16, 32):
         emitted = sum(share**place for place in range(width))
         fixed.append(num * emitted / 2 / times.at(num * width))
-    assert auto > 0.92 * max(fixed)
+    assert auto > 0.9 * max(fixed)  # a lone request is also lucky or not
 
 
 def test_rows_of_other_modes_make_rows_dear() -> None:
@@ -177,3 +177,42 @@ def test_the_end_of_a_request_limits_a_planned_width() -> None:
     widths.plan([chooser])
     assert chooser.choose(3) == 1
     assert chooser.running == 0
+
+
+class Counted(Widths):
+    """Counts how often widths are really planned."""
+
+    plans = 0
+
+    def _plan(self, choosers: Sequence[Chooser]) -> None:
+        self.plans += 1
+        super()._plan(choosers)
+
+
+def test_a_batch_at_ar_is_planned_again_only_if_something_changed() -> None:
+    widths = Counted(StepTimes(LINEAR))
+    load = Load(widths, [drafts(0.9, seed) for seed in range(8)])
+    load.step()
+    for _ in range(FIRST_PROBE - 2):
+        load.step()
+    assert widths.plans == 1
+    widths.plan(list(load.fates)[:7])
+    widths.plan(list(load.fates)[:7], 1, 5)
+    assert widths.plans == 3
+    widths.plan([*list(load.fates)[:6], widths.new_chooser(32)], 1, 5)
+    assert widths.plans == 4
+
+
+def test_finished_cycles_and_new_times_are_planned_for() -> None:
+    widths = Counted(StepTimes(FLAT))
+    load = Load(widths, [drafts(0.9)])
+    for _ in range(20):
+        load.step()
+    assert widths.plans == 20
+    widths = Counted(StepTimes(LINEAR))
+    load = Load(widths, [drafts(0.9, seed) for seed in range(8)])
+    load.step()
+    widths.times = StepTimes(FLAT)
+    widths.times.version = 77
+    load.step()
+    assert widths.plans == 2
