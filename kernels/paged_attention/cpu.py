@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import functools
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel
+from trimode.kernels.llvm.jit import Call, ParallelKernel
 from trimode.kernels.paged_attention.ragged import Ragged
 
 _MAX_ROWS = 64
@@ -27,6 +27,8 @@ _LOWEST = torch.finfo(torch.float32).min
 """The running maximum before the first key. With -inf a block that scores -inf throughout would give NaN."""
 _QUAD = 4
 """Query heads multiplied together: each key and value is loaded once for all of them."""
+_ROW_ARGUMENTS = 4
+"""The first arguments of the kernel, which describe the rows of a step: work items, pages and last keys."""
 
 
 class _Shape(NamedTuple):
@@ -51,14 +53,9 @@ class _Shape(NamedTuple):
         return 2 * self.lanes
 
     @property
-    def tile(self) -> int:
-        """Queries of an item at most."""
-        return max(1, _MAX_ROWS // self.group)
-
-    @property
     def num_rows(self) -> int:
         """Query heads of an item at most, rounded up to whole quads."""
-        return -(-self.tile * self.group // _QUAD) * _QUAD
+        return -(-_tile(self.group) * self.group // _QUAD) * _QUAD
 
 
 def supports(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged | None) -> str | None:
@@ -73,28 +70,57 @@ def supports(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged | None) 
         return "the cache is not contiguous"
     if kv_PSKD.shape[3] % jit.num_lanes():
         return f"head_dim {kv_PSKD.shape[3]} is no multiple of {jit.num_lanes()}"
-    if ragged is not None and ragged.mask_word_T is not None:
+    return None if ragged is None else refuses_rows(ragged)
+
+
+def refuses_rows(ragged: Ragged) -> str | None:
+    """Returns None if `paged_attention` takes such rows, otherwise the reason."""
+    if ragged.mask_word_T is not None:
         return "mask words"
-    if ragged is not None and not ragged.last_key_T.is_cpu:
-        return f"rows described on {ragged.last_key_T.device.type}"
-    return None
+    return None if ragged.last_key_T.is_cpu else f"rows described on {ragged.last_key_T.device.type}"
 
 
 def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, scale: float) -> torch.Tensor:
     """Softmax attention of every query over the keys of its row, `[T, H * D]` in the dtype of q."""
     num_tokens, num_heads, head_dim = q_THD.shape
-    page_size, num_kv_heads = kv_PSKD.shape[1], kv_PSKD.shape[2] // 2
     if q_THD.stride()[1:] != (head_dim, 1):
         # Not `contiguous()`: it lets any stride of a dimension of size 1 pass.
         q_THD = q_THD.clone(memory_format=torch.contiguous_format)
     out = q_THD.new_empty((num_tokens, num_heads * head_dim))
-    shape = _Shape(jit.num_lanes(), q_THD.element_size(), num_heads, num_kv_heads, head_dim, page_size, scale)
-    work_W4 = ragged.derive(_work, shape.tile, num_kv_heads)
-    _kernel(shape)(
-        work_W4.shape[0], work_W4.data_ptr(), q_THD.data_ptr(), q_THD.stride(0), kv_PSKD.data_ptr(),
-        ragged.page_table_NP.data_ptr(), ragged.page_table_NP.shape[1], ragged.last_key_T.data_ptr(), out.data_ptr(),
-    )  # fmt: skip
+    call = prepare(q_THD, kv_PSKD, scale, out)
+    set_rows([call], ragged, num_heads, kv_PSKD.shape[2] // 2)
+    call.run()
     return out
+
+
+def prepare(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, scale: float, out_TA: torch.Tensor) -> Call:
+    """Returns the call that writes the result into `out_TA`, which is contiguous. `set_rows` gives it its rows.
+
+    The heads of a query stand one behind the other.
+    """
+    num_tokens, num_heads, head_dim = q_THD.shape
+    page_size, num_kv_heads = kv_PSKD.shape[1], kv_PSKD.shape[2] // 2
+    shape = _Shape(jit.num_lanes(), q_THD.element_size(), num_heads, num_kv_heads, head_dim, page_size, scale)
+    of_rows = [0] * _ROW_ARGUMENTS
+    return _kernel(shape).prepare(
+        num_tokens * num_kv_heads, *of_rows, q_THD.data_ptr(), q_THD.stride(0), kv_PSKD.data_ptr(), out_TA.data_ptr()
+    )
+
+
+def set_rows(calls: Sequence[Call], ragged: Ragged, num_heads: int, num_kv_heads: int) -> None:
+    """Gives calls their rows: as many queries as the calls were prepared for. They read `ragged` when they run."""
+    work_W4 = ragged.derive(_work, _tile(num_heads // num_kv_heads), num_kv_heads)
+    pages = ragged.page_table_NP
+    of_rows = (work_W4.data_ptr(), pages.data_ptr(), pages.shape[1], ragged.last_key_T.data_ptr())
+    num_items, first, end = work_W4.shape[0], ParallelKernel.ARGUMENTS, ParallelKernel.ARGUMENTS + _ROW_ARGUMENTS
+    for call in calls:
+        call.words[ParallelKernel.ITEMS] = num_items
+        call.words[first:end] = of_rows
+
+
+def _tile(group: int) -> int:
+    """Queries of an item at most, for so many query heads of a KV head."""
+    return max(1, _MAX_ROWS // group)
 
 
 def _work(ragged: Ragged, tile: int, num_kv_heads: int) -> torch.Tensor:
@@ -116,7 +142,7 @@ class _Item:
 
     def __init__(self, e: Emitter, shape: _Shape, *args: Value) -> None:
         self.e, self.shape = e, shape
-        self.work, self.q, self.q_stride, self.cache, self.pages, self.num_pages, self.last_key, self.out = args
+        self.work, self.pages, self.num_pages, self.last_key, self.q, self.q_stride, self.cache, self.out = args
         rows, dim = shape.num_rows, shape.head_dim
         self.queries, self.sums = e.scratch(rows * dim), e.scratch(rows * dim)
         self.peaks, self.totals = e.scratch(rows * e.lanes), e.scratch(rows * e.lanes)
