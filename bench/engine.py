@@ -21,7 +21,7 @@ from trimode.bench.loads import AR, CONCURRENT, CONTEXT, compare_loads, weight_b
 from trimode.bench.machine import Machine, measure_machine, print_load, print_machine
 from trimode.bench.random_checkpoint import BENCH_SHAPE, TINY_SHAPE, write_checkpoint
 from trimode.bench.rivals import RIVALS, Rival, rival, time_steps
-from trimode.core.protocol import WorkerSettings
+from trimode.core.protocol import WeightStorage, WorkerSettings
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.model.batch import pack
 from trimode.workers.model.kv_cache import PAGE_SIZE, pages_for
@@ -82,7 +82,9 @@ def memory_mib(key: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
-def compare(shape: dict[str, Any], cache_gib: float, repeats: int, folder: Path, *, steps_only: bool) -> None:
+def compare(
+    shape: dict[str, Any], cache_gib: float, repeats: int, folder: Path, *, steps_only: bool, storage: str
+) -> None:
     """Writes the checkpoint, starts the rivals and prints the tables of the random-weight model."""
     tune_allocator()  # as in a worker: before the process's first tensor
     write_checkpoint(folder, shape)
@@ -94,9 +96,13 @@ def compare(shape: dict[str, Any], cache_gib: float, repeats: int, folder: Path,
         machine = measure_machine(1024 if cache_gib >= 1 else 8, 3 * repeats)
         ctypes.CDLL(None).malloc_trim(0)  # what the lines above freed must not be counted as the engine's saving
         before = memory_mib("RssAnon")
+        seqs = max(CONCURRENT)
         runtime = Runtime(
-            WorkerSettings(model=str(folder), device="cpu", max_num_seqs=max(CONCURRENT), kv_cache_gb=cache_gib)
+            WorkerSettings(
+                model=str(folder), device="cpu", max_num_seqs=seqs, kv_cache_gb=cache_gib, weight_storage=storage
+            )
         )
+        print(f"weights: {runtime.engine.model.storage}")
         model = runtime.engine.model
         reference = compare_steps(runtime, rivals, machine, repeats)
     if steps_only:
@@ -115,11 +121,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="measurements per number; medians are shown (default 5)")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: it runs, but its numbers mean nothing")
     parser.add_argument("--steps-only", action="store_true", help="the table of single steps only")
+    storages = [storage.value for storage in WeightStorage]
+    parser.add_argument("--weight-storage", choices=storages, default="auto", help="as in a worker (default auto)")
     args = parser.parse_args()
     print_machine()
     shape, cache_gib = (TINY_SHAPE, 0.05) if args.tiny else (BENCH_SHAPE, 1.0)
     with tempfile.TemporaryDirectory() as folder:
-        compare(shape, cache_gib, args.repeats, Path(folder), steps_only=args.steps_only)
+        compare(shape, cache_gib, args.repeats, Path(folder), steps_only=args.steps_only, storage=args.weight_storage)
     if not args.steps_only:
         compare_demo(requests=4 if args.tiny else 64)
     print_load("after")

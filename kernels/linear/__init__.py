@@ -13,8 +13,11 @@ from types import ModuleType
 import torch
 from trimode.kernels.cuda import runtime
 from trimode.kernels.linear import bf16, compact, cpu, gpu, onednn, reference
+from trimode.kernels.linear.blocks import OUTPUTS
 from trimode.kernels.linear.quantized import QuantizedWeight, Scheme
 from trimode.kernels.llvm import jit
+from trimode.kernels.llvm.jit import Call
+from trimode.kernels.llvm.tape import Scratch, UnboundError
 
 
 class Layout(StrEnum):
@@ -180,6 +183,32 @@ def apply(x_TI: torch.Tensor, prepared: Prepared, residual_TO: torch.Tensor | No
         return multiply(x_TI, prepared.weight, prepared.num_outputs, residual_TO)
     product = onednn.product if prepared.layout is Layout.ONEDNN else reference.product
     return product(x_TI, prepared.weight, residual_TO)
+
+
+def prepare_calls(
+    x_TI: torch.Tensor, prepared: Prepared, residual_TO: torch.Tensor | None, y_TO: torch.Tensor, scratch: Scratch
+) -> list[Call]:
+    """Returns the calls that compute `apply` on fixed memory, for a tape.
+
+    Args:
+        x_TI: rows, contiguous.
+        prepared: the weight.
+        residual_TO: contiguous, or None to add nothing.
+        y_TO: where the result goes, contiguous.
+        scratch: memory for the calls; keep it.
+
+    Raises:
+        UnboundError: no CPU kernel multiplies with this weight, or it pads the outputs.
+    """
+    if prepared.layout not in (Layout.CPU, Layout.COMPACT):
+        raise UnboundError(f"no CPU kernel for a weight in the layout {prepared.layout.value}")
+    outputs = OUTPUTS if prepared.compact is not None else 2 * jit.num_lanes()
+    if prepared.num_outputs % outputs:
+        raise UnboundError(f"{prepared.num_outputs} outputs are no multiple of {outputs}")
+    if prepared.compact is not None:
+        return compact.prepare(x_TI, prepared.compact, residual_TO, y_TO)
+    prepare_product = bf16.prepare if prepared.dtype == torch.bfloat16 else cpu.prepare
+    return prepare_product(x_TI, prepared.weight, residual_TO, y_TO, scratch)
 
 
 def describe(weight_OI: torch.Tensor, *, batch_invariant: bool = False) -> str:

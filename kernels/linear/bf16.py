@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from trimode.kernels.linear import rows
 from trimode.kernels.linear.pairs import MAX_ROWS, Arithmetic, WeightFormat, bf16_format, product_kernel
 from trimode.kernels.llvm import jit
+from trimode.kernels.llvm.jit import Call
 from trimode.kernels.llvm.ranges import RangeKernel
+from trimode.kernels.llvm.tape import Scratch
 
 _OWN_COPY_ROWS = 64
 """Up to so many rows every thread makes its own transposed copy, which saves a second parallel region."""
@@ -74,48 +76,71 @@ def _multiply(
     kernel: RangeKernel, x_TI: torch.Tensor, packed: torch.Tensor, blocks: int, num_outputs: int,
     residual_TO: torch.Tensor | None, extra: tuple[int, ...],
 ) -> torch.Tensor:  # fmt: skip
-    lanes, words = jit.num_lanes(), jit.has_bf16_dot()
-    (num_rows, num_inputs), width = x_TI.shape, 2 * blocks * lanes
+    width = 2 * blocks * jit.num_lanes()
     if residual_TO is not None:
         residual_TO = F.pad(residual_TO, (0, width - num_outputs)) if width > num_outputs else residual_TO.contiguous()
     x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
-    y_TW = x_TI.new_empty((num_rows, width))
-    x, y, stride = x_TI.data_ptr(), y_TW.data_ptr(), x_TI.stride(0)
-    residual = 0 if residual_TO is None else residual_TO.data_ptr()
-    portions = -(-num_rows // MAX_ROWS)
-    for portion in range(portions):
-        start, end = num_rows * portion // portions, num_rows * (portion + 1) // portions
-        of_rows, own, memory = _values(x + 2 * start * stride, stride, end - start, num_inputs // 2, words=words)
-        offset = 2 * start * width
-        kernel(
-            blocks, *of_rows, own, packed.data_ptr(), y + offset, residual and residual + offset, width, *extra
-        )  # fmt: skip
-        del memory  # until here the kernel reads and writes it
+    y_TW = x_TI.new_empty((x_TI.shape[0], width))
+    scratch = Scratch()
+    for call in _prepare(kernel, x_TI, packed, residual_TO, y_TW, scratch, extra):
+        call.run()
     return y_TW if width == num_outputs else y_TW[:, :num_outputs].contiguous()
 
 
-def _values(
-    x: int, stride: int, num_rows: int, num_pairs: int, *, words: bool
-) -> tuple[tuple[int, ...], int, torch.Tensor | None]:
-    """Prepares the values of at most MAX_ROWS rows.
+def prepare(
+    x_TI: torch.Tensor, packed: torch.Tensor, residual_TW: torch.Tensor | None, y_TW: torch.Tensor, scratch: Scratch
+) -> list[Call]:
+    """Returns the calls that write the product into `y_TW`. W = outputs padded to whole blocks.
+
+    The inputs of a row of x stand one behind the other; y and residual are contiguous.
+    """
+    return _prepare(_plain_kernel(jit.num_lanes(), jit.has_bf16_dot()), x_TI, packed, residual_TW, y_TW, scratch, ())
+
+
+def _prepare(
+    kernel: RangeKernel, x_TI: torch.Tensor, packed: torch.Tensor, residual_TW: torch.Tensor | None,
+    y_TW: torch.Tensor, scratch: Scratch, extra: tuple[int, ...],
+) -> list[Call]:  # fmt: skip
+    words, (num_rows, width) = jit.has_bf16_dot(), y_TW.shape
+    blocks, num_pairs = width // (2 * jit.num_lanes()), x_TI.shape[1] // 2
+    x, y, stride = x_TI.data_ptr(), y_TW.data_ptr(), x_TI.stride(0)
+    residual = 0 if residual_TW is None else residual_TW.data_ptr()
+    portions = -(-num_rows // MAX_ROWS)
+    calls = []
+    for portion in range(portions):
+        start, end = num_rows * portion // portions, num_rows * (portion + 1) // portions
+        of_rows = x + 2 * start * stride, stride, end - start, num_pairs
+        arguments, copy = _values(of_rows, scratch, words=words)
+        offset = 2 * start * width
+        rest = packed.data_ptr(), y + offset, residual and residual + offset, width
+        calls += [*copy, kernel.prepare(blocks, *arguments, *rest, *extra)]
+    return calls
+
+
+def _values(of_rows: tuple[int, int, int, int], scratch: Scratch, *, words: bool) -> tuple[tuple[int, ...], list[Call]]:
+    """Says how the kernel reads at most MAX_ROWS rows.
+
+    Args:
+        of_rows: address of x, elements from a row to the next, rows and pairs of inputs.
+        scratch: for the copies.
+        words: True for rows as words, False for float32.
 
     Returns:
-        The kernel's arguments of the rows, the address for each thread's own copy of them, or 0, and the memory of the
-        copies.
+        The kernel's arguments of the rows, with the address for each thread's own copy of them, or 0; and the call
+        that copies them before, if there is one.
     """
+    _, stride, num_rows, num_pairs = of_rows
     lanes = jit.num_lanes()
     if num_rows == 1 and words:
-        return (x, stride, 1, num_pairs, 1), 0, None
+        return (*of_rows, 1, 0), []
     tiles = -(-num_rows // rows.tile_rows(lanes))
-    of_rows = (stride, num_rows, num_pairs, tiles)
     size = rows.num_bytes(num_rows, num_pairs, tiles, lanes, words=words)
     if num_rows <= _OWN_COPY_ROWS:
-        memory = torch.empty(size * torch.get_num_threads(), dtype=torch.uint8)
-        return (x, *of_rows), memory.data_ptr(), memory
-    memory = torch.empty(size, dtype=torch.uint8)
+        return (*of_rows, tiles, scratch.room(size * torch.get_num_threads())), []
+    room = scratch.room(size)
     groups = size // (4 * lanes * -(-num_rows // tiles))
-    rows.copy_kernel(lanes, words=words)(groups, x, *of_rows, memory.data_ptr())
-    return (memory.data_ptr(), *of_rows), 0, memory
+    copy = rows.copy_kernel(lanes, words=words).prepare(groups, *of_rows, tiles, room)
+    return (room, stride, num_rows, num_pairs, tiles, 0), [copy]
 
 
 @functools.cache

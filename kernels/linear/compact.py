@@ -23,6 +23,7 @@ from trimode.kernels.linear.compact_kernel import FIRST_ROWS, STRETCH_STEPS, ker
 from trimode.kernels.linear.decode import Coding
 from trimode.kernels.linear.quantized import MAX_INT8, QuantizedWeight, Scheme
 from trimode.kernels.llvm import jit
+from trimode.kernels.llvm.jit import Call
 
 _X_BYTES = 1 << 19
 """Size of the transposed rows that are multiplied at a time."""
@@ -113,21 +114,33 @@ def pack_quantized(weight: QuantizedWeight) -> Compact:
 
 def product(x_TI: torch.Tensor, weight: Compact, residual_TO: torch.Tensor | None = None) -> torch.Tensor:
     """`x @ weight.T (+ residual)`, `[T, O]` in bfloat16, rounded once."""
-    blocks, steps = weight.codes.shape[:2]
-    num_rows, width = x_TI.shape[0], OUTPUTS * blocks
+    width = OUTPUTS * weight.codes.shape[0]
     lacking = width - weight.num_outputs
     if residual_TO is not None:
         residual_TO = F.pad(residual_TO, (0, lacking)) if lacking else residual_TO.contiguous()
     x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
-    y_TW = x_TI.new_empty((num_rows, width))
+    y_TW = x_TI.new_empty((x_TI.shape[0], width))
+    for call in prepare(x_TI, weight, residual_TO, y_TW):
+        call.run()
+    return y_TW[:, : weight.num_outputs].contiguous() if lacking else y_TW
+
+
+def prepare(x_TI: torch.Tensor, weight: Compact, residual_TW: torch.Tensor | None, y_TW: torch.Tensor) -> list[Call]:
+    """Returns the calls that write the product into `y_TW`. W = outputs padded to whole blocks.
+
+    The inputs of a row of x stand one behind the other; y and residual are contiguous.
+    """
+    blocks, steps = weight.codes.shape[:2]
+    num_rows, width = y_TW.shape
     portion = max(FIRST_ROWS, min(_MAX_ROWS, _X_BYTES // (8 * steps)))
     lists = [part.data_ptr() for part in weight.exceptions] or [0, 0, 0]
+    calls = []
     for start in range(0, num_rows, portion):
         rows, offset = min(portion, num_rows - start), 2 * start * width
-        kernel(weight.coding, rows > FIRST_ROWS)(
+        calls.append(kernel(weight.coding, rows > FIRST_ROWS).prepare(
             blocks, x_TI.data_ptr() + 2 * start * x_TI.stride(0), 2 * x_TI.stride(0), weight.codes.data_ptr(),
             weight.scales.data_ptr(), 0 if weight.zeros is None else weight.zeros.data_ptr(), *lists,
-            y_TW.data_ptr() + offset, 0 if residual_TO is None else residual_TO.data_ptr() + offset, rows, steps,
+            y_TW.data_ptr() + offset, 0 if residual_TW is None else residual_TW.data_ptr() + offset, rows, steps,
             width, num_tiles(rows), weight.group_steps,
-        )  # fmt: skip
-    return y_TW[:, : weight.num_outputs].contiguous() if lacking else y_TW
+        ))  # fmt: skip
+    return calls

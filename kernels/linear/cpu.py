@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from trimode.kernels.linear.rows import refusal, rows_of, tile_rows
 from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel
+from trimode.kernels.llvm.jit import Call, ParallelKernel
+from trimode.kernels.llvm.tape import Scratch
 
 PREFETCH_BYTES = 4096
 """Distance between a weight and the weight that is prefetched while it is used."""
@@ -44,35 +45,42 @@ def product(
     x_TI: torch.Tensor, packed: torch.Tensor, num_outputs: int, residual_TO: torch.Tensor | None = None
 ) -> torch.Tensor:
     """`x @ weight.T (+ residual)`, `[T, O]` in float32; `packed` comes from `pack`."""
-    blocks, num_inputs = packed.shape[:2]
-    num_rows, width, lanes = x_TI.shape[0], blocks * packed.shape[2] * packed.shape[3], jit.num_lanes()
+    width = 2 * packed.shape[0] * jit.num_lanes()
     if residual_TO is not None:
         residual_TO = F.pad(residual_TO, (0, width - num_outputs)) if width > num_outputs else residual_TO.contiguous()
     x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
-    y_TW = x_TI.new_empty((num_rows, width))
+    y_TW = x_TI.new_empty((x_TI.shape[0], width))
+    scratch = Scratch()
+    for call in prepare(x_TI, packed, residual_TO, y_TW, scratch):
+        call.run()
+    return y_TW if width == num_outputs else y_TW[:, :num_outputs].contiguous()
+
+
+def prepare(
+    x_TI: torch.Tensor, packed: torch.Tensor, residual_TW: torch.Tensor | None, y_TW: torch.Tensor, scratch: Scratch
+) -> list[Call]:
+    """Returns the calls that write the product into `y_TW`. W = outputs padded to whole blocks.
+
+    The inputs of a row of x stand one behind the other; y and residual are contiguous.
+    """
+    lanes, (num_rows, num_inputs), width = jit.num_lanes(), x_TI.shape, y_TW.shape[1]
+    residual = 0 if residual_TW is None else residual_TW.data_ptr()
+    calls = []
     portion = max(tile_rows(lanes), _X_BYTES // (4 * num_inputs))
     for start in range(0, num_rows, portion):
         rows = min(portion, num_rows - start)
         tiles = -(-rows // tile_rows(lanes))
-        values = _tiled(x_TI if rows == num_rows else x_TI[start : start + rows], tiles, lanes)
-        offset = start * width * 4
-        _product_kernel(lanes)(
-            blocks, values.data_ptr(), packed.data_ptr(), y_TW.data_ptr() + offset,
-            0 if residual_TO is None else residual_TO.data_ptr() + offset, rows, num_inputs, width, tiles,
-        )  # fmt: skip
-    return y_TW if width == num_outputs else y_TW[:, :num_outputs].contiguous()
-
-
-def _tiled(x_TI: torch.Tensor, tiles: int, lanes: int) -> torch.Tensor:
-    """Returns x tile after tile, each transposed to `[I, rows of a tile]`, as the product reads it."""
-    num_rows, num_inputs = x_TI.shape
-    if num_rows == 1:
-        return x_TI
-    tiled = x_TI.new_empty(tiles * num_inputs * -(-num_rows // tiles))
-    _tile_kernel(lanes)(
-        tiles * (num_inputs // lanes), x_TI.data_ptr(), x_TI.stride(0), tiled.data_ptr(), *x_TI.shape, tiles
-    )
-    return tiled
+        values, offset = x_TI.data_ptr() + 4 * start * x_TI.stride(0), 4 * start * width
+        if num_rows > 1:  # tile after tile, each transposed to `[I, rows of a tile]`, as the product reads it
+            tiled = scratch.room(4 * tiles * num_inputs * -(-rows // tiles))
+            items = tiles * (num_inputs // lanes)
+            calls.append(_tile_kernel(lanes).prepare(items, values, x_TI.stride(0), tiled, rows, num_inputs, tiles))
+            values = tiled
+        calls.append(_product_kernel(lanes).prepare(
+            packed.shape[0], values, packed.data_ptr(), y_TW.data_ptr() + offset, residual and residual + offset, rows,
+            num_inputs, width, tiles,
+        ))  # fmt: skip
+    return calls
 
 
 @functools.cache

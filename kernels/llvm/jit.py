@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from trimode.kernels.llvm.emitter import Emitter, Value
@@ -94,12 +94,37 @@ def gomp_parallel() -> Any:  # noqa: ANN401 -- a ctypes function
     return None
 
 
+class Call(NamedTuple):
+    """A call of a kernel with all its arguments, which may run any number of times."""
+
+    kernel: Any
+    """Has `address`, that of its code, and `alone`, which runs the code in this thread."""
+    words: Any
+    """A ctypes array of i64 that the code reads: two counters, which begin at 0, and what else the kernel needs."""
+    threads: int
+
+    def run(self) -> None:
+        """Runs all work items and returns when the last is done. The addresses are not checked."""
+        self.words[0] = self.words[1] = 0
+        if self.threads <= 1:
+            self.kernel.alone(self.words)
+        else:
+            gomp_parallel()(self.kernel.address, self.words, self.threads, 0)
+
+
 _PORTIONS = 8
 """Small items are taken in portions of 1 / (threads * _PORTIONS) of all items."""
+_HEAD = 4
+"""Words of a call before its arguments: the next item, an unused one, items, items taken at once."""
 
 
 class ParallelKernel:
     """A function over work items 0 .. n - 1. Threads take items one after the other, so a slow thread takes fewer."""
+
+    ITEMS = 2
+    """Place of the number of items in the words of a call."""
+    ARGUMENTS = _HEAD
+    """Place of the first argument."""
 
     def __init__(
         self, lanes: int, num_args: int, emit: Callable[..., Callable[[Value], None]], *, small: bool = False
@@ -117,7 +142,7 @@ class ParallelKernel:
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()]), "work")
         e = Emitter(function.append_basic_block("entry"), lanes)
         shared = function.args[0]
-        places = range(1, num_args + 3)
+        places = range(2, num_args + _HEAD)
         limit, at_once, *args = (e.builder.load(e.at(shared, place, 8), typ=e.i64, align=8) for place in places)
         emit_item = emit(e, *args)
         head, body, end = (function.append_basic_block(name) for name in ("next", "item", "end"))
@@ -131,19 +156,19 @@ class ParallelKernel:
         e.builder.position_at_end(end)
         e.builder.ret_void()
         self._engine = compile_ir(str(module))
-        self._address = self._engine.get_function_address("work")
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
-        self._shared = ctypes.c_int64 * (num_args + 3)
+        self.address = self._engine.get_function_address("work")
+        self.alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.address)
+        self._words = ctypes.c_int64 * (num_args + _HEAD)
 
     def __call__(self, num_items: int, *args: int) -> None:
         """Runs all items and returns when the last is done. The addresses are not checked."""
+        self.prepare(num_items, *args).run()
+
+    def prepare(self, num_items: int, *args: int) -> Call:
+        """Returns the same as a call that has not run yet."""
         threads = min(torch.get_num_threads(), num_items)
         at_once = max(1, num_items // (threads * _PORTIONS)) if self._small and threads else 1
-        shared = self._shared(0, num_items, at_once, *args)
-        if threads <= 1:
-            self._alone(shared)
-        else:
-            gomp_parallel()(self._address, shared, threads, 0)
+        return Call(self, self._words(0, 0, num_items, at_once, *args), threads)
 
 
 def compile_ir(source: str) -> Any:  # noqa: ANN401 -- an llvmlite engine

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import compile_ir, gomp_parallel
+from trimode.kernels.llvm.jit import Call, compile_ir
 
 try:
     from llvmlite import ir
@@ -77,16 +77,19 @@ class RangeKernel:
         e.restore_mode(mode)
         e.builder.ret_void()
         self._engine = compile_ir(str(module))
-        self._address = self._engine.get_function_address("work")
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
-        self._shared = ctypes.c_int64 * (num_args + _HEAD)
+        self.address = self._engine.get_function_address("work")
+        self.alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.address)
+        self._words = ctypes.c_int64 * (num_args + _HEAD)
 
     def __call__(self, num_items: int, *args: int) -> None:
         """Runs all items and returns when the last is done. The addresses are not checked."""
+        self.prepare(num_items, *args).run()
+
+    def prepare(self, num_items: int, *args: int) -> Call:
+        """Returns the same as a call that has not run yet."""
         threads = min(torch.get_num_threads(), num_items)
         if threads <= 1:
-            self._alone(self._shared(0, 0, num_items, 1, num_items, 1, *args))
-            return
+            return Call(self, self._words(0, 0, num_items, 1, num_items, 1, *args), threads)
         long = max(1, int(num_items * _LONG_SHARE) // threads)
         short = max(1, (num_items - long * threads) // (threads * _SHORT_RANGES))
-        gomp_parallel()(self._address, self._shared(0, 0, num_items, threads, long, short, *args), threads, 0)
+        return Call(self, self._words(0, 0, num_items, threads, long, short, *args), threads)

@@ -5,9 +5,13 @@ T = tokens (queries) of all rows, H = query heads, K = KV heads, D = head dim, P
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm import jit
+from trimode.kernels.llvm.jit import Call
+from trimode.kernels.llvm.tape import check_bound
 from trimode.kernels.paged_attention import cpu, cuda, device_rows, reference
 from trimode.kernels.paged_attention.ragged import (
     Ragged,
@@ -63,6 +67,32 @@ def paged_attention(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, ragged: Ragged, 
     return run(q_THD, kv_PSKD, ragged, scale)
 
 
+def prepare(q_THD: torch.Tensor, kv_PSKD: torch.Tensor, scale: float, out_TA: torch.Tensor) -> Call:
+    """Returns the call that computes the same on fixed memory, for a tape. It runs after `set_rows`.
+
+    The heads of a query stand one behind the other. UnboundError where no CPU kernel runs.
+    """
+    check_bound(cpu.supports(q_THD, kv_PSKD, None))
+    return cpu.prepare(q_THD, kv_PSKD, scale, out_TA)
+
+
+def has_rows(ragged: Ragged) -> bool:
+    """True if prepared calls can be given these rows."""
+    return bool(ragged.rows) and cpu.refuses_rows(ragged) is None
+
+
+def set_rows(calls: Sequence[Call], ragged: Ragged, num_heads: int, num_kv_heads: int) -> None:
+    """Gives prepared calls the rows of a step, which `ragged` keeps.
+
+    Args:
+        calls: prepared for as many queries.
+        ragged: the rows; `has_rows` is true.
+        num_heads: query heads of the calls.
+        num_kv_heads: their KV heads.
+    """
+    cpu.set_rows(calls, ragged, num_heads, num_kv_heads)
+
+
 def describe(q_THD: torch.Tensor, kv_PSKD: torch.Tensor) -> str:
     """Returns which implementation runs for such tensors (without mask words), and why."""
     refused = cuda.supports(q_THD, kv_PSKD, None)
@@ -75,7 +105,10 @@ __all__ = [
     "Row",
     "describe",
     "describe_rows",
+    "has_rows",
     "paged_attention",
+    "prepare",
+    "set_rows",
     "sizes_of",
     "view_rows",
     "write_rows",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm import jit
+from trimode.kernels.llvm.jit import Call
+from trimode.kernels.llvm.tape import check_bound
 from trimode.kernels.rms_norm import cpu, cuda, reference
 
 
@@ -34,6 +36,12 @@ def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Te
         return cuda.rms_norm(x_TH, weight_H, eps)
     run = cpu.rms_norm if cpu.supports(x_TH, weight_H) is None else reference.rms_norm
     return run(x_TH, weight_H, eps)
+
+
+def prepare(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float, out_TH: torch.Tensor) -> Call:
+    """Returns the call that computes the same on fixed memory, for a tape. UnboundError where no CPU kernel runs."""
+    check_bound(cpu.supports(x_TH, weight_H))
+    return cpu.prepare(x_TH, weight_H, eps, out_TH)
 
 
 def describe(x_TH: torch.Tensor, weight_H: torch.Tensor) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel
+from trimode.kernels.llvm.jit import Call, ParallelKernel
 
 
 def supports(x_TH: torch.Tensor, weight_H: torch.Tensor) -> str | None:
@@ -27,9 +27,14 @@ def supports(x_TH: torch.Tensor, weight_H: torch.Tensor) -> str | None:
 def rms_norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> torch.Tensor:
     """`x / sqrt(mean(x^2) + eps) * weight`, `[T, H]` in the dtype of x, rounded once."""
     out = torch.empty_like(x_TH)
-    kernel = _kernel(jit.num_lanes(), out.element_size(), eps)
-    kernel(x_TH.shape[0], x_TH.data_ptr(), weight_H.data_ptr(), out.data_ptr(), x_TH.shape[1])
+    prepare(x_TH, weight_H, eps, out).run()
     return out
+
+
+def prepare(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float, out_TH: torch.Tensor) -> Call:
+    """Returns the call that writes the result into `out_TH`, which is contiguous."""
+    kernel = _kernel(jit.num_lanes(), out_TH.element_size(), eps)
+    return kernel.prepare(x_TH.shape[0], x_TH.data_ptr(), weight_H.data_ptr(), out_TH.data_ptr(), x_TH.shape[1])
 
 
 @functools.cache

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm import jit
+from trimode.kernels.llvm.jit import Call
+from trimode.kernels.llvm.tape import check_bound
 from trimode.kernels.rope import cpu, cuda, reference
 from trimode.kernels.rope.tables import query_scale, rope_cos_sin, yarn_inv_freq
 
@@ -57,10 +59,21 @@ def rotate_and_store(
     run(qkv_TND, cos_TD, sin_TD, kv_SKD, slots_T, query_scale_T)
 
 
+def prepare(
+    qkv_TND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, kv_SKD: torch.Tensor, slots_T: torch.Tensor
+) -> Call:
+    """Returns the call that does it on fixed memory without a query scale, for a tape.
+
+    All tensors are contiguous. UnboundError where no CPU kernel runs.
+    """
+    check_bound(cpu.supports(qkv_TND, kv_SKD))
+    return cpu.prepare(qkv_TND, cos_TD, sin_TD, kv_SKD, slots_T)
+
+
 def describe(qkv_TND: torch.Tensor, kv_SKD: torch.Tensor) -> str:
     """Returns which implementation runs for such tensors, and why."""
     refused = cuda.supports(qkv_TND, kv_SKD)
     return runtime.describe(qkv_TND, refused) or jit.describe(cpu.supports(qkv_TND, kv_SKD))
 
 
-__all__ = ["describe", "query_scale", "rope_cos_sin", "rotate_and_store", "yarn_inv_freq"]
+__all__ = ["describe", "prepare", "query_scale", "rope_cos_sin", "rotate_and_store", "yarn_inv_freq"]

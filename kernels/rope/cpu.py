@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel
+from trimode.kernels.llvm.jit import Call, ParallelKernel
 
 
 def supports(qkv_TND: torch.Tensor, kv_SKD: torch.Tensor) -> str | None:
@@ -30,13 +30,20 @@ def rotate_and_store(
     query_scale_T: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
     """Rotates and scales the queries in place and stores rotated keys and values at their slots."""
+    prepare(qkv_TND, cos_TD.contiguous(), sin_TD.contiguous(), kv_SKD, slots_T.contiguous()).run()
+    if query_scale_T is not None:
+        qkv_TND[:, : qkv_TND.shape[1] - kv_SKD.shape[1]].mul_(query_scale_T.view(-1, 1, 1))
+
+
+def prepare(
+    qkv_TND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, kv_SKD: torch.Tensor, slots_T: torch.Tensor
+) -> Call:
+    """Returns the call that does it without a query scale. All tensors are contiguous."""
     num_tokens, num_heads, head_dim = qkv_TND.shape
     num_queries, num_kv_heads = num_heads - kv_SKD.shape[1], kv_SKD.shape[1] // 2
     kernel = _kernel(jit.num_lanes(), qkv_TND.element_size(), num_queries, num_kv_heads, head_dim)
-    cos_TD, sin_TD, slots_T = cos_TD.contiguous(), sin_TD.contiguous(), slots_T.contiguous()
-    kernel(num_tokens, qkv_TND.data_ptr(), cos_TD.data_ptr(), sin_TD.data_ptr(), kv_SKD.data_ptr(), slots_T.data_ptr())
-    if query_scale_T is not None:
-        qkv_TND[:, :num_queries].mul_(query_scale_T.view(-1, 1, 1))
+    places = (tensor.data_ptr() for tensor in (qkv_TND, cos_TD, sin_TD, kv_SKD, slots_T))
+    return kernel.prepare(num_tokens, *places)
 
 
 @functools.cache

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from trimode.kernels.cuda import runtime
 from trimode.kernels.llvm import jit
+from trimode.kernels.llvm.jit import Call
+from trimode.kernels.llvm.tape import check_bound
 from trimode.kernels.silu_mul import cpu, cuda, reference
 
 
@@ -31,6 +33,12 @@ def silu_mul(gate_up_TJ: torch.Tensor) -> torch.Tensor:
         return cuda.silu_mul(gate_up_TJ)
     run = cpu.silu_mul if cpu.supports(gate_up_TJ) is None else reference.silu_mul
     return run(gate_up_TJ)
+
+
+def prepare(gate_up_TJ: torch.Tensor, out_TI: torch.Tensor) -> Call:
+    """Returns the call that computes the same on fixed memory, for a tape. UnboundError where no CPU kernel runs."""
+    check_bound(cpu.supports(gate_up_TJ))
+    return cpu.prepare(gate_up_TJ, out_TI)
 
 
 def describe(gate_up_TJ: torch.Tensor) -> str:

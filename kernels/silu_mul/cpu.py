@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel
+from trimode.kernels.llvm.jit import Call, ParallelKernel
 
 
 def supports(gate_up_TJ: torch.Tensor) -> str | None:
@@ -29,9 +29,14 @@ def silu_mul(gate_up_TJ: torch.Tensor) -> torch.Tensor:
     """`silu(gate) * up`, `[T, J / 2]`, rounded once."""
     num_rows, width = gate_up_TJ.shape
     out = gate_up_TJ.new_empty((num_rows, width // 2))
-    kernel = _kernel(jit.num_lanes(), out.element_size())
-    kernel(num_rows, gate_up_TJ.data_ptr(), out.data_ptr(), width // 2)
+    prepare(gate_up_TJ, out).run()
     return out
+
+
+def prepare(gate_up_TJ: torch.Tensor, out_TI: torch.Tensor) -> Call:
+    """Returns the call that writes the result into `out_TI`, `[T, J / 2]`, which is contiguous."""
+    kernel = _kernel(jit.num_lanes(), out_TI.element_size())
+    return kernel.prepare(out_TI.shape[0], gate_up_TJ.data_ptr(), out_TI.data_ptr(), out_TI.shape[1])
 
 
 @functools.cache

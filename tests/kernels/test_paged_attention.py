@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from trimode.kernels.llvm import jit
 from trimode.kernels.paged_attention import Ragged, Row, describe, describe_rows, paged_attention, reference
+from trimode.tests.kernels.conftest import pretend
 from trimode.tests.kernels.numerics import DTYPES, assert_no_worse, normal
 
 PAGE = 16
@@ -231,3 +233,17 @@ def test_why_the_cpu_kernel_refuses(vector_lanes: int) -> None:
         describe(q[..., :20], torch.zeros(4, PAGE, 2, 20)) == f"reference: head_dim 20 is no multiple of {vector_lanes}"
     )
     assert describe(q.half(), cache.half()) == "reference: no CPU kernel for torch.float16"
+
+
+@pytest.mark.skipif(not jit.has_bf16_dot(), reason="a CPU without AVX512-BF16")
+@pytest.mark.parametrize("dim", [32, 128])
+def test_the_instruction_for_pairs_changes_no_bit(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, rows = cache_of(MIXED, 2, dim, torch.bfloat16)
+    ragged = describe_rows(rows, PAGE, CPU)
+    q = normal(ragged.num_tokens, 6, dim, dtype=torch.bfloat16, seed=1)
+    q[3] *= 2.0**-130  # subnormal numbers, which the instruction takes as 0
+    results = []
+    for dot in (True, False):
+        pretend(monkeypatch, 16, bf16_dot=dot)
+        results.append(paged_attention(q, cache, ragged, dim**-0.5))
+    assert torch.equal(results[0], results[1])

@@ -191,7 +191,7 @@ def test_a_worker_says_once_at_start_what_runs(capfd: pytest.CaptureFixture[str]
     started.close()
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("kernel ")]
     assert lines == [f"kernel {name}: {choice}" for name, choice in started.info().kernels.items()]
-    assert len(lines) == 10
+    assert len(lines) == 11
 
 
 def test_a_closed_worker_says_so() -> None:

@@ -5,8 +5,8 @@ T = tokens of the step, H = hidden, R = wanted logit rows, D = head dim.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,33 +23,10 @@ from trimode.workers.model.checkpoint import ModelConfig, WeightFiles
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.memory import tune_allocator
 from trimode.workers.model.quantized import HEAD, LoadOptions, WeightLoader, without_numbers
+from trimode.workers.model.recorded import Layer, RecordedLayers, Rotation
 
 PLAIN = LoadOptions()
 """Weights as the checkpoint has them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """Weights of one layer; q, k, v and gate, up are fused."""
-
-    input_norm: torch.Tensor
-    qkv: Prepared
-    """`[(heads + 2 * kv_heads) * head_dim, H]`."""
-    o: Prepared
-    post_norm: torch.Tensor
-    gate_up: Prepared
-    """`[2 * intermediate, H]`."""
-    down: Prepared
-
-
-@dataclass(frozen=True, slots=True)
-class Rotation:
-    """Rotary tables of one step `[T, D]`, in the activation dtype."""
-
-    cos: torch.Tensor
-    sin: torch.Tensor
-    query_scale: torch.Tensor | None
-    """`[T]`; None if it is 1 everywhere."""
 
 
 class TriModeModel:
@@ -93,6 +70,8 @@ class TriModeModel:
                     down=load.matrix(f"{mlp}down_proj"),
                 )
             )
+        self.recorded = RecordedLayers(config, dtype, self.layers) if device.type == "cpu" else None
+        """Runs the layers of most steps on a CPU; None = every step calls kernel after kernel."""
         self.scheme = config.stored.scheme if config.stored else options.scheme
         """How the matrices of the layers are quantised; None if they are plain."""
         self.storage = self._describe_storage(options)
@@ -133,6 +112,8 @@ class TriModeModel:
         if self.scheme is not None:
             layout = self.layers[0].qkv.layout
             kernels[f"linear, {self.scheme}"] = "reference" if layout is Layout.QUANTIZED else layout.value
+        if self.recorded is not None:
+            kernels["layers"] = self.recorded.describe()
         return kernels | ({"weight_storage": self.storage} if self.storage else {})
 
     def _matrices(self) -> list[Prepared]:
@@ -154,14 +135,33 @@ class TriModeModel:
         Args:
             batch: the step.
             cache: where its pages are.
-            after_layer: called with the number of each layer, after what the layer does has been launched.
+            after_layer: called with the number of each layer that was launched kernel by kernel.
 
         Returns:
             Normalised hidden states of the wanted rows, `[R, H]`.
         """
         rotation = self._rotation(batch)
+        embedded_TH = F.embedding(batch.token_ids_T, self.embedding)
+        x_TH = None
+        if self.recorded is not None:
+            adapter = None if batch.lora_T is None else self.adapter
+            adapt = None if adapter is None else functools.partial(adapter.add, batch=batch)
+            x_TH = self.recorded.run(embedded_TH, rotation, batch, cache, adapt)
+        if x_TH is None:
+            x_TH = self._run_layers(embedded_TH, rotation, batch, cache, after_layer)
+        wanted_RH = x_TH if batch.logit_rows_R is None else x_TH[batch.logit_rows_R]
+        return rms_norm(wanted_RH, self.norm, self.config.rms_norm_eps)
+
+    def _run_layers(
+        self,
+        x_TH: torch.Tensor,
+        rotation: Rotation,
+        batch: Batch,
+        cache: KVCache,
+        after_layer: Callable[[int], None] | None,
+    ) -> torch.Tensor:
+        """Runs the layers kernel by kernel."""
         eps, softmax_scale = self.config.rms_norm_eps, self.config.head_dim**-0.5
-        x_TH = F.embedding(batch.token_ids_T, self.embedding)
         for number, layer in enumerate(self.layers):
             qkv_TJ = linear.apply(rms_norm(x_TH, layer.input_norm, eps), layer.qkv)
             q_THD = self._query(qkv_TJ, rotation, cache.slots(number), batch.slots_T)
@@ -173,8 +173,7 @@ class TriModeModel:
             x_TH = linear.apply(silu_mul(gate_up_TJ), layer.down, x_TH)
             if after_layer is not None:
                 after_layer(number)
-        wanted_RH = x_TH if batch.logit_rows_R is None else x_TH[batch.logit_rows_R]
-        return rms_norm(wanted_RH, self.norm, eps)
+        return x_TH
 
     @torch.inference_mode()
     def head(self, hidden_RH: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,219 @@
+"""The layers of a step as recorded kernel calls on a CPU: Python is left once per step instead of once per kernel.
+
+Between two of about nine kernel calls a layer, Python needs as long as a small kernel runs. The calls of a step depend
+on its number of tokens alone, and not on the requests. So they are prepared once per number of tokens, on buffers at
+fixed addresses, and then run by one compiled function. The kernels and their order are those of the model's own
+forward, which stays the reference: results are equal to the last bit.
+
+T = tokens of the step, H = hidden, D = head dim.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from trimode.kernels import linear, paged_attention, rms_norm, rope, silu_mul
+from trimode.kernels.linear import Prepared
+from trimode.kernels.llvm.jit import Call
+from trimode.kernels.llvm.tape import Scratch, Tape, UnboundError
+from trimode.workers.model.batch import Batch
+from trimode.workers.model.checkpoint import ModelConfig
+from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
+
+MAX_TOKENS = 256
+"""Most tokens of a recorded step. In a larger one Python's part is small."""
+
+
+Adapt = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+"""`adapt(y_TH, x_TA, layer)` returns y with the adapter of a layer added, given the inputs of the product. May change
+y."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one layer; q, k, v and gate, up are fused."""
+
+    input_norm: torch.Tensor
+    qkv: Prepared
+    """`[(heads + 2 * kv_heads) * head_dim, H]`."""
+    o: Prepared
+    post_norm: torch.Tensor
+    gate_up: Prepared
+    """`[2 * intermediate, H]`."""
+    down: Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Rotary tables of one step `[T, D]`, in the activation dtype."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    query_scale: torch.Tensor | None
+    """`[T]`; None if it is 1 everywhere."""
+
+
+class _Buffers:
+    """What the calls of a step read and write, for up to so many tokens."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, tokens: int) -> None:
+        def room(width: int) -> torch.Tensor:
+            return torch.empty((tokens, width), dtype=dtype)
+
+        heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.tokens = tokens
+        self.x, self.attended_x, self.normed = (room(config.hidden_size) for _ in range(3))
+        self.qkv, self.attended = room((heads + 2 * kv_heads) * head_dim), room(heads * head_dim)
+        self.gate_up, self.activated = room(2 * config.intermediate_size), room(config.intermediate_size)
+        self.cos, self.sin = room(head_dim), room(head_dim)
+        self.slots = torch.empty(tokens, dtype=torch.int64)
+        self.scratch = Scratch()
+
+
+class _Step:
+    """The calls of all layers for one number of tokens."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layers: Sequence[Layer],
+        pages: Sequence[torch.Tensor],
+        buffers: _Buffers,
+        tokens: int,
+    ) -> None:
+        self.x, self.attended_x, self.attended, self.cos, self.sin, self.slots = (
+            whole[:tokens]
+            for whole in (buffers.x, buffers.attended_x, buffers.attended, buffers.cos, buffers.sin, buffers.slots)
+        )
+        normed, qkv, gate_up, activated = (
+            whole[:tokens] for whole in (buffers.normed, buffers.qkv, buffers.gate_up, buffers.activated)
+        )
+        heads, eps, scratch = config.num_heads, config.rms_norm_eps, buffers.scratch
+        qkv_TND = qkv.view(tokens, heads + 2 * config.num_kv_heads, config.head_dim)
+        self.queries = qkv_TND[:, :heads]
+        calls: list[Call] = []
+        self.attention: list[Call] = []
+        self.ends: list[tuple[int, int, int]] = []
+        """Per layer: the number of calls up to the final queries, to the output product of attention, and to the
+        layer's end."""
+        for number, layer in enumerate(layers):
+            attend = paged_attention.prepare(self.queries, pages[number], config.head_dim**-0.5, self.attended)
+            self.attention.append(attend)
+            calls += [
+                rms_norm.prepare(self.x, layer.input_norm, eps, normed),
+                *linear.prepare_calls(normed, layer.qkv, None, qkv, scratch),
+                rope.prepare(qkv_TND, self.cos, self.sin, pages[number].flatten(0, 1), self.slots),
+            ]
+            rotated = len(calls)
+            calls += [
+                attend,
+                *linear.prepare_calls(self.attended, layer.o, self.x, self.attended_x, scratch),
+            ]
+            attended = len(calls)
+            calls += [
+                rms_norm.prepare(self.attended_x, layer.post_norm, eps, normed),
+                *linear.prepare_calls(normed, layer.gate_up, None, gate_up, scratch),
+                silu_mul.prepare(gate_up, activated),
+                *linear.prepare_calls(activated, layer.down, self.attended_x, self.x, scratch),
+            ]
+            self.ends.append((rotated, attended, len(calls)))
+        self.tape = Tape(calls)
+
+
+class RecordedLayers:
+    """The recorded steps of one model."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, layers: Sequence[Layer]) -> None:
+        """Nothing is recorded before it runs.
+
+        Args:
+            config: of the model.
+            dtype: of the activations.
+            layers: the weights, on a CPU.
+        """
+        self._config, self._dtype, self._layers = config, dtype, layers
+        self._buffers: _Buffers | None = None
+        self._cache: weakref.ref[KVCache] | None = None
+        self._steps: dict[tuple[int, int], _Step] = {}
+        self.refused = self._refusal()
+        """Why the model's layers cannot be recorded; None if they can."""
+
+    def _refusal(self) -> str | None:
+        config = self._config
+        if not self._layers:
+            return "no layers"
+        try:
+            page = torch.empty((1, PAGE_SIZE, 2 * config.num_kv_heads, config.head_dim), dtype=self._dtype)
+            _Step(config, self._layers, [page] * config.num_layers, _Buffers(config, self._dtype, 1), 1)
+        except UnboundError as error:
+            return str(error)
+        return None
+
+    def describe(self) -> str:
+        """Returns how the layers run, and why."""
+        if self.refused is not None:
+            return f"a call per kernel: {self.refused}"
+        return f"a call per step of up to {MAX_TOKENS} tokens; more where an adapter or a query scale applies"
+
+    def run(
+        self, x_TH: torch.Tensor, rotation: Rotation, batch: Batch, cache: KVCache, adapt: Adapt | None
+    ) -> torch.Tensor | None:
+        """Runs all layers.
+
+        Args:
+            x_TH: embedded tokens.
+            rotation: the rotary tables of the step.
+            batch: the step.
+            cache: where its keys and values go.
+            adapt: adds the adapter to what the output product of attention gave; None = no token has it on.
+
+        Returns:
+            What the last layer gives, `[T, H]`, until the next run; None if such a step is not recorded.
+        """
+        tokens = x_TH.shape[0]
+        if self.refused is not None or tokens > MAX_TOKENS or not paged_attention.has_rows(batch.ragged):
+            return None
+        step, config = self._step(tokens, cache), self._config
+        paged_attention.set_rows(step.attention, batch.ragged, config.num_heads, config.num_kv_heads)
+        for target, source in (
+            (step.x, x_TH), (step.cos, rotation.cos), (step.sin, rotation.sin), (step.slots, batch.slots_T)
+        ):  # fmt: skip
+            target.copy_(source)
+        if adapt is None and rotation.query_scale is None:
+            step.tape.run()
+        else:
+            _run_in_parts(step, rotation.query_scale, adapt)
+        return step.x
+
+    def _step(self, tokens: int, cache: KVCache) -> _Step:
+        if self._cache is None or self._cache() is not cache:
+            self._cache = weakref.ref(cache)
+            self._steps.clear()
+        if self._buffers is None or self._buffers.tokens < tokens:
+            self._buffers = _Buffers(self._config, self._dtype, 1 << (tokens - 1).bit_length())
+            self._steps.clear()
+        key = tokens, torch.get_num_threads()
+        step = self._steps.get(key)
+        if step is None:
+            pages = [cache.layer(number) for number in range(self._config.num_layers)]
+            step = self._steps[key] = _Step(self._config, self._layers, pages, self._buffers, tokens)
+        return step
+
+
+def _run_in_parts(step: _Step, query_scale_T: torch.Tensor | None, adapt: Adapt | None) -> None:
+    """Runs the calls, and what is not recorded between them."""
+    begin = 0
+    for number, (rotated, attended, end) in enumerate(step.ends):
+        if query_scale_T is not None:
+            step.tape.run(begin, rotated)
+            step.queries.mul_(query_scale_T.view(-1, 1, 1))
+            begin = rotated
+        if adapt is not None:
+            step.tape.run(begin, attended)
+            step.attended_x.copy_(adapt(step.attended_x, step.attended, number))
+            begin = attended
+        step.tape.run(begin, end)
+        begin = end
