@@ -57,19 +57,18 @@ class Rotation:
 
 
 class _Buffers:
-    """What the calls of a step read and write, for up to so many tokens."""
+    """What the calls of a step read and write, for up to MAX_TOKENS tokens."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, tokens: int) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         def room(width: int) -> torch.Tensor:
-            return torch.empty((tokens, width), dtype=dtype)
+            return torch.empty((MAX_TOKENS, width), dtype=dtype)
 
         heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
-        self.tokens = tokens
         self.x, self.attended_x, self.normed = (room(config.hidden_size) for _ in range(3))
         self.qkv, self.attended = room((heads + 2 * kv_heads) * head_dim), room(heads * head_dim)
         self.gate_up, self.activated = room(2 * config.intermediate_size), room(config.intermediate_size)
         self.cos, self.sin = room(head_dim), room(head_dim)
-        self.slots = torch.empty(tokens, dtype=torch.int64)
+        self.slots = torch.empty(MAX_TOKENS, dtype=torch.int64)
         self.scratch = Scratch()
 
 
@@ -135,7 +134,7 @@ class RecordedLayers:
             layers: the weights, on a CPU.
         """
         self._config, self._dtype, self._layers = config, dtype, layers
-        self._buffers: _Buffers | None = None
+        self._buffers = _Buffers(config, dtype)  # what no step uses of them takes no memory
         self._cache: weakref.ref[KVCache] | None = None
         self._steps: dict[tuple[int, int], _Step] = {}
         self.refused = self._refusal()
@@ -147,7 +146,7 @@ class RecordedLayers:
             return "no layers"
         try:
             page = torch.empty((1, PAGE_SIZE, 2 * config.num_kv_heads, config.head_dim), dtype=self._dtype)
-            _Step(config, self._layers, [page] * config.num_layers, _Buffers(config, self._dtype, 1), 1)
+            _Step(config, self._layers, [page] * config.num_layers, self._buffers, 1)
         except UnboundError as error:
             return str(error)
         return None
@@ -191,9 +190,6 @@ class RecordedLayers:
     def _step(self, tokens: int, cache: KVCache) -> _Step:
         if self._cache is None or self._cache() is not cache:
             self._cache = weakref.ref(cache)
-            self._steps.clear()
-        if self._buffers is None or self._buffers.tokens < tokens:
-            self._buffers = _Buffers(self._config, self._dtype, 1 << (tokens - 1).bit_length())
             self._steps.clear()
         key = tokens, torch.get_num_threads()
         step = self._steps.get(key)
