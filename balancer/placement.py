@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from trimode.balancer.settings import BalancerSettings
-from trimode.core.devices import visible_gpus
+from trimode.core.devices import cpu_threads, visible_gpus
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import WorkerSettings
 
@@ -39,6 +39,7 @@ def place_workers(settings: BalancerSettings) -> Placement:
             raise ConfigError(f"--num-workers: got {num_workers}; valid: at most {num_gpus}, one per visible GPU")
     else:
         num_workers = settings.num_workers or 1
-    threads = settings.worker.num_threads or max(1, len(os.sched_getaffinity(0)) // num_workers)
+    share = max(1, len(os.sched_getaffinity(0)) // num_workers)
+    threads = settings.worker.num_threads or cpu_threads(settings.worker.model, share)
     worker = dataclasses.replace(settings.worker, device=device, num_threads=threads)
     return Placement(num_workers, int(device == "cuda"), worker, settings.num_nodes)

@@ -107,7 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     workers.add_argument("--max-num-seqs", type=int, default=32, help="requests decoded together by one worker")
     workers.add_argument("--kv-cache-gb", type=float, help="KV cache of one worker in GiB")
-    workers.add_argument("--num-threads", type=int, help="CPU threads of one worker; a fair share when absent")
+    workers.add_argument(
+        "--num-threads", type=int, help="CPU threads of one worker; when absent a fair share, and one for a small model"
+    )
     workers.add_argument(
         "--journal",
         type=Path,

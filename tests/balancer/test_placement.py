@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from trimode.balancer.placement import place_workers
 from trimode.balancer.settings import BalancerSettings
 from trimode.core.errors import ConfigError
+from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import WorkerSettings
 from trimode.tests.fakes.machine import machine
 
@@ -55,3 +57,14 @@ def test_cpu_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     placement = place_workers(settings("cpu", 3))
     assert (placement.num_workers, placement.gpus_per_worker, placement.worker.num_threads) == (3, 0, 2)
     assert place_workers(settings("cpu")).worker.num_threads == 8
+
+
+def test_a_small_model_gets_one_thread_unless_more_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    demo = settings("cpu")
+    small = dataclasses.replace(
+        demo, worker=dataclasses.replace(demo.worker, model=str(PROJECT_DIR / "assets/demo_model"))
+    )
+    assert place_workers(small).worker.num_threads == 1
+    asked = dataclasses.replace(small, worker=dataclasses.replace(small.worker, num_threads=4))
+    assert place_workers(asked).worker.num_threads == 4

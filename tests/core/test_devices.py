@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trimode.core.devices import visible_gpus
+from trimode.core.devices import SMALL_MODEL_BYTES, cpu_threads, visible_gpus
 from trimode.tests.fakes.machine import machine
 
 
@@ -46,3 +46,15 @@ def test_without_arguments_this_process_and_this_machine_are_meant(
     assert visible_gpus() == 3
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert visible_gpus() == 1
+
+
+def test_a_small_model_has_one_thread(tmp_path: Path) -> None:
+    assert cpu_threads(str(tmp_path), 8) == 8, "a folder without weights says nothing"
+    assert cpu_threads("nvidia/Nemotron-Labs-Diffusion-8B", 8) == 8
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(SMALL_MODEL_BYTES // 2)
+    assert cpu_threads(str(tmp_path), 8) == 1
+    with (tmp_path / "model-00002-of-00002.safetensors").open("ab") as file:
+        file.write(b"0")
+    assert cpu_threads(str(tmp_path), 8) == 8
