@@ -1,6 +1,7 @@
 """Counts the GPUs that this process may use, and the CPU threads that a model should have.
 
-The job and the balancer share the count of GPUs. It reads the operating system's files, so it works without torch. It does not check that a GPU can compute.
+The job and the balancer share the count of GPUs. It reads the operating system's files, so it works without torch. It
+does not check that a GPU can compute.
 """
 
 from __future__ import annotations
