@@ -249,7 +249,7 @@ def test_the_host_reads_nothing_of_the_device() -> None:
         assert paged_attention(q.bfloat16(), cache.bfloat16(), bucket, 0.1).shape == (256, 4096)
         blocks = dataclasses.replace(bucket, min_queries=32)
         paged_attention(q.bfloat16(), cache.bfloat16(), blocks, 0.1)
-    decode = [("_attend", (8, 8, 4)), ("_merge_splits", (32, 32))]
+    decode = [("_attend", (8, 8, 8)), ("_merge_splits", (32, 32))]
     assert launched == [*decode, *[("_attend", (24, 8, 4)), ("_merge_splits", (256, 32))] * 2]
 
 
@@ -259,9 +259,9 @@ def test_the_classes_and_forms() -> None:
         assert [most + 1 for _, most in bounds[:2]] == [fewest for fewest, _ in bounds[1:]]
         assert bounds[0] == (1, 16 // group)
     assert not plan.PREFILL.spreads(1, 10**6, 1, 132)
-    assert not plan.DECODE.spreads(8, 256, 1, 132)
-    assert plan.DECODE.spreads(8, 257, 1, 132)
-    assert not plan.DECODE.spreads(264, 257, 1, 132)
+    assert not plan.DECODE.spreads(8, 128, 1, 132)
+    assert plan.DECODE.spreads(8, 129, 1, 132)
+    assert not plan.DECODE.spreads(264, 129, 1, 132)
     assert not plan.DECODE.spreads(263, 262144, 1, 132)
     assert not plan.DECODE.spreads(8, 512, plan.WORKSPACE_BYTES // 8 + 1, 132)
 
