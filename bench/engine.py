@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -104,6 +105,7 @@ def compare(
         )
         print(f"weights: {runtime.engine.model.storage}")
         model = runtime.engine.model
+        os.sync()  # the weights have just been written, and writing them to the disk takes memory's bandwidth
         reference = compare_steps(runtime, rivals, machine, repeats)
     if steps_only:
         return
