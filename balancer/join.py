@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,10 @@ from trimode.core.processes import serve_job
 LOOK_EVERY_S = 1.0
 TRIES = 3
 """How often a node joins the same server."""
+LOOK_AT_SERVER_EVERY_S, CONNECT_S = 5.0, 5.0
+"""Seconds between two looks whether the server's machine answers, and how long one may take."""
+LOST_AFTER = 3
+"""Looks in a row without an answer after which the server is lost. Ray itself would go on trying for very long."""
 NODE = ("-m", "trimode.balancer.actors.ray_node")
 """Arguments of the Python interpreter that run Ray on this node."""
 
@@ -36,6 +41,16 @@ def address_in(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     return found
+
+
+def answers(address: str) -> bool:
+    """Returns True if HOST:PORT takes connections."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S):
+            return True
+    except OSError:
+        return False
 
 
 def main(argv: Sequence[str], program: tuple[str, ...] = NODE) -> int:
@@ -72,7 +87,7 @@ def _join(file: Path, number: str, program: tuple[str, ...]) -> None:
 
 
 def _serve(file: Path, address: str, number: str, program: tuple[str, ...]) -> None:
-    """Runs Ray on this node until the server has ended or Ray has."""
+    """Runs Ray on this node until the server has ended or is lost, or Ray has ended."""
     folder = PrivateFolder.create()
     try:
         process = subprocess.Popen(
@@ -83,7 +98,11 @@ def _serve(file: Path, address: str, number: str, program: tuple[str, ...]) -> N
             preexec_fn=serve_job,
         )
         try:
-            while process.poll() is None and address_in(file) == address:
+            lost, next_look = 0, time.monotonic()
+            while process.poll() is None and address_in(file) == address and lost < LOST_AFTER:
+                if time.monotonic() >= next_look:
+                    lost = 0 if answers(address) else lost + 1
+                    next_look = time.monotonic() + LOOK_AT_SERVER_EVERY_S
                 time.sleep(LOOK_EVERY_S)
         finally:
             process.kill()

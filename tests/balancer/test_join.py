@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from trimode.balancer.actors.ray_node import address_towards, node_name
-from trimode.balancer.join import main
+from trimode.balancer.join import answers, main
 from trimode.core.errors import ConfigError
 from trimode.core.nodes import NODES_TOKEN
 from trimode.core.project import child_environment
@@ -29,7 +31,10 @@ time.sleep(float(os.environ["LASTS"]))
 
 def start(tmp_path: Path, lasts: float) -> subprocess.Popen[str]:
     """A joining node whose Ray is a program that notes what it was given."""
-    program = f"import sys; from trimode.balancer.join import main; sys.exit(main(sys.argv[1:], ('-c', {RECORDS!r})))"
+    program = (
+        "import sys; from trimode.balancer import join; join.LOOK_EVERY_S = join.LOOK_AT_SERVER_EVERY_S = 0.02; "
+        f"sys.exit(join.main(sys.argv[1:], ('-c', {RECORDS!r})))"
+    )
     command = [sys.executable, "-c", program, str(tmp_path / "server"), "2"]
     own = {NODES_TOKEN: "secret", "SEEN": str(tmp_path / "seen"), "LASTS": str(lasts)}
     return subprocess.Popen(command, env=child_environment(**own), text=True, stderr=subprocess.PIPE)
@@ -50,15 +55,38 @@ def seen(tmp_path: Path, count: int) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()]
 
 
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Of a server that takes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
 @pytest.mark.process
-def test_it_follows_the_server_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_it_gives_up_a_server_whose_machine_is_gone(tmp_path: Path, address: str) -> None:
+    """Ray would wait for it for very long."""
+    assert answers(address)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        gone = f"127.0.0.1:{closed.getsockname()[1]}"
+    assert not answers(gone)
+    serve_at(tmp_path, gone)
     node = start(tmp_path, 600)
-    serve_at(tmp_path, "10.0.0.1:5")
-    [[address, number, token, names, pid, folder]] = seen(tmp_path, 1)
-    assert (address, number, token, names) == ("10.0.0.1:5", "2", "secret", "0")
-    serve_at(tmp_path, "10.0.0.1:6")
+    assert node.wait(240) == 1
+    assert node.stderr is not None
+    node.stderr.close()
+
+
+@pytest.mark.process
+def test_it_follows_the_server_and_leaves_nothing_behind(tmp_path: Path, address: str) -> None:
+    node = start(tmp_path, 600)
+    serve_at(tmp_path, address)
+    [[joined, number, token, names, pid, folder]] = seen(tmp_path, 1)
+    assert (joined, number, token, names) == (address, "2", "secret", "0")
+    time.sleep(0.5)  # many looks
+    other = address.replace("127.0.0.1", "localhost")
+    serve_at(tmp_path, other)
     second = seen(tmp_path, 2)[1]
-    assert second[0] == "10.0.0.1:6"
+    assert second[0] == other
     assert not Path(f"/proc/{pid}").exists() and not Path(folder).exists()
     node.send_signal(signal.SIGUSR2)
     node.terminate()

@@ -23,8 +23,8 @@ from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import has_ended, job_states
 
 MODEL = PROJECT_DIR / "assets" / "demo_model"
-NUM_LONG = 100
-LONG = ("--limit", str(NUM_LONG), "--tokens", "256", "--no-eos-early-stop")
+NUM_LONG = 200
+LONG = ("--limit", str(NUM_LONG), "--tokens", "384", "--no-eos-early-stop")
 """A job whose answers take a while."""
 pytestmark = [
     pytest.mark.slurm,
