@@ -122,7 +122,8 @@ def test_a_job_in_an_image_is_requeued_from_outside_and_completes(
 ) -> None:
     submitted = evaluate(
         tmp_path,
-        *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "200", "--tokens", "64"),
+        *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "200"),
+        *("--tokens", "128", "--no-eos-early-stop"),  # so that it takes a while
         *(
             "--cluster",
             CLUSTERS.get(kind, "slurm"),

@@ -78,7 +78,8 @@ def test_two_workers_evaluate_and_a_second_submission_changes_nothing(tmp_path: 
 @pytest.mark.skipif(not (MODEL / "model.safetensors").exists(), reason="the demo model is not here")
 def test_a_job_warned_of_its_time_limit_is_requeued_and_goes_on(tmp_path: Path) -> None:
     flags = (
-        *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "150", "--tokens", "64"),
+        *("--mode", "ar", "--model", str(MODEL), "--benchmarks", "demo-math", "--limit", "150"),
+        *("--tokens", "192", "--no-eos-early-stop"),  # so that it takes a while
         *("--cluster", "bare", "--device", "cpu", "--gpus", "1", "--out-dir", "out"),
     )
     submitted = evaluate(tmp_path, *flags)
