@@ -77,14 +77,13 @@ def _multiply(
     residual_TO: torch.Tensor | None, extra: tuple[int, ...],
 ) -> torch.Tensor:  # fmt: skip
     width = 2 * blocks * jit.num_lanes()
-    if residual_TO is not None:
-        residual_TO = F.pad(residual_TO, (0, width - num_outputs)) if width > num_outputs else residual_TO.contiguous()
-    x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
-    y_TW = x_TI.new_empty((x_TI.shape[0], width))
-    scratch = Scratch()
-    for call in _prepare(kernel, x_TI, packed, residual_TO, y_TW, scratch, extra):
-        call.run()
-    return y_TW if width == num_outputs else y_TW[:, :num_outputs].contiguous()
+
+    def prepare_calls(
+        x_TI: torch.Tensor, residual_TW: torch.Tensor | None, y_TW: torch.Tensor, scratch: Scratch
+    ) -> list[Call]:
+        return _prepare(kernel, x_TI, packed, residual_TW, y_TW, scratch, extra)
+
+    return rows.run_padded(prepare_calls, x_TI, width, num_outputs, residual_TO)
 
 
 def prepare(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from trimode.kernels.linear.rows import refusal, rows_of, tile_rows
+from trimode.kernels.linear.rows import refusal, rows_of, run_padded, tile_rows
 from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
 from trimode.kernels.llvm.jit import Call, ParallelKernel
@@ -46,14 +46,13 @@ def product(
 ) -> torch.Tensor:
     """`x @ weight.T (+ residual)`, `[T, O]` in float32; `packed` comes from `pack`."""
     width = 2 * packed.shape[0] * jit.num_lanes()
-    if residual_TO is not None:
-        residual_TO = F.pad(residual_TO, (0, width - num_outputs)) if width > num_outputs else residual_TO.contiguous()
-    x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
-    y_TW = x_TI.new_empty((x_TI.shape[0], width))
-    scratch = Scratch()
-    for call in prepare(x_TI, packed, residual_TO, y_TW, scratch):
-        call.run()
-    return y_TW if width == num_outputs else y_TW[:, :num_outputs].contiguous()
+
+    def prepare_calls(
+        x_TI: torch.Tensor, residual_TW: torch.Tensor | None, y_TW: torch.Tensor, scratch: Scratch
+    ) -> list[Call]:
+        return prepare(x_TI, packed, residual_TW, y_TW, scratch)
+
+    return run_padded(prepare_calls, x_TI, width, num_outputs, residual_TO)
 
 
 def prepare(

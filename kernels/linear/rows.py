@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.emitter import Emitter, Value
-from trimode.kernels.llvm.jit import ParallelKernel
+from trimode.kernels.llvm.jit import Call, ParallelKernel
+from trimode.kernels.llvm.tape import Scratch
 
 
 def refusal(weight_OI: torch.Tensor, dtype: torch.dtype, only: str) -> str | None:
@@ -111,3 +113,26 @@ def copy_kernel(lanes: int, *, words: bool) -> ParallelKernel:
 def _rows(args: list[Value], *, words: bool) -> Rows:
     x, stride, num_rows, num_pairs, tiles = args
     return Rows(x=x, stride=stride, num_rows=num_rows, num_pairs=num_pairs, tiles=tiles, words=words)
+
+
+def run_padded(
+    prepare: Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor, Scratch], list[Call]],
+    x_TI: torch.Tensor, width: int, num_outputs: int, residual_TO: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    """Runs a product whose kernel writes whole blocks of outputs. Returns `[T, O]`, contiguous.
+
+    Args:
+        prepare: takes rows, residual, result and scratch memory; returns the calls. W = outputs with the padding.
+        x_TI: rows.
+        width: W.
+        num_outputs: O.
+        residual_TO: what is added, or None.
+    """
+    if residual_TO is not None:
+        residual_TO = F.pad(residual_TO, (0, width - num_outputs)) if width > num_outputs else residual_TO.contiguous()
+    x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
+    y_TW = x_TI.new_empty((x_TI.shape[0], width))
+    scratch = Scratch()
+    for call in prepare(x_TI, residual_TO, y_TW, scratch):
+        call.run()
+    return y_TW if width == num_outputs else y_TW[:, :num_outputs].contiguous()
