@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trimode.core.command import run_command
 from trimode.core.errors import ConfigError, WorkerError, guarded
 from trimode.core.files import tail
 from trimode.pipeline.launch.living import tidy
@@ -145,7 +146,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command(main)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,21 +80,6 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m trimode.pipeline.eval --mode all --dry-run | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, env=environment, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"Settings\n", b"")
-
-
-@pytest.mark.process
-def test_a_reader_that_has_left_before_the_end_is_no_error_either() -> None:
-    command = "import sys; from trimode.pipeline.sweep import guarded_sweep as run; sys.exit(run(lambda: print() or 3))"
-    environment = child_environment() | {"PYTHONUNBUFFERED": ""}  # so that the line is written when Python ends
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", command], env=environment, stdout=writer, stderr=subprocess.PIPE, check=False
-        )
-    finally:
-        os.close(writer)
-    assert (done.returncode, done.stderr) == (3, b"")
 
 
 def test_folders_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
