@@ -115,10 +115,11 @@ def run(argv: Sequence[str] | None) -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("eval_suit_results"))
     parser.add_argument("--watch", action="store_true", help="show again whenever something changes")
     parser.add_argument("--json", action="store_true", help="machine-readable")
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-") and words[0] not in ("show", "logs", "cancel"):
+    given = sys.argv[1:] if argv is None else argv
+    words = [word for word in given if not word.startswith("-")]
+    if words and words[0] not in ("show", "logs", "cancel"):
         words.insert(0, "show")
-    options = parser.parse_args(words)
+    options = parser.parse_args([*(word for word in given if word.startswith("-")), *words])
 
     def look() -> list[JobView]:
         return views(run_dirs_below(options.folder))

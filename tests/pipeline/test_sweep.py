@@ -13,6 +13,7 @@ from trimode.core.project import child_environment
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.claims import give_back, take
 from trimode.pipeline.launch.owner import read_owner, this_process
+from trimode.pipeline.launch.view import Stage, view
 from trimode.pipeline.plan.rounds import continue_or_start
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.sweep import guarded_sweep, say_skipped
@@ -100,3 +101,17 @@ def test_what_is_finished_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     finish(jobs[0])
     say_skipped(continue_or_start(jobs, fresh=False))
     assert capsys.readouterr().err == f"ar: finished before, skipped: {jobs[0].run_dir}\n"
+
+
+def test_what_became_of_a_local_job_before_is_not_what_became_of_it_now(tmp_path: Path) -> None:
+    ar, dlm, _ = local_jobs(tmp_path)
+    finish(ar)
+    failed = RunPaths(Path(dlm.run_dir)).failed(dlm.index)
+    failed.parent.mkdir(parents=True)
+    failed.write_text("now\nCause: an old one\n")
+    owner = this_process()
+    take([dlm], Launcher(owner))
+    waiting = view(dlm, None, None)
+    assert (waiting.stage, waiting.detail) == (Stage.PENDING, "it waits for the jobs before it")
+    assert view(ar, None, None).stage is Stage.COMPLETED
+    give_back([dlm], owner)

@@ -57,6 +57,8 @@ def test_text_and_json(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [(row["slurm_job_id"], row["state"]) for row in rows] == [
         ("5_0", "completed"), ("5_1", "failed"), ("5_2", "running")
     ]  # fmt: skip
+    assert main(["--json", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out) == rows
     assert (rows[1]["detail"], rows[1]["command"]) == ("first\nsecond", "bash eval.sh --mode dlm")
 
 
