@@ -90,9 +90,8 @@ def _work(ragged: Ragged, most: int, num_kv_heads: int) -> torch.Tensor:
     first_token = 0
     for number, row in enumerate(ragged.rows):
         end = first_token + len(row.last_keys)
-        tiles = [(first, min(most, end - first)) for first in range(first_token, end, most)]
         for head in range(num_kv_heads):
-            for first, count in tiles:
-                items.extend((number, head, first, count))
+            for first in range(first_token, end, most):
+                items.extend((number, head, first, min(most, end - first)))
         first_token = end
     return torch.frombuffer(items, dtype=torch.int32).view(-1, 4) if items else torch.empty((0, 4), dtype=torch.int32)
