@@ -24,7 +24,7 @@ class one_request:  # noqa: N801 -- a context manager, as in contextlib
         passing: exceptions that the caller handles itself.
         """
         self._where = where
-        self._passing = (TrimodeError, *passing)
+        self._passing: tuple[type[Exception], ...] = (TrimodeError, *passing)
 
     def __enter__(self) -> None:
         """Begins the block."""

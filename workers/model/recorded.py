@@ -24,10 +24,9 @@ from trimode.workers.model.checkpoint import ModelConfig
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 
 MAX_TOKENS = 2048
-"""Most tokens of a recorded step. In a large one Python's part is small, but results at fixed addresses still save
-their allocation, and stand in the cache that the results of the layer before stood in."""
+"""Most tokens of a recorded step. In a large one Python's part is small, but no result has to be allocated."""
 MAX_CALLS = 1 << 17
-"""Calls of all steps that are kept, some 300 bytes each. Beyond it, steps are dropped that were not used for longest."""
+"""Calls of all steps that are kept, some 300 bytes each. Beyond it, the steps used least recently are dropped."""
 
 Adapt = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """`adapt(y_TH, x_TA, layer)` returns y with the adapter of a layer added, given the inputs of the product. May change

@@ -246,9 +246,7 @@ def _split(
         if chunk.num_top:
             rows = tops[first_top : first_top + end - start]
             # equal ones by their ids, whatever order the device gave them
-            sampled.tops = [
-                tuple(sorted(row, key=lambda pair: (-pair[1], pair[0])))[: chunk.num_top] for row in rows
-            ]
+            sampled.tops = [tuple(sorted(row, key=lambda pair: (-pair[1], pair[0])))[: chunk.num_top] for row in rows]
             first_top += end - start
         if isinstance(chunk.selection, Commit):
             sampled.committed = [value > 0 for value in selected[start:end]]

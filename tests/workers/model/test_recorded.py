@@ -8,12 +8,12 @@ from trimode.kernels.linear.quantized import Scheme
 from trimode.kernels.llvm import jit
 from trimode.tests.workers.micro import MICRO
 from trimode.workers.decode.chunk import Chunk
+from trimode.workers.model import recorded
 from trimode.workers.model.adapter import load_adapter, open_adapter
 from trimode.workers.model.batch import pack
 from trimode.workers.model.checkpoint import open_weights, read_config
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.quantized import LoadOptions
-from trimode.workers.model import recorded
 from trimode.workers.model.recorded import MAX_TOKENS
 from trimode.workers.model.transformer import TriModeModel
 
