@@ -101,13 +101,14 @@ class Acceptance:
         """How much more often drafts have failed lately than the chances say."""
         return (self._recent_failures + _TYPICAL_PRIOR) / (self._recent_expected + _TYPICAL_PRIOR)
 
-    def learn(self, drafts: RequestDrafts, width: int, accepted: int, emitted: int) -> None:
+    def learn(self, drafts: RequestDrafts, width: int, accepted: int, emitted: int, *, ended: bool = False) -> None:
         """Takes in a cycle of a request, see `WidthChooser.took`. Places behind the first failure are not tested.
 
-        Drafts behind the end of an answer are of no use, however right they are. They are not tested either, and the
-        end is counted apart, because it says nothing of how difficult the request is.
+        Drafts behind the end of an answer are of no use, however right they are, and one at its place costs nothing if
+        it is wrong. They are not tested either. The end is counted apart, because it says nothing of how difficult the
+        request is.
         """
-        ended = emitted <= accepted
+        ended = ended or emitted <= accepted
         failed = accepted < width - 1 and not ended
         tested = emitted - 1 if ended else accepted + 1 if failed else width - 1
         self._weight /= _KEPT

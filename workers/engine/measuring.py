@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from typing import Protocol
 
+from trimode.core.errors import GenerationError
 from trimode.core.protocol import DecodeParams
-from trimode.workers.decode.ar import ArState
-from trimode.workers.decode.chunk import Chunk
-from trimode.workers.decode.context import DecodeContext
+from trimode.workers.decode.state import DecodeState
 from trimode.workers.engine.buckets import CYCLE_BLOCK, Kind
+from trimode.workers.engine.pages import PageAllocator
 from trimode.workers.engine.runner import Runner
-from trimode.workers.engine.scheduler import ScheduledChunk
 from trimode.workers.engine.scheduler import Sequence as Request
 from trimode.workers.engine.step_times import StepTimes
 from trimode.workers.model.kv_cache import PAGE_SIZE
@@ -29,48 +29,87 @@ _WARM_UP_S = 0.1
 """Steps become quicker at first, as threads and caches become ready. Until then they are not measured."""
 _SHARE = 0.4
 """Of the budget, after which no further size is begun. The rest goes to more runs of those that have had least time."""
+_CYCLES, _RUN_S = 8, 0.03
+"""Most cycles of a run, and seconds after which no further one begins."""
 
 
-def measure(runner: Runner, max_num_seqs: int, num_pages: int) -> StepTimes:
-    """Runs steps of several sizes and returns their times. The cache must be unused; it is left as it was.
+class Measured(Protocol):
+    """An engine without requests."""
 
-    Without graphs rows are those of as few requests as can be, and one size is measured with many requests too. Graphs
-    are captured for as many requests as there can be.
+    runner: Runner
+    allocator: PageAllocator
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most requests that run at once."""
+
+    @property
+    def waiting(self) -> Collection[Request]:
+        """Requests that have not begun."""
+
+    @property
+    def busy(self) -> bool:
+        """True if a step has work."""
+
+    def add(self, request_id: str, prompt_ids: list[int], params: DecodeParams) -> Request:
+        """Queues a request."""
+
+    def cancel(self, sequence: Request) -> None:
+        """Ends a request at the next step."""
+
+    def step(self) -> list[Request]:
+        """Runs a step. Returns the requests that ended."""
+
+
+def measure(engine: Measured) -> StepTimes:
+    """Runs requests of several widths and returns the times of their steps. Steps, pages and cache are as the engine's.
+
+    What runs is what the mode auto will run: steps of ar, and cycles of a draft and a verify, from the choice of what
+    runs to the hand-out of the tokens. Without graphs rows are those of as few requests as can be, and one size is
+    measured with many requests too. Graphs are captured for as many requests as there can be.
 
     Args:
-        runner: after its warm-up.
-        max_num_seqs: most requests of a step.
-        num_pages: size of the cache.
+        engine: after its warm-up. Its counters must be set to zero afterwards.
     """
-    block = min(CYCLE_BLOCK, num_pages * PAGE_SIZE)
-    graphs = [] if runner.graphs is None else [b.tokens for b in runner.graphs.buckets if b.kind is Kind.GREEDY]
-    most = min(max(graphs, default=max(_SIZES)), max_num_seqs * block)
-    sizes = sorted(set(graphs)) or [size for size in _SIZES if size <= most]
-    steps = [(size, min(size, max_num_seqs) if graphs else -(-size // block)) for size in sizes]
-    many = max(size for size in _SIZES if size <= min(max_num_seqs, _MANY))
-    if not graphs and many > 1:
+    graphs = engine.runner.graphs
+    sizes_of_graphs = [] if graphs is None else [b.tokens for b in graphs.buckets if b.kind is Kind.GREEDY]
+    block = min(CYCLE_BLOCK, engine.allocator.num_pages * PAGE_SIZE // 4)
+    most = min(max(sizes_of_graphs, default=max(_SIZES)), engine.max_num_seqs * block)
+    sizes = sorted(set(sizes_of_graphs)) or [size for size in _SIZES if size <= most]
+    steps = [(size, min(size, engine.max_num_seqs) if sizes_of_graphs else -(-size // block)) for size in sizes]
+    many = max(size for size in _SIZES if size <= min(engine.max_num_seqs, _MANY))
+    if not sizes_of_graphs and many > 1:
         few = (many, -(-many // block))
         steps.remove(few)
         steps[_NEEDED - 2 : _NEEDED - 2] = [(many, many), few]
-    budget = _GRAPHS_BUDGET_S if graphs else _BUDGET_S
+    pages: set[int] = set()
+    runs = _run_all(engine, steps, _GRAPHS_BUDGET_S if sizes_of_graphs else _BUDGET_S, pages)
+    engine.runner.cache.clear(sorted(pages))
+    # A quartile, because the quickest of many runs is not comparable to the quickest of a few.
+    times = {step: 1000 * sorted(seconds)[len(seconds) // 4] for step, seconds in runs.items()}
+    if sizes_of_graphs and len(times) > 1:
+        return StepTimes(undisturbed({size: ms for (size, _), ms in times.items()}), padded=len(times) == len(steps))
+    return of_few_and_many(times, many)
+
+
+def _run_all(
+    engine: Measured, steps: list[tuple[int, int]], budget: float, pages: set[int]
+) -> dict[tuple[int, int], list[float]]:
+    """Returns the seconds of a step in the cycles that ran, by rows and requests. Sizes without room are left out."""
     began = time.perf_counter()
     while time.perf_counter() - began < _WARM_UP_S:
-        _run(runner, *steps[0])
+        _run(engine, *steps[0], pages)
     began, runs = time.perf_counter(), dict[tuple[int, int], list[float]]()
     for step in steps:
         if len(runs) >= _NEEDED and time.perf_counter() - began > _SHARE * budget:
             break
-        _run(runner, *step)
-        runs[step] = [_run(runner, *step)]
-    while time.perf_counter() - began < budget:
+        first, *more = _run(engine, *step, pages) or [0.0]
+        if first:
+            runs[step] = more or [first]  # the first may have compiled
+    while runs and time.perf_counter() - began < budget:
         step = min(runs, key=lambda one: sum(runs[one]))
-        runs[step].append(_run(runner, *step))
-    # A quartile, because the quickest of many runs is not comparable to the quickest of a few.
-    times = {step: 1000 * sorted(seconds)[len(seconds) // 4] for step, seconds in runs.items()}
-    runner.cache.clear(range(-(-CYCLE_BLOCK // PAGE_SIZE)))
-    if graphs:
-        return StepTimes(undisturbed({size: ms for (size, _), ms in times.items()}), padded=len(times) == len(steps))
-    return of_few_and_many(times, many)
+        runs[step] += _run(engine, *step, pages)
+    return runs
 
 
 def of_few_and_many(times: Mapping[tuple[int, int], float], many: int) -> StepTimes:
@@ -96,21 +135,55 @@ def undisturbed(times: Mapping[int, float]) -> dict[int, float]:
     return dict(zip(rows, [*least][::-1], strict=True))
 
 
-def _run(runner: Runner, rows: int, num_requests: int) -> float:
-    """Runs a step of so many rows of so many requests, and returns its seconds."""
-    began = time.perf_counter()
-    runner.run(_step(rows, num_requests))
-    return time.perf_counter() - began
+def _run(engine: Measured, rows: int, num_requests: int, pages: set[int]) -> list[float]:
+    """Runs a few cycles of requests that together have so many rows, and adds the pages that they took.
 
-
-def _step(rows: int, num_requests: int) -> Sequence[ScheduledChunk]:
-    params = DecodeParams(mode="ar", max_new_tokens=rows, block_length=1, threshold=None)
-    context = DecodeContext(0, frozenset(), 1)
+    Returns:
+        Seconds of a step in each cycle; empty if the requests do not fit.
+    """
     each, more = divmod(rows, num_requests)
-    scheduled = []
-    for number in range(num_requests):
-        length = each + (number < more)
-        request = Request("measured", ArState([0], params, context), pages=list(range(-(-length // PAGE_SIZE))))
-        chunk = Chunk("decode", [0] * length, 0, causal=True, keep_kv=False, rows=range(length), purpose="decode")
-        scheduled.append(ScheduledChunk(request, chunk))
-    return scheduled
+    widths = [each + (number < more) for number in range(num_requests)]
+    room = engine.allocator.num_pages // num_requests * PAGE_SIZE - 1 - 2 * widths[0]
+    length = min((_CYCLES + 1) * widths[0], room, engine.runner.model.config.max_position_embeddings - 1)
+    if length < 2 * widths[0]:
+        return []
+    requests: list[Request] = []
+    try:
+        requests += [engine.add("measured", [0], _params(width, length)) for width in widths]
+        return _cycles(engine, requests, pages)
+    except GenerationError:  # the model's context is shorter than a block
+        return []
+    finally:
+        for request in requests:
+            engine.cancel(request)
+        while engine.busy:
+            engine.step()
+
+
+def _cycles(engine: Measured, requests: list[Request], pages: set[int]) -> list[float]:
+    """Runs the requests until one ends or the time of a run is over. Returns as `_run`."""
+    state, seconds = requests[0].state, list[float]()
+    while not all(request.state.output for request in requests):  # they read their prompts
+        if engine.step() or engine.waiting:
+            return []
+        pages.update(page for request in requests for page in request.pages)
+    start = began = time.perf_counter()
+    forwards = _forwards(state)
+    while began - start < _RUN_S and not engine.step():
+        now, (cycles, steps) = time.perf_counter(), _forwards(state)
+        if cycles > forwards[0]:
+            seconds.append((now - began) / (steps - forwards[1]))
+            began, forwards = now, (cycles, steps)
+    return seconds
+
+
+def _forwards(state: DecodeState) -> tuple[int, int]:
+    """Returns the number of finished cycles and of forwards in them, if a cycle has just ended."""
+    cycles = state.forwards["decode"] + state.forwards["verify"]
+    return cycles, cycles + state.forwards["draft"]
+
+
+def _params(width: int, length: int) -> DecodeParams:
+    if width == 1:
+        return DecodeParams(mode="ar", max_new_tokens=length, block_length=1, threshold=None, ignore_eos=True)
+    return DecodeParams(mode="linear_spec", max_new_tokens=length, block_length=width, threshold=0.0, ignore_eos=True)

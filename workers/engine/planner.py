@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from trimode.workers.decode.context import WidthChooser
 from trimode.workers.engine.scheduler import ScheduledChunk
@@ -32,28 +34,35 @@ class WidthPlanner:
         return self.widths.new_chooser(most)
 
     def before_step(self, running: Iterable[Request]) -> None:
-        """Plans the next cycles of the running requests. Those that still read their prompt are left out."""
+        """Lets the widths of the running requests be planned, if one of them has to choose in this step."""
         if self._used:
-            choosers = [s.state.chooser for s in running if s.state.chooser is not None and s.state.output]
-            found = [chooser for chooser in choosers if isinstance(chooser, Chooser)]
-            if not all(chooser.running for chooser in found):
-                self.widths.plan(found, self._other_requests, self._other_rows)
+            self.widths.before_choice = functools.partial(self._plan, running)
+
+    def _plan(self, running: Iterable[Request]) -> None:
+        """Plans the widths. Requests that still read their prompt are left out."""
+        choosers = [s.state.chooser for s in running if s.state.chooser is not None and s.state.output]
+        self.widths.plan(cast("list[Chooser]", choosers), self._other_requests, self._other_rows)
 
     def after_step(self, ran: Sequence[ScheduledChunk], *, step_s: float, num_forwards: int) -> None:
         """Notes what a step ran and how long it took. Times of steps with prompts count only where all have some."""
         if not self._used:
             return
-        decoding = [item for item in ran if item.chunk.kind != "prefill"]
-        decoded = sum(len(item.chunk.token_ids) for item in decoding)
-        self.widths.passed(decoded, len(decoding), num_forwards)
-        if len(decoding) == len(ran):
-            others = [len(item.chunk.token_ids) for item in ran if item.sequence.state.chooser is None]
-            self._other_requests, self._other_rows = len(others), sum(others)
+        rows = decoded = num_decoding = 0
+        for item in ran:
+            size = len(item.chunk.token_ids)
+            rows += size
+            if item.chunk.kind != "prefill":
+                decoded += size
+                num_decoding += 1
+        self.widths.passed(decoded, num_decoding, num_forwards)
         self._num_steps += 1
         if self._num_steps % _STRIDE != 1:
             return
-        rows = sum(len(item.chunk.token_ids) for item in ran)
-        self._since_pure = 0 if len(decoding) == len(ran) else self._since_pure + 1
-        if rows > 2 * decoded or 0 < self._since_pure <= _PATIENCE:
-            return
-        self.widths.ran(rows, len(ran), 1000 * step_s / max(1, num_forwards))
+        if num_decoding == len(ran):
+            self._since_pure = 0
+            others = [len(item.chunk.token_ids) for item in ran if item.sequence.state.chooser is None]
+            self._other_requests, self._other_rows = len(others), sum(others)
+        else:
+            self._since_pure += 1
+        if rows <= 2 * decoded and not 0 < self._since_pure <= _PATIENCE:
+            self.widths.ran(rows, len(ran), 1000 * step_s / max(1, num_forwards))
