@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PRIOR_FAILURES = (0.14, 0.10, 0.085, 0.07, 0.05)
 """Chance of failure by bin at the start. The bins are the places 1, 2-3, 4-7, 8-15, and from 16 on."""
@@ -40,6 +40,10 @@ class RequestDrafts:
     all_failures: float = 0.0
     all_expected: float = 0.0
     """Of all its cycles."""
+    stretch: int = 0
+    """Tokens since its last draft that failed."""
+    stretches: list[int] = field(default_factory=list)
+    """Tokens up to each draft that failed and to the end; for `Yields`, which empties it."""
     failed_in_a_row: int = 0
     """Cycles without an accepted draft, up to now."""
     typical: float = 1.0
@@ -110,6 +114,10 @@ class Acceptance:
         """
         ended = ended or emitted <= accepted
         failed = accepted < width - 1 and not ended
+        drafts.stretch += emitted
+        if failed or ended:
+            drafts.stretches.append(drafts.stretch)
+            drafts.stretch = 0
         tested = emitted - 1 if ended else accepted + 1 if failed else width - 1
         self._weight /= _KEPT
         self._ends += ended * self._weight

@@ -5,7 +5,7 @@ Only groups that occurred are computed, because a request stays near its level f
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -49,25 +49,32 @@ class Groups:
     def __init__(self) -> None:
         self._chances: Sequence[float] = PRIOR_FAILURES
         self._end_chance = 0.0
-        self._known: set[int] = set()
-        self._widenings: list[Widening] = []
-        """Of the known groups, the best first."""
+        self._factors: Sequence[float] = ()
+        self._widenings: dict[int, list[Widening]] = {}
+        """By group, the best first."""
 
-    def refresh(self, chances: Sequence[float], end_chance: float) -> None:
-        """Forgets what was computed from other chances of failure and of the end of an answer."""
-        self._chances, self._end_chance = chances, end_chance
-        self._known, self._widenings = set(), []
+    def refresh(self, chances: Sequence[float], end_chance: float, factors: Sequence[float] = ()) -> None:
+        """Forgets what was computed from other numbers.
 
-    def add(self, group: int) -> None:
-        """Computes the widenings of a group, which is `menu * NUM_LEVELS + level`, unless they are known."""
-        if group in self._known:
-            return
-        self._known.add(group)
-        menu, level = divmod(group, NUM_LEVELS)
-        difficulty = math.exp(_LEVEL_STEP * (level - NUM_LEVELS // 2))
-        speeds = speeds_at(difficulty, self._chances, bins_of(menu), self._end_chance)
-        for widening in widenings_of(group, [speed**FAIRNESS for speed in speeds]):
-            bisect.insort(self._widenings, widening, key=lambda one: -one.gain)
+        Args:
+            chances: of failure by bin.
+            end_chance: that an answer ends at a place.
+            factors: see `Yields`.
+        """
+        self._chances, self._end_chance, self._factors = chances, end_chance, factors
+        self._widenings = {}
+
+    def widenings(self, group: int) -> list[Widening]:
+        """Returns the widenings of a group, which is `menu * NUM_LEVELS + level`, the best first."""
+        found = self._widenings.get(group)
+        if found is None:
+            menu, level = divmod(group, NUM_LEVELS)
+            difficulty = math.exp(_LEVEL_STEP * (level - NUM_LEVELS // 2))
+            speeds = speeds_at(difficulty, self._chances, bins_of(menu), self._end_chance)
+            for number, factor in enumerate(self._factors[: len(speeds)]):
+                speeds[number] *= factor
+            found = self._widenings[group] = widenings_of(group, [speed**FAIRNESS for speed in speeds])
+        return found
 
     def best(self, counts: Mapping[int, int], speed: float, rows: int, cost: Mapping[int, float]) -> Plan:
         """Returns the plan that gives the largest sum of speeds, if one widening follows the other.
@@ -76,12 +83,14 @@ class Groups:
         beside the best one.
 
         Args:
-            counts: requests of each group. All are known, see `add`.
+            counts: requests of each group.
             speed: of all requests if those have width 1, each to the power of FAIRNESS.
             rows: of the step then.
             cost: time of a step by its rows, to the power of FAIRNESS.
         """
-        taken = [one for one in self._widenings if one.group in counts]
+        taken = list(itertools.chain.from_iterable(self.widenings(group) for group in counts))
+        if len(counts) > 1:
+            taken.sort(key=lambda one: -one.gain)
         before, best, at = [(speed, rows)], speed / cost[rows], 0
         for widening in taken:
             count = counts[widening.group]
@@ -103,6 +112,9 @@ class Groups:
 
     def width_of(self, group: int, plan: Plan) -> int:
         """Returns the width of a group, which may be one that had no request when the plan was made."""
-        self.add(group)
-        taken = (one.width for one in self._widenings if one.group == group and one.gain >= plan.gain)
-        return max(taken, default=1)
+        width = 1
+        for widening in self.widenings(group):
+            if widening.gain < plan.gain:
+                break
+            width = widening.width
+        return width

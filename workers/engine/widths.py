@@ -18,18 +18,21 @@ from trimode.workers.engine.acceptance import Acceptance, RequestDrafts, speeds_
 from trimode.workers.engine.groups import FAIRNESS, NUM_LEVELS, Groups, Plan, bins_of, level_of
 from trimode.workers.engine.hindsight import Hindsight
 from trimode.workers.engine.step_times import StepTimes
+from trimode.workers.engine.yields import Yields
 
 STREAK = 6
 """Cycles without an accepted draft, one after the other, after which a request runs steps of ar."""
 PROBE_WIDTH = 4
 FIRST_PROBE, LAST_PROBE = 16, 128
 """Tokens of ar between two probes: at first, and after many that failed."""
-_PROBE_GAIN = 1.02
+_PROBE_GAIN = 1.05
 """A probe must be able to gain so much, if all drafts were right."""
 _PROBE_SHARE = 0.01
 """Of all time, which probes may cost."""
 _MOST_CREDIT = 16
 """Probes for which time is put aside at most."""
+_FADED = 0.02
+"""Failures that the last drafts of a request were expected to have, below which they are as good as forgotten."""
 _REBUILD = 64
 _FEW = 8
 """The engine's counts come into effect after `_REBUILD` cycles with a draft, or as many steps, and at least `_FEW` of
@@ -89,8 +92,10 @@ class Chooser:
             self._set_group()
             return
         self.since += emitted
-        self.drafts.forget(emitted)
-        self._set_group()
+        self.drafts.stretch = 0  # whether drafts had failed in these places is not known
+        if self.drafts.fast_expected > _FADED:
+            self.drafts.forget(emitted)
+            self._set_group()
 
     def _set_group(self) -> None:
         self.group = self.menu * NUM_LEVELS + level_of(self.drafts.difficulty)
@@ -115,7 +120,7 @@ class Widths:
     def __init__(self, times: StepTimes | None = None) -> None:
         self.times = times or StepTimes()
         """May be replaced between steps."""
-        self._acceptance = Acceptance()
+        self._acceptance, self._yields = Acceptance(), Yields()
         self._interval = float(FIRST_PROBE)
         self._num_cycles = self._num_steps = 0
         """Cycles with a draft, and steps, since the engine's counts came into effect."""
@@ -154,8 +159,8 @@ class Widths:
         self.times.ran(rows, ms, requests)
 
     def passed(self, rows: int, requests: int, num_forwards: int) -> None:
-        """Takes in that forwards ran with so many rows of so many requests each, beside slices of prompts."""
-        self._num_steps += 1
+        """Takes in that forwards ran with about so many rows of so many requests each, beside slices of prompts."""
+        self._num_steps += num_forwards
         if rows:
             ms = num_forwards * self.times.at(rows, requests)
             self._hindsight.passed(ms)
@@ -209,8 +214,6 @@ class Widths:
 
     def _plan(self, counts: Mapping[int, int]) -> None:
         num_choosers, other_requests, other_rows, _ = self._load
-        for group in counts:
-            self._groups.add(group)
         num_requests, plain_rows = num_choosers + other_requests, num_choosers + other_rows
         self._found = self._groups.best(counts, float(num_requests), plain_rows, self._costs[num_requests])
         self._by_group = {}
@@ -265,11 +268,14 @@ class Widths:
         self._look()
         known = self._acceptance
         rates = speeds_at(chooser.drafts.overall, known.chances, bins_of(chooser.menu), known.end_chance)
+        for number, factor in enumerate(self._yields.factors[: len(rates)]):
+            rates[number] *= factor
         return self._hindsight.tokens(began, rates)
 
     def learn(self, chooser: Chooser, width: int, accepted: int, emitted: int, *, ended: bool = False) -> None:
         """Takes in a finished cycle of a request."""
         self._acceptance.learn(chooser.drafts, width, accepted, emitted, ended=ended)
+        self._yields.add(chooser.drafts, self._acceptance, bins_of(chooser.menu), ended=ended)
         if chooser.probing:
             self._after_probe(chooser, emitted)
         chooser.since, chooser.probing = 0, False
@@ -277,7 +283,7 @@ class Widths:
         if min(self._num_cycles, self._num_steps) >= _FEW and max(self._num_cycles, self._num_steps) >= _REBUILD:
             self._num_cycles = self._num_steps = 0
             self._acceptance.refresh()
-            self._groups.refresh(self._acceptance.chances, self._acceptance.end_chance)
+            self._groups.refresh(self._acceptance.chances, self._acceptance.end_chance, self._yields.factors)
             self._planned, self._by_group = None, {}
 
     def _after_probe(self, chooser: Chooser, emitted: int) -> None:

@@ -28,8 +28,6 @@ def test_levels_rise_with_difficulty_and_have_ends() -> None:
 
 
 def planned(groups: Groups, counts: dict[int, int], constant: float) -> Plan:
-    for group in counts:
-        groups.add(group)
     num = sum(counts.values())
     return groups.best(counts, float(num), num, Linear(constant))
 
@@ -53,6 +51,14 @@ def test_widths_are_those_of_the_chances_that_came_last() -> None:
     assert groups.width_of(group, planned(groups, {group: 5}, 100.0)) < found[0]
 
 
+def test_what_cycles_gave_corrects_what_they_are_expected_to_give() -> None:
+    groups, group = Groups(), MENU * NUM_LEVELS + MIDDLE
+    groups.refresh([0.02] * 5, 0.0)
+    before = groups.width_of(group, planned(groups, {group: 5}, 1e9))
+    groups.refresh([0.02] * 5, 0.0, [1.0, 1.0, 1.0, 1.0, 0.5])
+    assert before == 32 and groups.width_of(group, planned(groups, {group: 5}, 1e9)) == 16
+
+
 def test_a_group_that_came_later_has_the_width_that_the_plan_would_give_it() -> None:
     groups = Groups()
     easy, hard = MENU * NUM_LEVELS + 5, MENU * NUM_LEVELS + 35
@@ -71,7 +77,6 @@ class Stairs(dict[int, float]):
 def test_a_part_of_a_group_takes_what_has_room() -> None:
     groups, group = Groups(), MENU * NUM_LEVELS + MIDDLE
     groups.refresh([0.002] * 5, 0.0)
-    groups.add(group)
     plan = groups.best({group: 3}, 3.0, 3, Stairs())
     assert plan.part is not None
     assert (plan.part.group, plan.part.width, plan.num_part, groups.width_of(group, plan)) == (group, 32, 1, 16)

@@ -74,9 +74,10 @@ def test_steps_with_a_prompt_say_nothing_of_the_others() -> None:
     planner = WidthPlanner(widths)
     running = [request(planner, "auto", 5)]
     planner.after_step([item(running[0], "verify", 4), item(running[0], "prefill", 90)], step_s=1.0, num_forwards=1)
-    planner.after_step([], step_s=1.0, num_forwards=1)
+    for _ in range(3):
+        planner.after_step([], step_s=1.0, num_forwards=1)
     assert widths.steps == []
-    assert widths.forwards == [(4, 1, 1), (0, 0, 1)]
+    assert widths.forwards == [(4, 1, 1), (0, 0, 3)]
 
 
 def test_without_a_request_that_has_a_choice_nothing_is_done() -> None:
