@@ -150,7 +150,7 @@ class Widths:
         menu = max(0, (most - 1).bit_length() - 2)
         if menu >= self._num_menus:
             self._num_menus, self._load = menu + 1, (0, 0, 0, -1)
-        drafts = RequestDrafts(typical=self._acceptance.typical)
+        drafts = self._acceptance.new_request()
         group = menu * NUM_LEVELS + level_of(drafts.difficulty)
         return Chooser(self, menu, group, interval=self._interval, since=FIRST_PROBE, drafts=drafts)  # may probe at once
 
@@ -276,6 +276,8 @@ class Widths:
         """Takes in a finished cycle of a request."""
         self._acceptance.learn(chooser.drafts, width, accepted, emitted, ended=ended)
         self._yields.add(chooser.drafts, self._acceptance, bins_of(chooser.menu), ended=ended)
+        if ended:
+            self._acceptance.ended(chooser.drafts)
         if chooser.probing:
             self._after_probe(chooser, emitted)
         chooser.since, chooser.probing = 0, False

@@ -43,7 +43,7 @@ class Yields:
         self._expected += [0.0] * more
         self._taken += [0.0] * more
         kept, total = _KEPT ** len(stretches), sum(stretches)
-        for number, speed in enumerate(speeds_at(drafts.overall, known.chances, num_bins, known.end_chance)):
+        for number, speed in enumerate(speeds_at(drafts.settled, known.chances, num_bins, known.end_chance)):
             if number:
                 width = 2 ** (number + 1)
                 self._expected[number] = self._expected[number] * kept + total / (2 * speed)
