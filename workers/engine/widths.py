@@ -25,6 +25,8 @@ STREAK = 6
 PROBE_WIDTH = 4
 FIRST_PROBE, LAST_PROBE = 16, 128
 """Tokens of ar between two probes: at first, and after many that failed."""
+_STEADY = 8
+"""Cycles for which a request keeps its width rather than to change to the next one."""
 _PROBE_GAIN = 1.05
 """A probe must be able to gain so much, if all drafts were right."""
 _PROBE_SHARE = 0.01
@@ -50,6 +52,10 @@ class Chooser:
     """Number of the requests with this menu and this level of difficulty."""
     running: int = 0
     """Width of the cycle with a draft that runs or begins; 0 = none."""
+    last: int = 1
+    """Width that was chosen last."""
+    num_same: int = 0
+    """Choices since then that kept it."""
     probing: bool = False
     """True if that cycle is a probe."""
     since: int = 0
@@ -70,7 +76,7 @@ class Chooser:
         policy = self.policy
         if self.began is None:
             self.began = policy.forwards_by_now()
-        width = policy.width_of(self)
+        width = self._steady(policy.width_of(self))
         if width == 1 and self.since >= self.interval and most >= PROBE_WIDTH and policy.takes_probe():
             width, self.probing = PROBE_WIDTH, True
         width = min(width, most)
@@ -96,6 +102,19 @@ class Chooser:
         if self.drafts.fast_expected > _FADED:
             self.drafts.forget(emitted)
             self._set_group()
+
+    def _steady(self, width: int) -> int:
+        """Returns the width, or the one before if that is next to it and has had few cycles.
+
+        Next to the best width the speed is nearly the same, and what is known of one request is noisy. A text with a
+        pattern, as most have, takes more cycles if the widths change among them.
+        """
+        if self.num_same < _STEADY and self.last in (2 * width, width // 2) and width > 2:
+            self.num_same += 1
+            return self.last
+        self.num_same = self.num_same + 1 if width == self.last and self.num_same < _STEADY else 0
+        self.last = width
+        return width
 
     def _set_group(self) -> None:
         self.group = self.menu * NUM_LEVELS + level_of(self.drafts.difficulty)

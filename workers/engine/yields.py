@@ -16,6 +16,8 @@ _PRIOR = 8.0
 """Cycles for which it counts that the expectation is right."""
 _LEAST, _MOST = 0.75, 1.33
 """Of a factor."""
+_TRUST = 0.5
+"""Power of a factor: another width cuts a text at other places, and there a draft may not fail that failed."""
 _MANY = 16
 """Stretches of a request that has not ended, after which they are counted."""
 
@@ -53,4 +55,5 @@ class Yields:
     def factors(self) -> list[float]:
         """By number of the width: what a cycle gives by what is expected of it; 1 where little is known."""
         pairs = zip(self._expected, self._taken, strict=True)
-        return [min(max((expected + _PRIOR) / (taken + _PRIOR), _LEAST), _MOST) for expected, taken in pairs]
+        ratios = ((expected + _PRIOR) / (taken + _PRIOR) for expected, taken in pairs)
+        return [min(max(ratio, _LEAST), _MOST) ** _TRUST for ratio in ratios]
