@@ -31,6 +31,7 @@ MODES: dict[str, dict[str, object]] = {
     "dlm": {"mode": "dlm", "block_length": 32, "threshold": 0.9},
     "linear_spec": {"mode": "linear_spec", "block_length": 32, "threshold": 0.0},
     "linear_spec + LoRA": {"mode": "linear_spec", "block_length": 32, "threshold": 0.0, "lora": True},
+    "auto": {"mode": "auto", "block_length": 32, "threshold": 0.0},
 }
 """As in conf/mode/demo.yaml."""
 SCHEMES: dict[str, tuple[Quantization, bool]] = {
@@ -196,12 +197,12 @@ def divergence(logits: torch.Tensor, plain: torch.Tensor) -> tuple[float, float]
     return float(kl.mean()), 100 * float((logits.argmax(-1) == plain.argmax(-1)).float().mean())
 
 
-def measure(model: Path, limit: int) -> None:
+def measure(model: Path, limit: int, modes: Sequence[str]) -> None:
     """Prints the table of answers, then that of weights."""
     benchmarks = {name: load_benchmark(name) for name in BENCHMARKS}
     rows = {name: load_rows(benchmark, None)[:limit] for name, benchmark in benchmarks.items()}
     plain: dict[tuple[str, str], list[Answered]] = {}
-    lines: dict[str, list[str]] = {mode: [] for mode in MODES}
+    lines: dict[str, list[str]] = {mode: [] for mode in modes}
     judge = Judge()
     weights, prompts, exact, plain_bytes = [], list[list[int]](), torch.empty(0), 0
     for scheme in SCHEMES:
@@ -213,10 +214,10 @@ def measure(model: Path, limit: int) -> None:
         size = runtime.engine.model.num_weight_bytes
         kl, top = divergence(prompt_logits(runtime, prompts), exact)
         weights.append(f"| {scheme} | {size:,} | {size / plain_bytes:.1%} | {kl:.5f} | {top:.2f} |")
-        for mode, options in MODES.items():
+        for mode in modes:
             totals = Totals()
             for name, benchmark in benchmarks.items():
-                answers = answer_all(runtime, benchmark, rows[name], options, judge)
+                answers = answer_all(runtime, benchmark, rows[name], MODES[mode], judge)
                 before = plain.setdefault((mode, name), answers)
                 for answer, reference in zip(answers, before, strict=True):
                     totals.add(name, answer, reference)
@@ -234,8 +235,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", type=Path, default=MODEL, help="checkpoint folder (default: the demo model)")
     parser.add_argument("--limit", type=int, default=200, help="problems of each benchmark (default: all 200)")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="rows of MODES (default: all)")
     arguments = parser.parse_args()
-    measure(arguments.model, arguments.limit)
+    measure(arguments.model, arguments.limit, arguments.modes)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ W = work items, L = lanes of a vector.
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections.abc import Sequence
 
@@ -86,13 +87,18 @@ def set_rows(calls: Sequence[Call], ragged: Ragged, num_heads: int, num_kv_heads
 
 def _work(ragged: Ragged, most: int, num_kv_heads: int) -> torch.Tensor:
     """The work items of a step, int32 `[W, 4]`: row, KV head, first query and number of queries (at most `most`)."""
+    return _work_of(tuple([len(row.last_keys) for row in ragged.rows]), most, num_kv_heads)
+
+
+@functools.lru_cache(maxsize=64)
+def _work_of(queries: tuple[int, ...], most: int, num_kv_heads: int) -> torch.Tensor:
+    """The same from the number of queries of each row, which is often that of the step before."""
     items = array("i")
     first_token = 0
-    for number, row in enumerate(ragged.rows):
-        end = first_token + len(row.last_keys)
-        tiles = [(first, min(most, end - first)) for first in range(first_token, end, most)]
+    for number, count in enumerate(queries):
+        end = first_token + count
         for head in range(num_kv_heads):
-            for first, count in tiles:
-                items.extend((number, head, first, count))
+            for first in range(first_token, end, most):
+                items.extend((number, head, first, min(most, end - first)))
         first_token = end
     return torch.frombuffer(items, dtype=torch.int32).view(-1, 4) if items else torch.empty((0, 4), dtype=torch.int32)

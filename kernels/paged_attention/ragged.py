@@ -125,25 +125,25 @@ def write_rows(
     for number, row in enumerate(rows):
         _check(number, row, page_size)
     width = sizes.pages
-    table = array("i", bytes(4 * width * sizes.rows))
-    starts, last_keys, words = array("i", [0]), array("i"), array("q")
+    starts = [0]
+    table, num_keys, last_keys, words = (list[int]() for _ in range(4))
     for number, row in enumerate(rows):
-        pages = array("i", row.pages[: -(-row.num_keys // page_size)])
+        pages = row.pages[: -(-row.num_keys // page_size)]
         if len(pages) > width:
             raise ValueError(f"paged_attention: row {number}: got {len(pages)} pages, expected at most {width}")
-        table[number * width : number * width + len(pages)] = pages
-        last_keys.extend(row.last_keys)
+        table += pages
+        table += [0] * (width - len(pages))
+        num_keys.append(row.num_keys)
+        last_keys += row.last_keys
         starts.append(len(last_keys))
         if sizes.masked:
-            words.extend([_ALL_BITS] * len(row.last_keys) if row.mask_words is None else row.mask_words)
-    num_keys = array("i", [row.num_keys for row in rows])
-    missing_rows, missing_tokens = sizes.rows - len(rows), sizes.tokens - len(last_keys)
-    layout.write(memory, "page_table_NP", table)
-    layout.write(memory, "query_start_N1", starts + array("i", [starts[-1]]) * missing_rows)
-    layout.write(memory, "num_keys_N", num_keys + array("i", [0]) * missing_rows)
-    layout.write(memory, "last_key_T", last_keys + array("i", [0]) * missing_tokens)
+            words += [_ALL_BITS] * len(row.last_keys) if row.mask_words is None else row.mask_words
+    layout.write(memory, "page_table_NP", array("i", table), fill=0)
+    layout.write(memory, "query_start_N1", array("i", starts), fill=starts[-1])
+    layout.write(memory, "num_keys_N", array("i", num_keys), fill=0)
+    layout.write(memory, "last_key_T", array("i", last_keys), fill=0)
     if sizes.masked:
-        layout.write(memory, "mask_word_T", words + array("q", [_ALL_BITS]) * missing_tokens)
+        layout.write(memory, "mask_word_T", array("q", words), fill=_ALL_BITS)
 
 
 def view_rows(

@@ -51,7 +51,7 @@ def test_the_whole_comparison(capsys: pytest.CaptureFixture[str], monkeypatch: p
     monkeypatch.setattr(
         quantization, "SCHEMES", {name: quantization.SCHEMES[name] for name in ("bf16", "w4a16 + head")}
     )
-    measure(MODEL, 1)
+    measure(MODEL, 1, list(quantization.MODES))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("5 problems, ")
     table = [line.strip("| ").split(" | ") for line in lines if line.startswith(("| ar", "| linear"))]

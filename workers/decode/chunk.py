@@ -57,9 +57,13 @@ class Verify:
     None: accept a draft if the verifier's own sample equals it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
-    """The part of one request in the next forward."""
+    """The part of one request in the next forward. Nobody changes one.
+
+    It is not frozen, because a frozen one of so many fields takes three times as long to make, and every request makes
+    one in every step.
+    """
 
     kind: str
     """One of protocol.FORWARD_KINDS. Forwards are counted by kind."""

@@ -282,8 +282,10 @@ class DecodeState(ABC):
             self.finish_reason = "length"
 
     def _first_end(self, start: int) -> int | None:
-        ends = (index + 1 for index in range(start, len(self.output)) if self.output[index] in self.end_token_ids)
-        return next(ends, None)
+        for place, token in enumerate(self.output[start:], start=start + 1):
+            if token in self.end_token_ids:
+                return place
+        return None
 
     def _still_thinking(self) -> bool:
         """True if a thinking budget is set and the output holds no end-of-thinking token yet."""

@@ -247,7 +247,8 @@ class Engine:
 
     def _take_back(self, samples: list[tuple[ScheduledChunk, Sampled]]) -> list[Sequence]:
         """Hands the samples to their requests. Returns the requests that ended, after their pages are released."""
-        broken = [item for item, sampled in samples if not all(map(math.isfinite, sampled.confidences))]
+        # probabilities, so their sum is finite if all of them are
+        broken = [item for item, sampled in samples if not math.isfinite(sum(sampled.confidences))]
         # First of all, so that no request offers what it read from a broken one.
         stopped = self._stop_not_finite(broken) if broken else set()
         for item, sampled in samples:

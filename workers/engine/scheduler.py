@@ -28,6 +28,7 @@ prompts do not hold up decoding."""
 CANCELLED = "the request was cancelled"
 
 T = TypeVar("T")
+_DECODER = one_request("the decoder")
 
 
 @dataclass(slots=True, eq=False)
@@ -235,7 +236,7 @@ class Scheduler:
         while self.waiting and len(self.running) < self.max_num_seqs:
             sequence = self.waiting[0]
             try:
-                with one_request("the decoder"):
+                with _DECODER:
                     fits = self._take_pages(sequence)
             except GenerationError as error:
                 sequence.error = error
@@ -279,7 +280,7 @@ class Scheduler:
     def _guarded(self, sequence: Sequence, call: Callable[..., T], *arguments: object) -> T | None:
         """Calls into the decoder of one request. An exception there ends this request only, and None is returned."""
         try:
-            with one_request("the decoder"):
+            with _DECODER:
                 return call(*arguments)
         except GenerationError as error:
             self.end(sequence, GenerationError(error.message, error.status))  # without the frames of its cause
@@ -289,7 +290,7 @@ class Scheduler:
 def _unless_it_raises(state: DecodeState, chunk: Chunk) -> Chunk | None:
     """Returns the state's following chunk; None also if the decoder raises. It raises again when the chunk is due."""
     try:
-        with one_request("the decoder"):
+        with _DECODER:
             return state.following(chunk)
     except GenerationError:
         return None

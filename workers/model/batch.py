@@ -222,30 +222,31 @@ def pack_into(
     """
     page_size, memory, buffer = layout.page_size, memory_of(host), layout.buffer
     order = batch_order(chunks, page_size)
-    ids, positions, slots, lora, wanted, source = (array("q") for _ in range(6))
+    ids, positions, slots, lora, wanted, source = (list[int]() for _ in range(6))  # they grow faster than arrays do
     rows: list[Row] = []
     for i in order:
         chunk, table, start = chunks[i], page_tables[i], len(ids)
         end = chunk.position + len(chunk.token_ids)
         span = range(chunk.position, end)
         rows.append(Row(pages=table, num_keys=end, last_keys=span if chunk.causal else [end - 1] * len(span)))
-        ids.extend(chunk.token_ids)
-        positions.extend(span)
-        slots.extend([table[p // page_size] * page_size + p % page_size for p in span])
-        wanted.extend([start + row for row in chunk.rows])
+        ids += chunk.token_ids
+        positions += span
+        slots += [table[p // page_size] * page_size + p % page_size for p in span]
+        wanted += [start + row for row in chunk.rows]
         if chunk.lora:
-            lora.extend(range(start, len(ids)))
+            lora += range(start, len(ids))
         if sources:
             first = sources[i]
-            source.extend([first + deferred_row(token) if token < 0 else -1 for token in chunk.token_ids])
+            source += [first + deferred_row(token) if token < 0 else -1 for token in chunk.token_ids]
     packed = Packed(tuple(order), tuple(rows), max(positions) + 1, len(lora))
     missing = layout.tokens - len(ids)
-    slots.extend([spare_page * page_size + i % page_size for i in range(missing)])
-    columns = {"token_ids_T": ids, "positions_T": positions, "slots_T": slots, "logit_rows_R": wanted, **more}
+    slots += [spare_page * page_size + i % page_size for i in range(missing)]
+    numbers = {"token_ids_T": ids, "positions_T": positions, "slots_T": slots, "logit_rows_R": wanted}
     if layout.deferred:
-        columns["source_T"] = source
+        numbers["source_T"] = source
     if layout.lora_tokens:
-        columns["lora_rows"] = lora
+        numbers["lora_rows"] = lora
+    columns = {**{name: array("q", data) for name, data in numbers.items()}, **more}
     if layout.lora_tokens != 0:
         columns["lora_T"] = array("i", bytes(4 * layout.tokens))
         for token in lora:

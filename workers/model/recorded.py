@@ -23,9 +23,10 @@ from trimode.workers.model.batch import Batch
 from trimode.workers.model.checkpoint import ModelConfig
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 
-MAX_TOKENS = 256
-"""Most tokens of a recorded step. In a larger one Python's part is small."""
-
+MAX_TOKENS = 2048
+"""Most tokens of a recorded step. In a large one Python's part is small, but no result has to be allocated."""
+MAX_CALLS = 1 << 17
+"""Calls of all steps that are kept, some 300 bytes each. Beyond it, the steps used least recently are dropped."""
 
 Adapt = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """`adapt(y_TH, x_TA, layer)` returns y with the adapter of a layer added, given the inputs of the product. May change
@@ -119,6 +120,7 @@ class _Step:
                 *linear.prepare_calls(activated, layer.down, self.attended_x, self.x, scratch),
             ]
             self.ends.append((rotated, attended, len(calls)))
+        self.num_calls = len(calls)
         self.tape = Tape(calls)
 
 
@@ -137,6 +139,8 @@ class RecordedLayers:
         self._buffers = _Buffers(config, dtype)  # what no step uses of them takes no memory
         self._cache: weakref.ref[KVCache] | None = None
         self._steps: dict[tuple[int, int], _Step] = {}
+        """By tokens and threads, the last one used at the end."""
+        self._num_calls = 0
         self.refused = self._refusal()
         """Why the model's layers cannot be recorded; None if they can."""
 
@@ -191,11 +195,16 @@ class RecordedLayers:
         if self._cache is None or self._cache() is not cache:
             self._cache = weakref.ref(cache)
             self._steps.clear()
+            self._num_calls = 0
         key = tokens, torch.get_num_threads()
-        step = self._steps.get(key)
+        step = self._steps.pop(key, None)
         if step is None:
             pages = [cache.layer(number) for number in range(self._config.num_layers)]
-            step = self._steps[key] = _Step(self._config, self._layers, pages, self._buffers, tokens)
+            step = _Step(self._config, self._layers, pages, self._buffers, tokens)
+            self._num_calls += step.num_calls
+            while self._steps and self._num_calls > MAX_CALLS:
+                self._num_calls -= self._steps.pop(next(iter(self._steps))).num_calls
+        self._steps[key] = step
         return step
 
 

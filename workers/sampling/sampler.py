@@ -232,27 +232,28 @@ def _split(
 ) -> list[Sampled]:
     results = []
     start = first_top = 0
+    floats, confidences, logprobs, forced, selected = host
+    tokens = list(map(int, floats))
     for number, request in enumerate(requests):
-        end = start + len(request.chunk.rows)
-        tokens, confidences, logprobs, forced, selected = (column[start:end] for column in host)
-        sampled = Sampled([int(token) for token in tokens], confidences, logprobs)
-        num_targets = len(request.chunk.targets)
+        chunk = request.chunk
+        end = start + len(chunk.rows)
+        sampled = Sampled(tokens[start:end], confidences[start:end], logprobs[start:end])
+        num_targets = len(chunk.targets)
         if num_targets:
-            sampled.logprobs = forced[:num_targets] + logprobs[num_targets:]
-        if request.chunk.forced_token is not None:
-            sampled.forced_logprobs = forced
-        if request.chunk.num_top:
+            sampled.logprobs[:num_targets] = forced[start : start + num_targets]
+        if chunk.forced_token is not None:
+            sampled.forced_logprobs = forced[start:end]
+        if chunk.num_top:
             rows = tops[first_top : first_top + end - start]
             # equal ones by their ids, whatever order the device gave them
-            sampled.tops = [
-                tuple(sorted(row, key=lambda pair: (-pair[1], pair[0])))[: request.chunk.num_top] for row in rows
-            ]
+            sampled.tops = [tuple(sorted(row, key=lambda pair: (-pair[1], pair[0])))[: chunk.num_top] for row in rows]
             first_top += end - start
-        if isinstance(request.chunk.selection, Commit):
-            sampled.committed = [value > 0 for value in selected]
-        elif isinstance(request.chunk.selection, Verify):
-            sampled.accepted = int(selected[0])
-        sampled.distributions = kept.get(number, [])
+        if isinstance(chunk.selection, Commit):
+            sampled.committed = [value > 0 for value in selected[start:end]]
+        elif isinstance(chunk.selection, Verify):
+            sampled.accepted = int(selected[start])
+        if number in kept:
+            sampled.distributions = kept[number]
         results.append(sampled)
         start = end
     return results

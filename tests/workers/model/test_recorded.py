@@ -8,6 +8,7 @@ from trimode.kernels.linear.quantized import Scheme
 from trimode.kernels.llvm import jit
 from trimode.tests.workers.micro import MICRO
 from trimode.workers.decode.chunk import Chunk
+from trimode.workers.model import recorded
 from trimode.workers.model.adapter import load_adapter, open_adapter
 from trimode.workers.model.batch import pack
 from trimode.workers.model.checkpoint import open_weights, read_config
@@ -52,6 +53,7 @@ STEPS = [
     [chunk(90)],  # positions beyond those that queries are scaled from
     [chunk(36, 50, lora=True)],  # both
     [chunk(100), chunk(100)],
+    [chunk(180), chunk(170, 10), chunk(150, causal=False)],  # products in several parts
     [chunk(1, 3)],
 ]
 
@@ -103,8 +105,31 @@ def test_most_steps_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     for step in STEPS:
         run(model, cache, step)
     assert singly == []
-    run(model, cache, [chunk(MAX_TOKENS // 2), chunk(MAX_TOKENS // 2 + 1)])
+    cache = KVCache(model.config, 20 * PAGES, model.dtype, CPU)
+    most = [chunk(MAX_TOKENS // 16) for _ in range(16)]
+    run(model, cache, most)
+    assert singly == []
+    run(model, cache, [*most, chunk(1)])
     assert singly == [MAX_TOKENS + 1]
+
+
+@compiled
+def test_steps_that_were_not_used_for_long_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(*STORAGES["float32"])
+    cache = KVCache(model.config, PAGES, model.dtype, CPU)
+    kept = model.recorded
+    assert kept is not None
+    expected = [run(model, cache, [chunk(length)]) for length in (1, 2, 3)]
+    calls = [step.num_calls for step in kept._steps.values()]
+    monkeypatch.setattr(recorded, "MAX_CALLS", sum(calls))
+    for length, remaining in ((1, [2, 3, 1]), (4, [3, 1, 4]), (2, [1, 4, 2])):
+        result = run(model, cache, [chunk(length)])
+        assert [tokens for tokens, _ in kept._steps] == remaining
+        if length <= len(expected):
+            assert torch.equal(result, expected[length - 1])
+    monkeypatch.setattr(recorded, "MAX_CALLS", 1)
+    assert torch.equal(run(model, cache, [chunk(3)]), expected[2])
+    assert [tokens for tokens, _ in kept._steps] == [3]
 
 
 @compiled
@@ -145,4 +170,4 @@ def test_what_cannot_be_recorded_says_why() -> None:
 
 @compiled
 def test_what_is_recorded_is_said() -> None:
-    assert loaded(*STORAGES["bf16"]).describe_kernels()["layers"].startswith("a call per step of up to 256 tokens")
+    assert loaded(*STORAGES["bf16"]).describe_kernels()["layers"].startswith("a call per step of up to 2048 tokens")
