@@ -16,6 +16,7 @@ try:
 except ImportError:
     sys.path.append(str(ROOT / ".types"))
 
+from trimode.core.command import UNREAD, run_command
 from trimode.core.protocol import WorkerSettings
 from trimode.core.worker import Worker
 from trimode.pipeline.in_process.evaluate import main
@@ -29,4 +30,4 @@ def load_worker(settings: WorkerSettings) -> Worker:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], load_worker))
+    run_command(lambda: main(sys.argv[1:], load_worker), unfinished=UNREAD)

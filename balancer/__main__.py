@@ -16,6 +16,7 @@ from trimode.balancer.actors.private_folder import PrivateFolder
 from trimode.balancer.actors.ray_environment import ray_environment
 from trimode.balancer.placement import place_workers
 from trimode.balancer.settings import parse_settings
+from trimode.core.command import run_command
 from trimode.core.errors import guarded
 
 
@@ -37,4 +38,4 @@ def _become_server(argv: Sequence[str]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(lambda: main(sys.argv[1:]))

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from trimode.bench.gpu.scripted import Script, scripted
 from trimode.bench.random_checkpoint import BENCH_SHAPE, TINY_SHAPE, write_checkpoint
+from trimode.core.command import run_command
 from trimode.core.processes import spare_collector
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import DecodeParams, WorkerSettings
@@ -272,4 +273,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from trimode.bench.demo_engine import MAX_NEW_TOKENS, answer_all
 from trimode.bench.quantization import BENCHMARKS, MODEL, Judge
+from trimode.core.command import run_command
 from trimode.core.protocol import Row, WorkerSettings
 from trimode.pipeline.analysis.loads import FILE_NAME, LoadSweep, Setting, advice
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
@@ -167,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

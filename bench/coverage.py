@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from trimode.core.command import run_command
 from trimode.pipeline.analysis.statistics import (
     Floats,
     Interval,
@@ -273,4 +274,4 @@ def _share(intervals: Sequence[Interval], truth: float) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

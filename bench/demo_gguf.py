@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from safetensors import safe_open
+from trimode.core.command import run_command
 from trimode.core.project import PROJECT_DIR
 
 if TYPE_CHECKING:
@@ -108,4 +109,4 @@ def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    run_command(lambda: write(Path(sys.argv[1])))

@@ -22,6 +22,7 @@ from trimode.bench.loads import AR, CONCURRENT, CONTEXT, compare_loads, weight_b
 from trimode.bench.machine import Machine, measure_machine, print_load, print_machine
 from trimode.bench.random_checkpoint import BENCH_SHAPE, TINY_SHAPE, write_checkpoint
 from trimode.bench.rivals import RIVALS, Rival, rival, time_steps
+from trimode.core.command import run_command
 from trimode.core.protocol import WeightStorage, WorkerSettings
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.model.batch import pack
@@ -136,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

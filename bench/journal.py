@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from trimode.core.command import run_command
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import WorkerSettings
 from trimode.workers.journal.journal import EVERY_S, LOOK_EVERY_S, SHARE, Journal
@@ -114,4 +115,4 @@ def run(runtime: Runtime, fields: dict[str, object], count: int, folder: Path | 
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -21,6 +21,7 @@ from trimode.bench.machine import print_load, print_machine
 from trimode.bench.products import shapes
 from trimode.bench.random_checkpoint import BENCH_SHAPE, SPREAD, TINY_SHAPE, write_checkpoint
 from trimode.bench.rivals import rival, time_steps
+from trimode.core.command import run_command
 from trimode.core.protocol import WorkerSettings
 from trimode.kernels import linear
 from trimode.kernels.linear import Prepared, quantized
@@ -137,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

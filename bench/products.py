@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from trimode.bench.machine import print_load, print_machine
 from trimode.bench.random_checkpoint import BENCH_SHAPE, SPREAD
+from trimode.core.command import run_command
 from trimode.kernels import linear
 from trimode.kernels.linear import Prepared, onednn
 from trimode.workers.model.memory import tune_allocator
@@ -104,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

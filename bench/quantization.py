@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from trimode.core.command import run_command
 from trimode.core.protocol import Generation, Quantization, Row, WorkerSettings
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
 from trimode.pipeline.data.load import load_rows
@@ -241,4 +242,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT / ".types"), *(entry for entry in sys.path if Path(entry or ".").resolve().parent != ROOT)]
 
 from trimode.chat.start import one_question
+from trimode.core.command import run_command
 
 if __name__ == "__main__":
-    sys.exit(one_question(sys.argv[1:], "linear_spec", "chat_linear_spec.py"))
+    run_command(lambda: one_question(sys.argv[1:], "linear_spec", "chat_linear_spec.py"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,6 +15,7 @@ from trimode.chat.local import find_adapter, load, local_modes
 from trimode.chat.screen import Screen
 from trimode.chat.server import ServedModel
 from trimode.chat.settings import LORA_SUFFIX, checked_mode
+from trimode.core.command import INTERRUPTED
 from trimode.core.errors import ConfigError, TrimodeError, guarded
 from trimode.core.protocol import WorkerSettings
 from trimode.pipeline.server.address import api_base
@@ -111,10 +111,7 @@ def _ended_by_hand(command: Callable[[], int]) -> int:
         return guarded(command)
     except (KeyboardInterrupt, EOFError):
         print(file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read the answers has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not fail too
-        return 1
+        return INTERRUPTED
 
 
 def talk(state: State, screen: Screen, runner: asyncio.Runner) -> None:

@@ -10,6 +10,7 @@ import errno
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 FAILED, USER_ERROR = 1, 2
@@ -133,8 +134,14 @@ def guarded(command: Callable[[], int], text: Callable[[TrimodeError], str] = er
         problem = storage_problem(error)
         if problem is None:
             raise
-        print(text(ConfigError(problem)), file=sys.stderr, flush=True)
+        _say(text(ConfigError(problem)))
         return USER_ERROR
     except TrimodeError as error:
-        print(text(error), file=sys.stderr, flush=True)
+        _say(text(error))
         return USER_ERROR if isinstance(error, ConfigError) else failed
+
+
+def _say(text: str) -> None:
+    """Prints a line on stderr. If nobody reads it any more, the exit status alone says what it says."""
+    with suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)

@@ -282,7 +282,7 @@ class WorkerSettings:
     max_position_embeddings: int | None = None
     """Overrides config.json's context limit."""
     num_threads: int | None = None
-    """Torch CPU threads; None = all this process may use."""
+    """Torch CPU threads; None = those of OMP_NUM_THREADS, else one for a small model and all cores for others."""
     served_model_name: str | None = None
     """Name in /v1/models; None = the hub id or the folder's name."""
     journal: str | None = None

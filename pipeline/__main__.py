@@ -14,6 +14,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from trimode.core.command import run_command
 from trimode.core.errors import USER_ERROR
 from trimode.core.project import CONF_DIR
 from trimode.pipeline.config.compose import describe_error, register, to_config
@@ -64,4 +65,4 @@ def multirun_overrides(argv: list[str]) -> list[str] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

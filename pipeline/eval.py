@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trimode.core.command import run_command
 from trimode.pipeline.config.compose import compose
 from trimode.pipeline.config.flags import to_overrides
 from trimode.pipeline.sweep import guarded_sweep, run
@@ -17,4 +18,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimode.core.command import UNREAD, run_command
 from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.core.files import replacing, write_json_atomic
 from trimode.core.protocol import Row
@@ -235,20 +236,20 @@ def rescore_folder(folder: Path, paths: Sequence[Path], data_dir: Path | None, n
     metrics = new_metrics(benchmark, files)  # before anything is written
     for file in files:
         write(file)
+    rewritten = rewrite_metrics(benchmark, folder, metrics, new_counts(files))
+    for file in files:  # after all is written: a reader of the output may leave
         print(f"{file.path}: {len(file.rows)} rows, {len(file.changes)} verdicts changed")
-        if file.num_without_generation:
-            missing = f"rows have no {benchmark.generation_key!r}"
-            print(f"  {file.num_without_generation} {missing} and are left as they are: no answer")
+        if missing := file.num_without_generation:
+            print(f"  {missing} rows have no {benchmark.generation_key!r} and are left as they are: no answer")
         for line in file.changes[:EXAMPLES_SHOWN]:
             print(f"  {line}")
         if len(file.changes) > EXAMPLES_SHOWN:
             print(f"  and {len(file.changes) - EXAMPLES_SHOWN} more")
-        unscored = [index for index, row in enumerate(file.rows, start=1) if SCORING_ERROR in row]
-        if unscored:
+        if unscored := [index for index, row in enumerate(file.rows, start=1) if SCORING_ERROR in row]:
             print(
                 f"  could not be scored: rows {', '.join(map(str, unscored[:EXAMPLES_SHOWN]))} ({len(unscored)} in all)"
             )
-    print(f"{folder}: {rewrite_metrics(benchmark, folder, metrics, new_counts(files))}", flush=True)
+    print(f"{folder}: {rewritten}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -270,8 +271,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Scores every benchmark folder, also after one could not be; returns 0, or 2 when the user must act on one."""
-    options = _parser().parse_args(argv)
-    return guarded(lambda: run_rescore(options))
+    return guarded(lambda: run_rescore(_parser().parse_args(argv)))
 
 
 def run_rescore(options: argparse.Namespace) -> int:
@@ -297,4 +297,4 @@ def run_rescore(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, unfinished=UNREAD)

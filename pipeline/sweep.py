@@ -7,7 +7,6 @@ stdout.
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -52,18 +51,13 @@ OK = 0
 
 
 def guarded_sweep(command: Callable[[], int]) -> int:
-    """Runs a command that is a sweep. Returns its exit status, also after an error, a signal or a closed pipe."""
-    status = OK
+    """Runs a command that is a sweep. Returns its exit status, also after an error or a signal."""
     try:
-        status = guarded(command)
-        sys.stdout.flush()  # what is left could otherwise fail when Python ends
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of stdout has seen enough
+        return guarded(command)
     except (Stopped, KeyboardInterrupt) as error:
         name = error.signal_name if isinstance(error, Stopped) else "Ctrl-C"
         print(f"stopped by {name}; the same command goes on where this one ended", file=sys.stderr)
-        status = FAILED
-    return status
+        return FAILED
 
 
 def run(config: Config, cwd: Path, launcher: Launcher | None = None, again: bool = False) -> int:

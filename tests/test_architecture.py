@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # kernels: an operator may use the compilers, never another operator
     "kernels": {"kernels"},
     "kernels/describe": {"kernels"},
-    "kernels/resources": {"kernels"},
+    "kernels/resources": {"kernels", "core"},
     "kernels/llvm": set(),
     "kernels/cuda": set(),
     "kernels/packing": set(),
@@ -163,6 +163,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """What each room may import of ours. `kernels` stands for all operators and the compiler. A new room needs a line."""
 
 NARROW = {
+    ("kernels/resources", "core"): "core.command",
     ("workers/model", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/decode"): "workers.decode.chunk",
     ("workers/sampling", "workers/model"): "workers.model.batch",

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from trimode.core.command import INTERRUPTED, run_command
 from trimode.core.errors import USER_ERROR, ConfigError, GenerationError, guarded
 from trimode.core.model_flags import add_model_flags
 from trimode.core.protocol import Generation, WorkerSettings
@@ -24,8 +25,6 @@ from trimode.workers.runtime import Runtime
 OUTPUT_KEYS = ("token_ids", "text", "finish_reason", "nfe", "forwards", "trace")
 ROWS_AHEAD = 2
 """Rows in the engine at once, as a multiple of those decoded together: the next ones wait ready for a free slot."""
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
 
 
 def _arguments() -> argparse.Namespace:
@@ -151,4 +150,4 @@ def _generate(settings: WorkerSettings, arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from trimode.core.command import UNREAD, run_command
 from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.kernels.linear.quantized import QuantizedWeight, Scheme, dequantize, quantize
 from trimode.workers.model.checkpoint import ModelConfig, WeightFiles, expected_shapes, open_weights, read_config
@@ -192,4 +192,4 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, unfinished=UNREAD)

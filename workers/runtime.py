@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from trimode.core.continuation import Continuation
+from trimode.core.devices import own_threads
 from trimode.core.errors import ConfigError, GenerationError, WorkerError
 from trimode.core.protocol import DecodeParams, Generation, WorkerSettings
 from trimode.core.worker import WorkerInfo
@@ -166,12 +167,14 @@ class Runtime:
             raise ConfigError(f"dtype: got {settings.dtype!r}; valid: {', '.join(DTYPES)}")
         if settings.max_num_seqs < 1:
             raise ConfigError(f"max_num_seqs: got {settings.max_num_seqs}; valid: >= 1")
-        if settings.num_threads:
-            torch.set_num_threads(settings.num_threads)
         self.settings = settings
         folder = checkpoint_folder(settings.model, settings.revision)
         config = read_config(folder, settings.max_position_embeddings)
         device, dtype = resolve_device(settings.device), DTYPES[settings.dtype]
+        if settings.num_threads:
+            torch.set_num_threads(settings.num_threads)
+        elif device.type == "cpu":
+            torch.set_num_threads(own_threads(str(folder), torch.get_num_threads()))
         options = load_options(settings, config, device)
         files = open_weights(folder)
         check_weights(files, config, f"checkpoint: {folder}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from trimode.balancer.chat_page.page import page
+from trimode.core.command import run_command
 from trimode.core.errors import guarded
 from trimode.core.files import write_text_atomic
 
@@ -30,4 +30,4 @@ def _write(out: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from trimode.bench.balancer.load import Load, ask_server, percentile, run_callers
 from trimode.bench.balancer.processes import Setup, balancer_server, cpu_s, direct_workers, measure_direct
+from trimode.core.command import run_command
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo_model"
 QUESTION = (
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -21,6 +21,7 @@ from trimode.bench.drills.drill import Record, Reference, make_reference, read_r
 from trimode.bench.drills.strikes import KINDS
 from trimode.bench.drills.sweep import Settings
 from trimode.bench.drills.table import as_markdown, describe, machine
+from trimode.core.command import UNREAD, run_command
 from trimode.core.errors import FAILED, ConfigError, guarded
 from trimode.core.protocol import Mode
 
@@ -186,4 +187,4 @@ def run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:])))
+    run_command(lambda: guarded(lambda: run(sys.argv[1:])), unfinished=UNREAD)

@@ -26,6 +26,7 @@ from pathlib import Path
 from trimode.bench.drills.cluster import REST_S, SETTINGS, Cluster, running_cluster, scontrol
 from trimode.bench.drills.drill import Record, Reference, compare, make_reference, read_records
 from trimode.bench.drills.sweep import Settings, Sweep
+from trimode.core.command import UNREAD, run_command
 from trimode.core.errors import FAILED, guarded
 from trimode.core.files import whole_lines
 from trimode.pipeline.slurm.queue import queue_entries
@@ -240,4 +241,4 @@ def run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:])))
+    run_command(lambda: guarded(lambda: run(sys.argv[1:])), unfinished=UNREAD)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from trimode.bench.drills.cluster import SETTINGS, running_cluster
 from trimode.bench.drills.compare import Difference, difference, read_run
+from trimode.core.command import UNREAD, run_command
 from trimode.core.errors import FAILED, WorkerError, guarded
 from trimode.core.project import PROJECT_DIR, child_environment
 from trimode.pipeline.run_folder.paths import RunPaths
@@ -153,4 +154,4 @@ def run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:])))
+    run_command(lambda: guarded(lambda: run(sys.argv[1:])), unfinished=UNREAD)

@@ -19,6 +19,7 @@ from trimode.bench.gpu.goals import judge
 from trimode.bench.gpu.records import Findings, Note, append, read
 from trimode.bench.gpu.report import DRY_RUN, Ended, goal_row, write
 from trimode.bench.gpu.sections import SECTIONS, TOTAL_S, Section, deadlines
+from trimode.core.command import run_command
 from trimode.core.project import PROJECT_DIR
 
 GRACE_S = 3.0
@@ -112,4 +113,4 @@ def _print_summary(found: Findings, ended: Sequence[Ended], *, dry: bool) -> Non
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -14,6 +14,7 @@ from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.plan import DRY, REAL
 from trimode.bench.gpu.records import read
 from trimode.bench.gpu.sections import SECTIONS
+from trimode.core.command import run_command
 from trimode.kernels.cuda import runtime
 
 
@@ -56,4 +57,4 @@ def is_interpreter_broken() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -16,14 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from trimode.kernels.linear import integers, packed12
 from trimode.kernels.linear.blocks import OUTPUTS, num_blocks
 from trimode.kernels.linear.compact_kernel import FIRST_ROWS, STRETCH_STEPS, kernel, num_tiles
 from trimode.kernels.linear.decode import Coding
 from trimode.kernels.linear.quantized import MAX_INT8, QuantizedWeight, Scheme
+from trimode.kernels.linear.rows import run_padded
 from trimode.kernels.llvm import jit
 from trimode.kernels.llvm.jit import Call
+from trimode.kernels.llvm.tape import Scratch
 
 _X_BYTES = 1 << 19
 """Size of the transposed rows that are multiplied at a time."""
@@ -115,14 +116,11 @@ def pack_quantized(weight: QuantizedWeight) -> Compact:
 def product(x_TI: torch.Tensor, weight: Compact, residual_TO: torch.Tensor | None = None) -> torch.Tensor:
     """`x @ weight.T (+ residual)`, `[T, O]` in bfloat16, rounded once."""
     width = OUTPUTS * weight.codes.shape[0]
-    lacking = width - weight.num_outputs
-    if residual_TO is not None:
-        residual_TO = F.pad(residual_TO, (0, lacking)) if lacking else residual_TO.contiguous()
-    x_TI = x_TI if x_TI.stride(1) == 1 else x_TI.contiguous()
-    y_TW = x_TI.new_empty((x_TI.shape[0], width))
-    for call in prepare(x_TI, weight, residual_TO, y_TW):
-        call.run()
-    return y_TW[:, : weight.num_outputs].contiguous() if lacking else y_TW
+
+    def prepare_calls(x: torch.Tensor, residual: torch.Tensor | None, y: torch.Tensor, _: Scratch) -> list[Call]:
+        return prepare(x, weight, residual, y)
+
+    return run_padded(prepare_calls, x_TI, width, weight.num_outputs, residual_TO)
 
 
 def prepare(x_TI: torch.Tensor, weight: Compact, residual_TW: torch.Tensor | None, y_TW: torch.Tensor) -> list[Call]:

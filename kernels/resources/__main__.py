@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trimode.core.command import UNREAD, run_command
 from trimode.kernels import resources
 from trimode.kernels.cuda import offline
 from trimode.kernels.resources.cases import Case
@@ -101,4 +102,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, unfinished=UNREAD)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trimode.core.command import UNREAD, run_command
 from trimode.core.errors import ConfigError, guarded
 from trimode.core.protocol import Mode
 from trimode.pipeline.analysis.comparable import differences, mixed_code
@@ -123,4 +124,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, unfinished=UNREAD)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trimode.core.command import UNREAD, run_command
 from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.pipeline.benchmarks import benchmark_names
 from trimode.pipeline.data.prepare import PrepareOptions, prepare
@@ -60,4 +61,4 @@ def prepare_all(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, unfinished=UNREAD)

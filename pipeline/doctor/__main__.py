@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trimode.core.command import UNREAD, run_command
 from trimode.core.counted import counted
 from trimode.core.errors import FAILED, ConfigError, guarded
 from trimode.pipeline.config.checks import check
@@ -123,7 +124,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command(lambda: main(sys.argv[1:]), unfinished=UNREAD)

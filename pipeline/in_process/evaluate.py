@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from trimode.core.command import INTERRUPTED
 from trimode.core.errors import ConfigError, TrimodeError, guarded
 from trimode.core.files import write_json_atomic
 from trimode.core.protocol import WorkerSettings
@@ -37,7 +38,7 @@ def main(argv: Sequence[str], make_worker: Callable[[WorkerSettings], Worker]) -
         return guarded(lambda: evaluate(args, make_worker), text=error_text)
     except KeyboardInterrupt:
         print("\ninterrupted; finished samples are kept, the same command goes on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def error_text(error: TrimodeError) -> str:

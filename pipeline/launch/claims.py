@@ -7,12 +7,15 @@ from pathlib import Path
 
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.living import write_plan
+from trimode.pipeline.launch.outcome import forget
 from trimode.pipeline.launch.owner import Owner, claim, release
 from trimode.pipeline.spec import JobSpec
 
 
 def take(jobs: Sequence[JobSpec], launcher: Launcher, take_over: bool = False) -> None:
-    """Claims every run folder of the jobs and writes plan.json there. On an error no folder stays claimed.
+    """Claims every run folder of the jobs, writes plan.json there and removes old markers of the jobs.
+
+    On an error no folder stays claimed.
 
     `take_over`: also from owners that cannot be asked.
     """
@@ -22,6 +25,7 @@ def take(jobs: Sequence[JobSpec], launcher: Launcher, take_over: bool = False) -
         for run_dir in dict.fromkeys(job.run_dir for job in jobs):
             here = [(job, None) for job in jobs if job.run_dir == run_dir]
             write_plan(Path(run_dir), [], here, launcher.command)
+        forget(jobs)
     except BaseException:
         give_back(jobs, owner)
         raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +28,19 @@ def over_since(spec: JobSpec, moment: float) -> str | None:
             if marker.stat().st_mtime >= moment:
                 return name
     return None
+
+
+def forget(specs: Sequence[JobSpec], before: float = math.inf) -> None:
+    """Removes the markers that earlier runs of jobs have left, as they are to run again.
+
+    `before`: a Unix time; later markers are of the new runs.
+    """
+    for spec in specs:
+        paths = RunPaths(Path(spec.run_dir))
+        for marker in (paths.completed(spec.index), paths.failed(spec.index)):
+            with suppress(OSError):
+                if marker.stat().st_mtime < before:
+                    marker.unlink()
 
 
 def cause(record: Path) -> str:

@@ -19,11 +19,11 @@ from submitit.slurm.slurm import SlurmExecutor
 from trimode.core.errors import SubmissionError, TrimodeError, WorkerError
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.fitting import fitting_arrays
-from trimode.pipeline.launch.outcome import failure_message, is_completed
+from trimode.pipeline.launch.outcome import failure_message, forget, is_completed
 from trimode.pipeline.launch.owner import hand_over
 from trimode.pipeline.launch.view import entry_of, view
 from trimode.pipeline.run_folder.paths import RunPaths
-from trimode.pipeline.run_folder.submission import Call, Submission, accepted, remove_files, write_calls
+from trimode.pipeline.run_folder.submission import CALLS, Call, Submission, accepted, remove_files, write_calls
 from trimode.pipeline.slurm.arrays import submission_dir
 from trimode.pipeline.slurm.chain import follow_up
 from trimode.pipeline.slurm.commands import outside_of_jobs
@@ -109,6 +109,7 @@ def submit_array(jobs: Sequence[JobSpec], launcher: Launcher, cluster: str = "")
         folder,
         [Call(spec=job, token=launcher.token(job.run_dir), function=launcher.function) for job in jobs],
     )
+    written = (folder / CALLS).stat().st_mtime
     arrays: list[str] = []
     with outside_of_jobs():
         try:
@@ -116,6 +117,7 @@ def submit_array(jobs: Sequence[JobSpec], launcher: Launcher, cluster: str = "")
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             remove_files(folder)
             raise SubmissionError(refusal(str(error)), sbatch_text(jobs)) from error
+        forget(jobs, before=written)
         try:
             while len(arrays) <= jobs[0].resources.num_follow_ups:
                 arrays.append(_sbatch(jobs, folder, arrays))

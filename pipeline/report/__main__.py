@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from trimode.core.command import run_command
 from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.core.files import write_text_atomic
 from trimode.pipeline.analysis.comparable import differences, mixed_code
@@ -60,12 +61,18 @@ def left_out(runs: list[Run], page: Path | None) -> list[str]:
     return [f"{len(others)} more runs below {page.parent} are left out; `{command}` shows all"] if others else []
 
 
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves the closed pipe, which rich would end the process for, to the boundary of all commands."""
+        raise
+
+
 def print_rows(rows: list[ReportRow], style: str) -> None:
     """Writes the rows to stdout in the given format; a table without rows becomes a sentence."""
     if style != "table":
         sys.stdout.write({"markdown": as_markdown, "csv": as_csv, "json": as_json}[style](rows))
         return
-    console = Console()
+    console = _Screen()
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     console.print(as_table(rows) if rows else "No scored answers yet.")
@@ -124,6 +131,8 @@ def run_report(options: argparse.Namespace, page: Path | None) -> int:
         loads, doubts = read_loads(*options.folders)
         runs, notes = ([], []) if loads and not any(map(_has_runs, options.folders)) else read_sweep(*options.folders)
         publish(runs, notes + doubts, options.format, page, loads)
+    except BrokenPipeError:  # nobody reads the table any more
+        raise
     except OSError as error:
         print(f"error: the page cannot be written ({error}); name another place with --html FILE", file=sys.stderr)
         return USER_ERROR if options.html else 0
@@ -131,4 +140,4 @@ def run_report(options: argparse.Namespace, page: Path | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

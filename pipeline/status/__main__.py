@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trimode.core.command import run_command
 from trimode.core.errors import ConfigError, WorkerError, guarded
 from trimode.core.files import tail
 from trimode.pipeline.launch.living import tidy
@@ -114,10 +115,11 @@ def run(argv: Sequence[str] | None) -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("eval_suit_results"))
     parser.add_argument("--watch", action="store_true", help="show again whenever something changes")
     parser.add_argument("--json", action="store_true", help="machine-readable")
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-") and words[0] not in ("show", "logs", "cancel"):
+    given = sys.argv[1:] if argv is None else argv
+    words = [word for word in given if not word.startswith("-")]
+    if words and words[0] not in ("show", "logs", "cancel"):
         words.insert(0, "show")
-    options = parser.parse_args(words)
+    options = parser.parse_args([*(word for word in given if word.startswith("-")), *words])
 
     def look() -> list[JobView]:
         return views(run_dirs_below(options.folder))
@@ -145,7 +147,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command(main)

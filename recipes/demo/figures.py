@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimode.core.command import run_command
 from trimode.core.protocol import WorkerSettings
 from trimode.pipeline.benchmarks import load_benchmark
 from trimode.pipeline.scoring import score_row
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

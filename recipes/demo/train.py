@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 from tokenizers import Tokenizer
+from trimode.core.command import UNREAD, run_command
 from trimode.core.files import replacing
 from trimode.recipes.demo import dataset, export, objective, optimizer, probe, tokenizer
 from trimode.recipes.demo.batches import NoisePlan, Row, assemble
@@ -226,4 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, unfinished=UNREAD)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 from trimode.chat.answer import Stats
 from trimode.chat.screen import Screen, without_control
 from trimode.chat.talk import conversation, one_question
+from trimode.core.command import run_command
 from trimode.tests.fakes.chat import LINE, FakeAnswerer
 
 
@@ -167,11 +169,13 @@ def test_utf8_is_read_in_every_locale(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_reader_that_leaves_ends_the_command_without_a_trace(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for start in (chat, ask):
+    for command, words in ((conversation, (["--mode", "ar"], "chat.py")), (one_question, ((), "dlm", "chat_dlm.py"))):
+        fake = FakeAnswerer()
         reading, writing = os.pipe()
         os.close(reading)
-        with os.fdopen(writing, "w") as out:
+        with os.fdopen(writing, "w") as out, pytest.raises(SystemExit) as ended:
+            monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
             monkeypatch.setattr("sys.stdout", out)
-            status, fake = start("one\ntwo\n", monkeypatch)
-        assert (status, len(fake.asked), fake.closed) == (1, 1, True)
+            run_command(partial(command, *words, lambda _args, _mode, fake=fake: fake))
+        assert (ended.value.code, len(fake.asked), fake.closed) == (0, 1, True)
         assert "rror" not in capsys.readouterr().err

@@ -76,10 +76,12 @@ def test_a_process_is_known_by_pid_and_start() -> None:
 
 def test_the_collector_looks_at_nothing_that_lived_before_and_runs_less_often() -> None:
     program = (
-        "import gc; from trimode.core.processes import spare_collector; kept = [[] for _ in range(1000)]; "
-        "spare_collector(); print(gc.get_freeze_count() > 1000, len(gc.get_objects()) < 1000, gc.get_threshold()[0])"
+        "import gc, weakref; from trimode.core.processes import spare_collector; kept = [[] for _ in range(1000)]; "
+        "garbage = type('Garbage', (), {})(); garbage.itself = garbage; seen = weakref.ref(garbage); del garbage; "
+        "spare_collector(); print(gc.get_freeze_count() > 1000, len(gc.get_objects()) < 1000, gc.get_threshold()[0]); "
+        "print(seen())"
     )
     shown = subprocess.run(
         [sys.executable, "-c", program], env=child_environment(), capture_output=True, text=True, check=True
     )
-    assert shown.stdout.split() == ["True", "True", "10000"]
+    assert shown.stdout.split() == ["True", "True", "10000", "None"]

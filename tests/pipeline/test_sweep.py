@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from trimode.core.project import child_environment
 from trimode.pipeline.launch.call import Launcher
 from trimode.pipeline.launch.claims import give_back, take
 from trimode.pipeline.launch.owner import read_owner, this_process
+from trimode.pipeline.launch.view import Stage, view
 from trimode.pipeline.plan.rounds import continue_or_start
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.sweep import guarded_sweep, say_skipped
@@ -83,21 +83,6 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"Settings\n", b"")
 
 
-@pytest.mark.process
-def test_a_reader_that_has_left_before_the_end_is_no_error_either() -> None:
-    command = "import sys; from trimode.pipeline.sweep import guarded_sweep as run; sys.exit(run(lambda: print() or 3))"
-    environment = child_environment() | {"PYTHONUNBUFFERED": ""}  # so that the line is written when Python ends
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", command], env=environment, stdout=writer, stderr=subprocess.PIPE, check=False
-        )
-    finally:
-        os.close(writer)
-    assert (done.returncode, done.stderr) == (3, b"")
-
-
 def test_folders_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
     ar, dlm, _ = local_jobs(tmp_path)
     other = this_process()
@@ -116,3 +101,17 @@ def test_what_is_finished_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     finish(jobs[0])
     say_skipped(continue_or_start(jobs, fresh=False))
     assert capsys.readouterr().err == f"ar: finished before, skipped: {jobs[0].run_dir}\n"
+
+
+def test_what_became_of_a_local_job_before_is_not_what_became_of_it_now(tmp_path: Path) -> None:
+    ar, dlm, _ = local_jobs(tmp_path)
+    finish(ar)
+    failed = RunPaths(Path(dlm.run_dir)).failed(dlm.index)
+    failed.parent.mkdir(parents=True)
+    failed.write_text("now\nCause: an old one\n")
+    owner = this_process()
+    take([dlm], Launcher(owner))
+    waiting = view(dlm, None, None)
+    assert (waiting.stage, waiting.detail) == (Stage.PENDING, "it waits for the jobs before it")
+    assert view(ar, None, None).stage is Stage.COMPLETED
+    give_back([dlm], owner)

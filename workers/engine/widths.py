@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from trimode.workers.engine.acceptance import Acceptance, RequestDrafts, speeds_at
 from trimode.workers.engine.groups import FAIRNESS, NUM_LEVELS, Groups, Plan, bins_of, level_of
-from trimode.workers.engine.hindsight import Hindsight
+from trimode.workers.engine.hindsight import Hindsight, widths_up_to
 from trimode.workers.engine.step_times import StepTimes
 from trimode.workers.engine.yields import Yields
 
@@ -264,16 +264,18 @@ class Widths:
         return self._pays
 
     def _could_pay(self) -> bool:
-        """Returns True if one request or all of them would gain, were all their drafts right."""
+        """Returns True if one request or all of them would gain, were all their drafts right until their answers end."""
         num_choosers, other_requests, other_rows, _ = self._load
         num_requests, plain_rows = num_choosers + other_requests, num_choosers + other_rows
         if not num_choosers:
             return False
         plain = self.times.at(plain_rows, num_requests)
+        bins = bins_of(self._num_menus - 1)
+        speeds = speeds_at(0.0, self._acceptance.chances, bins, self._acceptance.end_chance)
         return any(
-            (num_requests - some + some * width / 2) / self.times.at(plain_rows + some * (width - 1), num_requests)
+            (num_requests + some * (speed - 1)) / self.times.at(plain_rows + some * (width - 1), num_requests)
             > _PROBE_GAIN * num_requests / plain
-            for width in (2**bins for bins in range(2, bins_of(self._num_menus)))
+            for width, speed in zip(widths_up_to(len(speeds)), speeds, strict=True)
             for some in (1, num_choosers)
         )
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trimode.core.command import run_command
 from trimode.core.errors import ConfigError, WorkerError, guarded
 from trimode.core.files import locked, write_json_atomic
 from trimode.core.project import PROJECT_DIR
@@ -254,4 +255,4 @@ def _status(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:])))
+    run_command(lambda: guarded(lambda: run(sys.argv[1:])))

@@ -35,6 +35,7 @@ class Bench:
         refusals: dict[int, TrimodeError] | None = None,
         hang_timeout_s: float = 600.0,
         hangs: Collection[int] = (),
+        start_timeout_s: float = 600.0,
     ) -> None:
         self.actors = FakeActors(refusals, hangs)
         self.fatal: list[str] = []
@@ -43,7 +44,7 @@ class Bench:
             log_prefix="group3_",
             max_worker_deaths=3 if hangs else 2,
             hang_timeout_s=hang_timeout_s,
-            start_timeout_s=0.5 if hangs else 600.0,
+            start_timeout_s=0.5 if hangs else start_timeout_s,
         )
         placement, door = Placement(2, 0, WORKER), self.actors.door
         self.pool = WorkerPool(settings, placement, Path("logs"), self.fatal.append, door, self.actors)
@@ -222,5 +223,27 @@ def test_a_replacement_that_hangs_is_ended_too() -> None:
         await until_in_time(lambda: bench.pool.restarts == 1)
         assert bench.actors.started[2].died.done()
         assert (bench.pool.slots[0].deaths, bench.fatal) == (2, [])
+
+    run(test())
+
+
+def test_a_limit_of_zero_is_none() -> None:
+    async def test() -> None:
+        bench = Bench(start_timeout_s=0.0)
+        await bench.pool.start()
+        assert bench.pool.router.num_ready == 2
+
+    run(test())
+
+
+def test_no_worker_is_given_up_where_it_is_the_last() -> None:
+    async def test() -> None:
+        bench = Bench(hangs=range(3, 20))
+        await bench.pool.start()
+        for actor in bench.actors.started[:2]:
+            actor.die()
+        await until_in_time(lambda: bool(bench.fatal))
+        assert "was not ready within 0.5 s" in bench.fatal[0]
+        assert bench.fatal[0].endswith(": 3 deaths in a row")
 
     run(test())

@@ -61,6 +61,7 @@ def test_messages_become_tokens_and_an_empty_text_none() -> None:
 def test_the_tokenizer_says_what_it_is() -> None:
     async def test(client: httpx.AsyncClient) -> None:
         info = (await client.get("/tokenizer_info")).json()
+        assert (await client.get("/v1/tokenizer_info")).json() == info
         assert (info["tokenizer_class"], info["eos_token"], info["model_max_length"]) == ("Fake", "<end>", 4096)
 
     run(test)
@@ -76,6 +77,7 @@ def test_the_tokenizer_says_what_it_is() -> None:
         ("/tokenize", {"messages": HELLO, "add_generation_prompt": False}, "add_generation_prompt"),
         ("/tokenize", {"messages": HELLO, "chat_template_kwargs": 1}, "chat_template_kwargs"),
         ("/tokenize", {"prompt": "a", "return_token_strs": 1}, "return_token_strs"),
+        ("/tokenize", {"prompt": "a", "add_special_tokens": 1}, "add_special_tokens"),
         ("/tokenize", {"prompt": "x" * 70_000}, "prompt"),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": [256]}, "tokens"),
@@ -184,5 +186,62 @@ def test_a_worker_that_does_not_answer_is_left_and_another_one_asked(monkeypatch
             assert refused.status_code == 503
             assert "no worker has answered within 0.05 s" in error_of(refused)["message"]
         assert bench.deaths == []
+
+    asyncio.run(test())
+
+
+class Noting(StrictWorker):
+    """Notes what it is asked about text. It has no tokenizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Mapping[str, object]] = []
+
+    async def text(self, task: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        if task == "vocabulary":
+            return {"tokens": None, "special": [], "info": {}}
+        self.asked.append(fields)
+        return {"tokens": [1]}
+
+
+@pytest.mark.parametrize(
+    ("more", "thinks"),
+    [
+        ({}, False),
+        ({"enable_thinking": True}, True),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, True),
+        ({"chat_template_kwargs": {"enable_thinking": False}, "enable_thinking": True}, False),
+    ],
+)
+def test_messages_are_templated_with_or_without_thinking(more: dict[str, object], thinks: bool) -> None:
+    async def test() -> None:
+        bench = AppBench(Noting, num_workers=1)
+        async with bench.client() as client:
+            await post(client, {"messages": HELLO, **more}, "/tokenize")
+        [worker] = bench.workers
+        assert isinstance(worker, Noting)
+        assert [fields["enable_thinking"] for fields in worker.asked] == [thinks]
+
+    asyncio.run(test())
+
+
+def test_the_worker_with_the_least_work_is_asked_about_text() -> None:
+    async def test() -> None:
+        bench = AppBench(Noting)
+        bench.router.slots[0].outstanding = 10.0
+        async with bench.client() as client:
+            await post(client, {"prompt": "abc"}, "/tokenize")
+        busy, free = bench.workers
+        assert isinstance(busy, Noting) and isinstance(free, Noting)
+        assert (len(busy.asked), len(free.asked)) == (0, 1)
+
+    asyncio.run(test())
+
+
+def test_without_a_tokenizer_nothing_is_said_of_it() -> None:
+    async def test() -> None:
+        async with AppBench(Noting).client() as client:
+            refused = await client.get("/tokenizer_info")
+            assert (refused.status_code, error_of(refused)["message"]) == (404, "this checkpoint has no tokenizer")
 
     asyncio.run(test())

@@ -30,6 +30,8 @@ from trimode.tests.fakes.sweeps import config_of
         ("top_p=0", "top_p: got 0.0"),
         ("limit=0", "limit: got 0; valid: a whole number from 1"),
         ("cluster.gpus=0", "cluster.gpus: got 0"),
+        ("balancer.start_timeout_s=-1", "balancer.start_timeout_s: got -1.0; valid: seconds, 0 or more"),
+        ("balancer.start_timeout_s=inf", "balancer.start_timeout_s: got inf"),
         ("balancer.workers=9", "workers: each has a GPU of its own; got 9 for 8 GPUs"),
         ("model.quantize_head=true", "model.quantize_head: got true with model.quantization none; valid: with fp8"),
         ("exp_name='../up'", "exp_name is one folder's name: got '../up'"),

@@ -83,3 +83,10 @@ def test_a_job_of_several_nodes_says_how_they_find_the_server(tmp_path: Path, mo
 def test_one_node_is_not_told_of_others(tmp_path: Path) -> None:
     settings = balancer_settings(tmp_path)
     assert (settings.num_nodes, settings.join_file, settings.node_host) == (1, None, None)
+
+
+def test_the_time_to_become_ready_reaches_the_server(tmp_path: Path) -> None:
+    spec = job_spec(tmp_path)
+    spec = dataclasses.replace(spec, client=dataclasses.replace(spec.client, start_timeout_s=77.0))
+    _, *command = BalancerProcess(RunFolder(spec, RunPaths(tmp_path / "run")), Devices("cpu", 1)).command()
+    assert parse_settings(command[len(BALANCER) :]).start_timeout_s == 77.0

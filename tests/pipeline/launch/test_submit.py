@@ -11,8 +11,11 @@ import pytest
 from trimode.core.errors import SubmissionError, WorkerError
 from trimode.pipeline.launch import submit
 from trimode.pipeline.launch.call import Launcher
+from trimode.pipeline.launch.outcome import is_completed
 from trimode.pipeline.launch.owner import claim, read_owner, this_process
 from trimode.pipeline.launch.submit import Again, Submitted, wait
+from trimode.pipeline.launch.view import Stage, view
+from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.run_folder.submission import Call, planned, read_call, submissions
 from trimode.pipeline.slurm.arrays import submission_dir
 from trimode.pipeline.slurm.queue import QueueEntry
@@ -157,6 +160,32 @@ def test_folders_belong_to_the_slurm_jobs_that_write_there(tmp_path: Path) -> No
     submit_arrays(jobs, Launcher(owner))
     taken = read_owner(Path(jobs[0].run_dir))
     assert taken is not None and taken.slurm_jobs == ("101_0", "101_1")
+
+
+@pytest.mark.usefixtures("slurm")
+def test_what_became_of_a_job_before_is_not_what_became_of_it_now(tmp_path: Path) -> None:
+    job, other = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=[ar,dlm]")
+    for spec in (job, other):
+        paths = RunPaths(Path(spec.run_dir))
+        finish(spec)
+        paths.failed(spec.index).write_text("now\nCause: an old one\n")
+        for marker in (paths.failed(spec.index), paths.completed(spec.index)):
+            os.utime(marker, (1e9, 1e9))
+    [item] = submit_arrays([job], Launcher(this_process()))
+    cancelled = QueueEntry("CANCELLED", "")
+    assert view(job, item.job_id, cancelled).line().startswith("ended: cancelled; the same command goes on")
+    assert not is_completed(job)
+    assert view(other, None, None).stage is Stage.COMPLETED, "it was not submitted again"
+
+
+def test_a_marker_of_a_job_that_starts_at_once_stays(tmp_path: Path, slurm: Path) -> None:
+    [job] = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar")
+    failed = RunPaths(Path(job.run_dir)).failed(job.index)
+    failed.parent.mkdir(parents=True)
+    text = (slurm / "sbatch").read_text()
+    (slurm / "sbatch").write_text(f"{text}echo failed > {failed}\n")
+    submit_arrays([job], Launcher(this_process()))
+    assert failed.exists()
 
 
 def test_waiting_ends_with_squeue_and_trusts_markers(

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from trimode.core.errors import WorkerError
 from trimode.core.files import write_json_atomic, write_text_atomic
 from trimode.pipeline.launch.living import write_plan
 from trimode.pipeline.launch.owner import claim, this_process
@@ -14,7 +15,7 @@ from trimode.pipeline.launch.view import Stage, entry_of, run_dirs_below, view, 
 from trimode.pipeline.run_folder.lease import Lease
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.pipeline.slurm.queue import QueueEntry
-from trimode.pipeline.spec import JobSpec
+from trimode.pipeline.spec import JobSpec, Requeue
 from trimode.tests.fakes.sweeps import finish, jobs_of, local_jobs
 
 
@@ -197,3 +198,40 @@ def test_all_jobs_below_a_folder_with_one_question(
     ]  # fmt: skip
     assert seen[1].detail == "cancelled by me, 2026-11-26; the same command goes on"
     assert asked == [["7", "8"]]
+
+
+def test_slurms_accounting_says_who_cancelled_and_squeue_may_be_away(
+    tmp_path: Path, job: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_plan(Path(job.run_dir), [], [(job, "7"), (dataclasses.replace(job, index=1), "8")])
+    told = {"7": QueueEntry("CANCELLED", ""), "8": QueueEntry("FAILED", "NonZeroExitCode")}
+    accounts = {"7": "CANCELLED by me, 2026-11-26", "8": "COMPLETED"}
+    monkeypatch.setattr("trimode.pipeline.launch.view.queue_entries", lambda _ids: dict(told))
+    monkeypatch.setattr(
+        "trimode.pipeline.launch.view.ended_states", lambda ids: {job_id: accounts[job_id] for job_id in ids}
+    )
+    details = [item.detail for item in views(run_dirs_below(tmp_path / "out"))]
+    assert details == ["cancelled by me, 2026-11-26; the same command goes on", "failed; the same command goes on"]
+    monkeypatch.setattr("trimode.pipeline.launch.view.ended_states", lambda _ids: {"7": "TIMEOUT"})
+    assert views(run_dirs_below(tmp_path / "out"))[0].detail == "cancelled; the same command goes on"
+
+    def away(_ids: object) -> dict[str, QueueEntry]:
+        raise WorkerError("squeue does not answer")
+
+    monkeypatch.setattr("trimode.pipeline.launch.view.queue_entries", away)
+    monkeypatch.setattr("trimode.pipeline.launch.view.ended_states", lambda _ids: {})
+    assert [item.stage for item in views(run_dirs_below(tmp_path / "out"))] == [Stage.PLANNED, Stage.PLANNED]
+
+
+def test_a_later_array_of_a_chain_goes_on_with_the_run_of_the_first(job: JobSpec) -> None:
+    chain = dataclasses.replace(job, resources=dataclasses.replace(job.resources, requeue=Requeue.chain))
+    ran(chain, {"status": "interrupted", "cause": "the job was ended by SIGUSR2", "slurm_job": "7"})
+    assert view(chain, "6", QueueEntry("PENDING", "Dependency")).detail == "requeued 1/10, Dependency"
+    assert view(job, "6", QueueEntry("PENDING", "Dependency")).detail == "Dependency"
+
+
+def test_folders_of_submissions_are_no_run_folders(tmp_path: Path) -> None:
+    for folder in (tmp_path / "run", tmp_path / ".submitit" / "abc"):
+        folder.mkdir(parents=True)
+        (folder / "plan.json").write_text("{}")
+    assert run_dirs_below(tmp_path) == [tmp_path / "run"]

@@ -207,3 +207,8 @@ def test_what_links_in_a_folder_of_weights_lead_to_is_mounted(tmp_path: Path) ->
 def test_an_image_file_reaches_slurm_by_its_absolute_path(tmp_path: Path, image: str, expected: str) -> None:
     job = jobs_of(tmp_path, f"cluster.container_image='{image}'", "out_dir=out")[0]
     assert job.resources.container_image == expected.format(cwd=tmp_path)
+
+
+def test_the_time_to_become_ready_reaches_the_job(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, "balancer.start_timeout_s=77")
+    assert {job.client.start_timeout_s for job in jobs} == {77.0}

@@ -57,6 +57,8 @@ def test_text_and_json(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [(row["slurm_job_id"], row["state"]) for row in rows] == [
         ("5_0", "completed"), ("5_1", "failed"), ("5_2", "running")
     ]  # fmt: skip
+    assert main(["--json", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out) == rows
     assert (rows[1]["detail"], rows[1]["command"]) == ("first\nsecond", "bash eval.sh --mode dlm")
 
 
@@ -108,3 +110,35 @@ def test_watching_shows_changes_and_ends_with_the_last_job(tmp_path: Path, capsy
 
 def seen(job: JobSpec, stage: Stage) -> JobView:
     return JobView(spec=job, job_id="1", stage=stage, detail="", progress={}, log=Path("log"))
+
+
+@pytest.mark.process
+def test_a_chain_is_cancelled_whole_and_shown_whole(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [job] = [spec for path in out.glob("*/*/*") for spec, ids, _ in planned_jobs(path) if ids == ("5_2",)]
+    write_plan(Path(job.run_dir), [], [(job, "5_2"), (job, "6_2")])
+    assert main(["cancel", str(out)]) == 0
+    assert "cancelled: 5_2, 6_2;" in capsys.readouterr().out
+    assert main([str(out), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["follow_ups"] for row in rows if row["slurm_job_id"] == "5_2"] == [["6_2"]]
+
+
+@pytest.mark.process
+def test_a_cancel_that_slurm_refuses_is_an_error(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (out.parent / "bin" / "scancel").write_text("#!/bin/sh\necho no permission >&2; exit 1\n")
+    assert main(["cancel", str(out)]) == 1
+    assert "scancel failed: no permission" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_a_log_that_is_not_there_yet_says_so(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", str(out)]) == 0
+    assert "(nothing yet)" in capsys.readouterr().out
+
+
+def test_pauses_grow_up_to_a_limit(tmp_path: Path) -> None:
+    [job] = jobs_of(tmp_path, "cluster=bare", "out_dir=out", "mode=ar", "benchmarks=gsm8k")
+    looks = iter([Stage.RUNNING] * 10 + [Stage.COMPLETED])
+    pauses: list[float] = []
+    watch(lambda: [seen(job, next(looks))], pauses.append)
+    assert pauses[-1] == 30.0

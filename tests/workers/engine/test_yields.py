@@ -32,8 +32,10 @@ def learn(stretches: list[list[int]], width: int) -> tuple[Yields, Acceptance]:
 def test_answers_of_one_length_take_whole_cycles_whatever_the_width_was(width: int) -> None:
     found, acceptance = learn([[21, 30]] * 600, width)
     speeds = speeds_at(1.0, acceptance.chances, BINS, acceptance.end_chance)
-    tokens = [2 * speed * factor for speed, factor in zip(speeds, found.factors, strict=True)]
-    assert tokens[3:] == pytest.approx([51 / 4, 51 / 2], rel=0.15)
+    for number, tokens in ((3, 51 / 4), (4, 51 / 2)):
+        expected = 2 * speeds[number]
+        # a factor goes half of the way
+        assert found.factors[number] == pytest.approx((tokens / expected) ** 0.5, rel=0.08)
 
 
 def test_drafts_that_fail_anywhere_give_what_is_expected() -> None:
@@ -50,4 +52,4 @@ def test_little_changes_little() -> None:
 
 def test_factors_have_limits() -> None:
     factors = learn([[33] * 15] * 60, 8)[0].factors
-    assert all(0.75 <= factor <= 1.33 for factor in factors)
+    assert all(0.86 <= factor <= 1.16 for factor in factors)
