@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol
 
 from trimode.core.errors import GenerationError
@@ -154,7 +153,8 @@ def _run_all(engine: Measured, steps: list[_Step], budget: float) -> dict[_Step,
     while runs and time.perf_counter() - began < budget:
         step = min(runs, key=lambda one: sum(runs[one]))
         runs[step] += _run(engine, step, pages)
-    engine.runner.cache.clear(sorted(pages))
+    if pages:
+        engine.runner.cache.clear(sorted(pages))
     return runs
 
 
@@ -225,9 +225,9 @@ def _run(engine: Measured, step: _Step, pages: set[int]) -> list[float]:
     prompts = [[number % vocab, *[0] * step.context] for number in range(step.num_requests)]
     requests: list[Request] = []
     try:
-        for prompt in prompts:
-            _pretend(engine.allocator, prompt)
-        requests += [engine.add("measured", *one) for one in zip(prompts, map(partial(_params, length), widths))]
+        for prompt, width in zip(prompts, widths, strict=True):
+            pages.update(_pretend(engine.allocator, prompt))
+            requests.append(engine.add("measured", prompt, _params(length, width)))
         return _cycles(engine, requests, pages)
     except GenerationError:  # the model's context is shorter than a block
         return []
@@ -239,12 +239,12 @@ def _run(engine: Measured, step: _Step, pages: set[int]) -> list[float]:
         engine.allocator.withdraw(sorted(pages))
 
 
-def _pretend(allocator: PageAllocator, prompt: list[int]) -> None:
-    """Offers pages as if they held the KV of the prompt's beginning."""
-    pages = allocator.allocate((len(prompt) - 1) // PAGE_SIZE)
-    if pages:
-        allocator.share(pages, prompt)
-        allocator.release(pages)
+def _pretend(allocator: PageAllocator, prompt: list[int]) -> list[int]:
+    """Offers pages as if they held the KV of the prompt's beginning. Returns them; none if there are too few."""
+    pages = allocator.allocate((len(prompt) - 1) // PAGE_SIZE) or []
+    allocator.share(pages, prompt[: len(pages) * PAGE_SIZE])
+    allocator.release(pages)
+    return pages
 
 
 def _cycles(engine: Measured, requests: list[Request], pages: set[int]) -> list[float]:

@@ -9,7 +9,6 @@ drafts once in a while to see whether that has changed. Nothing here decides on 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,22 +16,16 @@ from dataclasses import dataclass, field
 from trimode.workers.engine.acceptance import Acceptance, RequestDrafts, speeds_at
 from trimode.workers.engine.groups import FAIRNESS, NUM_LEVELS, Groups, Plan, bins_of, level_of
 from trimode.workers.engine.hindsight import Hindsight, widths_up_to
+from trimode.workers.engine.probes import FIRST_PROBE, PROBE_WIDTH, Probes
 from trimode.workers.engine.step_times import StepTimes
 from trimode.workers.engine.yields import Yields
 
 STREAK = 6
 """Cycles without an accepted draft, one after the other, after which a request runs steps of ar."""
-PROBE_WIDTH = 4
-FIRST_PROBE, LAST_PROBE = 16, 128
-"""Tokens of ar between two probes: at first, and after many that failed."""
 _STEADY = 8
 """Cycles for which a request keeps its width rather than to change to the next one."""
 _PROBE_GAIN = 1.05
 """A probe must be able to gain so much, if all drafts were right."""
-_PROBE_SHARE = 0.01
-"""Of all time, which probes may cost."""
-_MOST_CREDIT = 16
-"""Probes for which time is put aside at most."""
 _FADED = 0.02
 """Failures that the last drafts of a request were expected to have, below which they are as good as forgotten."""
 _REBUILD = 64
@@ -140,20 +133,16 @@ class Widths:
         self.times = times or StepTimes()
         """May be replaced between steps."""
         self._acceptance, self._yields = Acceptance(), Yields()
-        self._interval = float(FIRST_PROBE)
         self._num_cycles = self._num_steps = 0
         """Cycles with a draft, and steps, since the engine's counts came into effect."""
         self._num_menus = 0
         self._groups = Groups()
         self._hindsight = Hindsight()
-        self._credit, self._probe_ms, self._token_ms = math.inf, 0.0, 0.0
-        """Milliseconds that probes may cost now, and what a probe and a token of ar cost. At first all may probe."""
+        self._probes = Probes()
         self.before_choice: Callable[[], None] | None = None
         """Calls `plan`, once before the next choice; None = the last plan is new enough."""
         self._costs: dict[int, _Costs] = {}
         """By the number of requests, of the present times."""
-        self._pays: bool | None = None
-        """True if one request or all could gain by drafting; None = not computed for this load yet."""
         self._load = (0, 0, 0, -1)
         """Requests with a choice, requests and rows of other modes, and version of the times, as of the last plan."""
         self._planned: Sequence[int] | None = None
@@ -171,7 +160,8 @@ class Widths:
             self._num_menus, self._load = menu + 1, (0, 0, 0, -1)
         drafts = self._acceptance.new_request()
         group = menu * NUM_LEVELS + level_of(drafts.difficulty)
-        return Chooser(self, menu, group, interval=self._interval, since=FIRST_PROBE, drafts=drafts)  # may probe at once
+        interval = self._probes.interval
+        return Chooser(self, menu, group, interval=interval, since=FIRST_PROBE, drafts=drafts)  # it may probe at once
 
     def ran(self, rows: int, requests: int, ms: float) -> None:
         """Takes in the milliseconds of a step without slices of prompts."""
@@ -183,7 +173,7 @@ class Widths:
         if rows:
             ms = num_forwards * self.times.at(rows, requests)
             self._hindsight.passed(ms)
-            self._credit += _PROBE_SHARE * ms
+            self._probes.passed(ms)
 
     def plan(self, choosers: Sequence[Chooser], other_requests: int = 0, other_rows: int = 0) -> None:
         """Plans the widths of all requests. Costs little if nothing has changed.
@@ -221,15 +211,14 @@ class Widths:
     def _take_load(self, load: tuple[int, int, int, int]) -> None:
         if load[-1] != self._load[-1]:
             self._costs = {}
-        self._load, self._planned, self._pays = load, None, None
+        self._load, self._planned = load, None
         num_choosers, other_requests, other_rows, _ = load
         num_requests, plain_rows = num_choosers + other_requests, num_choosers + other_rows
         if num_requests not in self._costs:
             self._costs[num_requests] = _Costs(self.times, num_requests)
         plain = self.times.at(plain_rows, num_requests)
-        self._token_ms = plain / num_requests
-        self._probe_ms = 2 * (self.times.at(plain_rows + PROBE_WIDTH - 1, num_requests) - plain)
-        self._credit = min(self._credit, _MOST_CREDIT * self._probe_ms)
+        probe = self.times.at(plain_rows + PROBE_WIDTH - 1, num_requests)
+        self._probes.have_load(2 * (probe - plain), plain / num_requests)
 
     def _plan(self, counts: Mapping[int, int]) -> None:
         num_choosers, other_requests, other_rows, _ = self._load
@@ -255,16 +244,10 @@ class Widths:
 
     def takes_probe(self) -> bool:
         """Returns True if a request may probe now, which it then does."""
-        if self._credit < self._probe_ms:
-            return False
-        if self._pays is None:
-            self._pays = self._could_pay()
-        if self._pays:
-            self._credit -= self._probe_ms
-        return self._pays
+        return self._probes.take(self._could_pay)
 
     def _could_pay(self) -> bool:
-        """Returns True if one request or all of them would gain, were all their drafts right until their answers end."""
+        """Returns True if one request or all would gain, were their drafts right until the answers end."""
         num_choosers, other_requests, other_rows, _ = self._load
         num_requests, plain_rows = num_choosers + other_requests, num_choosers + other_rows
         if not num_choosers:
@@ -300,7 +283,7 @@ class Widths:
         if ended:
             self._acceptance.ended(chooser.drafts)
         if chooser.probing:
-            self._after_probe(chooser, emitted)
+            chooser.interval = self._probes.learn(chooser.interval, emitted)
         chooser.since, chooser.probing = 0, False
         self._num_cycles += 1
         if min(self._num_cycles, self._num_steps) >= _FEW and max(self._num_cycles, self._num_steps) >= _REBUILD:
@@ -308,12 +291,3 @@ class Widths:
             self._acceptance.refresh()
             self._groups.refresh(self._acceptance.chances, self._acceptance.end_chance, self._yields.factors)
             self._planned, self._by_group = None, {}
-
-    def _after_probe(self, chooser: Chooser, emitted: int) -> None:
-        if emitted <= PROBE_WIDTH // 2:
-            chooser.interval = min(2 * chooser.interval, LAST_PROBE)
-            self._interval = min(1.3 * self._interval, LAST_PROBE)
-        else:
-            chooser.interval = FIRST_PROBE
-            self._interval = max(self._interval / 2.2, FIRST_PROBE)
-            self._credit += (emitted - 2) * self._token_ms  # two steps of ar had given two tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.engine.engine import Engine
@@ -79,3 +81,15 @@ def test_attention_to_a_context_is_measured(micro: Runtime) -> None:
     engine.measure()
     assert engine.allocator.num_shared == 0
     assert engine.planner.widths.times.at(128) > 0
+
+
+def test_a_model_that_gives_no_numbers_starts_and_fails_its_requests_later(micro: Runtime) -> None:
+    engine = Engine(micro.engine.model, 100, 4)
+    embedding = engine.model.embedding.clone()
+    try:
+        engine.model.embedding.fill_(math.nan)
+        engine.measure()
+    finally:
+        engine.model.embedding.copy_(embedding)
+    assert (engine.busy, engine.counters.requests_failed, engine.allocator.num_free) == (False, 0, 100)
+    assert answer(engine) == CASE.tokens

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 import pytest
+from trimode.workers.engine.probes import FIRST_PROBE, LAST_PROBE
 from trimode.workers.engine.step_times import StepTimes
-from trimode.workers.engine.widths import FIRST_PROBE, LAST_PROBE, STREAK, Chooser, Widths
+from trimode.workers.engine.widths import STREAK, Chooser, Widths
 
 LINEAR = {1: 1.0, 2048: 2048.0}
 """Every row costs the same: a draft can never pay."""
