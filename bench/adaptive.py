@@ -24,6 +24,7 @@ from pathlib import Path
 from trimode.bench.gpu.scripted import Script, scripted
 from trimode.bench.random_checkpoint import BENCH_SHAPE, TINY_SHAPE, write_checkpoint
 from trimode.core.command import run_command
+from trimode.core.processes import spare_collector
 from trimode.core.project import PROJECT_DIR
 from trimode.core.protocol import DecodeParams, WorkerSettings
 from trimode.pipeline.benchmarks import load_benchmark
@@ -155,8 +156,9 @@ def compare(
 ) -> None:  # fmt: skip
     """Prints a table: one line per number of requests, one column per setting.
 
-    In every round the settings take turns on the same prompts, forwards and backwards. A first round of auto is not
-    counted: in it kernels are compiled, the prefix cache is filled, and the times of steps are corrected.
+    In every round the settings take turns on the same prompts, and each round begins with another setting. A first
+    round of auto is not counted: in it kernels are compiled, the prefix cache is filled, and the times of steps are
+    corrected.
     """
     print(f"\n### {title}\n\n| requests | ", end="")
     print(*(mode if mode != "linear_spec" else f"spec {block}" for mode, block in SETTINGS), sep=" | ", end=" |")
@@ -164,7 +166,8 @@ def compare(
     for streams in all_streams:
         cell, tokens = Cell(), round(wanted * streams**0.5)
         for number in range(-1, rounds):
-            for mode, block in SETTINGS[-1:] if number < 0 else SETTINGS if number % 2 == 0 else SETTINGS[::-1]:
+            first = number % len(SETTINGS)
+            for mode, block in SETTINGS[-1:] if number < 0 else SETTINGS[first:] + SETTINGS[:first]:
                 inside: AbstractContextManager[None] = scripted(engine, Fates(fates)) if fates else nullcontext()
                 with inside:
                     rate, widths = tokens_per_second(engine, mode, block, streams, prompts(), tokens, whole=bool(fates))
@@ -184,6 +187,7 @@ def demo(all_streams: Sequence[int], wanted: int, rounds: int, loads: Sequence[s
         model=str(assets / "demo_model"), device="cpu", dtype="float32", max_num_seqs=max(all_streams), kv_cache_gb=1.0
     )
     runtime = Runtime(settings)
+    spare_collector()  # as a worker does
 
     def prompts_of(name: str) -> list[Sequence[int]]:
         benchmark = load_benchmark(name)
@@ -205,6 +209,7 @@ def shape(all_streams: Sequence[int], wanted: int, context: int, rounds: int, *,
         pages_gb = 1.0 if tiny else 4.0
         settings = WorkerSettings(model=folder, device="cpu", max_num_seqs=max(all_streams), kv_cache_gb=pages_gb)
         engine = Runtime(settings).engine
+    spare_collector()
     chance = random.Random(0)  # noqa: S311 -- the same numbers again
     vocab = engine.model.config.vocab_size
     texts = [[chance.randrange(5, vocab) for _ in range(context)] for _ in range(max(all_streams))]
@@ -248,10 +253,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("cost", "demo", "shape"), default=["cost", "demo", "shape"])
     parser.add_argument("--streams", nargs="+", type=int, default=list(STREAMS))
     parser.add_argument(
-        "--tokens", type=int, default=1500, help="tokens of a measurement with one request; with more, times their root"
+        "--tokens", type=int, default=1000, help="tokens of a measurement with one request; with more, times their root"
     )
     parser.add_argument("--context", type=int, default=128, help="tokens of a prompt with random weights")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of every setting; medians are shown (default 5)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of every setting; medians are shown (default 9)")
     parser.add_argument(
         "--loads", nargs="+", choices=("easy", "mixed"), default=["easy", "mixed"], help="of the demo model"
     )

@@ -13,6 +13,7 @@ class ScriptedChooser:
 
     script: Iterator[int]
     heard: list[tuple[int, int, int]] = field(default_factory=list)
+    plain_steps: int = 1
 
     @property
     def fixed_tokens(self) -> Mapping[int, float]:
@@ -22,7 +23,7 @@ class ScriptedChooser:
         assert most >= 1
         return min(next(self.script), most)
 
-    def took(self, width: int, accepted: int, emitted: int) -> None:
+    def took(self, width: int, accepted: int, emitted: int, *, ended: bool) -> None:  # noqa: ARG002
         self.heard.append((width, accepted, emitted))
 
 

@@ -7,7 +7,6 @@ random numbers. A draft draws with the number that the token at its place is dra
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
@@ -26,6 +25,8 @@ class AutoState(LinearSpecState, ArState):
     """Repeats cycles. A cycle of width 1 is a step of ar, a wider one is a draft and a verify of linear_spec."""
 
     defaults = MODE_DEFAULTS[Mode.auto]
+    verify_purpose = _draft_purpose = "decode"
+    """All draw with the random numbers of ar."""
 
     def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
         super().__init__(prompt_ids, params, context)
@@ -35,6 +36,10 @@ class AutoState(LinearSpecState, ArState):
         """Of the cycle that runs; None between two cycles, before the width of the next is chosen."""
         self._next_width: int | None = None
         """Of the cycle after the one that runs, if that had to be known already."""
+        self._plain_left = 0
+        """Steps of ar that follow the one that runs by the same choice."""
+        self._plain_from = 0
+        """Length of the output when that choice was made."""
         self._widths: list[int] = []
         """Of all finished cycles."""
 
@@ -80,9 +85,16 @@ class AutoState(LinearSpecState, ArState):
         super()._begin(token, logprob, top)
 
     def _draft_after(self, seed: int) -> None:
-        self._width, self._next_width = self._next_width, None
+        width, self._next_width = self._next_width, None
+        self._begin_cycle(width, seed)
+
+    def _begin_cycle(self, width: int | None, seed: int) -> None:
+        self._width = width
         self._passes = 0
-        if self._width is not None and self._width > 1:  # a step of ar has no block, and one per token costs time
+        if width == 1:  # a step of ar has no block: to make one per token costs time
+            self._plain_left = 0 if self.chooser is None else self.chooser.plain_steps - 1
+            self._plain_from = len(self.output)
+        elif width is not None:
             super()._draft_after(seed)
 
     def _new_block(self, seed: int) -> MaskedBlock:
@@ -95,9 +107,7 @@ class AutoState(LinearSpecState, ArState):
 
     def _next_chunk(self) -> Chunk:
         if self._width is None:
-            self._width = self._ask(self.params.max_new_tokens - len(self.output))
-            if self._width > 1:
-                super()._draft_after(self.output[-1])
+            self._begin_cycle(self._ask(self.params.max_new_tokens - len(self.output)), self.output[-1])
         return self._decode(self.output[-1], self.cached) if self._width == 1 else super()._next_chunk()
 
     def _following(self, chunk: Chunk, end: int) -> Chunk | None:
@@ -106,31 +116,28 @@ class AutoState(LinearSpecState, ArState):
         left = self.params.max_new_tokens - len(self.output) - 1
         if chunk.kind == "verify" or not left:
             return None
+        seed = deferred(len(chunk.rows) - 1)
+        if chunk.kind == "decode" and self._plain_left:
+            return self._decode(seed, end)
         if self._next_width is None:
             self._next_width = self._ask(left)
-        seed = deferred(len(chunk.rows) - 1)
         if self._next_width == 1:
             return self._decode(seed, end)
         return self._draft(MaskedBlock(seed, 0.0, self._next_width, self.context.mask_token_id), end)
 
-    def _draft(self, block: MaskedBlock, position: int) -> Chunk:
-        return dataclasses.replace(super()._draft(block, position), purpose="decode")
-
-    def _verify(self, tokens: Sequence[int], proposals: list[object] | None) -> Chunk:
-        return dataclasses.replace(super()._verify(tokens, proposals), purpose="decode")
-
     def _advance(self, chunk: Chunk, sampled: Sampled) -> None:
+        if chunk.kind == "decode":
+            self._step(sampled)
+            return
         if chunk.kind == "draft":
             super()._advance(chunk, sampled)
             return
         width, before = len(chunk.token_ids), len(self.output)
         self._widths.append(width)
-        if chunk.kind == "decode":
-            self._step(sampled)
-        else:
-            super()._advance(chunk, sampled)
+        super()._advance(chunk, sampled)
         if self.chooser is not None:
-            self.chooser.took(width, max(sampled.accepted - 1, 0), len(self.output) - before)
+            emitted, ended = len(self.output) - before, self.finish_reason == "stop"
+            self.chooser.took(width, sampled.accepted - 1, emitted, ended=ended)
 
     def _step(self, sampled: Sampled) -> None:
         """Takes in the token of a cycle of width 1."""
@@ -138,13 +145,16 @@ class AutoState(LinearSpecState, ArState):
         if self.passes is not None:
             self.passes.append(one_token(len(self._cycles), 1, len(self.output), token, logprob))
         self.cached += 1
+        self._widths.append(1)
         self._cycles.append((0, 1))
         self._emit([token], [logprob], sampled.tops[:1])
-        if self.finish_reason is not None:
+        if self._plain_left and self.finish_reason is None:
+            self._plain_left -= 1
             return
-        if self._next_width is None:
-            self._width = None
-        else:
+        if self.chooser is not None:
+            emitted = len(self.output) - self._plain_from
+            self.chooser.took(1, 0, emitted, ended=self.finish_reason == "stop")
+        if self.finish_reason is None:
             self._draft_after(token)
 
     def _emitted(self, sampled: Sampled) -> tuple[list[int], list[float]]:

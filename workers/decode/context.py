@@ -17,20 +17,25 @@ class WidthChooser(Protocol):
     def fixed_tokens(self) -> Mapping[int, float]:
         """By width: tokens that the request would have got in the same time, had all requests always had it."""
 
+    @property
+    def plain_steps(self) -> int:
+        """Steps without a draft that follow a choice of width 1, unless the request ends before."""
+
     def choose(self, most: int) -> int:
-        """Returns the width of the next cycle: 1 for one token without a draft, else the length of its block.
+        """Returns the width of the next cycle: 1 for steps without a draft, else the length of its block.
 
         Args:
             most: largest width of use, at least 1.
         """
 
-    def took(self, width: int, accepted: int, emitted: int) -> None:
-        """Takes in the result of a cycle.
+    def took(self, width: int, accepted: int, emitted: int, *, ended: bool) -> None:
+        """Takes in the result of a cycle, or of the steps that followed a choice of width 1.
 
         Args:
             width: of the cycle.
             accepted: number of its drafts that the verify accepted, 0 to width - 1.
             emitted: number of tokens that the output grew by.
+            ended: True if the answer ends with them, before its limit.
         """
 
 

@@ -23,6 +23,8 @@ def emitted_lengths(accepted: Sequence[int], num_tokens: int) -> list[int]:
 
     A cycle runs whole, so its last tokens may lie past an end token or the limit, where the output is cut.
     """
+    if sum(accepted) <= num_tokens:
+        return list(accepted)
     lengths = []
     for count in accepted:
         lengths.append(min(count, num_tokens))
@@ -35,6 +37,8 @@ class LinearSpecState(DecodeState):
 
     defaults = MODE_DEFAULTS[Mode.linear_spec]
     goes_on = True
+    verify_purpose = "verify"
+    """What the random numbers of a verify are for, see `Chunk.purpose`."""
 
     def __init__(self, prompt_ids: Sequence[int], params: DecodeParams, context: DecodeContext) -> None:
         super().__init__(prompt_ids, params, context)
@@ -122,7 +126,7 @@ class LinearSpecState(DecodeState):
             causal=True,
             keep_kv=True,
             rows=range(len(tokens)),
-            purpose="verify",
+            purpose=self.verify_purpose,
             selection=Verify(proposals),
             sample_offset=1,
             history=self._history(),
@@ -130,6 +134,11 @@ class LinearSpecState(DecodeState):
             forced_token=self._forced_token(),
             num_top=self.params.num_top,
         )
+
+    @property
+    def _draft_purpose(self) -> str:
+        """What the random numbers of the next draft are for."""
+        return f"draft{self._passes}"
 
     def _draft(self, block: MaskedBlock, position: int) -> Chunk:
         return Chunk(
@@ -139,7 +148,7 @@ class LinearSpecState(DecodeState):
             causal=False,
             keep_kv=False,
             rows=tuple(block.masked),
-            purpose=f"draft{self._passes}",
+            purpose=self._draft_purpose,
             lora=self.params.lora,
             selection=Commit(self.params.threshold or 0.0, 1) if block.masked else None,
             confidence=Confidence.TEMPERED,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PRIOR_FAILURES = (0.14, 0.10, 0.085, 0.07, 0.05)
 """Chance of failure by bin at the start. The bins are the places 1, 2-3, 4-7, 8-15, and from 16 on."""
@@ -21,8 +21,12 @@ _KEPT = 0.998
 _MAX_DIFFICULTY = 20.0
 _FAST, _SLOW = 0.6 ** (1 / 6), 0.97
 """What is left of a request's counts after a token, and of those of its level after a cycle."""
-_FAST_PRIOR, _SLOW_PRIOR = 1.5, 2.0
-"""Failures that the start of the counts stands for."""
+_LEAST_PRIOR, _MOST_PRIOR = 2.0, 12.0
+"""Failures that the start of a request's slow counts stands for: few where requests differ much."""
+_FAST_SHARE = 0.75
+"""What of these the start of its fast counts stands for."""
+_SPREAD_KEPT, _SPREAD_PRIOR = 0.98, 8.0
+"""What is left of the sums that tell how much requests differ, and the failures squared that they begin with."""
 _TYPICAL_KEPT, _TYPICAL_PRIOR = 0.95, 3.0
 """The same of the counts of all requests together, by which a new request is judged."""
 
@@ -40,17 +44,28 @@ class RequestDrafts:
     all_failures: float = 0.0
     all_expected: float = 0.0
     """Of all its cycles."""
+    stretch: int = 0
+    """Tokens since its last draft that failed."""
+    stretches: list[int] = field(default_factory=list)
+    """Tokens up to each draft that failed and to the end; for `Yields`, which empties it."""
     failed_in_a_row: int = 0
     """Cycles without an accepted draft, up to now."""
     typical: float = 1.0
     """Difficulty of the requests before it when it began."""
+    prior: float = _LEAST_PRIOR
+    """Failures that this stands for."""
 
     @property
     def difficulty(self) -> float:
         """How much more often the drafts fail than those of the average request."""
-        prior = _SLOW_PRIOR * self.typical
-        slow = (self.slow_failures + prior) / (self.slow_expected + _SLOW_PRIOR)
-        return (self.fast_failures + _FAST_PRIOR * slow) / (self.fast_expected + _FAST_PRIOR)
+        slow = (self.slow_failures + self.prior * self.typical) / (self.slow_expected + self.prior)
+        fast_prior = _FAST_SHARE * self.prior
+        return (self.fast_failures + fast_prior * slow) / (self.fast_expected + fast_prior)
+
+    @property
+    def settled(self) -> float:
+        """The difficulty of the whole request, as far as requests differ."""
+        return (self.all_failures + self.prior * self.typical) / (self.all_expected + self.prior)
 
     @property
     def overall(self) -> float:
@@ -90,6 +105,9 @@ class Acceptance:
         """Answers that ended inside a draft, and places of drafts in which they could end."""
         self._recent_failures = self._recent_expected = 0.0
         """Of the last cycles of all requests."""
+        self._square, self._excess = _SPREAD_PRIOR * _LEAST_PRIOR, _SPREAD_PRIOR
+        """Of requests that ended: expected failures squared, and how much farther the failures were from them, squared,
+        than chance would have it."""
         self.end_chance = 0.0
         """That an answer ends at a place, as of the last `refresh`."""
         self.chances = list(PRIOR_FAILURES)
@@ -101,14 +119,34 @@ class Acceptance:
         """How much more often drafts have failed lately than the chances say."""
         return (self._recent_failures + _TYPICAL_PRIOR) / (self._recent_expected + _TYPICAL_PRIOR)
 
-    def learn(self, drafts: RequestDrafts, width: int, accepted: int, emitted: int) -> None:
+    def new_request(self) -> RequestDrafts:
+        """Returns the drafts of a request that begins: it is taken to be like those before, as far as those were alike.
+
+        Failures of a request of difficulty d are Poisson distributed around d times the expected ones. If d is gamma
+        distributed with shape k, their variance is e + e * e / k, which gives k.
+        """
+        prior = self._square / max(self._excess, 1e-9)
+        return RequestDrafts(typical=self.typical, prior=min(max(prior, _LEAST_PRIOR), _MOST_PRIOR))
+
+    def ended(self, drafts: RequestDrafts) -> None:
+        """Takes in how difficult a request turned out to be."""
+        failures, expected = drafts.all_failures, drafts.all_expected
+        self._square = _SPREAD_KEPT * self._square + expected**2
+        self._excess = _SPREAD_KEPT * self._excess + (failures - expected) ** 2 - expected
+
+    def learn(self, drafts: RequestDrafts, width: int, accepted: int, emitted: int, *, ended: bool = False) -> None:
         """Takes in a cycle of a request, see `WidthChooser.took`. Places behind the first failure are not tested.
 
-        Drafts behind the end of an answer are of no use, however right they are. They are not tested either, and the
-        end is counted apart, because it says nothing of how difficult the request is.
+        Drafts behind the end of an answer are of no use, however right they are, and one at its place costs nothing if
+        it is wrong. They are not tested either. The end is counted apart, because it says nothing of how difficult the
+        request is.
         """
-        ended = emitted <= accepted
+        ended = ended or emitted <= accepted
         failed = accepted < width - 1 and not ended
+        drafts.stretch += emitted
+        if failed or ended:
+            drafts.stretches.append(drafts.stretch)
+            drafts.stretch = 0
         tested = emitted - 1 if ended else accepted + 1 if failed else width - 1
         self._weight /= _KEPT
         self._ends += ended * self._weight

@@ -7,6 +7,7 @@ pages it shared were not finite, are counted here and not in its reply.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from trimode.core.worker import EngineTotals
@@ -18,6 +19,11 @@ class EngineCounters(EngineTotals):
     """The totals of one engine, and how they grow."""
 
     __slots__ = ()
+
+    def reset(self) -> None:
+        """Sets all counts to zero."""
+        for name, value in dataclasses.asdict(EngineTotals()).items():
+            setattr(self, name, value)
 
     def record(self, chunks: Sequence[Chunk], *, step_s: float, model_s: float) -> None:
         """Counts one step. A step without chunks is not counted.
@@ -50,8 +56,9 @@ class EngineCounters(EngineTotals):
         self.tokens_generated += len(state.tokens())
         self.continued_tokens += 0 if state.continued is None else state.continued.end
         self.nfe += nfe
-        self.accepted += sum(state.acceptance_lengths)
-        self.cycles += len(state.acceptance_lengths)
+        lengths = state.acceptance_lengths
+        self.accepted += sum(lengths)
+        self.cycles += len(lengths)
         for width, count in state.widths.items():
             self.widths[str(width)] = self.widths.get(str(width), 0) + count
         fixed = state.fixed_tokens

@@ -146,8 +146,9 @@ class Engine:
         return self.runner.warm_up()
 
     def measure(self) -> None:
-        """Measures what steps cost by their rows, for modes that choose widths. The cache must be unused."""
-        self.planner.widths.times = measure(self.runner, self.max_num_seqs, self.allocator.num_pages)
+        """Measures what steps cost by their rows, for modes that choose widths. Must come before the first request."""
+        self.planner.widths.times = measure(self)
+        self.counters.reset()
 
     def step(self) -> list[Sequence]:
         """Runs one forward, or two where a graph holds both. Returns the requests that ended, with or without an error.

@@ -5,9 +5,10 @@ Only groups that occurred are computed, because a request stays near its level f
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from trimode.workers.engine.acceptance import PRIOR_FAILURES, speeds_at
 from trimode.workers.engine.widenings import Widening, widenings_of
@@ -17,6 +18,8 @@ FAIRNESS = 0.7
 NUM_LEVELS = 41
 _LEVEL_STEP = 0.15
 """Difficulties are rounded to levels, which stand so far apart in their logarithm."""
+_PARTS = 8
+"""Sizes of the part of a group that are tried."""
 
 
 def level_of(difficulty: float) -> int:
@@ -29,57 +32,89 @@ def bins_of(menu: int) -> int:
     return menu + 2
 
 
+class Plan(NamedTuple):
+    """The widths of all groups: every widening of at least one gain is taken, and one more by some requests only."""
+
+    gain: float = math.inf
+    """Of the last widening that a whole group takes. At first no width is planned."""
+    part: Widening | None = None
+    """The widening that a part of its group takes besides; None = there is none."""
+    num_part: int = 0
+    """How many requests take it."""
+
+
 class Groups:
     """Speeds of the groups at every width, and the widenings of all of them in order."""
 
     def __init__(self) -> None:
         self._chances: Sequence[float] = PRIOR_FAILURES
         self._end_chance = 0.0
-        self._speeds: dict[int, list[float]] = {}
-        """By group, and by number of the width: to the power of FAIRNESS."""
-        self._widenings: list[Widening] = []
-        """The best first."""
+        self._factors: Sequence[float] = ()
+        self._widenings: dict[int, list[Widening]] = {}
+        """By group, the best first."""
 
-    def refresh(self, chances: Sequence[float], end_chance: float) -> None:
-        """Forgets what was computed from other chances of failure and of the end of an answer."""
-        self._chances, self._end_chance = chances, end_chance
-        self._speeds, self._widenings = {}, []
+    def refresh(self, chances: Sequence[float], end_chance: float, factors: Sequence[float] = ()) -> None:
+        """Forgets what was computed from other numbers.
 
-    def speeds(self, group: int) -> list[float]:
-        """Returns the speeds of a group, which is `menu * NUM_LEVELS + level`, to the power of FAIRNESS."""
-        found = self._speeds.get(group)
+        Args:
+            chances: of failure by bin.
+            end_chance: that an answer ends at a place.
+            factors: see `Yields`.
+        """
+        self._chances, self._end_chance, self._factors = chances, end_chance, factors
+        self._widenings = {}
+
+    def widenings(self, group: int) -> list[Widening]:
+        """Returns the widenings of a group, which is `menu * NUM_LEVELS + level`, the best first."""
+        found = self._widenings.get(group)
         if found is None:
             menu, level = divmod(group, NUM_LEVELS)
             difficulty = math.exp(_LEVEL_STEP * (level - NUM_LEVELS // 2))
-            found = [speed**FAIRNESS for speed in speeds_at(difficulty, self._chances, bins_of(menu), self._end_chance)]
-            self._speeds[group] = found
-            for widening in widenings_of(group, found):
-                bisect.insort(self._widenings, widening, key=lambda one: -one.gain)
+            speeds = speeds_at(difficulty, self._chances, bins_of(menu), self._end_chance)
+            for number, factor in enumerate(self._factors[: len(speeds)]):
+                speeds[number] *= factor
+            found = self._widenings[group] = widenings_of(group, [speed**FAIRNESS for speed in speeds])
         return found
 
-    def best(
-        self, counts: Mapping[int, int], speed: float, rows: int, cost: Mapping[int, float]
-    ) -> tuple[dict[int, int], Widening | None, int]:
-        """Returns the widths by group that give the largest sum of speeds, if one widening follows the other.
+    def best(self, counts: Mapping[int, int], speed: float, rows: int, cost: Mapping[int, float]) -> Plan:
+        """Returns the plan that gives the largest sum of speeds, if one widening follows the other.
 
-        Every prefix is tried, because the times of steps have kinks. The last widening may be taken by some requests
-        of its group only: it comes apart, with their number.
+        Every prefix of whole groups is tried, because the times of steps have kinks, and some parts of the groups
+        beside the best one.
 
         Args:
-            counts: requests of each group that have a choice. All have been asked for with `speeds`.
-            speed: of all requests if those have width 1.
-            rows: the same of the step.
+            counts: requests of each group.
+            speed: of all requests if those have width 1, each to the power of FAIRNESS.
+            rows: of the step then.
             cost: time of a step by its rows, to the power of FAIRNESS.
         """
-        best, cut, taken = speed / cost[rows], -1, 0
-        present = [widening for widening in self._widenings if widening.group in counts]
-        for number, (_, group, more_speed, more_rows, _) in enumerate(present):
-            for i in range(counts[group]):
-                speed += more_speed
-                rows += more_rows
-                value = speed / cost[rows]
+        taken = list(itertools.chain.from_iterable(self.widenings(group) for group in counts))
+        if len(counts) > 1:
+            taken.sort(key=lambda one: -one.gain)
+        before, best, at = [(speed, rows)], speed / cost[rows], 0
+        for widening in taken:
+            count = counts[widening.group]
+            speed += count * widening.speed
+            rows += count * widening.rows
+            before.append((speed, rows))
+            if speed / cost[rows] > best:
+                best, at = speed / cost[rows], len(before) - 1
+        plan = Plan(taken[at - 1].gain) if at else Plan()
+        for number in range(max(at - 1, 0), min(at + 1, len(taken))):
+            widening, (speed, rows) = taken[number], before[number]
+            count = counts[widening.group]
+            stride = -(-count // _PARTS)
+            for part in range(stride, count, stride):
+                value = (speed + part * widening.speed) / cost[rows + part * widening.rows]
                 if value > best:
-                    best, cut, taken = value, number, i + 1
-        if cut < 0:
-            return {}, None, 0
-        return {widening.group: widening.width for widening in present[:cut]}, present[cut], taken
+                    best, plan = value, Plan(taken[number - 1].gain if number else math.inf, widening, part)
+        return plan
+
+    def width_of(self, group: int, plan: Plan) -> int:
+        """Returns the width of a group, which may be one that had no request when the plan was made."""
+        width = 1
+        for widening in self.widenings(group):
+            if widening.gain < plan.gain:
+                break
+            width = widening.width
+        return width

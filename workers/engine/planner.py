@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Sequence
+from typing import cast
 
 from trimode.workers.decode.context import WidthChooser
 from trimode.workers.engine.scheduler import ScheduledChunk
@@ -10,7 +12,10 @@ from trimode.workers.engine.scheduler import Sequence as Request
 from trimode.workers.engine.widths import Chooser, Widths
 
 _STRIDE = 3
-"""Every third step is looked at, to save time: an odd number, because drafts and verifies often take turns."""
+"""Every third step is looked at and planned for, to save time: an odd number, because drafts and verifies often take
+turns."""
+_CHANGE = 8
+"""Where the number of requests changes by more than this part of it, a plan is due at once."""
 _PATIENCE = 10
 """Steps with slices of prompts that say nothing of the time of others. If more follow, they have to do."""
 
@@ -23,6 +28,10 @@ class WidthPlanner:
         self._used = False
         self._num_steps = self._since_pure = 0
         """All steps; and those that were looked at since the last one without a slice of a prompt."""
+        self._num_forwards = 0
+        """Since the last step that was looked at."""
+        self._num_planned = 0
+        """Running requests at the last plan."""
         self._other_requests = 0
         self._other_rows = 0
 
@@ -31,29 +40,45 @@ class WidthPlanner:
         self._used = True
         return self.widths.new_chooser(most)
 
-    def before_step(self, running: Iterable[Request]) -> None:
-        """Plans the next cycles of the running requests. Those that still read their prompt are left out."""
-        if self._used:
-            choosers = [s.state.chooser for s in running if s.state.chooser is not None and s.state.output]
-            found = [chooser for chooser in choosers if isinstance(chooser, Chooser)]
-            if not all(chooser.running for chooser in found):
-                self.widths.plan(found, self._other_requests, self._other_rows)
+    def before_step(self, running: Sequence[Request]) -> None:
+        """Lets the widths of the running requests be planned, if one of them has to choose in this step."""
+        if not self._used:
+            return
+        change = abs(len(running) - self._num_planned)
+        if self._num_steps % _STRIDE == 1 or _CHANGE * change > self._num_planned:
+            self.widths.before_choice = functools.partial(self._plan, running)
+
+    def _plan(self, running: Sequence[Request]) -> None:
+        """Plans the widths. Requests that still read their prompt are left out."""
+        self._num_planned = len(running)
+        choosers = [s.state.chooser for s in running if s.state.chooser is not None and s.state.output]
+        self.widths.plan(cast("list[Chooser]", choosers), self._other_requests, self._other_rows)
 
     def after_step(self, ran: Sequence[ScheduledChunk], *, step_s: float, num_forwards: int) -> None:
         """Notes what a step ran and how long it took. Times of steps with prompts count only where all have some."""
         if not self._used:
             return
-        decoding = [item for item in ran if item.chunk.kind != "prefill"]
-        decoded = sum(len(item.chunk.token_ids) for item in decoding)
-        self.widths.passed(decoded, len(decoding), num_forwards)
-        if len(decoding) == len(ran):
-            others = [len(item.chunk.token_ids) for item in ran if item.sequence.state.chooser is None]
-            self._other_requests, self._other_rows = len(others), sum(others)
         self._num_steps += 1
+        self._num_forwards += num_forwards
         if self._num_steps % _STRIDE != 1:
             return
-        rows = sum(len(item.chunk.token_ids) for item in ran)
-        self._since_pure = 0 if len(decoding) == len(ran) else self._since_pure + 1
-        if rows > 2 * decoded or 0 < self._since_pure <= _PATIENCE:
-            return
-        self.widths.ran(rows, len(ran), 1000 * step_s / max(1, num_forwards))
+        rows = decoded = num_decoding = 0
+        for item in ran:
+            size = len(item.chunk.token_ids)
+            rows += size
+            if item.chunk.kind != "prefill":
+                decoded += size
+                num_decoding += 1
+        self.widths.passed(decoded, num_decoding, self._num_forwards)
+        self._num_forwards = 0
+        if num_decoding:
+            contexts = sum(item.chunk.position for item in ran if item.chunk.kind != "prefill")
+            self.widths.times.have_context(contexts / num_decoding)
+        if num_decoding == len(ran):
+            self._since_pure = 0
+            others = [len(item.chunk.token_ids) for item in ran if item.sequence.state.chooser is None]
+            self._other_requests, self._other_rows = len(others), sum(others)
+        else:
+            self._since_pure += 1
+        if 0 < rows <= 2 * decoded and not 0 < self._since_pure <= _PATIENCE:
+            self.widths.ran(rows, len(ran), 1000 * step_s / max(1, num_forwards))

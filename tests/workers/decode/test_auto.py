@@ -38,6 +38,7 @@ def decoded(
 @given(st.data())
 def test_auto_gives_what_ar_gives_whatever_the_widths_are(data: st.DataObject) -> None:
     context, chooser = scripted(*data.draw(st.lists(st.integers(1, 8), min_size=1, max_size=9)))
+    chooser.plain_steps = data.draw(st.integers(1, 4))
     tokens = st.lists(SMALL, min_size=1, max_size=13)
     causal, drafts = data.draw(tokens), data.draw(tokens)
     confidences = data.draw(st.lists(st.floats(0, 1), min_size=1, max_size=7))
@@ -75,7 +76,8 @@ def check_ledger(state: DecodeState, chooser: ScriptedChooser, model: FakeModel)
     assert forwards["draft"] == sum(passes for _, passes, _ in rows)
     assert forwards["verify"] == len(state.acceptance_lengths) == sum(width > 1 for width, _, _ in rows)
     assert len(state.output) == 1 + forwards["decode"] + sum(state.acceptance_lengths)
-    assert [width for width, _, _ in chooser.heard] == [width for width, _, _ in rows]
+    heard = [[width] if width > 1 else [1] * emitted for width, _, emitted in chooser.heard]
+    assert list(itertools.chain(*heard)) == [width for width, _, _ in rows]
     assert sum(emitted for _, _, emitted in chooser.heard) == len(state.output) - 1
 
 
@@ -132,6 +134,21 @@ def test_the_width_of_the_next_cycle_is_known_while_a_step_of_ar_runs() -> None:
     assert verify.token_ids == [21, deferred(0), deferred(1)]
     step(state, 22, 23)
     assert state.following(peek(state)) is None
+
+
+def test_a_choice_of_width_one_holds_for_some_steps_of_ar() -> None:
+    context, chooser = scripted(1, 4)
+    chooser.plain_steps = 3
+    state = begun("auto", 20, context, block_length=8)
+    for token in (21, 22, 23):
+        chunk = peek(state)
+        assert chunk.kind == "decode"
+        following = state.following(chunk)
+        assert following is not None
+        step(state, token)
+        assert filled(following, [token]) == peek(state)
+    assert peek(state).token_ids == [23, 100, 100, 100]
+    assert chooser.heard == [(1, 0, 3)]
 
 
 def test_a_forced_end_of_thinking_stands_where_ar_puts_it() -> None:

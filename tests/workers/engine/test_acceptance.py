@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -69,7 +70,7 @@ def test_an_answer_that_ends_with_the_token_before_the_drafts_tests_none() -> No
     for _ in range(20):
         acceptance.learn(drafts, 8, 3, 1)
     acceptance.refresh()
-    assert drafts == RequestDrafts()
+    assert dataclasses.replace(drafts, stretches=[]) == RequestDrafts()
     assert acceptance.chances == pytest.approx(PRIOR_FAILURES)
 
 
@@ -92,6 +93,20 @@ def test_what_was_learned_counts_after_a_refresh() -> None:
     assert acceptance.chances == list(PRIOR_FAILURES)
     acceptance.refresh()
     assert acceptance.chances[0] > 2 * PRIOR_FAILURES[0]
+
+
+def ended_requests(acceptance: Acceptance, failures: list[int], expected: float) -> RequestDrafts:
+    for number in failures:
+        acceptance.ended(RequestDrafts(all_failures=number, all_expected=expected))
+    return acceptance.new_request()
+
+
+def test_where_requests_are_alike_one_failure_changes_less() -> None:
+    alike = ended_requests(Acceptance(), [2, 1, 3, 2, 2, 1, 2, 3] * 10, 2.0)
+    unlike = ended_requests(Acceptance(), [0, 0, 0, 8, 0, 8, 0, 0] * 10, 2.0)
+    for drafts in (alike, unlike):
+        drafts.add(failed=True, expected=0.1, accepted=1, emitted=2)
+    assert unlike.difficulty > 1.5 > 1.2 > alike.difficulty
 
 
 def test_an_accepted_draft_ends_a_streak() -> None:

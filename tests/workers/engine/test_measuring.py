@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.engine.engine import Engine
-from trimode.workers.engine.measuring import of_few_and_many, undisturbed
+from trimode.workers.engine.measuring import step_times, undisturbed
 from trimode.workers.engine.step_times import StepTimes
 from trimode.workers.params import parse_params
 from trimode.workers.runtime import Runtime
@@ -44,16 +46,50 @@ def test_a_tiny_cache_is_enough(micro: Runtime) -> None:
 
 
 def test_the_cost_of_a_request_is_what_many_take_longer_for_the_same_rows() -> None:
-    times = of_few_and_many({(1, 1): 1.0, (64, 2): 2.4, (128, 4): 4.0, (64, 64): 4.26}, 64)
+    times = step_times({(1, 1): 1.0, (64, 2): 2.4, (128, 4): 4.0, (64, 64): 4.26}, {}, 64)
     assert times.at(64, 64) == pytest.approx(4.26)
     assert times.at(64, 2) == pytest.approx(2.4)
     assert times.at(128, 4) == pytest.approx(4.0)
 
 
 def test_without_the_step_of_many_requests_they_cost_nothing() -> None:
-    times = of_few_and_many({(1, 1): 1.0, (8, 1): 1.5}, 64)
+    times = step_times({(1, 1): 1.0, (8, 1): 1.5}, {}, 64)
     assert times.at(8, 8) == times.at(8) == 1.5
 
 
 def test_a_disturbed_time_is_no_longer_than_that_of_more_rows() -> None:
     assert undisturbed({1: 1.6, 4: 1.4, 8: 5.5, 64: 59.0, 128: 4.5}) == {1: 1.4, 4: 1.4, 8: 4.5, 64: 4.5, 128: 4.5}
+
+
+def test_contexts_cost_by_rows_and_by_request() -> None:
+    times = step_times(
+        {(1, 1): 1.0, (32, 1): 2.0, (64, 2): 2.4, (128, 4): 4.0, (64, 64): 2.4},
+        {(1, 1): 0.001, (32, 1): 0.002, (64, 2): 0.004, (64, 64): 0.128},
+        64,
+    )
+    without = {rows: times.at(rows, rows) for rows in (1, 32, 64)}
+    times.have_context(1000)
+    assert times.at(1) == pytest.approx(1.0 + 1.0)
+    assert times.at(32) == pytest.approx(2.0 + 2.0)
+    assert times.at(64, 2) == pytest.approx(2.4 + 4.0)
+    assert times.at(64, 64) == pytest.approx(without[64] + 128.0)
+    assert times.at(128, 4) == pytest.approx(4.0 + 2.0 + 3 * 2.0)
+
+
+def test_attention_to_a_context_is_measured(micro: Runtime) -> None:
+    engine = Engine(micro.engine.model, 400, 4)
+    engine.measure()
+    assert engine.allocator.num_shared == 0
+    assert engine.planner.widths.times.at(128) > 0
+
+
+def test_a_model_that_gives_no_numbers_starts_and_fails_its_requests_later(micro: Runtime) -> None:
+    engine = Engine(micro.engine.model, 100, 4)
+    embedding = engine.model.embedding.clone()
+    try:
+        engine.model.embedding.fill_(math.nan)
+        engine.measure()
+    finally:
+        engine.model.embedding.copy_(embedding)
+    assert (engine.busy, engine.counters.requests_failed, engine.allocator.num_free) == (False, 0, 100)
+    assert answer(engine) == CASE.tokens

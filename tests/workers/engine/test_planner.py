@@ -6,7 +6,7 @@ from trimode.tests.fakes.forward import CONTEXT, new_state
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.engine.planner import WidthPlanner
 from trimode.workers.engine.scheduler import ScheduledChunk, Sequence
-from trimode.workers.engine.widths import Chooser, Widths
+from trimode.workers.engine.widths import Widths
 
 
 class Noted(Widths):
@@ -36,6 +36,14 @@ def request(planner: WidthPlanner, mode: str, *output: int) -> Sequence:
     return Sequence(mode, state)
 
 
+def choose(planner: WidthPlanner, running: list[Sequence]) -> None:
+    """What a step in which all choose does."""
+    planner.before_step(running)
+    for each in running:
+        if each.state.chooser is not None:
+            each.state.chooser.choose(4)
+
+
 def item(sequence: Sequence, kind: str, rows: int) -> ScheduledChunk:
     chunk = Chunk(kind, [1] * rows, 0, causal=True, keep_kv=True, rows=(0,), purpose="decode")
     return ScheduledChunk(sequence, chunk)
@@ -45,13 +53,20 @@ def test_requests_that_decode_are_planned_beside_what_others_ran() -> None:
     widths = Noted()
     planner = WidthPlanner(widths)
     running = [request(planner, "auto", 5), request(planner, "auto"), request(planner, "dlm", 5)]
-    planner.before_step(running)
+    choose(planner, running)
     ran = [item(running[0], "draft", 4), item(running[2], "denoise", 8)]
     planner.after_step(ran, step_s=0.006, num_forwards=2)
-    planner.before_step(running)
+    choose(planner, running)
     assert widths.planned == [(1, 0, 0), (1, 1, 8)]
     assert widths.steps == [(12, 2, 3.0)]
     assert widths.forwards == [(12, 2, 2)]
+
+
+def test_nothing_is_planned_in_a_step_in_which_nobody_chooses() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    planner.before_step([request(planner, "auto", 5)])
+    assert widths.planned == []
 
 
 def test_steps_with_a_prompt_say_nothing_of_the_others() -> None:
@@ -59,16 +74,17 @@ def test_steps_with_a_prompt_say_nothing_of_the_others() -> None:
     planner = WidthPlanner(widths)
     running = [request(planner, "auto", 5)]
     planner.after_step([item(running[0], "verify", 4), item(running[0], "prefill", 90)], step_s=1.0, num_forwards=1)
-    planner.after_step([], step_s=1.0, num_forwards=1)
+    for _ in range(3):
+        planner.after_step([], step_s=1.0, num_forwards=1)
     assert widths.steps == []
-    assert widths.forwards == [(4, 1, 1), (0, 0, 1)]
+    assert widths.forwards == [(4, 1, 1), (0, 0, 3)]
 
 
 def test_without_a_request_that_has_a_choice_nothing_is_done() -> None:
     widths = Noted()
     planner = WidthPlanner(widths)
     running = [request(planner, "ar", 5)]
-    planner.before_step(running)
+    choose(planner, running)
     planner.after_step([item(running[0], "decode", 1)], step_s=1.0, num_forwards=1)
     assert (widths.planned, widths.steps) == ([], [])
     assert CONTEXT.new_chooser is None
@@ -90,17 +106,3 @@ def test_where_every_step_has_prompts_their_times_have_to_do() -> None:
     for _ in range(3):
         planner.after_step(both, step_s=0.004, num_forwards=1)
     assert widths.steps[1:] == [(8, 1, 3.0)]
-
-
-def test_nothing_is_planned_while_all_requests_are_inside_a_cycle() -> None:
-    widths = Noted()
-    planner = WidthPlanner(widths)
-    running = [request(planner, "auto", 5), request(planner, "auto", 5)]
-    for each in running:
-        assert isinstance(each.state.chooser, Chooser)
-        each.state.chooser.running = 4
-    planner.before_step(running)
-    assert widths.planned == []
-    each.state.chooser.running = 0
-    planner.before_step(running)
-    assert widths.planned == [(2, 0, 0)]
