@@ -221,16 +221,21 @@ def test_what_drafts_come_to_and_new_times_are_planned_for() -> None:
 
 def test_requests_that_still_draft_do_not_keep_the_others_at_drafting() -> None:
     """Beside many rows a few more seem cheap, so a batch that drafts would go on although ar is faster for it."""
-    knee = {1: 1.0, 16: 1.1, 24: 1.6, 128: 4.4, 512: 17.0}
-    load = Load(Widths(StepTimes(knee)), [drafts(0.995, seed) for seed in range(16)])
-    for _ in range(50):  # fewer requests draft
-        load.widths.plan(list(load.fates)[:2])
-        for chooser in load.fates:
-            width = chooser.choose(32)
-            chooser.took(width, width - 1, width)
-    assert {chooser.choose(32) for chooser in load.fates} == {32}
-    for half in (list(load.fates)[:8], list(load.fates)[8:]):
+    times = StepTimes({1: 0.3, 16: 1.0, 128: 4.4, 512: 17.2})
+    requests = list(Load(Widths(times), [drafts(0.995, seed) for seed in range(16)], 8).fates)
+    widths = requests[0].policy
+    for _ in range(50):  # two at a time draft
+        for pair in zip(requests[::2], requests[1::2], strict=True):
+            widths.plan(pair)
+            chosen = [chooser.choose(8) for chooser in pair]
+            for chooser, width in zip(pair, chosen, strict=True):
+                chooser.took(width, width - 1, width)
+    assert chosen == [8, 8]
+    for pair in zip(requests[::2], requests[1::2], strict=True):
+        widths.plan(pair)
+        assert [chooser.choose(8) for chooser in pair] == [8, 8]
+    for half in (requests[:8], requests[8:]):
         for chooser in half:
-            chooser.took(32, 31, 32)
-        load.widths.plan(list(load.fates))
-        assert {chooser.choose(32) for chooser in half} == {1}
+            chooser.took(8, 7, 8)
+        widths.plan(requests)
+        assert {chooser.choose(8) for chooser in half} == {1}
