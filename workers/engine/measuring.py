@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -33,7 +34,8 @@ _WARM_UP_S = 0.1
 _SHARE = 0.9
 """Of the budget, after which no further size is begun. The rest goes to more runs of those that have had least time."""
 _SLOW_S = 0.1
-"""Steps that are longer are measured although they are the first of their size, which may compile for a while."""
+"""Steps that are longer are measured once only, although the first of its size may compile for a while. Those that are
+longer than their rows one at a time surely did."""
 _CYCLES, _RUN_S = 8, 0.01
 """Most cycles of a run, and seconds after which no further one begins."""
 
@@ -146,7 +148,8 @@ def _run_all(engine: Measured, steps: list[_Step], budget: float) -> dict[_Step,
         if step.context and replace(step, context=0) not in runs:
             continue
         first, *more = _run(engine, step, pages) or [0.0]
-        if first and not more and first < _SLOW_S:
+        compiled = first > 2 * step.rows * min(runs.get(steps[0], [math.inf]))
+        if first and not more and (first < _SLOW_S or compiled):
             more = _run(engine, step, pages)
         if first:
             runs[step] = more or [first]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 
 import pytest
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.measuring import step_times, undisturbed
+from trimode.workers.engine.runner import StepResult
+from trimode.workers.engine.scheduler import ScheduledChunk
 from trimode.workers.engine.step_times import StepTimes
 from trimode.workers.params import parse_params
 from trimode.workers.runtime import Runtime
@@ -93,3 +97,18 @@ def test_a_model_that_gives_no_numbers_starts_and_fails_its_requests_later(micro
         engine.model.embedding.copy_(embedding)
     assert (engine.busy, engine.counters.requests_failed, engine.allocator.num_free) == (False, 0, 100)
     assert answer(engine) == CASE.tokens
+
+
+def test_a_step_that_compiles_for_long_is_measured_again(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(micro.engine.model, 400, 4)
+    run, slept = engine.runner.run, list[int]()
+
+    def compiling(scheduled: Sequence[ScheduledChunk]) -> StepResult:
+        if len(scheduled) == 1 and len(scheduled[0].chunk.token_ids) == 32 and len(slept) < 2:
+            slept.append(1)
+            time.sleep(0.5)
+        return run(scheduled)
+
+    monkeypatch.setattr(engine.runner, "run", compiling)
+    engine.measure()
+    assert engine.planner.widths.times.at(32) < 250
