@@ -100,8 +100,8 @@ def measure(engine: Measured) -> StepTimes:
         steps = _grid(many, engine.max_num_seqs, min(CYCLE_BLOCK, _power_of_two(num_tokens // 4)))
         needed = steps[:_NEEDED]
     context = min(_CONTEXT, num_tokens // max(step.num_requests for step in needed) // 2) // PAGE_SIZE * PAGE_SIZE
-    if context:
-        steps[_NEEDED:_NEEDED] = [replace(step, context=context) for step in needed]
+    with_context = [replace(step, context=context) for step in needed if context]
+    steps = list(dict.fromkeys((*needed, *with_context, *steps)))
     runs = _run_all(engine, steps, _GRAPHS_BUDGET_S if captured else _BUDGET_S)
     # A quartile, because the quickest of many runs is not comparable to the quickest of a few.
     times = {step: 1000 * sorted(seconds)[len(seconds) // 4] for step, seconds in runs.items()}

@@ -80,11 +80,21 @@ def test_contexts_cost_by_rows_and_by_request() -> None:
     assert times.at(128, 4) == pytest.approx(4.0 + 2.0 + 3 * 2.0)
 
 
-def test_attention_to_a_context_is_measured(micro: Runtime) -> None:
+def test_what_a_context_costs_is_measured(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(micro.engine.model, 400, 4)
+    run = engine.runner.run
+
+    def attending(scheduled: Sequence[ScheduledChunk]) -> StepResult:
+        time.sleep(0.05 * (scheduled[0].chunk.position > 200))
+        return run(scheduled)
+
+    monkeypatch.setattr(engine.runner, "run", attending)
     engine.measure()
     assert engine.allocator.num_shared == 0
-    assert engine.planner.widths.times.at(128) > 0
+    times = engine.planner.widths.times
+    before = times.at(1)
+    times.have_context(512)
+    assert times.at(1) > before + 20
 
 
 def test_a_model_that_gives_no_numbers_starts_and_fails_its_requests_later(micro: Runtime) -> None:
