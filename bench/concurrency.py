@@ -19,6 +19,7 @@ from pathlib import Path
 from trimode.bench.demo_engine import MAX_NEW_TOKENS, answer_all
 from trimode.bench.quantization import BENCHMARKS, MODEL, Judge
 from trimode.core.command import run_command
+from trimode.core.processes import spare_collector
 from trimode.core.protocol import Row, WorkerSettings
 from trimode.pipeline.analysis.loads import FILE_NAME, LoadSweep, Setting, advice
 from trimode.pipeline.benchmarks import Benchmark, load_benchmark
@@ -146,6 +147,7 @@ def main() -> None:
     prompts = [problem.prompt for problem in problems]
     settings = WorkerSettings(model=args.model, device="cpu", max_num_seqs=max(numbers), kv_cache_gb=0.5)
     runtime, judge = Runtime(settings), Judge()
+    spare_collector()  # as a worker does
     right: dict[str, float] = {}
     for name, fields in SETTINGS.items():  # this also compiles what it needs, and fills the prefix cache
         right[name] = accuracy(runtime, fields, problems, judge)

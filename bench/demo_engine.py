@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 from trimode.bench.machine import print_load, print_machine
+from trimode.core.command import run_command
 from trimode.core.devices import cpu_threads
+from trimode.core.processes import spare_collector
 from trimode.core.protocol import Mode, Row, WorkerSettings
 from trimode.workers.runtime import Runtime
 
@@ -49,6 +51,7 @@ def compare_demo(requests: int, dtype: str = "float32") -> None:
         model=model, device="cpu", dtype=dtype, max_num_seqs=CONCURRENT, kv_cache_gb=0.2, num_threads=threads
     )
     runtime = Runtime(settings)
+    spare_collector()  # as a worker does
     named = f"demo model, {dtype}, {threads} thread{'s' if threads > 1 else ''}"
     print(f"\n| {named} | requests/s one at a time | requests/s {CONCURRENT} at once | ratio | host gap |")
     print("|---|---|---|---|---|")
@@ -77,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
