@@ -42,8 +42,9 @@ SETTINGS = (("ar", 1), *(("linear_spec", width) for width in (4, 8, 16, 32)), ("
 STREAMS = (1, 2, 4, 8, 16, 32, 64)
 LENGTH = 128
 """Most tokens of an answer; with random weights its length."""
-FATES = {"coding": 8.9, "qa": 4.5, "never": 1.0}
-"""Mean tokens per verify of a block of 32: two published categories, and drafts that always fail."""
+FATES = {"coding": [8.9], "qa": [4.5], "never": [1.0], "mixed": [8.9, 1.0]}
+"""Mean tokens per verify of a block of 32, of requests in turn: two published categories, and drafts that always fail.
+"""
 Prompts = Iterator[Sequence[int]]
 
 
@@ -202,7 +203,9 @@ def demo(all_streams: Sequence[int], wanted: int, rounds: int, loads: Sequence[s
             compare(runtime.engine, title, all_streams, lambda: itertools.cycle(chosen), wanted, rounds=rounds)  # noqa: B023 -- called at once
 
 
-def shape(all_streams: Sequence[int], wanted: int, context: int, rounds: int, *, tiny: bool) -> None:
+def shape(
+    all_streams: Sequence[int], wanted: int, context: int, rounds: int, fates: Sequence[str], *, tiny: bool
+) -> None:
     """Compares on random weights with scripted fates."""
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), TINY_SHAPE if tiny else BENCH_SHAPE)
@@ -213,7 +216,8 @@ def shape(all_streams: Sequence[int], wanted: int, context: int, rounds: int, *,
     chance = random.Random(0)  # noqa: S311 -- the same numbers again
     vocab = engine.model.config.vocab_size
     texts = [[chance.randrange(5, vocab) for _ in range(context)] for _ in range(max(all_streams))]
-    for name, means in {**{name: [mean] for name, mean in FATES.items()}, "mixed": [8.9, 1.0]}.items():
+    for name in fates:
+        means = FATES[name]
         title = f"random weights, {context} tokens of context, {name} ({', '.join(map(str, means))} tokens per verify)"
         compare(engine, title, all_streams, lambda: itertools.cycle(texts), wanted, means, rounds=rounds)
 
@@ -260,6 +264,7 @@ def main() -> None:
     parser.add_argument(
         "--loads", nargs="+", choices=("easy", "mixed"), default=["easy", "mixed"], help="of the demo model"
     )
+    parser.add_argument("--fates", nargs="+", choices=list(FATES), default=list(FATES), help="of random weights")
     parser.add_argument("--tiny", action="store_true", help="a tiny shape: shows that it runs")
     arguments = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f} before")
@@ -268,7 +273,8 @@ def main() -> None:
     if "demo" in arguments.only:
         demo(arguments.streams, arguments.tokens, arguments.rounds, arguments.loads)
     if "shape" in arguments.only:
-        shape(arguments.streams, arguments.tokens, arguments.context, arguments.rounds, tiny=arguments.tiny)
+        streams, tokens, context = arguments.streams, arguments.tokens, arguments.context
+        shape(streams, tokens, context, arguments.rounds, arguments.fates, tiny=arguments.tiny)
     print(f"\nload {os.getloadavg()[0]:.1f} after")
 
 
