@@ -68,7 +68,7 @@ class Measured(Protocol):
         """Runs a step. Returns the requests that ended."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class _Step:
     """What a measured step runs."""
 
@@ -132,7 +132,7 @@ def _grid(many: int, most_requests: int, block: int) -> list[_Step]:
 
 def _power_of_two(most: int) -> int:
     """Returns the largest power of 2 that is not above a number, which is at least 1."""
-    return int(2 ** (most.bit_length() - 1))
+    return 1 << (most.bit_length() - 1)
 
 
 def _run_all(engine: Measured, steps: list[_Step], budget: float) -> dict[_Step, list[float]]:
