@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from trimode.bench.gpu.records import Findings, Note, Record, append, read
 from trimode.bench.gpu.report import Ended, page, records_table
 from trimode.bench.gpu.sections import SECTIONS, TOTAL_S, deadlines
