@@ -129,8 +129,6 @@ class Graphs:
     def choose(self, scheduled: Sequence[ScheduledChunk]) -> Bucket | None:
         """Returns the captured graph for these chunks, at least one; None if they run without one."""
         chunks = [item.chunk for item in scheduled]
-        if any(chunk.kind == "prefill" for chunk in chunks):
-            return None
         lengths = [len(chunk.token_ids) for chunk in chunks]
         lora = self._model.adapter is not None and any(chunk.lora for chunk in chunks)
         kinds = [Kind.FORWARD]
