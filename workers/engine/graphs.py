@@ -1,7 +1,6 @@
 """Steps as captured graphs: the forward, greedy tokens and the decisions on them run without the host's work.
 
-A batch with prompt slices runs without a graph, and so does one that no graph has room for. Where a request is sampled,
-the graph runs the forward only.
+A batch that no graph has room for runs without one. Where a request is sampled, the graph runs the forward only.
 
 T = tokens, N = requests, H = hidden size.
 """
