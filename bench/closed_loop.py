@@ -179,5 +179,11 @@ def measure_cell(
 
 def texts(vocab: int, number: int, length: int) -> list[Sequence[int]]:
     """Returns prompts of random tokens, the same at every call."""
-    chance = random.Random(0)  # noqa: S311 -- the same numbers again
-    return [[chance.randrange(5, vocab) for _ in range(length)] for _ in range(number)]
+    return list(itertools.islice(new_texts(vocab, length, seed=0), number))
+
+
+def new_texts(vocab: int, length: int, *, seed: int | None = None) -> Prompts:
+    """Yields prompts of random tokens without end; without a seed others at every call."""
+    chance = random.Random(seed)  # noqa: S311 -- no secrets
+    while True:
+        yield [chance.randrange(5, vocab) for _ in range(length)]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
-from trimode.bench.closed_loop import FATES, SETTINGS, Cell, measure_cell, shares, texts
+from trimode.bench.closed_loop import FATES, SETTINGS, Cell, measure_cell, new_texts, shares, texts, tokens_per_second
 from trimode.bench.gpu.build import Variant, engine_of
 from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.records import Condition, Record
+from trimode.core.protocol import DecodeParams
 from trimode.workers.engine.engine import Engine
 
 KINDS = ("coding", "qa", "never")
@@ -33,11 +35,50 @@ def _engine(bench: Bench) -> None:
     times = engine.planner.widths.times
     believed = ", ".join(f"{rows}: {times.at(rows, min(rows, streams)):.2f}" for rows in (1, 8, 32, 64, 256, 1024))
     bench.note("fact", f"measured at the start, ms of a step by rows: {believed}")
-    prompts = texts(engine.model.config.vocab_size, streams, plan.context)
+    vocab = engine.model.config.vocab_size
+    for load in plan.auto_streams[::3]:
+        bench.guarded(f"prompts, {load} streams", functools.partial(_short_answers, bench, engine, load))
+    prompts = texts(vocab, streams, plan.context)
     for kind, load in itertools.product(KINDS, plan.auto_streams):
         if bench.is_out_of_time(f"auto, {kind}, {load} streams"):
             return
         bench.guarded(f"auto, {kind}, {load} streams", functools.partial(_cell, bench, engine, prompts, kind, load))
+
+
+def _short_answers(bench: Bench, engine: Engine, streams: int) -> None:
+    """Records a load in which many steps have slices of prompts: with and without graphs for those steps."""
+    plan = bench.plan
+    length = plan.auto_length // 9
+    params = DecodeParams(mode="ar", max_new_tokens=length, block_length=1, threshold=None, ignore_eos=True)
+    found = {}
+    for graphs in (True, False, True):
+        prompts = new_texts(engine.model.config.vocab_size, plan.context // 4)
+        with nullcontext() if graphs else _prompts_without_graphs(engine):
+            found[graphs], _ = tokens_per_second(
+                engine, params, streams, prompts, round(plan.auto_tokens * streams**0.5)
+            )
+    where: dict[str, Condition] = {"streams": streams, "prompt": plan.context // 4, "answer": length}
+    bench.record(
+        Record(
+            name="ar, short answers", value=found[True], unit="tokens/s", rival="without graphs for prompts",
+            rival_value=found[False], ratio=found[True] / found[False], conditions=where,
+        )
+    )  # fmt: skip
+
+
+@contextmanager
+def _prompts_without_graphs(engine: Engine) -> Iterator[None]:
+    """Inside the block steps with a slice of a prompt run without a graph."""
+    graphs = engine.runner.graphs
+    if graphs is None:
+        yield
+        return
+    plain = graphs.choose
+    graphs.choose = lambda items: None if any(i.chunk.kind == "prefill" for i in items) else plain(items)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del graphs.choose
 
 
 def _cell(bench: Bench, engine: Engine, prompts: Sequence[Sequence[int]], kind: str, streams: int) -> None:
