@@ -15,7 +15,9 @@ from trimode.bench.gpu.build import Variant, engine_of
 from trimode.bench.gpu.context import Bench
 from trimode.bench.gpu.records import Condition, Record
 from trimode.core.protocol import DecodeParams
+from trimode.workers.engine.buckets import Bucket
 from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.scheduler import ScheduledChunk
 
 KINDS = ("coding", "qa", "never")
 """Of text, see `FATES`."""
@@ -50,7 +52,7 @@ def _short_answers(bench: Bench, engine: Engine, streams: int) -> None:
     plan = bench.plan
     length = plan.auto_length // 9
     params = DecodeParams(mode="ar", max_new_tokens=length, block_length=1, threshold=None, ignore_eos=True)
-    found = {}
+    tokens, found = round(plan.auto_tokens * streams**0.5), {}
     for graphs in (True, False, True):
         prompts = new_texts(engine.model.config.vocab_size, plan.context // 4)
         with nullcontext() if graphs else _prompts_without_graphs(engine):
@@ -74,7 +76,11 @@ def _prompts_without_graphs(engine: Engine) -> Iterator[None]:
         yield
         return
     plain = graphs.choose
-    graphs.choose = lambda items: None if any(i.chunk.kind == "prefill" for i in items) else plain(items)  # type: ignore[method-assign]
+
+    def choose(scheduled: Sequence[ScheduledChunk]) -> Bucket | None:
+        return None if any(item.chunk.kind == "prefill" for item in scheduled) else plain(scheduled)
+
+    graphs.choose = choose  # type: ignore[method-assign]
     try:
         yield
     finally:
