@@ -44,6 +44,8 @@ class Chooser:
     """Number of the widths that it may have."""
     group: int
     """Number of the requests with this menu and this level of difficulty."""
+    widest: int
+    """Width that its cycles have at most."""
     running: int = 0
     """Width of the cycle with a draft that runs or begins; 0 = none."""
     last: int = 1
@@ -74,6 +76,8 @@ class Chooser:
         if width == 1 and self.since >= self.interval and most >= PROBE_WIDTH and policy.takes_probe():
             width, self.probing = PROBE_WIDTH, True
         width = min(width, most)
+        if 1 < most < policy.least <= self.widest:  # a narrower draft would make the step of all a mixed one
+            width = policy.least
         if width < PROBE_WIDTH:
             return 1
         self.running = width
@@ -150,7 +154,9 @@ class Widths:
         drafts = self._acceptance.new_request()
         group = menu * NUM_LEVELS + level_of(drafts.difficulty)
         interval = self._probes.interval
-        return Chooser(self, menu, group, interval=interval, since=FIRST_PROBE, drafts=drafts)  # it may probe at once
+        return Chooser(
+            self, menu, group, most, interval=interval, since=FIRST_PROBE, drafts=drafts
+        )  # it may probe at once
 
     @property
     def least(self) -> int:
