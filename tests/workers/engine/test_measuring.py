@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from trimode.tests.workers.micro import load_cases
+from trimode.workers.engine import measuring
+from trimode.workers.engine.buckets import Buckets
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.measuring import step_times, undisturbed
 from trimode.workers.engine.runner import StepResult
@@ -122,3 +127,38 @@ def test_a_step_that_compiles_for_long_is_measured_again(micro: Runtime, monkeyp
     monkeypatch.setattr(engine.runner, "run", compiling)
     engine.measure()
     assert engine.planner.widths.times.at(32) < 250
+
+
+def test_with_graphs_a_size_between_two_costs_what_the_larger_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = SimpleNamespace(buckets=Buckets(4, lora=False).all)
+    engine: Any = SimpleNamespace(
+        runner=SimpleNamespace(graphs=graphs), allocator=SimpleNamespace(num_pages=4000), max_num_seqs=4
+    )
+
+    def run_all(_engine: object, steps: list[Any], _budget: float) -> dict[Any, list[float]]:
+        return {step: [0.001 * step.rows] for step in steps}
+
+    monkeypatch.setattr(measuring, "_run_all", run_all)
+    sizes = sorted({bucket.tokens for bucket in graphs.buckets})
+    low, high = next((low, high) for low, high in itertools.pairwise(sizes) if high > low + 1)
+    assert measuring.measure(engine).at(low + 1) == pytest.approx(high)
+
+
+class CoarseClock:
+    """A clock that moves with every third look at it only."""
+
+    def __init__(self) -> None:
+        self._looks = itertools.count()
+
+    def perf_counter(self) -> float:
+        return 0.003 * (next(self._looks) // 3)
+
+
+def test_a_clock_that_stands_still_during_a_step_gives_times_too(
+    micro: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "time", CoarseClock())
+    engine = Engine(micro.engine.model, 400, 4)
+    engine.measure()
+    times = engine.planner.widths.times
+    assert all(0 < times.at(rows, requests) < math.inf for rows, requests in ((1, 1), (4, 4), (32, 1), (128, 4)))
