@@ -51,17 +51,17 @@ class EngineCounters(EngineTotals):
         if failed:
             self.requests_failed += 1
             return
-        nfe = state.nfe(state.forwards)
+        # All is read before anything is counted: a record that cannot be read makes the request one that failed.
+        nfe, lengths = state.nfe(state.forwards), state.acceptance_lengths
+        widths, fixed = state.widths, state.fixed_tokens
         self.requests_finished += 1
         self.tokens_generated += len(state.tokens())
         self.continued_tokens += 0 if state.continued is None else state.continued.end
         self.nfe += nfe
-        lengths = state.acceptance_lengths
         self.accepted += sum(lengths)
         self.cycles += len(lengths)
-        for width, count in state.widths.items():
+        for width, count in widths.items():
             self.widths[str(width)] = self.widths.get(str(width), 0) + count
-        fixed = state.fixed_tokens
         if fixed and state.continued is None:
             self.chosen_tokens += len(state.tokens()) - 1
             for width, tokens in fixed.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from trimode.tests.fakes.forward import begun, step
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.engine.counters import EngineCounters
@@ -37,3 +38,16 @@ def test_a_failed_request_counts_as_failed_only() -> None:
     counters = EngineCounters()
     counters.finish(begun("ar", 5), failed=True)
     assert counters == EngineCounters(requests_failed=1)
+
+
+@pytest.mark.parametrize("name", ["acceptance_lengths", "widths", "fixed_tokens"])
+def test_a_request_whose_record_is_broken_is_counted_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counters, state = EngineCounters(), begun("ar", 5)
+
+    def broken(_: object) -> object:
+        raise TypeError(name)
+
+    monkeypatch.setattr(type(state), name, property(broken))
+    with pytest.raises(TypeError, match=name):
+        counters.finish(state, failed=False)
+    assert counters == EngineCounters()
