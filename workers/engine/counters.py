@@ -8,7 +8,7 @@ pages it shared were not finite, are counted here and not in its reply.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trimode.core.worker import EngineTotals
 from trimode.workers.decode.chunk import Chunk
@@ -64,5 +64,15 @@ class EngineCounters(EngineTotals):
             self.widths[str(width)] = self.widths.get(str(width), 0) + count
         if fixed and state.continued is None:
             self.chosen_tokens += len(state.tokens()) - 1
-            for width, tokens in fixed.items():
-                self.fixed_tokens[str(width)] = self.fixed_tokens.get(str(width), 0.0) + tokens
+            self._add_fixed(fixed)
+
+    def _add_fixed(self, fixed: Mapping[int, float]) -> None:
+        """Adds what a request would have got by width. Both it and the sums name the first widths of all, see `Cost`.
+
+        Where the others are wider, the request counts with its widest: with a sum over some requests only, the width
+        that would have been the best one for all seems a bad one.
+        """
+        before = own = 0.0  # of the requests up to now, and of this one: at the width, or else at the widest
+        for width in sorted({*map(int, self.fixed_tokens), *fixed}):
+            before, own = self.fixed_tokens.get(str(width), before), fixed.get(width, own)
+            self.fixed_tokens[str(width)] = before + own

@@ -253,3 +253,14 @@ def test_a_disturbed_step_makes_no_wider_one_longer() -> None:
     assert (times.at(1), times.at(4), times.at(8)) == (1.0, 1.0, 3.0)
     times.have_context(100)
     assert (times.at(1), times.at(4), times.at(8)) == pytest.approx((2.0, 2.0, 6.0))
+
+
+def test_of_several_cycles_a_quick_one_counts_and_not_the_quickest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_all(_engine: object, steps: list[Any], _budget: float) -> dict[Any, list[float]]:
+        return {step: [0.003, 0.001, 0.9, 0.002] for step in steps}
+
+    monkeypatch.setattr(measuring, "_run_all", run_all)
+    engine: Any = SimpleNamespace(
+        runner=SimpleNamespace(graphs=None), allocator=SimpleNamespace(num_pages=4000), max_num_seqs=1
+    )
+    assert measuring.measure(engine).at(8) == pytest.approx(2.0)
