@@ -74,14 +74,15 @@ def config_of(shape: Mapping[str, Any]) -> ModelConfig:
         return read_config(Path(folder))
 
 
-def engine_of(bench: Bench, variant: Variant, points: Iterable[Point]) -> Engine:
-    """Returns an engine for all streams of the plan. The one before it must not be referred to any more.
+def engine_of(bench: Bench, variant: Variant, points: Iterable[Point] | None, streams: int | None = None) -> Engine:
+    """Returns an engine. The one before it must not be referred to any more.
 
     Args:
         bench: the section.
         variant: which engine.
-        points: steps that run as graphs, if the variant has graphs. All other steps run without: a worker captures
-            graphs for all sizes, which takes too long here.
+        points: steps that run as graphs, if the variant has graphs. All other steps run without. None = graphs of all
+            sizes are captured, as a worker does; that takes longer.
+        streams: most requests at a time; None = the most of the plan.
     """
     gc.collect()  # of the engine before, whose graphs refer to each other
     if bench.device.type == "cuda":
@@ -92,11 +93,14 @@ def engine_of(bench: Bench, variant: Variant, points: Iterable[Point]) -> Engine
     options = LoadOptions(scheme=scheme, batch_invariant=variant.batch_invariant)
     model = TriModeModel(config, files, bench.plan.dtype, bench.device, options)
     room = bench.plan.context + (DRY_ROOM if bench.plan.dry else ROOM)
-    streams = max(bench.plan.streams)
+    streams = streams or max(bench.plan.streams)
     new_capture = graphs_for(model) if variant.graphs else None
     capture = None if new_capture is None else new_capture()
     engine = Engine(model, pages_for(room) * streams, streams, capture=capture)
-    capture_points(engine, points)
+    if points is not None:
+        capture_points(engine, points)
+    elif (report := engine.warm_up()) is not None:
+        bench.note("fact", f"{variant.model}: {report}")
     return engine
 
 

@@ -21,8 +21,9 @@ MODES: Mapping[str, Mapping[str, object]] = {
     "dlm by quota": {"mode": "dlm", "block_length": 8, "threshold": None},
     "linear_spec": {"mode": "linear_spec"},
     "linear_spec + LoRA": {"mode": "linear_spec", "lora": True},
+    "auto": {"mode": "auto"},
 }
-"""Name -> fields of a request."""
+"""Name -> fields of a request. The NFE of auto depends on the times of steps, its tokens do not."""
 
 
 def run(bench: Bench) -> None:

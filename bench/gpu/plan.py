@@ -69,6 +69,12 @@ class Plan:
     """Inputs rotate until they exceed this, so that no cache serves them."""
     spend_s: float = 0.25
     """Seconds per number."""
+    auto_streams: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    auto_tokens: int = 250
+    """Tokens of a measurement of auto with one stream; with more, times their root."""
+    auto_length: int = 288
+    """Tokens of an answer."""
+    auto_rounds: int = 3
     demo_requests: int = 12
     demo_tokens: int = 128
 
@@ -108,6 +114,10 @@ DRY = Plan(
     attention=_attention((1, 2), 20, 40, 8, 16),
     fill_bytes=0,
     spend_s=0.0,
+    auto_streams=(1, 2),
+    auto_tokens=20,
+    auto_length=40,
+    auto_rounds=1,
     demo_requests=2,
     demo_tokens=8,
 )

@@ -32,6 +32,7 @@ SECTIONS = (
     Section("rivals", 28),
     Section("compiled_rival", 75),
     Section("demo", 42),
+    Section("adaptive", 60),
 )
 
 

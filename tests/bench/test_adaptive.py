@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from trimode.bench import adaptive
+from trimode.bench import adaptive, closed_loop
 from trimode.bench.random_checkpoint import TINY_SHAPE, write_checkpoint
 from trimode.core.protocol import WorkerSettings
 from trimode.workers.decode.chunk import Chunk, Sampled, Verify
@@ -15,12 +15,12 @@ from trimode.workers.runtime import Runtime
 
 @pytest.mark.parametrize("mean", [1.0, 4.5, 8.9])
 def test_a_chance_gives_its_mean(mean: float) -> None:
-    chance = adaptive.chance_of(mean)
+    chance = closed_loop.chance_of(mean)
     assert sum(chance**place for place in range(32)) == pytest.approx(mean)
 
 
 def test_a_narrower_block_meets_the_same_text() -> None:
-    fates = adaptive.Fates([8.9])
+    fates = closed_loop.Fates([8.9])
     for position in range(0, 200, 7):
         accepted = []
         for width in (32, 4):
@@ -40,7 +40,7 @@ def test_a_table_has_a_line_per_load(tmp_path: Path, capsys: pytest.CaptureFixtu
     adaptive.compare(engine, "tiny", [1, 3], lambda: itertools.cycle([[5, 6, 7]]), 40, [8.9, 1.0])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["1", "3"]
-    assert {line.count("|") for line in lines} == {len(adaptive.SETTINGS) + 5}
+    assert {line.count("|") for line in lines} == {len(closed_loop.SETTINGS) + 5}
     assert not engine.busy
 
 

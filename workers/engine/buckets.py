@@ -16,7 +16,9 @@ from enum import StrEnum
 MAX_PADDING = 0.12
 """Most padding tokens per real token."""
 MAX_QUERIES = 64
-"""Longest chunk that a graph runs. Longer blocks run without a graph, as slices of a prompt do."""
+"""Longest chunk of graphs that run nothing but blocks, or whole cycles."""
+MAX_SLICE = 512
+"""Longest chunk that a graph runs: the longest slice of a prompt. Longer blocks run without a graph."""
 MAX_TOKENS = 4096
 """Largest graph. At this size the device works for so long that launching from the host does not delay it."""
 CYCLE_BLOCK = 32
@@ -94,13 +96,14 @@ class Buckets:
             max_tokens: most tokens of a graph, at least CYCLE_BLOCK.
         """
         largest = min(max_tokens, CYCLE_BLOCK * max_num_seqs)
+        with_prompt = min(max_tokens, max(largest, MAX_SLICE + max_num_seqs))  # a slice, and a token of all others
         passes = (Kind.FORWARD, Kind.GREEDY)
         found: set[Bucket] = set()
         for kind, requests in itertools.product(passes, ladder(max_num_seqs)):
             found.add(Bucket(requests, requests, kind, 1, 1, False))  # one token each: nobody drafts
-        for kind, tokens in itertools.product(passes, ladder(largest)):
-            found.add(Bucket(tokens, min(tokens, max_num_seqs), kind, 1, min(tokens, MAX_QUERIES), lora))
-            if tokens >= BLOCK and kind is Kind.GREEDY:
+        for kind, tokens in itertools.product(passes, ladder(with_prompt)):
+            found.add(Bucket(tokens, min(tokens, max_num_seqs), kind, 1, min(tokens, MAX_SLICE), lora))
+            if BLOCK <= tokens <= largest and kind is Kind.GREEDY:
                 blocks = min(tokens // BLOCK, max_num_seqs)
                 found.add(Bucket(tokens, blocks, kind, BLOCK, min(tokens, MAX_QUERIES), False))
         cycles = [(tokens, min(tokens // BLOCK, max_num_seqs)) for tokens in ladder(largest) if tokens >= BLOCK]

@@ -19,6 +19,7 @@ from trimode.workers.decode.chunk import Sampled
 from trimode.workers.decode.context import DecodeContext, StopFinder
 from trimode.workers.decode.registry import MODES
 from trimode.workers.engine.ahead import StepsAhead
+from trimode.workers.engine.buckets import BLOCK
 from trimode.workers.engine.capture import Capture, is_out_of_memory
 from trimode.workers.engine.counters import EngineCounters
 from trimode.workers.engine.graphs import CaptureReport, align
@@ -62,6 +63,8 @@ class Engine:
         self.runner = Runner(model, num_pages, capture=capture, max_num_seqs=max_num_seqs)
         self.counters = EngineCounters()
         self.planner = WidthPlanner()
+        if self.runner.graphs is not None:
+            self.planner.widths.kinds.whole_from = BLOCK
         self._prefill_slice = prefill_slice
         self._steps = StepsAhead(self.scheduler, self.runner, self.counters)
 

@@ -1,7 +1,6 @@
 """Steps as captured graphs: the forward, greedy tokens and the decisions on them run without the host's work.
 
-A batch with prompt slices runs without a graph, and so does one that no graph has room for. Where a request is sampled,
-the graph runs the forward only.
+A batch that no graph has room for runs without one. Where a request is sampled, the graph runs the forward only.
 
 T = tokens, N = requests, H = hidden size.
 """
@@ -129,8 +128,6 @@ class Graphs:
     def choose(self, scheduled: Sequence[ScheduledChunk]) -> Bucket | None:
         """Returns the captured graph for these chunks, at least one; None if they run without one."""
         chunks = [item.chunk for item in scheduled]
-        if any(chunk.kind == "prefill" for chunk in chunks):
-            return None
         lengths = [len(chunk.token_ids) for chunk in chunks]
         lora = self._model.adapter is not None and any(chunk.lora for chunk in chunks)
         kinds = [Kind.FORWARD]

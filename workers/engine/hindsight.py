@@ -27,19 +27,17 @@ class Hindsight:
         """Takes in a step that took so long without its slices of prompts."""
         self._ms += ms
 
-    def look(self, num_requests: int, other_rows: int, num_widths: int, ms_at: Callable[[int], float]) -> None:
+    def look(self, num_widths: int, ms_of: Callable[[int], float]) -> None:
         """Adds what has passed since the last look.
 
         Args:
-            num_requests: that decode in the mode.
-            other_rows: of requests in other modes.
             num_widths: number of widths of the request that may have the widest cycles.
-            ms_at: returns the milliseconds of a step by its rows.
+            ms_of: returns the milliseconds of a step in which all requests of the mode have a width.
         """
         self.forwards += [0.0] * (num_widths - len(self.forwards))
         if self._ms:
             for number, width in enumerate(widths_up_to(num_widths)):
-                self.forwards[number] += self._ms / ms_at(num_requests * width + other_rows)
+                self.forwards[number] += self._ms / ms_of(width)
             self._ms = 0.0
 
     def tokens(self, since: Sequence[float], rates: Sequence[float]) -> dict[int, float]:

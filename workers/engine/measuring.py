@@ -12,7 +12,7 @@ from typing import Protocol
 from trimode.core.errors import GenerationError
 from trimode.core.protocol import DecodeParams
 from trimode.workers.decode.state import DecodeState
-from trimode.workers.engine.buckets import CYCLE_BLOCK, Kind
+from trimode.workers.engine.buckets import BLOCK, CYCLE_BLOCK, Kind
 from trimode.workers.engine.pages import PageAllocator
 from trimode.workers.engine.runner import Runner
 from trimode.workers.engine.scheduler import Sequence as Request
@@ -83,18 +83,19 @@ def measure(engine: Measured) -> StepTimes:
 
     What runs is what the mode auto will run: steps of ar, and cycles of a draft and a verify, from the choice of what
     runs to the hand-out of the tokens. Without graphs rows are those of as few requests as can be, and one size is
-    measured with many requests too. Graphs are captured for as many requests as there can be. Some sizes are measured
-    with a context too; it is not computed, zeros stand in its place.
+    measured with many requests too. With graphs all steps are those of ar, or drafts with their verify as one graph:
+    see `StepKinds`. Some sizes are measured with a context too; it is not computed, zeros stand in its place.
 
     Args:
         engine: after its warm-up and before its first request. Its counters must be set to zero afterwards.
     """
     graphs = engine.runner.graphs
     captured = [] if graphs is None else sorted({b.tokens for b in graphs.buckets if b.kind is Kind.GREEDY})
+    captured = [size for size in captured if size <= CYCLE_BLOCK * engine.max_num_seqs]
     num_tokens = engine.allocator.num_pages * PAGE_SIZE
     many = _power_of_two(min(engine.max_num_seqs, _MANY))
     if captured:
-        steps = [_Step(size, min(size, engine.max_num_seqs), 0) for size in captured]
+        steps = [_Step(size, _requests_for(size, engine.max_num_seqs), 0) for size in captured]
         needed = steps[:: max(1, len(steps) // _NEEDED)]
     else:
         steps = _grid(many, engine.max_num_seqs, min(CYCLE_BLOCK, _power_of_two(num_tokens // 4)))
@@ -111,7 +112,12 @@ def measure(engine: Measured) -> StepTimes:
         for step, ms in times.items()
         if step.context
     }
-    return step_times(plain, slopes, 1 if captured else many, padded=plain.keys() == set(captured))
+    return step_times(plain, slopes, 1 if captured else many, padded={rows for rows, _ in plain} == set(captured))
+
+
+def _requests_for(size: int, most: int) -> int:
+    """Returns how many requests share the rows of a graph: one row each, or blocks that run as whole cycles."""
+    return size if size <= most else max(1, min(size // BLOCK, most))
 
 
 def _grid(many: int, most_requests: int, block: int) -> list[_Step]:

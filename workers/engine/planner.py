@@ -52,7 +52,9 @@ class WidthPlanner:
         """Plans the widths. Requests that still read their prompt are left out."""
         self._num_planned = len(running)
         choosers = [s.state.chooser for s in running if s.state.chooser is not None and s.state.output]
-        self.widths.plan(cast("list[Chooser]", choosers), self._other_requests, self._other_rows)
+        greedy = all(s.state.params.temperature <= 0 for s in running)
+        others = self._other_requests, self._other_rows
+        self.widths.plan(cast("list[Chooser]", choosers), *others, may_be_whole=greedy)
 
     def after_step(self, ran: Sequence[ScheduledChunk], *, step_s: float, num_forwards: int) -> None:
         """Notes what a step ran and how long it took. Times of steps with prompts count only where all have some."""
@@ -81,4 +83,5 @@ class WidthPlanner:
         else:
             self._since_pure += 1
         if 0 < rows <= 2 * decoded and not 0 < self._since_pure <= _PATIENCE:
-            self.widths.ran(rows, len(ran), 1000 * step_s / max(1, num_forwards))
+            mixed = num_forwards < 2 and rows > len(ran)
+            self.widths.ran(rows, len(ran), 1000 * step_s / max(1, num_forwards), mixed=mixed)

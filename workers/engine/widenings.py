@@ -22,11 +22,17 @@ class Widening(NamedTuple):
     """After the step."""
 
 
-def widenings_of(group: int, speeds: Sequence[float]) -> list[Widening]:
-    """Returns the widenings of one group, the best first: only those that some price of a row makes the best."""
+def widenings_of(group: int, speeds: Sequence[float], least: int = 1) -> list[Widening]:
+    """Returns the widenings of one group, the best first: only those that some price of a row makes the best.
+
+    Args:
+        group: its number.
+        speeds: by number of the width, to the power of FAIRNESS.
+        least: width to begin at.
+    """
     widths = widths_up_to(len(speeds))
     found: list[Widening] = []
-    now = 0
+    now = widths.index(least)
     while True:
         wider = [
             Widening((speeds[i] - speeds[now]) / (widths[i] - widths[now]), group, speeds[i] - speeds[now],

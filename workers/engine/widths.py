@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trimode.workers.engine.acceptance import Acceptance, RequestDrafts, speeds_at
-from trimode.workers.engine.groups import FAIRNESS, NUM_LEVELS, Groups, Plan, bins_of, level_of
+from trimode.workers.engine.groups import FAIRNESS, NUM_LEVELS, Costs, Groups, Plan, bins_of, level_of
 from trimode.workers.engine.hindsight import Hindsight, widths_up_to
 from trimode.workers.engine.probes import FIRST_PROBE, PROBE_WIDTH, Probes
+from trimode.workers.engine.step_kinds import Load, StepKinds
 from trimode.workers.engine.step_times import StepTimes
 from trimode.workers.engine.yields import Yields
 
@@ -69,7 +70,7 @@ class Chooser:
         policy = self.policy
         if self.began is None:
             self.began = policy.forwards_by_now()
-        width = self._steady(policy.width_of(self))
+        width = max(self._steady(policy.width_of(self)), policy.least)
         if width == 1 and self.since >= self.interval and most >= PROBE_WIDTH and policy.takes_probe():
             width, self.probing = PROBE_WIDTH, True
         width = min(width, most)
@@ -113,25 +114,13 @@ class Chooser:
         self.group = self.menu * NUM_LEVELS + level_of(self.drafts.difficulty)
 
 
-class _Costs(dict[int, float]):
-    """Time of a step of so many requests to the power of FAIRNESS, by rows. Computed once, because plans ask often."""
-
-    def __init__(self, times: StepTimes, num_requests: int) -> None:
-        super().__init__()
-        self._times, self._num_requests = times, num_requests
-
-    def __missing__(self, rows: int) -> float:
-        found: float = self._times.at(rows, self._num_requests) ** FAIRNESS
-        self[rows] = found
-        return found
-
-
 class Widths:
     """Chooses the widths of all requests of an engine. Needs no tensor library."""
 
     def __init__(self, times: StepTimes | None = None) -> None:
         self.times = times or StepTimes()
-        """May be replaced between steps."""
+        """May be replaced between steps. Of steps that are not mixed, see `kinds`."""
+        self.kinds = StepKinds()
         self._acceptance, self._yields = Acceptance(), Yields()
         self._num_cycles = self._num_steps = 0
         """Cycles with a draft, and steps, since the engine's counts came into effect."""
@@ -141,10 +130,10 @@ class Widths:
         self._probes = Probes()
         self.before_choice: Callable[[], None] | None = None
         """Calls `plan`, once before the next choice; None = the last plan is new enough."""
-        self._costs: dict[int, _Costs] = {}
+        self._costs: dict[int, Costs] = {}
         """By the number of requests, of the present times."""
-        self._load = (0, 0, 0, -1)
-        """Requests with a choice, requests and rows of other modes, and version of the times, as of the last plan."""
+        self._load = Load()
+        """As of the last plan."""
         self._planned: Sequence[int] | None = None
         """The groups of the requests in the last plan; None = a new plan is due."""
         self._found = Plan()
@@ -157,15 +146,23 @@ class Widths:
         """Returns the chooser of a request whose cycles are at most so wide."""
         menu = max(0, (most - 1).bit_length() - 2)
         if menu >= self._num_menus:
-            self._num_menus, self._load = menu + 1, (0, 0, 0, -1)
+            self._num_menus, self._load = menu + 1, Load()
         drafts = self._acceptance.new_request()
         group = menu * NUM_LEVELS + level_of(drafts.difficulty)
         interval = self._probes.interval
         return Chooser(self, menu, group, interval=interval, since=FIRST_PROBE, drafts=drafts)  # it may probe at once
 
-    def ran(self, rows: int, requests: int, ms: float) -> None:
-        """Takes in the milliseconds of a step without slices of prompts."""
-        self.times.ran(rows, ms, requests)
+    @property
+    def least(self) -> int:
+        """Width that all requests have at least, by the plan."""
+        return self._found.least
+
+    def ran(self, rows: int, requests: int, ms: float, *, mixed: bool = False) -> None:
+        """Takes in the milliseconds of a step without slices of prompts; `mixed`: see `kinds`."""
+        if not mixed or self.kinds.whole_from is None:
+            self.times.ran(rows, ms, requests)
+        elif ms > 0:
+            self.kinds.ran(ms / self.times.at(rows, requests))
 
     def passed(self, rows: int, requests: int, num_forwards: int) -> None:
         """Takes in that forwards ran with about so many rows of so many requests each, beside slices of prompts."""
@@ -175,7 +172,9 @@ class Widths:
             self._hindsight.passed(ms)
             self._probes.passed(ms)
 
-    def plan(self, choosers: Sequence[Chooser], other_requests: int = 0, other_rows: int = 0) -> None:
+    def plan(
+        self, choosers: Sequence[Chooser], other_requests: int = 0, other_rows: int = 0, *, may_be_whole: bool = True
+    ) -> None:
         """Plans the widths of all requests. Costs little if nothing has changed.
 
         Rows of prompts must not be counted: they come once, and would make drafts look cheap when they are dearest.
@@ -184,10 +183,13 @@ class Widths:
             choosers: of all requests that decode.
             other_requests: number of requests of other modes that decode.
             other_rows: what these run in a step.
+            may_be_whole: False if some requests cannot run a draft and its verify as one step.
         """
         if not choosers:
             return
-        load = (len(choosers), other_requests, other_rows, self.times.version)
+        if may_be_whole != self.kinds.may_be_whole:
+            self.kinds.may_be_whole, self._planned = may_be_whole, None
+        load = Load(len(choosers), other_requests, other_rows, self.times.version)
         if load != self._load:
             self._look()
             self._take_load(load)
@@ -202,29 +204,31 @@ class Widths:
 
     def _look(self) -> None:
         """Attributes the time that has passed to the load under which it passed."""
-        num_choosers, other_requests, other_rows, _ = self._load
-        if num_choosers:
-            num_requests = num_choosers + other_requests
+        load = self._load
+        if load.num_choosers:
             widths = bins_of(self._num_menus - 1)
-            self._hindsight.look(num_choosers, other_rows, widths, lambda rows: self.times.at(rows, num_requests))
+            self._hindsight.look(widths, lambda width: self.kinds.ms(self.times, load, width, load.num_choosers))
 
-    def _take_load(self, load: tuple[int, int, int, int]) -> None:
-        if load[-1] != self._load[-1]:
+    def _take_load(self, load: Load) -> None:
+        if load.version != self._load.version:
             self._costs = {}
         self._load, self._planned = load, None
-        num_choosers, other_requests, other_rows, _ = load
-        num_requests, plain_rows = num_choosers + other_requests, num_choosers + other_rows
-        if num_requests not in self._costs:
-            self._costs[num_requests] = _Costs(self.times, num_requests)
-        plain = self.times.at(plain_rows, num_requests)
-        probe = self.times.at(plain_rows + PROBE_WIDTH - 1, num_requests)
-        self._probes.have_load(2 * (probe - plain), plain / num_requests)
+        if load.num_requests not in self._costs:
+            self._costs[load.num_requests] = Costs(self.times, load.num_requests)
+        plain, probe = (self.kinds.ms(self.times, load, width, 1) for width in (1, PROBE_WIDTH))
+        self._probes.have_load(2 * (probe - plain), plain / load.num_requests)
 
     def _plan(self, counts: Mapping[int, int]) -> None:
-        num_choosers, other_requests, other_rows, _ = self._load
-        num_requests, plain_rows = num_choosers + other_requests, num_choosers + other_rows
-        self._found = self._groups.best(counts, float(num_requests), plain_rows, self._costs[num_requests])
-        self._by_group = {}
+        load, kinds = self._load, self.kinds
+        costs, num_requests = self._costs[load.num_requests], load.num_requests
+        found = self._groups.best(counts, float(num_requests), load.plain_rows, costs)
+        if kinds.whole_from is not None and not load.other_requests:
+            plain = Plan(value=num_requests / costs[num_requests])
+            plans = [plain, found._replace(value=found.value / kinds.longer**FAIRNESS)]
+            if kinds.may_be_whole and (whole := self._groups.best_from(kinds.whole_from, counts, costs)):
+                plans.append(whole)
+            found = max(plans, key=lambda plan: plan.value)
+        self._found, self._by_group = found, {}
 
     def width_of(self, chooser: Chooser) -> int:
         """Returns the width of the next cycle of a request."""
@@ -232,7 +236,7 @@ class Widths:
             plan, self.before_choice = self.before_choice, None
             plan()
         if chooser.drafts.failed_in_a_row >= STREAK:
-            return 1
+            return self._found.least
         part = self._found.part
         if part is not None and part.group == chooser.group and self._part_left > 0:
             self._part_left -= 1
@@ -248,18 +252,17 @@ class Widths:
 
     def _could_pay(self) -> bool:
         """Returns True if one request or all would gain, were their drafts right until the answers end."""
-        num_choosers, other_requests, other_rows, _ = self._load
-        num_requests, plain_rows = num_choosers + other_requests, num_choosers + other_rows
-        if not num_choosers:
+        load, kinds = self._load, self.kinds
+        if not load.num_choosers:
             return False
-        plain = self.times.at(plain_rows, num_requests)
+        plain = self.times.at(load.plain_rows, load.num_requests)
         bins = bins_of(self._num_menus - 1)
         speeds = speeds_at(0.0, self._acceptance.chances, bins, self._acceptance.end_chance)
         return any(
-            (num_requests + some * (speed - 1)) / self.times.at(plain_rows + some * (width - 1), num_requests)
-            > _PROBE_GAIN * num_requests / plain
+            (load.num_requests + some * (speed - 1)) / kinds.ms(self.times, load, width, some)
+            > _PROBE_GAIN * load.num_requests / plain
             for width, speed in zip(widths_up_to(len(speeds)), speeds, strict=True)
-            for some in (1, num_choosers)
+            for some in (1, load.num_choosers)
         )
 
     def forwards_by_now(self) -> list[float]:

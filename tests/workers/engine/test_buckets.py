@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trimode.workers.engine.buckets import CYCLE_BLOCK, MAX_PADDING, MAX_QUERIES, Bucket, Buckets, Kind, ladder
+from trimode.workers.engine.buckets import (
+    CYCLE_BLOCK,
+    MAX_PADDING,
+    MAX_QUERIES,
+    MAX_SLICE,
+    Bucket,
+    Buckets,
+    Kind,
+    ladder,
+)
 
 PLAIN = Buckets(128, lora=False)
 WITH_ADAPTER = Buckets(128, lora=True)
@@ -72,8 +81,16 @@ def test_any_mixture_has_a_graph(lengths: list[int], lora: bool, kind: Kind) -> 
         assert WITH_ADAPTER.choose(kind, lengths, lora=lora) is not None
 
 
+@pytest.mark.parametrize("requests", [1, 2, 16, 128])
+@pytest.mark.parametrize("kind", [Kind.GREEDY, Kind.FORWARD])
+def test_a_slice_of_a_prompt_has_a_graph_beside_a_token_of_all_others(requests: int, kind: Kind) -> None:
+    buckets = Buckets(requests, lora=False)
+    for length in (1, 9, 65, 300, MAX_SLICE):
+        assert buckets.choose(kind, [length] + [1] * (requests - 1), lora=False), length
+
+
 def test_what_no_graph_runs() -> None:
-    assert PLAIN.choose(Kind.GREEDY, [MAX_QUERIES + 1], lora=False) is None
+    assert PLAIN.choose(Kind.GREEDY, [MAX_SLICE + 1], lora=False) is None
     assert PLAIN.choose(Kind.GREEDY, [MAX_QUERIES] * 128, lora=False) is None  # more tokens than the largest
     assert PLAIN.choose(Kind.GREEDY, [32], lora=True) is None  # no adapter is loaded
     assert PLAIN.choose(Kind.CYCLE, [4] * 4, lora=False) is None  # blocks that short do not run as whole cycles
@@ -90,7 +107,8 @@ def test_graphs_are_in_the_order_of_capture() -> None:
     sizes = [bucket.tokens for bucket in PLAIN.all]
     assert sizes == sorted(sizes, reverse=True)
     assert PLAIN.all[0].tokens == 4096
-    assert Buckets(4, lora=False).all[0].tokens == 4 * CYCLE_BLOCK
+    assert Buckets(4, lora=False).all[0].tokens == MAX_SLICE + 4
+    assert Buckets(4, lora=False, max_tokens=100).all[0].tokens == 100
 
 
 def test_a_bucket_says_what_it_is() -> None:

@@ -90,8 +90,33 @@ def test_goldens_alone(runtime: Runtime) -> None:
 def test_goldens_of_all_modes_together(runtime: Runtime, capture: CheckedCapture) -> None:
     before, steps = capture.num_replayed, runtime.engine.counters.steps
     check(runtime, of_prompts(7))
-    # Steps with prompts run without a graph.
     assert capture.num_replayed - before > (runtime.engine.counters.steps - steps) / 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_prompts_run_as_graphs_beside_requests_that_decode(
+    runtime: Runtime, micro: Runtime, capture: CheckedCapture, temperature: float
+) -> None:
+    more = {"ignore_eos": True, "temperature": temperature, "seed": 3}
+    prompts: list[dict[str, object]] = [
+        more | {"mode": "ar", "prompt_ids": [5, 6], "max_new_tokens": 9},
+        more | {"mode": "linear_spec", "prompt_ids": PROMPT[:67], "max_new_tokens": 5},
+        more | {"mode": "ar", "prompt_ids": [*PROMPT, *PROMPT[:50]], "max_new_tokens": 3, "prompt_logprobs": 0},
+        more | {"mode": "dlm", "prompt_ids": PROMPT[:30], "max_new_tokens": 8, "block_length": 4},
+    ]
+    found = []
+    for one in (runtime, micro):
+        replayed, steps = capture.num_replayed, one.engine.counters.steps
+        sequences = [one.submit("first", prompts[0])]
+        one.engine.step()
+        sequences += [one.submit(str(number), fields) for number, fields in enumerate(prompts[1:])]
+        while one.engine.busy:
+            one.engine.step()
+        assert [sequence.error for sequence in sequences] == [None] * 4
+        found.append([one.generation(sequence).token_ids for sequence in sequences])
+        if one is runtime:
+            assert capture.num_replayed - replayed == one.engine.counters.steps - steps
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow
@@ -167,7 +192,7 @@ def test_a_cycle_is_one_step(runtime: Runtime, micro: Runtime, capture: CheckedC
     drafts, verifies = (after.rows[kind] - before.rows[kind] for kind in ("draft", "verify"))
     assert drafts == verifies > 6
     # The prompts and the cycles: each cycle is two forwards and one graph.
-    assert after.steps - before.steps == 1 + 2 * (capture.num_replayed - replayed)
+    assert after.steps - before.steps == 1 + 2 * (capture.num_replayed - replayed - 1)  # the prompts, and cycles
 
 
 def test_requests_that_draft_and_verify_in_turns_meet(runtime: Runtime) -> None:
@@ -233,7 +258,7 @@ def test_all_graphs_are_captured_before_the_first_step_from_the_largest_on() -> 
     assert capture.layers == list(range(runtime.engine.model.config.num_layers)) * len(buckets)
     assert [bucket.tokens for bucket in buckets] == sorted((bucket.tokens for bucket in buckets), reverse=True)
     assert str(runtime.captured).startswith(
-        f"{len(buckets)} graphs, the largest a greedy pass of 32 tokens and 1 requests"
+        f"{len(buckets)} graphs, the largest a greedy pass of 513 tokens and 1 requests"
     )
     assert runtime.describe_kernels()["graphs"] == str(runtime.captured)
     check(runtime, [case for case in of_prompts(1) if case.name == "1-dlm_0.6"])
@@ -355,7 +380,7 @@ def test_goldens_of_all_modes_launched_ahead(runtime: Runtime, ahead: AheadRunne
 @pytest.mark.parametrize("mode", ["ar", "dlm", "linear_spec"])
 def test_the_gpu_s_kernels_in_a_graph(micro: Runtime, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     """In Triton's interpreter: they are launched with what a graph knows, and give the same tokens."""
-    fields: dict[str, object] = {"prompt_ids": PROMPT[:9], "mode": mode, "max_new_tokens": 5, "ignore_eos": True}
+    fields: dict[str, object] = {"prompt_ids": PROMPT[:8], "mode": mode, "max_new_tokens": 5, "ignore_eos": True}
     fields |= {} if mode == "ar" else {"block_length": 8}
     fields |= {"lora": True} if mode == "linear_spec" else {}
     (expected,) = answers(micro, [fields])

@@ -12,12 +12,12 @@ from trimode.workers.engine.widths import Widths
 def test_each_width_gives_its_tokens_per_forward_times_the_forwards_that_had_room() -> None:
     hindsight = Hindsight()
     hindsight.passed(10.0)
-    hindsight.look(1, 0, 2, float)
+    hindsight.look(2, float)
     began = list(hindsight.forwards)
     assert began == [10.0, 2.5]
     for ms in (20.0, 20.0):
         hindsight.passed(ms)
-    hindsight.look(2, 2, 3, float)
+    hindsight.look(3, lambda width: 2.0 * width + 2)
     assert hindsight.tokens(began, [1.0, 1.5, 2.0]) == {1: 40 / 4, 4: 1.5 * 40 / 10, 8: 2.0 * 40 / 18}
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from trimode.tests.fakes.capture import CheckedCapture
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.engine import measuring
 from trimode.workers.engine.buckets import Buckets
@@ -264,3 +265,23 @@ def test_of_several_cycles_a_quick_one_counts_and_not_the_quickest(monkeypatch: 
         runner=SimpleNamespace(graphs=None), allocator=SimpleNamespace(num_pages=4000), max_num_seqs=1
     )
     assert measuring.measure(engine).at(8) == pytest.approx(2.0)
+
+
+def test_with_graphs_the_steps_that_are_measured_are_not_mixed(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(micro.engine.model, 400, 4, capture=CheckedCapture(lazy=True))
+    engine.warm_up()
+    ran: list[tuple[int, int]] = []
+
+    def run_all(_engine: object, steps: list[measuring._Step], _budget: float) -> dict[measuring._Step, list[float]]:
+        ran.extend((step.rows, step.num_requests) for step in steps if not step.context)
+        return {step: [0.001 * (step.rows + step.context)] for step in steps}
+
+    monkeypatch.setattr(measuring, "_run_all", run_all)
+    engine.measure()
+    assert max(rows for rows, _ in ran) == 128
+    assert {(rows, requests) for rows, requests in ran if rows <= 4} == {(1, 1), (2, 2), (3, 3), (4, 4)}
+    assert all(rows / requests >= 8 for rows, requests in ran if rows >= 8)
+    times = engine.planner.widths.times
+    assert times.at(8) < times.at(9) == times.at(10)  # there is no graph for 9
+    assert engine.planner.widths.kinds.whole_from == 8
+    assert Engine(micro.engine.model, 400, 4).planner.widths.kinds.whole_from is None

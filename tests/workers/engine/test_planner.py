@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
 from trimode.tests.fakes.forward import CONTEXT, new_state
 from trimode.workers.decode.chunk import Chunk
 from trimode.workers.engine.planner import WidthPlanner
@@ -15,15 +18,21 @@ class Noted(Widths):
     def __init__(self) -> None:
         super().__init__()
         self.planned: list[tuple[int, int, int]] = []
+        self.whole: list[bool] = []
+        self.mixed: list[bool] = []
         self.steps: list[tuple[int, int, float]] = []
         self.forwards: list[tuple[int, int, int]] = []
 
-    def plan(self, choosers: object, other_requests: int = 0, other_rows: int = 0) -> None:
+    def plan(
+        self, choosers: object, other_requests: int = 0, other_rows: int = 0, *, may_be_whole: bool = True
+    ) -> None:
         assert isinstance(choosers, list)
         self.planned.append((len(choosers), other_requests, other_rows))
+        self.whole.append(may_be_whole)
 
-    def ran(self, rows: int, requests: int, ms: float) -> None:
+    def ran(self, rows: int, requests: int, ms: float, *, mixed: bool = False) -> None:
         self.steps.append((rows, requests, ms))
+        self.mixed.append(mixed)
 
     def passed(self, rows: int, requests: int, num_forwards: int) -> None:
         self.forwards.append((rows, requests, num_forwards))
@@ -60,6 +69,36 @@ def test_requests_that_decode_are_planned_beside_what_others_ran() -> None:
     assert widths.planned == [(1, 0, 0), (1, 1, 8)]
     assert widths.steps == [(12, 2, 3.0)]
     assert widths.forwards == [(12, 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "num_forwards", "mixed"),
+    [
+        ([("decode", 1), ("decode", 1)], 1, False),
+        ([("draft", 8), ("draft", 16)], 2, False),
+        ([("draft", 8), ("decode", 1)], 1, True),
+        ([("verify", 4)], 1, True),
+    ],
+)
+def test_steps_of_ar_and_whole_cycles_are_told_from_mixed_ones(
+    kinds: list[tuple[str, int]], num_forwards: int, mixed: bool
+) -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    running = request(planner, "auto", 5)
+    planner.after_step([item(running, *kind) for kind in kinds], step_s=0.004, num_forwards=num_forwards)
+    assert widths.mixed == [mixed]
+
+
+def test_a_sampled_request_keeps_drafts_and_verifies_from_being_one_step() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    running = [request(planner, "auto", 5), request(planner, "auto", 5)]
+    choose(planner, running)
+    planner.after_step([item(running[0], "decode", 1)], step_s=0.006, num_forwards=1)
+    running[1].state.params = dataclasses.replace(running[1].state.params, temperature=0.5)
+    choose(planner, running)
+    assert widths.whole == [True, False]
 
 
 def test_nothing_is_planned_in_a_step_in_which_nobody_chooses() -> None:

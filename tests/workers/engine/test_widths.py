@@ -37,8 +37,8 @@ class Load:
         """Width and emitted tokens of each."""
         self.ms = 0.0
 
-    def step(self, other_requests: int = 0, other_rows: int = 0) -> None:
-        self.widths.plan(list(self.fates), other_requests, other_rows)
+    def step(self, other_requests: int = 0, other_rows: int = 0, *, may_be_whole: bool = True) -> None:
+        self.widths.plan(list(self.fates), other_requests, other_rows, may_be_whole=may_be_whole)
         rows = other_rows
         for chooser, fate in self.fates.items():
             if chooser in self.drafted:
