@@ -101,7 +101,8 @@ class EngineTotals:
     chosen_tokens: int = 0
     """Tokens of these after their first; without continued requests, and so are the next."""
     fixed_tokens: dict[str, float] = field(default_factory=dict)
-    """What each fixed width would have given in the same time, see `Cost`."""
+    """What each fixed width would have given in the same time, see `Cost`. A request whose cycles may not be so wide
+    counts with its widest."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,7 @@ pages it shared were not finite, are counted here and not in its reply.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trimode.core.worker import EngineTotals
 from trimode.workers.decode.chunk import Chunk
@@ -51,18 +51,28 @@ class EngineCounters(EngineTotals):
         if failed:
             self.requests_failed += 1
             return
-        nfe = state.nfe(state.forwards)
+        # All is read before anything is counted: a record that cannot be read makes the request one that failed.
+        nfe, lengths = state.nfe(state.forwards), state.acceptance_lengths
+        widths, fixed = state.widths, state.fixed_tokens
         self.requests_finished += 1
         self.tokens_generated += len(state.tokens())
         self.continued_tokens += 0 if state.continued is None else state.continued.end
         self.nfe += nfe
-        lengths = state.acceptance_lengths
         self.accepted += sum(lengths)
         self.cycles += len(lengths)
-        for width, count in state.widths.items():
+        for width, count in widths.items():
             self.widths[str(width)] = self.widths.get(str(width), 0) + count
-        fixed = state.fixed_tokens
         if fixed and state.continued is None:
             self.chosen_tokens += len(state.tokens()) - 1
-            for width, tokens in fixed.items():
-                self.fixed_tokens[str(width)] = self.fixed_tokens.get(str(width), 0.0) + tokens
+            self._add_fixed(fixed)
+
+    def _add_fixed(self, fixed: Mapping[int, float]) -> None:
+        """Adds what a request would have got by width. Both it and the sums name the first widths of all, see `Cost`.
+
+        Where the others are wider, the request counts with its widest: with a sum over some requests only, the width
+        that would have been the best one for all seems a bad one.
+        """
+        before = own = 0.0  # of the requests up to now, and of this one: at the width, or else at the widest
+        for width in sorted({*map(int, self.fixed_tokens), *fixed}):
+            before, own = self.fixed_tokens.get(str(width), before), fixed.get(width, own)
+            self.fixed_tokens[str(width)] = before + own

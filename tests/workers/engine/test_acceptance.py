@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 
 import pytest
@@ -124,3 +125,67 @@ def test_tokens_without_a_draft_let_the_last_failures_fade() -> None:
     for _ in range(200):
         drafts.forget(1)
     assert 1.0 < drafts.difficulty < before
+
+
+@pytest.mark.parametrize(("shape", "prior"), [(0.5, 2.0), (3.0, 3.0), (5.0, 5.0), (9.0, 9.0), (40.0, 12.0)])
+@pytest.mark.parametrize("expected", [1.0, 4.0])
+def test_the_prior_of_a_request_is_the_shape_of_the_spread_of_those_before(
+    shape: float, prior: float, expected: float
+) -> None:
+    """With difficulties of this gamma shape, failures are so far from what is expected of an average request."""
+    acceptance = Acceptance()
+    assert acceptance.new_request().prior == 2.0
+    deviation = math.sqrt(expected + expected**2 / shape)
+    for number in range(600):
+        failures = expected + (deviation if number % 2 else -deviation)
+        acceptance.ended(RequestDrafts(all_failures=failures, all_expected=expected))
+    assert acceptance.new_request().prior == pytest.approx(prior, rel=0.01)
+
+
+def test_requests_that_differ_less_than_chance_would_have_it_count_as_alike() -> None:
+    assert ended_requests(Acceptance(), [4] * 600, 4.0).prior == 12.0
+
+
+def test_a_request_begins_with_the_difficulty_of_those_before() -> None:
+    drafts = RequestDrafts(typical=2.5, prior=4.0)
+    assert drafts.difficulty == drafts.settled == 2.5
+    assert drafts.overall == 1.0
+
+
+def test_the_whole_request_is_judged_by_all_its_cycles() -> None:
+    acceptance, drafts = Acceptance(), RequestDrafts()
+    for accepted in (0, 2, 6, 7):  # of 7 drafts
+        acceptance.learn(drafts, 8, accepted, accepted + 1)
+    expected = [sum(PRIOR_FAILURES[place.bit_length() - 1] for place in range(1, most + 1)) for most in (1, 3, 7, 7)]
+    assert (drafts.all_failures, drafts.all_expected) == (3, pytest.approx(sum(expected)))
+    assert drafts.overall == pytest.approx(4 / (1 + sum(expected)))
+    assert drafts.settled == pytest.approx((3 + 2) / (2 + sum(expected)))
+
+
+def test_an_answer_that_ends_at_its_last_accepted_draft_has_no_failure() -> None:
+    acceptance, drafts = Acceptance(), RequestDrafts()
+    acceptance.learn(drafts, 8, 5, 5)
+    assert (drafts.all_failures, drafts.stretches) == (0, [5])
+    acceptance.learn(drafts, 8, 5, 6)
+    assert (drafts.all_failures, drafts.stretches) == (1, [5, 6])
+
+
+def test_of_one_batch_of_cycles_the_later_ones_count_for_more() -> None:
+    chances = []
+    for order in (0, 7), (7, 0):
+        acceptance = Acceptance()
+        for accepted in order:
+            for _ in range(300):
+                acceptance.learn(RequestDrafts(), 8, accepted, accepted + 1)
+        acceptance.refresh()
+        chances.append(acceptance.chances[0])
+    assert chances[0] < 0.8 * chances[1]
+
+
+def test_tokens_are_forgotten_one_by_one_or_together() -> None:
+    one, many = (RequestDrafts(fast_failures=4.0, fast_expected=2.0) for _ in range(2))
+    many.forget(6)
+    for _ in range(6):
+        one.forget(1)
+    assert (one.fast_failures, one.fast_expected) == pytest.approx((many.fast_failures, many.fast_expected))
+    assert (many.fast_failures, many.fast_expected) == pytest.approx((2.4, 1.2))

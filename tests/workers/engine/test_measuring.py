@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from trimode.tests.fakes.capture import CheckedCapture
 from trimode.tests.workers.micro import load_cases
 from trimode.workers.engine import measuring
+from trimode.workers.engine.buckets import Buckets
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.measuring import step_times, undisturbed
 from trimode.workers.engine.runner import StepResult
@@ -124,6 +128,143 @@ def test_a_step_that_compiles_for_long_is_measured_again(micro: Runtime, monkeyp
     monkeypatch.setattr(engine.runner, "run", compiling)
     engine.measure()
     assert engine.planner.widths.times.at(32) < 250
+
+
+def test_with_graphs_a_size_between_two_costs_what_the_larger_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = SimpleNamespace(buckets=Buckets(4, lora=False).all)
+    engine: Any = SimpleNamespace(
+        runner=SimpleNamespace(graphs=graphs), allocator=SimpleNamespace(num_pages=4000), max_num_seqs=4
+    )
+
+    def run_all(_engine: object, steps: list[Any], _budget: float) -> dict[Any, list[float]]:
+        return {step: [0.001 * step.rows] for step in steps}
+
+    monkeypatch.setattr(measuring, "_run_all", run_all)
+    sizes = sorted({bucket.tokens for bucket in graphs.buckets})
+    low, high = next((low, high) for low, high in itertools.pairwise(sizes) if high > low + 1)
+    times = measuring.measure(engine)
+    assert times.at(low + 1) == pytest.approx(high)
+    assert times.at(high, 4) == pytest.approx(high)  # graphs run as many requests as there can be
+
+
+class CoarseClock:
+    """A clock that moves with every third look at it only."""
+
+    def __init__(self) -> None:
+        self._looks = itertools.count()
+
+    def perf_counter(self) -> float:
+        return 0.003 * (next(self._looks) // 3)
+
+
+def test_a_clock_that_stands_still_during_a_step_gives_times_too(
+    micro: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "time", CoarseClock())
+    engine = Engine(micro.engine.model, 400, 4)
+    engine.measure()
+    times = engine.planner.widths.times
+    assert all(0 < times.at(rows, requests) < math.inf for rows, requests in ((1, 1), (4, 4), (32, 1), (128, 4)))
+
+
+class StepClock:
+    """A clock that only steps move: `cost` says by how many seconds, from the rows of a step."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch, cost: Callable[[int], float]) -> None:
+        self.now = 0.0
+        run = engine.runner.run
+
+        def taking_time(scheduled: Sequence[ScheduledChunk]) -> StepResult:
+            self.now += cost(sum(len(item.chunk.token_ids) for item in scheduled))
+            return run(scheduled)
+
+        monkeypatch.setattr(engine.runner, "run", taking_time)
+        monkeypatch.setattr(measuring, "time", self)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_a_cycle_is_two_forwards_and_a_step_of_ar_is_one(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(micro.engine.model, 400, 4)
+    StepClock(engine, monkeypatch, lambda rows: 0.002 + 0.001 * rows)
+    engine.measure()
+    times = engine.planner.widths.times
+    for rows, requests in ((1, 1), (8, 1), (32, 1), (4, 4), (32, 4)):
+        assert times.at(rows, requests) == pytest.approx(2 + rows), (rows, requests)
+
+
+def test_no_step_has_more_requests_than_the_engine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+
+    def run_all(_engine: object, steps: list[Any], _budget: float) -> dict[Any, list[float]]:
+        ran.extend(steps)
+        return {step: [0.001 * step.rows] for step in steps}
+
+    monkeypatch.setattr(measuring, "_run_all", run_all)
+    for most in (1, 3, 20):
+        engine: Any = SimpleNamespace(
+            runner=SimpleNamespace(graphs=None), allocator=SimpleNamespace(num_pages=4000), max_num_seqs=most
+        )
+        measuring.measure(engine)
+        assert max(step.num_requests for step in ran) <= most
+        assert all(step.num_requests <= step.rows for step in ran)
+        ran.clear()
+
+
+def test_a_context_that_seemed_to_save_time_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_all(_engine: object, steps: list[Any], _budget: float) -> dict[Any, list[float]]:
+        return {step: [0.001 * step.rows * (0.5 if step.context else 1.0)] for step in steps}
+
+    monkeypatch.setattr(measuring, "_run_all", run_all)
+    engine: Any = SimpleNamespace(
+        runner=SimpleNamespace(graphs=None), allocator=SimpleNamespace(num_pages=4000), max_num_seqs=1
+    )
+    times = measuring.measure(engine)
+    without = times.at(8)
+    times.have_context(10_000)
+    assert times.at(8) == without > 0
+
+
+def test_what_requests_cost_is_taken_off_the_times_of_rows() -> None:
+    times = step_times({(1, 1): 1.0, (64, 2): 3.0, (128, 4): 8.0, (64, 64): 65.0}, {}, 64)
+    assert times.at(64, 1) == pytest.approx(2.0)
+    assert times.at(128, 1) == pytest.approx(5.0)
+    assert times.at(64, 64) == pytest.approx(65.0)
+
+
+def test_requests_that_seem_to_cost_more_than_the_whole_step_leave_a_part_of_it() -> None:
+    times = step_times({(1, 1): 0.1, (64, 2): 3.0, (128, 4): 8.0, (64, 64): 500.0}, {}, 64)
+    assert times.at(128, 1) == pytest.approx(0.8)
+
+
+def test_requests_that_seem_to_save_time_cost_nothing() -> None:
+    times = step_times({(1, 1): 1.0, (64, 2): 3.0, (128, 4): 8.0, (64, 64): 0.5}, {}, 64)
+    assert times.at(64, 1) == pytest.approx(3.0)
+    assert times.at(512, 512) > 0
+
+
+def test_steps_beside_the_two_sums_correct_them() -> None:
+    times = step_times({(1, 1): 1.0, (64, 2): 2.4, (128, 4): 4.0, (64, 64): 4.26, (32, 32): 5.0, (32, 8): 7.0}, {}, 64)
+    assert (times.at(32, 32), times.at(32, 8)) == pytest.approx((5.0, 7.0))
+
+
+def test_a_disturbed_step_makes_no_wider_one_longer() -> None:
+    times = step_times({(1, 1): 2.0, (4, 1): 1.0, (8, 1): 3.0}, {(1, 1): 0.02, (4, 1): 0.01, (8, 1): 0.03}, 1)
+    assert (times.at(1), times.at(4), times.at(8)) == (1.0, 1.0, 3.0)
+    times.have_context(100)
+    assert (times.at(1), times.at(4), times.at(8)) == pytest.approx((2.0, 2.0, 6.0))
+
+
+def test_of_several_cycles_a_quick_one_counts_and_not_the_quickest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_all(_engine: object, steps: list[Any], _budget: float) -> dict[Any, list[float]]:
+        return {step: [0.003, 0.001, 0.9, 0.002] for step in steps}
+
+    monkeypatch.setattr(measuring, "_run_all", run_all)
+    engine: Any = SimpleNamespace(
+        runner=SimpleNamespace(graphs=None), allocator=SimpleNamespace(num_pages=4000), max_num_seqs=1
+    )
+    assert measuring.measure(engine).at(8) == pytest.approx(2.0)
 
 
 def test_with_graphs_the_steps_that_are_measured_are_not_mixed(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

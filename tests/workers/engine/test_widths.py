@@ -239,3 +239,30 @@ def test_requests_that_still_draft_do_not_keep_the_others_at_drafting() -> None:
             chooser.took(8, 7, 8)
         widths.plan(requests)
         assert {chooser.choose(8) for chooser in half} == {1}
+
+
+@pytest.mark.parametrize("most", [1, 3, 4, 5, 8, 20, 33])
+def test_hindsight_names_no_width_that_a_request_may_not_have(most: int) -> None:
+    widths = Widths(StepTimes(FLAT))
+    widest = {widths.new_chooser(64): 64, widths.new_chooser(most): most}
+    for _ in range(10):
+        widths.plan(list(widest))
+        for chooser, limit in widest.items():
+            width = chooser.choose(limit)
+            chooser.took(width, width - 1, width)
+        widths.passed(10, 2, 2)
+    for chooser, limit in widest.items():
+        assert limit / 4 < max(chooser.fixed_tokens) <= limit
+
+
+def test_steps_that_are_slower_than_measured_do_not_end_probes() -> None:
+    """Where one row per request ran and nothing else, a few more rows seem to cost less than nothing."""
+    widths, machine = Widths(StepTimes(FLAT)), StepTimes(FLAT)
+    load = Load(widths, [drafts(0.0, seed) for seed in range(4)])
+    for step in range(2000):
+        if step == 1500:
+            load.fates = {chooser: drafts(0.98, seed) for seed, chooser in enumerate(load.fates)}
+        load.step()
+        rows = sum(chooser.running or 1 for chooser in load.fates)
+        widths.ran(rows, 4, 1.4 * machine.at(rows, 4))
+    assert max(load.shares(10)) > 4

@@ -53,3 +53,24 @@ def test_little_changes_little() -> None:
 def test_factors_have_limits() -> None:
     factors = learn([[33] * 15] * 60, 8)[0].factors
     assert all(0.86 <= factor <= 1.16 for factor in factors)
+
+
+@pytest.mark.parametrize(("number", "ended", "counted"), [(15, False, False), (16, False, True), (1, True, True)])
+def test_stretches_count_once_when_a_request_ends_or_has_many(number: int, ended: bool, counted: bool) -> None:
+    drafts, yields = RequestDrafts(stretches=[21] * number), Yields()
+    yields.add(drafts, Acceptance(), BINS, ended=ended)
+    assert (drafts.stretches == []) is counted
+    assert (yields.factors != []) is counted
+    before = list(yields.factors)
+    yields.add(drafts, Acceptance(), BINS, ended=False)
+    assert yields.factors == before
+
+
+def test_requests_with_narrow_widths_leave_what_is_known_of_wide_ones() -> None:
+    yields = Yields()
+    yields.add(RequestDrafts(stretches=[33] * 40), Acceptance(), BINS, ended=True)
+    wide = yields.factors
+    assert wide[-1] > 1.05
+    yields.add(RequestDrafts(stretches=[4] * 40), Acceptance(), 3, ended=True)
+    assert yields.factors[3:] == wide[3:]
+    assert yields.factors[1] != wide[1]
