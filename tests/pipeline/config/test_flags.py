@@ -150,9 +150,9 @@ def test_settings_without_a_flag_go_through() -> None:
         ("--mode dlm --doctor", "--doctor comes first: eval.sh --doctor"),
         ("--mode dlm --serve", "--serve comes first: eval.sh --serve"),
         ("--mode dlm --enable-thinking maybe", "--enable-thinking: got 'maybe'; valid: true or false"),
-        ("--mode dlm --tokens many", "'many' of type 'str' could not be converted to Integer"),
-        ("--mode dlm --cluster moon", "Could not find 'cluster/moon'"),
-        ("--mode dlm --device gpu", "expected one of [auto, cpu, cuda]"),
+        ("--mode dlm --tokens many", "max_new_tokens: got 'many'; valid: a whole number"),
+        ("--mode dlm --cluster moon", "cluster: got 'moon'; valid: apptainer, bare, local, slurm"),
+        ("--mode dlm --device gpu", "got 'gpu'; valid: auto, cpu, cuda"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(flags: str, words: str) -> None:
