@@ -162,3 +162,14 @@ def test_every_command_ends_through_the_one_boundary() -> None:
         and not ast.unparse(node.body[-1]).startswith("run_command(")
     }
     assert missing == NOT_COMMANDS
+
+
+def test_every_usage_line_names_the_command_as_it_is_typed() -> None:
+    unnamed = [
+        str(path.relative_to(PROJECT_DIR))
+        for path in sources()
+        if "__name__ == '__main__'" in (text := ast.unparse(tree(path)))
+        and "argparse.ArgumentParser(" in text
+        and "ArgumentParser(prog=" not in text
+    ]
+    assert unnamed == ["bench/gpu/section.py"]  # bench/gpu.sh starts it

@@ -179,5 +179,5 @@ def test_whole_nodes_are_a_switch() -> None:
 
 @pytest.mark.parametrize("flag", [("--qos", "high"), ("--exclusive",), ("--mail-type", "END"), ("--modules", "gcc")])
 def test_flags_for_slurm_are_none_of_this_machines(flag: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match=f"{flag[0]}: jobs on this machine have none; valid: with a SLURM cluster"):
+    with pytest.raises(ConfigError, match=f"{flag[0]}: jobs on this machine have none; valid: with a Slurm cluster"):
         to_overrides(("--mode", "ar", "--local", *flag))
