@@ -94,7 +94,6 @@ def test_a_stdout_that_was_never_open_is_no_error() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.process
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_character_that_the_terminal_lacks_is_a_question_mark(tmp_path: Path, encoding: str) -> None:
     write_run(tmp_path, FakeRun())
@@ -108,6 +107,7 @@ def test_a_character_that_the_terminal_lacks_is_a_question_mark(tmp_path: Path, 
     assert b"?" in done.stdout  # the dash of an interval
 
 
+@pytest.mark.process
 def test_ctrl_c_ends_a_command_without_a_trace() -> None:
     body = "import signal\nrun_command(lambda: signal.raise_signal(signal.SIGINT))"
     done = subprocess.run([sys.executable, *script(body)], env=child_environment(), capture_output=True)
