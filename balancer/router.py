@@ -226,7 +226,7 @@ class Router:
         except WorkerError as error:
             self.slot_died(slot, worker, cause := str(error))
         except Exception as error:  # noqa: BLE001 -- a GenerationError, or a defect, which must not leave anybody waiting
-            slot.failed += not item.done.cancelled()  # its client has left: it is counted as cancelled
+            slot.failed += item.fails_with(error)
             slot.deaths_in_a_row = 0
             if slot.worker is worker and another_may_answer(self.slots, slot, item, error):
                 cause = str(error)

@@ -56,6 +56,11 @@ class WorkItem:
     cost: float = 0.0
     """Estimated tokens, as added to its slot's `outstanding`."""
 
+    def fails_with(self, error: Exception) -> bool:
+        """True if `error` is a failure of the worker: not if the request was refused, or its client has left."""
+        refused = isinstance(error, GenerationError) and error.status < 500
+        return not (refused or self.done.cancelled())
+
 
 @dataclass(slots=True, eq=False)
 class WorkerSlot:
@@ -122,7 +127,7 @@ def another_may_answer(slots: Sequence[WorkerSlot], slot: WorkerSlot, item: Work
 
     That is so at the first try if this worker has failed the request before as well, and another one is in health.
     """
-    if item.done.done() or (isinstance(error, GenerationError) and error.status < 500):
+    if item.done.done() or not item.fails_with(error):
         return False
     slot.health.failed()
     if slot.health.failures == MANY:

@@ -135,7 +135,11 @@ def sweep_of(
 
 def main() -> None:
     """Prints a line per number of requests, and tokens per forward and accuracy of each setting."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m trimode.bench.concurrency",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", default=str(MODEL), help="checkpoint folder (default: the demo model)")
     parser.add_argument("--concurrent", default="1,2,4,8,16,32,64", help="numbers of requests at a time")
     parser.add_argument("--requests", type=int, default=128, help="problems of each measurement (default 128)")

@@ -215,7 +215,7 @@ def table(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the simulation."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trimode.bench.coverage", description=__doc__)
     parser.add_argument("--samples", type=int, default=4000, help="per population, problems and seeds (default 4000)")
     parser.add_argument("--problems", type=int, nargs="+", default=PROBLEMS, help="default: 20 30 100 200")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 1 2 4 8")

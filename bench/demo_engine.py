@@ -70,7 +70,9 @@ def compare_demo(requests: int, dtype: str = "float32") -> None:
 
 def main() -> None:
     """Command line of the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m trimode.bench.demo_engine", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="default float32")
     parser.add_argument("--requests", type=int, default=64, help="requests of each mode (default 64)")
     args = parser.parse_args()

@@ -120,7 +120,7 @@ def compare(
 
 def main() -> None:
     """Command line of the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trimode.bench.engine", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="measurements per number; medians are shown (default 5)")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: it runs, but its numbers mean nothing")
     parser.add_argument("--steps-only", action="store_true", help="the table of single steps only")

@@ -118,7 +118,7 @@ def compare_steps(shape: dict[str, Any], cache_gib: float, repeats: int, folder:
 
 def main() -> None:
     """Command line of the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trimode.bench.packed_weights", description=__doc__)
     parser.add_argument("--repeats", type=int, default=8, help="measurements per number (default 8)")
     parser.add_argument("--layers", type=int, default=12, help="layers in the race of the products (default 12)")
     parser.add_argument("--only", choices=["products", "steps"], help="one of the two tables (default: both)")

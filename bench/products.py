@@ -93,7 +93,7 @@ def compare(rows: Sequence[int], layers: int, repeats: int) -> None:
 
 def main() -> None:
     """Command line of the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trimode.bench.products", description=__doc__)
     parser.add_argument("--rows", default=",".join(map(str, ROWS)), help="numbers of rows (default: %(default)s)")
     parser.add_argument("--layers", type=int, default=24, help="layers of the shape (default 24)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds per number of rows (default 5)")

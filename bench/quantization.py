@@ -233,7 +233,9 @@ def measure(model: Path, limit: int, modes: Sequence[str]) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m trimode.bench.quantization", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, default=MODEL, help="checkpoint folder (default: the demo model)")
     parser.add_argument("--limit", type=int, default=200, help="problems of each benchmark (default: all 200)")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="rows of MODES (default: all)")

@@ -118,7 +118,8 @@ def _save(state: State, rest: str) -> str:
 
 def _load(state: State, rest: str) -> str:
     state.conversation = load(_file(rest, ":load"))
-    return f"{len(state.conversation.turns) // 2} questions with their answers"
+    number = len(state.conversation.turns) // 2
+    return "1 question with its answer" if number == 1 else f"{number} questions with their answers"
 
 
 def _file(text: str, command: str) -> Path:

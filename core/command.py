@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -22,8 +23,11 @@ def run_command(command: Callable[[], int | None], unfinished: int = 0) -> NoRet
     If nobody reads its output any more (`| head`), the command ends at the next line that it prints, without a message.
     Its status is then `unfinished`: 0 where the output is all that is wanted of it, UNREAD where it does other work or
     its status is a verdict. It keeps its own status if it was done before. Ctrl-C ends it without a message too.
+    A character that the encoding of stdout lacks, as a dash in Latin-1, is printed as a question mark.
     """
     status: int | str | None = unfinished
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # stderr never fails: Python gives it backslashreplace
     try:
         try:
             status = command()

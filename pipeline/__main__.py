@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from trimode.core.command import run_command
 from trimode.core.errors import USER_ERROR
 from trimode.core.project import CONF_DIR
-from trimode.pipeline.config.compose import describe_error, register, to_config
+from trimode.pipeline.config.compose import register, to_config
+from trimode.pipeline.config.hydra_errors import describe_error
 from trimode.pipeline.config.multirun import compose_all
 from trimode.pipeline.sweep import guarded_sweep, run, run_all
 

@@ -105,7 +105,11 @@ def _line(setup: Setup, num_workers: int, callers: int, pairs: Sequence[tuple[Lo
 
 def main() -> None:
     """Command line of the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m trimode.bench.balancer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--only", choices=["scripted", "demo"], help="one of the two tables; both when absent")
     parser.add_argument("--workers", default="1,2,4", help="numbers of workers (default 1,2,4)")
     parser.add_argument("--concurrent", default="1,8,64", help="numbers of callers (default 1,8,64)")

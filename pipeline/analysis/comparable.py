@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from trimode.pipeline.analysis.job_specs import Json
+from trimode.pipeline.analysis.run_names import run_names
 from trimode.pipeline.analysis.runs import Run
 from trimode.pipeline.run_folder.job_json import job_from_json
 
@@ -31,15 +32,6 @@ def differences(runs: Sequence[Run]) -> list[str]:
         f"{fact} differs: " + "; ".join(f"{value} in {', '.join(holders)}" for value, holders in by_value.items())
         for fact, by_value in values.items()
         if len(by_value) > 1
-    ]
-
-
-def run_names(runs: Sequence[Run]) -> list[str]:
-    """Returns a name for each run: its label, with the folder name where several runs share the label."""
-    labels = [run.label for run in runs]
-    return [
-        run.label if labels.count(run.label) == 1 else f"{run.label} ({run.path.name}, {run.path.parents[1].name})"
-        for run in runs
     ]
 
 

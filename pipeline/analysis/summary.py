@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from trimode.core.protocol import Row
+from trimode.pipeline.analysis.run_names import run_names
 from trimode.pipeline.analysis.runs import Run, TaskResult
 from trimode.pipeline.analysis.statistics import Floats, Interval, ratio, ratio_interval, score_interval, standard_error
 from trimode.pipeline.run_folder.nfe import NfeRecord, is_count, summarize
@@ -29,6 +30,7 @@ JSON_FIELDS = (
     "acceptance_length",
     "failed",
     "unscored",
+    "label",
 )
 """Fields of the machine-readable row, in this order."""
 
@@ -58,7 +60,7 @@ class ReportRow:
     acceptance_length: float | None
     """Mean tokens emitted per verify; linear_spec and auto only."""
     label: str
-    """Mode with `+lora` where it applies."""
+    """Mode with `+lora` where it applies; where several runs have it, with what tells this one apart."""
     run_path: Path
     seeds: int
     std_err: float | None
@@ -174,8 +176,14 @@ def summarize_task(run: Run, task: TaskResult) -> ReportRow:
 
 
 def summarize_runs(runs: list[Run]) -> list[ReportRow]:
-    """Returns all rows of a sweep, sorted by benchmark, then in the order of `runs`."""
-    rows = [summarize_task(run, task) for run in runs for task in run.tasks.values() if task.rows]
+    """Returns all rows of a sweep, sorted by benchmark, then in the order of `runs`. No two runs share a label."""
+    runs = [run for run in runs if any(task.rows for task in run.tasks.values())]
+    rows = [
+        replace(summarize_task(run, task), label=name)
+        for name, run in zip(run_names(runs), runs, strict=True)
+        for task in run.tasks.values()
+        if task.rows
+    ]
     return sorted(rows, key=lambda row: row.benchmark)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from trimode.core.errors import ConfigError
 from trimode.core.protocol import Mode
 from trimode.pipeline.analysis.gate import Gate
+from trimode.pipeline.analysis.run_names import run_names
 from trimode.pipeline.analysis.runs import Run
 
 
@@ -28,6 +29,8 @@ def select_sides(
     sweep_a: list[Run], sweep_b: list[Run] | None, modes: Sequence[str] | None, gate: Gate | None
 ) -> list[Sides]:
     """Returns the pairs to compare. Raises ConfigError if a name fits no run or several, or if there is no pair."""
+    sweep_a = _with_answers(sweep_a)
+    sweep_b = None if sweep_b is None else _with_answers(sweep_b)
     if modes is None and gate is not None and {gate.left, gate.right} != {"a", "b"}:
         modes = (gate.left, gate.right)
     if sweep_b is not None:
@@ -38,9 +41,14 @@ def select_sides(
     others = [run for run in sweep_a if run is not reference]
     if not others:
         raise ConfigError("nothing to compare: the folder holds one run; give a second folder")
-    labels = [run.label for run in others]
-    names = [run.label if labels.count(run.label) == 1 else folder_name(run, sweep_a) for run in others]
-    return [Sides(run, reference, name, reference.label, False) for name, run in zip(names, others, strict=True)]
+    return [
+        Sides(run, reference, name, reference.label, False) for name, run in zip(run_names(others), others, strict=True)
+    ]
+
+
+def _with_answers(sweep: list[Run]) -> list[Run]:
+    """Returns the runs that hold answers; all of them if none does. A run that failed at its start is no rival."""
+    return [run for run in sweep if any(task.rows for task in run.tasks.values())] or sweep
 
 
 def _select_across(sweep_a: list[Run], sweep_b: list[Run], modes: Sequence[str] | None) -> list[Sides]:
@@ -65,21 +73,24 @@ def _across(a: Run, b: Run) -> Sides:
 
 
 def find_run(sweep: list[Run], name: str) -> Run:
-    """Returns the run labelled `name`, else the only run of that mode, else the run in the folder of that name.
+    """Returns the run labelled `name`, else the only run of that mode, else the run of that name or in that folder.
 
-    A folder may be named by the end of its path, whole parts only. Raises ConfigError unless exactly one run fits.
+    Names are those of a report, such as `dlm (block 8)`. A folder may be named by the end of its path, whole parts
+    only. Raises ConfigError unless exactly one run fits.
     """
     found = (
         [run for run in sweep if run.label == name]
         or [run for run in sweep if run.mode.value == name]
+        or [run for run, full in zip(sweep, run_names(sweep), strict=True) if full == name]
         or [run for run in sweep if _is_folder(run.path, name)]
     )
     if len(found) == 1:
         return found[0]
+    known = {id(run): full for run, full in zip(sweep, run_names(sweep), strict=True)}
     if found:
-        places = "".join(f"\n  {folder_name(run, sweep)} ({run.label}): {run.path}" for run in found)
-        raise ConfigError(f"{len(found)} runs are called {name!r}; name one by its folder (--modes A B):{places}")
-    held = "".join(f"\n  {run.label}, in {folder_name(run, sweep)}" for run in sweep)
+        places = "".join(f"\n  {known[id(run)]}, in {folder_name(run, sweep)}: {run.path}" for run in found)
+        raise ConfigError(f"{len(found)} runs are called {name!r}; name one as here (--modes A B):{places}")
+    held = "".join(f"\n  {known[id(run)]}, in {folder_name(run, sweep)}" for run in sweep)
     raise ConfigError(f"no run is called {name!r}; valid: a mode or a run folder, of these:{held}")
 
 

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trimode.core.errors import ConfigError
 from trimode.core.project import CONF_DIR, PROJECT_DIR
 from trimode.pipeline.benchmarks import load_benchmark
+from trimode.pipeline.config.hydra_errors import describe_error
 from trimode.pipeline.config.schema import BenchmarkChoice, ClusterConfig, ComposedConfig, Config
 
 TIME_FORMATS = "minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S"
@@ -27,7 +28,7 @@ def register() -> None:
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """Returns the config that Hydra overrides choose. Raises ConfigError with Hydra's message."""
+    """Returns the config that Hydra overrides choose. Raises ConfigError with what Hydra's message means."""
     register()
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -48,16 +49,6 @@ def to_config(node: DictConfig) -> Config:
         "cluster": ClusterConfig(**vars(composed.cluster), time_limit_min=parse_time(composed.cluster.time_limit)),
     }
     return Config(**vars(composed) | parsed)
-
-
-def describe_error(error: BaseException) -> str:
-    """Returns the message of an error of Hydra or OmegaConf and of its causes, without the names of our classes."""
-    messages = [str(error).strip()]
-    while (cause := error.__cause__) is not None and cause is not error:
-        if str(cause).strip() not in messages[-1]:
-            messages.append(str(cause).strip())
-        error = cause
-    return re.sub(r"\n +(object|reference)_type=\w+", "", "\n".join(messages))
 
 
 def parse_benchmarks(value: object) -> tuple[BenchmarkChoice, ...]:

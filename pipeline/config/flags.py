@@ -113,7 +113,7 @@ def _refuse(given: dict[str, object]) -> None:
         for name in SLURM_ONLY:
             if name in given:
                 raise ConfigError(
-                    f"--{name.replace('_', '-')}: jobs on this machine have none; valid: with a SLURM cluster"
+                    f"--{name.replace('_', '-')}: jobs on this machine have none; valid: with a Slurm cluster"
                 )
 
 

@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from trimode.core.errors import ConfigError
 from trimode.core.project import CONF_DIR
-from trimode.pipeline.config.compose import describe_error, register, to_config
+from trimode.pipeline.config.compose import register, to_config
+from trimode.pipeline.config.hydra_errors import describe_error
 from trimode.pipeline.config.schema import Config
 
 

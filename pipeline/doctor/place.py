@@ -51,7 +51,8 @@ def check_files(subject: Subject) -> Iterator[Finding]:
         yield warn("checkpoint", f"{folder} lacks {', '.join(missing)}", "give the folder of a whole checkpoint")
     else:
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        yield ok("checkpoint", f"config.json and {size / 1e9:.1f} GB of weights")
+        text = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+        yield ok("checkpoint", f"config.json and {text} of weights")
 
 
 def check_hub(subject: Subject) -> Iterator[Finding]:

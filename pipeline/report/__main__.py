@@ -17,6 +17,7 @@ from trimode.core.errors import USER_ERROR, ConfigError, guarded
 from trimode.core.files import write_text_atomic
 from trimode.pipeline.analysis.comparable import differences, mixed_code
 from trimode.pipeline.analysis.loads import LoadSweep, read_loads
+from trimode.pipeline.analysis.run_names import run_names
 from trimode.pipeline.analysis.runs import Run, find_run_folders, read_sweep
 from trimode.pipeline.analysis.summary import ReportRow, disagreement, summarize_runs
 from trimode.pipeline.report.formats import as_csv, as_json, as_markdown, as_table
@@ -29,19 +30,17 @@ PIPED_WIDTH = 160
 
 
 def remarks(runs: list[Run], rows: list[ReportRow]) -> list[str]:
-    """Returns what a reader of the table must know: unfinished parts, several runs in one cell, what differs."""
-    lines: list[str] = []
-    by_cell: dict[tuple[str, str], list[ReportRow]] = {}
-    for row in rows:
-        by_cell.setdefault((row.label, row.benchmark), []).append(row)
-        if not row.finished:
-            lines.append(f"{row.label} {row.benchmark}: {row.done}/{row.total or '?'} answers scored so far")
-    for (label, benchmark), several in by_cell.items():
-        if len(several) > 1:
-            places = ", ".join(str(row.run_path) for row in several)
-            lines.append(
-                f"{label} {benchmark}: {len(several)} runs below this folder, in the order of the rows: {places}"
-            )
+    """Returns what a reader of the table must know: unfinished parts, where runs of one mode lie, what differs.
+
+    Runs without any answer are not in the table and differ from nothing.
+    """
+    lines = [
+        f"{row.label} {row.benchmark}: {row.done}/{row.total or '?'} answers scored so far"
+        for row in rows
+        if not row.finished
+    ]
+    runs = [run for run in runs if any(task.rows for task in run.tasks.values())]
+    lines += [f"{name} is {run.path}" for name, run in zip(run_names(runs), runs, strict=True) if name != run.label]
     for run in runs:
         for name, task in run.tasks.items():
             lines += [f"{run.path}: {name}: {line}" for line in disagreement(task)]
@@ -58,7 +57,9 @@ def left_out(runs: list[Run], page: Path | None) -> list[str]:
     except ConfigError:
         return []
     command = shlex.join(["python", "-m", "trimode.pipeline.report", str(page.parent)])
-    return [f"{len(others)} more runs below {page.parent} are left out; `{command}` shows all"] if others else []
+    more = "1 more run" if len(others) == 1 else f"{len(others)} more runs"
+    verb = "is" if len(others) == 1 else "are"
+    return [f"{more} below {page.parent} {verb} left out; `{command}` shows all"] if others else []
 
 
 class _Screen(Console):

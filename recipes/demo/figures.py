@@ -102,7 +102,7 @@ def measure(runtime: Runtime, name: str, limit: int) -> dict[str, Cell]:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trimode.recipes.demo.figures", description=__doc__)
     parser.add_argument("--model", type=Path, default=dataset.ROOT / "assets" / "demo_model")
     parser.add_argument("--limit", type=int, default=dataset.NUM_TEST, help="problems per benchmark")
     arguments = parser.parse_args()

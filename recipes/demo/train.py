@@ -214,7 +214,7 @@ def finish(trainer: Trainer, words: Tokenizer, target: Path) -> None:
 
 def main() -> None:
     """Makes tokenizer, benchmarks, base model, adapter and export."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trimode.recipes.demo.train", description=__doc__)
     parser.add_argument("--work", type=Path, default=dataset.ROOT / "build" / "demo", help="checkpoints and log")
     parser.add_argument("--target", type=Path, default=dataset.ROOT / "assets" / "demo_model", help="export folder")
     parser.add_argument("--steps", type=int, default=Plan.steps)

@@ -269,10 +269,23 @@ def test_a_cancelled_request_has_not_failed() -> None:
         tasks = [bench.submit(name) for name in ("left", "bad")]
         await run_callbacks()
         tasks[0].cancel()
-        bench.workers[0].held["bad"].set_exception(GenerationError("top_p: got 3", 400))
+        bench.workers[0].held["bad"].set_exception(GenerationError("generation failed: it cannot", 500))
         await run_callbacks()
         assert isinstance(tasks[1].exception(), GenerationError)
         assert (bench.router.cancelled, bench.router.slots[0].failed) == (1, 1)
+
+    run(test())
+
+
+def test_a_request_that_a_worker_refuses_has_not_failed() -> None:
+    async def test() -> None:
+        bench = Bench(1)
+        task = bench.submit("bad")
+        await run_callbacks()
+        bench.workers[0].held["bad"].set_exception(GenerationError("mode: got 'xx'", 400))
+        await run_callbacks()
+        assert isinstance(task.exception(), GenerationError)
+        assert (bench.router.cancelled, bench.router.slots[0].failed) == (0, 0)
 
     run(test())
 

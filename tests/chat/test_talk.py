@@ -84,6 +84,7 @@ def test_commands_change_what_follows(
     assert json.loads(file.read_text())["model"] == "fake"
     error = capsys.readouterr().err
     assert "taken back: two" in error
+    assert "1 question with its answer\n" in error
     assert "mode dlm, max_new_tokens 512, temperature 0.5, thinking True" in error
     assert ":load FILE" in error
 

@@ -94,6 +94,20 @@ def test_a_stdout_that_was_never_open_is_no_error() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_character_that_the_terminal_lacks_is_a_question_mark(tmp_path: Path, encoding: str) -> None:
+    write_run(tmp_path, FakeRun())
+    done = subprocess.run(
+        [sys.executable, "-m", "trimode.pipeline.report", str(tmp_path), "--no-html"],
+        env=child_environment() | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"demo-math" in done.stdout
+    assert b"?" in done.stdout  # the dash of an interval
+
+
+@pytest.mark.process
 def test_ctrl_c_ends_a_command_without_a_trace() -> None:
     body = "import signal\nrun_command(lambda: signal.raise_signal(signal.SIGINT))"
     done = subprocess.run([sys.executable, *script(body)], env=child_environment(), capture_output=True)
@@ -148,3 +162,14 @@ def test_every_command_ends_through_the_one_boundary() -> None:
         and not ast.unparse(node.body[-1]).startswith("run_command(")
     }
     assert missing == NOT_COMMANDS
+
+
+def test_every_usage_line_names_the_command_as_it_is_typed() -> None:
+    unnamed = [
+        str(path.relative_to(PROJECT_DIR))
+        for path in sources()
+        if "__name__ == '__main__'" in (text := ast.unparse(tree(path)))
+        and "argparse.ArgumentParser(" in text
+        and "ArgumentParser(prog=" not in text
+    ]
+    assert unnamed == ["bench/gpu/section.py"]  # bench/gpu.sh starts it

@@ -63,6 +63,8 @@ ENGINE_COMMAND = re.compile(
     r"^(\w+=\S+ )*(docker|srun|python -m llama_cpp\.server|lm_eval|inspect|schemathesis) (.*\\\n)*.*$", re.MULTILINE
 )
 """A command of docker, srun or another engine, over all its lines: its flags are not ours."""
+OUTPUT = re.compile(r"(?:--out|--out-dir|--output|--html|--data-dir|-m venv) ([a-z][\w.-]*)(?= |`|$)", re.MULTILINE)
+"""A file or folder that a command writes, relative to the checkout."""
 PLAIN_PATH = re.compile(r"[\w.-]+(/[\w.-]+)*/?")
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(data|etc|home|mnt|opt|root|srv|tmp|usr|var|work|Users)\b")
 
@@ -78,7 +80,7 @@ def pages() -> list[Path]:
 
 @functools.cache
 def tracked() -> tuple[str, ...]:
-    """Names of all tracked or new files."""
+    """Names of all tracked or new files, except ignored ones, such as those that documented commands leave."""
     listed = ["git", "ls-files", "-co", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return tuple(name for name in names if (ROOT / name).exists())
@@ -130,6 +132,18 @@ def name_of(page: Path) -> str:
 @pytest.mark.process
 def test_architecture_names_every_package() -> None:
     assert unnamed(packages(), ARCHITECTURE.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.process
+def test_what_documented_commands_leave_in_the_checkout_is_ignored() -> None:
+    """Otherwise the linters and these tests would take it for a part of the project."""
+    guides = [page for page in pages() if page.parent.name != "results"]  # results are records of what once was run
+    fences = [fence for page in guides for fence in FENCE.findall(page.read_text(encoding="utf-8"))]
+    written = sorted({name for fence in fences for name in OUTPUT.findall(fence)})
+    assert {"trial", "clients", "results.json"} <= set(written)
+    paths = [f"{name}/file" if "." not in name else name for name in written]
+    ignored = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True).stdout
+    assert [path for path in paths if path not in ignored.splitlines()] == []
 
 
 def test_readme_is_short() -> None:

@@ -35,6 +35,8 @@ class FakeRun:
     salt: str = ""
     """Changes every draw; runs with the same salt share answers where the mode allows."""
     model: str = "demo_model"
+    block_length: int = 32
+    temperature: float = 0.0
     finished: bool = True
     hostile: str = ""
     """Text put into every prompt and answer."""
@@ -194,7 +196,13 @@ def make_job(fake: FakeRun) -> dict[str, object]:
         TaskSpec(benchmark=name, repeats=fake.seeds, seeds=seeds, num_samples=fake.samples, limit=None)
         for name in fake.benchmarks
     ]
-    decode = decode_spec(mode=Mode(fake.mode), lora=fake.lora, block_length=32, threshold=0.9)
+    decode = decode_spec(
+        mode=Mode(fake.mode),
+        lora=fake.lora,
+        block_length=fake.block_length,
+        threshold=0.9,
+        temperature=fake.temperature,
+    )
     model = ModelSpec(path=f"/models/{fake.model}", tokenizer=None, dtype=DType.bfloat16, max_position_embeddings=None)
     return dataclasses.asdict(job_spec(Path("/runs"), tuple(tasks), decode=decode, model=model))
 

@@ -62,8 +62,8 @@ def test_hydras_command_and_its_multirun(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("trimode.pipeline", "modes.dlm.blok=1"), "'blok' not in 'ModeConfig'"),
-        (("trimode.pipeline", "mode=nope"), "Could not find 'mode/nope'"),
+        (("trimode.pipeline", "modes.dlm.blok=1"), "unknown setting: got modes.dlm.blok; valid in modes.dlm: mode"),
+        (("trimode.pipeline", "mode=nope"), "mode: got 'nope'; valid: all, ar"),
         (("trimode.pipeline", "mode=ar", "limit=0"), "limit: got 0"),
         (("trimode.pipeline", "-m", "mode=ar,dlm", "limit=0"), "limit: got 0"),
         (("trimode.pipeline.eval", "--mode", "nope"), "--mode: got 'nope'"),

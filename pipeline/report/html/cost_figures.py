@@ -33,7 +33,7 @@ def nfe_per_token(series: Sequence[Series]) -> Panel | None:
         axes.axvline(float(np.median(v)), color=INK, linewidth=1)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.set_title(f"{s.name}, median {np.median(v):.2f}", loc="left", fontsize=9, color=INK, pad=2)
+        axes.set_title(f"{s.short_name}, median {np.median(v):.2f}", loc="left", fontsize=9, color=INK, pad=2)
     rows[-1].set_xlabel("NFE per generated token")
     note = "Share of answers by forwards per token; less is faster. The line is the median."
     return Panel("nfe", "Forwards per token", drawing.to_svg("nfe", "Histogram of forwards per token"), note)
@@ -49,7 +49,7 @@ def acceptance_lengths(series: Sequence[Series]) -> Panel | None:
     axes = drawing.figure.subplots()
     for s, v in lengths:
         shares = 100 * np.bincount(v, minlength=longest + 1)[1:] / len(v)
-        label = f"{s.name}, mean {v.mean():.2f}"
+        label = f"{s.short_name}, mean {v.mean():.2f}"
         edges = np.arange(0.5, longest + 1.5)
         axes.stairs(shares, edges, fill=True, color=SERIES[s.slot], alpha=0.28, linewidth=0)
         axes.stairs(shares, edges, color=SERIES[s.slot], linewidth=1.8, label=label)
@@ -80,7 +80,7 @@ def acceptance_by_position(series: Sequence[Series]) -> Panel | None:
             marker=MARKERS[s.slot],
             markersize=4,
             linewidth=1.8,
-            label=s.name,
+            label=s.short_name,
         )
     axes.set_xlabel("position in the draft")
     axes.set_ylabel("accepted, % of verifies")
@@ -102,7 +102,7 @@ def tokens_per_answer(series: Sequence[Series]) -> Panel | None:
     axes = drawing.figure.subplots()
     for s, v in values:
         cut = sum(r.finish_reason == "length" for r in s.records)
-        label = s.name + (f", {100 * cut / len(v):.1f} % cut" if cut else "")
+        label = s.short_name + (f", {100 * cut / len(v):.1f} % cut" if cut else "")
         axes.step(
             v, 100 * np.arange(1, len(v) + 1) / len(v), where="post", color=SERIES[s.slot], linewidth=1.6, label=label
         )
@@ -172,7 +172,7 @@ def _stacked(
         left += widths
     for place, total in zip(places, left, strict=True):
         axes.text(total, place, " " + form.format(total), va="center", fontsize=9, color=INK)
-    axes.set_yticks(places, [s.name for s, _ in bars], color=INK)
+    axes.set_yticks(places, [s.short_name for s, _ in bars], color=INK)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)

@@ -75,7 +75,7 @@ def _frontier(series: Sequence[Series], measure: str, axis: str, name: str, titl
             markersize=10,
             markeredgecolor=PAPER,
             markeredgewidth=1.2,
-            label=s.name,
+            label=s.short_name,
         )
         drawing.tip(dot, f"{s.name}: {y.value:.2f} % at {x.value:.2f}")
         if s.quoted is not None and measure == "tpf":
@@ -114,7 +114,7 @@ def accuracy_by_benchmark(series: Sequence[Series]) -> Panel | None:
         places = np.array([place + shift for place, _ in known])
         axes.errorbar(
             at, places, xerr=[np.maximum(at - low, 0), np.maximum(high - at, 0)], fmt=MARKERS[s.slot],
-            color=SERIES[s.slot], markersize=5, elinewidth=1.4, label=s.name,
+            color=SERIES[s.slot], markersize=5, elinewidth=1.4, label=s.short_name,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.set_ylim(len(names) - 0.5, -0.5)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimode.pipeline.analysis.comparable import run_names
 from trimode.pipeline.analysis.published import Quoted, checkpoint_size, quoted
+from trimode.pipeline.analysis.run_names import run_names
 from trimode.pipeline.analysis.runs import Run
 from trimode.pipeline.analysis.statistics import Interval, mean_interval
 from trimode.pipeline.analysis.summary import ReportRow
@@ -34,6 +34,10 @@ class Mean:
         return [[max(self.value - low, 0.0)], [max(high - self.value, 0.0)]]
 
 
+MAX_NAME = 30
+"""Characters of a run's name in a figure. Of a longer one the middle is left out, so that the plot keeps its room."""
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """One run as the page shows it."""
@@ -46,6 +50,12 @@ class Series:
     """By benchmark."""
     quoted: Quoted | None
     """Published results of the same checkpoint in the same mode; None if there are none."""
+
+    @property
+    def short_name(self) -> str:
+        """The name where a figure has little room for it: of a long one the beginning and the end."""
+        half = MAX_NAME // 2
+        return self.name if len(self.name) <= MAX_NAME else f"{self.name[:half]}…{self.name[-half:]}"
 
     @property
     def records(self) -> list[NfeRecord]:
@@ -79,10 +89,9 @@ def make_series(runs: Sequence[Run], rows: Sequence[ReportRow]) -> list[Series]:
     """Returns one entry per run that has rows, in order. Runs of the same mode get different colours."""
     used: set[int] = set()
     found: list[Series] = []
+    runs = [run for run in runs if any(row.run_path == run.path for row in rows)]
     for name, run in zip(run_names(runs), runs, strict=True):
         mine = {row.benchmark: row for row in rows if row.run_path == run.path}
-        if not mine:
-            continue
         slot = _SLOTS[f"{run.mode.value}+lora" if run.lora else run.mode.value]
         if slot in used:
             slot = next((s for s in range(_FIRST_SPARE, NUM_SLOTS) if s not in used), slot)

@@ -110,11 +110,26 @@ class Panel:
     """What is drawn and how to read it."""
 
 
+LONG_LABEL = 26
+"""Characters of a label in a legend. With a longer one, each entry has a line of its own."""
+
+LEGEND_LINES = 3
+"""Lines of a legend for which a figure has room. It grows with each further one."""
+
+LINE_HEIGHT = 0.19
+"""Inches per line of a legend."""
+
+
 def legend_below(axes: Axes, columns: int = 2) -> None:
     """Adds a legend under the plot, where it cannot cover data."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
+        columns = 1 if max(map(len, labels)) > LONG_LABEL else columns
         figure = axes.figure
+        assert isinstance(figure, Figure)
+        lines = -(-len(labels) // columns)
+        if lines > LEGEND_LINES:  # the plot keeps its height
+            figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * (lines - LEGEND_LINES))
         figure.legend(
             handles, labels, loc="outside lower left", ncols=columns, fontsize=9, labelcolor=INK, edgecolor=GRID,
             handlelength=1.4, columnspacing=1.2,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trimode.pipeline.analysis.comparable import differences, mixed_code, run_names
+from trimode.pipeline.analysis.comparable import differences, mixed_code
 from trimode.pipeline.analysis.runs import read_run, read_sweep
 from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
@@ -85,7 +85,6 @@ def test_block_length_belongs_to_a_mode(tmp_path: Path) -> None:
     path.write_text(json.dumps(manifest))
     runs = read_sweep(tmp_path)[0]
     assert any("block_length of dlm differs" in line for line in differences(runs))
-    assert len(set(run_names(runs))) == 2
 
 
 def test_parts_of_different_code_versions_are_remarked(tmp_path: Path) -> None:

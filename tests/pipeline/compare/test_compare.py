@@ -20,6 +20,19 @@ def test_every_mode_stands_against_ar_by_default(tmp_path: Path, capsys: pytest.
     assert found[1]["pooled"]["num_identical"] == found[1]["pooled"]["num_answers"] == 32
 
 
+def test_a_run_that_failed_before_its_first_answer_is_no_rival(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, FakeRun())
+    write_run(tmp_path, FakeRun(mode="dlm"))
+    failed = RunPaths(write_run(tmp_path, FakeRun(model="other", salt="_failed")))
+    failed.output("demo-math", 0).unlink()
+    assert main([str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "dlm minus ar" in captured.out
+    assert "differs" not in captured.err
+
+
 def test_the_text_lists_flips_with_both_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo_sweep(tmp_path, samples=60)
     main([str(tmp_path), "--modes", "dlm", "ar", "--flips", "1000"])

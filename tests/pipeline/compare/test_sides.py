@@ -65,9 +65,9 @@ def test_a_label_comes_before_a_mode() -> None:
 
 
 def test_a_name_of_two_runs_is_refused_with_both_places() -> None:
-    with pytest.raises(ConfigError, match=r"2 runs are called 'ar'; name one by its folder \(--modes A B\)") as error:
+    with pytest.raises(ConfigError, match=r"2 runs are called 'ar'; name one as here \(--modes A B\)") as error:
         find_run([AR, run("ar", folder="two")], "ar")
-    assert "\n  one (ar): /runs/one\n  two (ar): /runs/two" in str(error.value)
+    assert "\n  ar (one), in one: /runs/one\n  ar (two), in two: /runs/two" in str(error.value)
 
 
 def test_a_folder_names_a_run() -> None:
@@ -77,10 +77,15 @@ def test_a_folder_names_a_run() -> None:
     assert find_run([AR, two, three], "/runs/exp/hf_base/two") is two
     assert find_run([AR, two, three], "exp") is two
     assert [folder_name(each, [AR, two, three]) for each in (AR, two)] == ["one", "exp/hf_base/two"]
+    assert find_run([AR, run("ar", folder="two")], "ar (two)").path.name == "two"
     with pytest.raises(ConfigError, match="2 runs are called 'two'"):
         find_run([AR, two, three], "two")
     assert names([AR, two], modes=["two", "one"]) == ["two - one"]
 
 
 def test_two_runs_of_one_mode_against_ar_keep_apart() -> None:
-    assert names([AR, DLM, run("dlm", folder="two"), SPEC]) == ["dlm1 - ar", "two - ar", "linear_spec - ar"]
+    assert names([AR, DLM, run("dlm", folder="two"), SPEC]) == [
+        "dlm (dlm1) - ar",
+        "dlm (two) - ar",
+        "linear_spec - ar",
+    ]

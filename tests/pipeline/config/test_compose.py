@@ -38,12 +38,6 @@ def test_a_mode_is_named_as_it_is_written_and_as_before(name: str) -> None:
     assert compose(["mode=ar", f"modes.ar.mode={name}"]).modes["ar"].mode is Mode.linear_spec
 
 
-def test_messages_name_no_class_of_ours() -> None:
-    with pytest.raises(ConfigError) as error:
-        compose(["max_new_tokens=many"])
-    assert str(error.value).endswith("could not be converted to Integer\n    full_key: max_new_tokens")
-
-
 def test_a_name_alone_is_one_repeat() -> None:
     assert parse_benchmarks("gsm8k, mbpp:1,aime24:4") == (
         BenchmarkChoice("gsm8k", 1),

@@ -150,9 +150,9 @@ def test_settings_without_a_flag_go_through() -> None:
         ("--mode dlm --doctor", "--doctor comes first: eval.sh --doctor"),
         ("--mode dlm --serve", "--serve comes first: eval.sh --serve"),
         ("--mode dlm --enable-thinking maybe", "--enable-thinking: got 'maybe'; valid: true or false"),
-        ("--mode dlm --tokens many", "'many' of type 'str' could not be converted to Integer"),
-        ("--mode dlm --cluster moon", "Could not find 'cluster/moon'"),
-        ("--mode dlm --device gpu", "expected one of [auto, cpu, cuda]"),
+        ("--mode dlm --tokens many", "max_new_tokens: got 'many'; valid: a whole number"),
+        ("--mode dlm --cluster moon", "cluster: got 'moon'; valid: apptainer, bare, local, slurm"),
+        ("--mode dlm --device gpu", "got 'gpu'; valid: auto, cpu, cuda"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(flags: str, words: str) -> None:
@@ -179,5 +179,5 @@ def test_whole_nodes_are_a_switch() -> None:
 
 @pytest.mark.parametrize("flag", [("--qos", "high"), ("--exclusive",), ("--mail-type", "END"), ("--modules", "gcc")])
 def test_flags_for_slurm_are_none_of_this_machines(flag: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match=f"{flag[0]}: jobs on this machine have none; valid: with a SLURM cluster"):
+    with pytest.raises(ConfigError, match=f"{flag[0]}: jobs on this machine have none; valid: with a Slurm cluster"):
         to_overrides(("--mode", "ar", "--local", *flag))

@@ -64,11 +64,11 @@ def test_the_demo_has_five_rows() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("modes.dlm.blok_length=64", "'blok_length' not in 'ModeConfig'"),
-        ("balancer.device=gpu", "expected one of [auto, cpu, cuda]"),
-        ("modes.dlm.block_length=many", "'many' of type 'str' could not be converted to Integer"),
-        ("mode=fast", "Could not find 'mode/fast'"),
-        ("cluster=moon", "Could not find 'cluster/moon'"),
+        ("modes.dlm.blok_length=64", "did you mean modes.dlm.block_length? valid in modes.dlm: mode"),
+        ("balancer.device=gpu", "got 'gpu'; valid: auto, cpu, cuda"),
+        ("modes.dlm.block_length=many", "block_length: got 'many'; valid: a whole number"),
+        ("mode=fast", "mode: got 'fast'; valid: all, ar, auto"),
+        ("cluster=moon", "cluster: got 'moon'; valid: apptainer"),
         ("~modes.fast", "'modes.fast' does not exist"),
         ("benchmarks=a:1,b:1", "sweep"),
     ],

@@ -26,7 +26,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with model and image, which is the current one."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"1234")
+    (tmp_path / "model" / "model.safetensors").write_bytes(bytes(3_900_000))
     (tmp_path / "i.sqsh").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -52,6 +52,7 @@ def test_a_ready_cluster(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert of_state(rows, "warn", "fail") == []
     said = {row["name"]: row["text"] for row in rows}
     assert said["srun"] == "slurm 23.11.4"
+    assert said["checkpoint"] == "config.json and 3.9 MB of weights"
     assert said["sbatch --test-only"].startswith("ar and 1 more: Job 7 to start at 2026-11-26T06:00:00")
     assert said["MaxArraySize"] == "1001; the largest array has 2 jobs"
     assert said["MaxSubmit"] == "50; 0 of yours are in the queue, 2 would be added"

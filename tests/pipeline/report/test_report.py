@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from trimode.pipeline.analysis.runs import find_run_folders
 from trimode.pipeline.analysis.summary import JSON_FIELDS
-from trimode.pipeline.report.__main__ import main
+from trimode.pipeline.report.__main__ import FORMATS, main
 from trimode.pipeline.run_folder.paths import RunPaths
 from trimode.tests.fakes.run_folders import FakeRun, demo_sweep, write_run
 
@@ -60,6 +60,8 @@ def test_runs_of_an_earlier_sweep_in_the_same_folder_are_said_to_be_left_out(
     note = f"{len(runs) - 1} more runs below {tmp_path} are left out; `python -m trimode.pipeline.report {tmp_path}`"
     assert note in capsys.readouterr().err
     assert f"{len(runs) - 1} more runs below" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    main([*runs[1:], "--html", str(tmp_path / "report.html")])
+    assert f"1 more run below {tmp_path} is left out" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 0
     assert "left out" not in capsys.readouterr().err
 
@@ -84,6 +86,19 @@ def test_a_run_without_rows_yet_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     paths.output("demo-math", 0).unlink()
     assert main([str(tmp_path)]) == 0
     assert "No scored answers yet" in capsys.readouterr().out
+
+
+def test_a_run_that_failed_before_its_first_answer_differs_from_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, FakeRun())
+    failed = RunPaths(write_run(tmp_path, FakeRun(model="other", samples=1)))
+    failed.output("demo-math", 0).unlink()
+    failed.manifest.write_text(json.dumps({**json.loads(failed.manifest.read_text()), "weights_sha256": None}))
+    main([str(tmp_path)])
+    captured = capsys.readouterr()
+    assert "differs" not in captured.err
+    assert "ar (" not in captured.out
 
 
 @pytest.mark.parametrize("style", ["table", "markdown", "csv", "json"])
@@ -159,11 +174,15 @@ def test_runs_that_are_not_comparable_are_remarked(tmp_path: Path, capsys: pytes
     assert "weights sha256 differs: aaaaaaaaaaaa in ar; ffffffffffff in dlm" in capsys.readouterr().err
 
 
-def test_two_runs_in_one_cell_are_remarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path, FakeRun())
-    write_run(tmp_path, FakeRun(salt="_again"))
-    main([str(tmp_path), "--no-html"])
-    assert "ar demo-math: 2 runs" in capsys.readouterr().err
+def test_two_runs_of_one_mode_have_names_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = write_run(tmp_path, FakeRun(mode="dlm", block_length=8, benchmarks=("demo-math", "demo-mcq"), salt="_b8"))
+    write_run(tmp_path, FakeRun(mode="dlm", benchmarks=("demo-math", "demo-mcq")))
+    for style in FORMATS:
+        main([str(tmp_path), "--no-html", "--format", style])
+        out, err = capsys.readouterr()
+        assert out.count("dlm (block 8)") == out.count("dlm (block 32)") >= 2, style
+        assert f"note: dlm (block 8) is {short}" in err
+        assert style in ("csv", "json") or out.count("mean of 2") >= 1
 
 
 def test_a_page_that_cannot_be_written_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

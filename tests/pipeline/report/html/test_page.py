@@ -170,3 +170,13 @@ def test_a_long_text_keeps_both_ends_and_says_what_is_missing() -> None:
     assert short.endswith("bbb")
     assert f"{MAX_TEXT} characters left out" in short
     assert clip("short") == "short"
+
+
+def test_many_runs_with_long_names_leave_the_figures_their_room(tmp_path: Path) -> None:
+    """Matplotlib warns where labels leave no room for a plot, and a warning is an error here."""
+    for index in range(8):
+        folder = f"exp_{'long_' * 12}{index}"
+        for mode in ("ar", "linear_spec"):
+            write_run(tmp_path / folder, FakeRun(mode=mode, samples=4, salt=f"_{index}", model="m" * 60))
+    page = make_page("sweep", series_of(tmp_path), [])
+    assert page.count("<figure") >= 7
