@@ -19,7 +19,7 @@ from trimode.workers.engine.buckets import Bucket
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import ScheduledChunk
 
-KINDS = ("coding", "qa", "never")
+KINDS = ("coding", "qa", "mixed", "never")
 """Of text, see `FATES`."""
 
 
@@ -38,7 +38,7 @@ def _engine(bench: Bench) -> None:
     believed = ", ".join(f"{rows}: {times.at(rows, min(rows, streams)):.2f}" for rows in (1, 8, 32, 64, 256, 1024))
     bench.note("fact", f"measured at the start, ms of a step by rows: {believed}")
     vocab = engine.model.config.vocab_size
-    for load in plan.auto_streams[::3]:
+    for load in plan.auto_streams[::2]:
         bench.guarded(f"prompts, {load} streams", functools.partial(_short_answers, bench, engine, load))
     prompts = texts(vocab, streams, plan.context)
     for kind, load in itertools.product(KINDS, plan.auto_streams):
@@ -94,6 +94,9 @@ def _cell(bench: Bench, engine: Engine, prompts: Sequence[Sequence[int]], kind: 
         engine, streams, lambda: itertools.cycle(prompts), tokens, FATES[kind],
         length=plan.auto_length, rounds=plan.auto_rounds,
     )  # fmt: skip
+    times, longer = engine.planner.widths.times, engine.planner.widths.kinds.longer
+    believed = ", ".join(f"{width}: {times.at(streams * width, streams):.2f}" for _, width in SETTINGS[:-1])
+    bench.note("fact", f"{kind}, {streams} streams: believed ms by width {believed}; mixed steps {longer:.2f} times")
     where: dict[str, Condition] = {"text": kind, "streams": streams}
     for (mode, block), rate in cell.medians.items():
         told = where | {"mode": mode, "block": block}

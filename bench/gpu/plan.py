@@ -69,8 +69,8 @@ class Plan:
     """Inputs rotate until they exceed this, so that no cache serves them."""
     spend_s: float = 0.25
     """Seconds per number."""
-    auto_streams: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    auto_tokens: int = 250
+    auto_streams: tuple[int, ...] = (1, 4, 16, 32, 64)
+    auto_tokens: int = 800
     """Tokens of a measurement of auto with one stream; with more, times their root."""
     auto_length: int = 288
     """Tokens of an answer."""

@@ -267,7 +267,7 @@ def _cycles(engine: Measured, requests: list[Request], pages: set[int]) -> list[
     forwards = _forwards(state)
     while began - start < _RUN_S and not engine.step():
         now, (cycles, steps) = time.perf_counter(), _forwards(state)
-        if cycles > forwards[0]:
+        if cycles > forwards[0] and now > began:  # a coarse clock may stand still
             seconds.append((now - began) / (steps - forwards[1]))
             began, forwards = now, (cycles, steps)
     return seconds

@@ -54,8 +54,8 @@ class Chooser:
     """Choices since then that kept it."""
     probing: bool = False
     """True if that cycle is a probe."""
-    since: int = 0
-    """Tokens of ar since the last draft."""
+    since: int = FIRST_PROBE
+    """Tokens of ar since the last draft. It may probe at once."""
     interval: float = FIRST_PROBE
     """Tokens of ar before the next probe."""
     drafts: RequestDrafts = field(default_factory=RequestDrafts)
@@ -153,10 +153,7 @@ class Widths:
             self._num_menus, self._load = menu + 1, Load()
         drafts = self._acceptance.new_request()
         group = menu * NUM_LEVELS + level_of(drafts.difficulty)
-        interval = self._probes.interval
-        return Chooser(
-            self, menu, group, most, interval=interval, since=FIRST_PROBE, drafts=drafts
-        )  # it may probe at once
+        return Chooser(self, menu, group, most, interval=self._probes.interval, drafts=drafts)
 
     @property
     def least(self) -> int:
@@ -222,7 +219,7 @@ class Widths:
         if load.num_requests not in self._costs:
             self._costs[load.num_requests] = Costs(self.times, load.num_requests)
         plain, probe = (self.kinds.ms(self.times, load, width, 1) for width in (1, PROBE_WIDTH))
-        self._probes.have_load(2 * (probe - plain), plain / load.num_requests)
+        self._probes.have_load(2 * max(probe - plain, 0.0), plain / load.num_requests)
 
     def _plan(self, counts: Mapping[int, int]) -> None:
         load, kinds = self._load, self.kinds
@@ -281,6 +278,7 @@ class Widths:
         self._look()
         known = self._acceptance
         rates = speeds_at(chooser.drafts.overall, known.chances, bins_of(chooser.menu), known.end_chance)
+        rates = rates[: max(1, chooser.widest.bit_length() - 1)]  # the widest of a menu may be wider
         for number, factor in enumerate(self._yields.factors[: len(rates)]):
             rates[number] *= factor
         return self._hindsight.tokens(began, rates)

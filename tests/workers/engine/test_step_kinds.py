@@ -76,3 +76,17 @@ def test_widths_stay_free_where_requests_keep_steps_from_being_whole() -> None:
     for _ in range(600):
         load.step(may_be_whole=False)
     assert load.shares(30)[1] > 50
+
+
+def test_at_its_end_an_answer_drafts_as_wide_as_the_others_if_it_may() -> None:
+    load = widths_of(0.95, 0.9, whole_from=8)
+    assert load.widths.least == 8
+    first, *_ = load.fates
+    first.running = 0
+    assert (first.choose(3), first.choose(1)) == (8, 1)
+    assert load.widths.new_chooser(5).choose(5) <= 5
+    load.widths.kinds.whole_from = None
+    load.widths.new_chooser(64)  # a new plan
+    load.step()
+    first.running = 0
+    assert first.choose(3) == 1
