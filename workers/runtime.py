@@ -191,6 +191,7 @@ class Runtime:
             self.engine = Engine(model, num_pages, settings.max_num_seqs, capture=capture)
             self.captured = self.engine.warm_up()
             self.engine.measure()
+            return_free_memory()  # what loading needed for a while: an eighth of a model of 1 GB
         except torch.OutOfMemoryError as error:
             raise WorkerError(f"{device} has no room for {folder}: {error}") from None
         self._weight_paths = files.paths
