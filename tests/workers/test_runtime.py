@@ -10,6 +10,7 @@ from trimode.core.devices import THREADS_VARIABLE
 from trimode.tests.workers.conftest import micro_settings
 from trimode.workers import runtime
 from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.step_threads import StepThreads
 from trimode.workers.runtime import Runtime
 
 
@@ -36,6 +37,7 @@ def three_threads() -> Iterator[None]:
 def test_a_small_model_has_one_thread_unless_another_number_is_asked_for(
     variable: str | None, setting: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(StepThreads, "of_step", lambda *_: 1)  # as while other programs use the cores
     monkeypatch.delenv(THREADS_VARIABLE, raising=False)
     if variable is not None:
         monkeypatch.setenv(THREADS_VARIABLE, variable)
