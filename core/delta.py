@@ -11,7 +11,7 @@ from trimode.core.protocol import Top
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: made for every part, which takes three times as long if it is
 class Delta:
     """The part of an answer that has come since the Delta before it. The parts together are the whole answer."""
 

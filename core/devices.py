@@ -25,10 +25,9 @@ SMALL_MODEL_BYTES = 16 << 20
 def cpu_threads(model: str, most: int) -> int:
     """Returns the threads that a model on CPUs should have: 1 for a small one, otherwise `most`.
 
-    The kernels of a small model run for microseconds, and threads that wait for each other at every one of them lose
-    about what they gain: on two quiet cores the demo model of 4 MB is faster with one thread in a server at 1 to 64
-    requests at a time; answering a file it is as fast in ar, and a tenth to a fifth slower in dlm and linear_spec.
-    While another program uses a core, two threads take 2 to 5 times as long.
+    The kernels of a small model run for microseconds. While another program uses a core, two threads take 1.2 to 2.4
+    times as long at every size of a step, because each kernel waits for both. In a server the other programs are its
+    own processes. A process that runs alone gives its larger steps more threads while nobody else uses the cores.
 
     Args:
         model: a folder with safetensors files. Anything else, a name on the hub for one, counts as large.
@@ -41,7 +40,8 @@ def cpu_threads(model: str, most: int) -> int:
 def own_threads(model: str, most: int, environment: Mapping[str, str] | None = None) -> int:
     """Returns the threads of a process that runs a model on its CPUs itself: `most` where OMP_NUM_THREADS names them.
 
-    Elsewhere they are those of `cpu_threads`. The environment is this process's own when None.
+    Elsewhere they are those of `cpu_threads`: for a small model the least that a step has. The environment is this
+    process's own when None.
     """
     named = (os.environ if environment is None else environment).get(THREADS_VARIABLE)
     return most if named else cpu_threads(model, most)

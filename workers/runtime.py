@@ -22,6 +22,7 @@ from trimode.workers.engine.capture import graphs_for
 from trimode.workers.engine.engine import Engine
 from trimode.workers.engine.scheduler import Sequence
 from trimode.workers.engine.sizing import cache_pages
+from trimode.workers.engine.step_threads import StepThreads
 from trimode.workers.model.adapter import load_adapter, open_adapter
 from trimode.workers.model.checkpoint import (
     DTYPES,
@@ -171,10 +172,12 @@ class Runtime:
         folder = checkpoint_folder(settings.model, settings.revision)
         config = read_config(folder, settings.max_position_embeddings)
         device, dtype = resolve_device(settings.device), DTYPES[settings.dtype]
+        most_threads = 1
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
         elif device.type == "cpu":
-            torch.set_num_threads(own_threads(str(folder), torch.get_num_threads()))
+            most_threads = torch.get_num_threads()
+            torch.set_num_threads(own_threads(str(folder), most_threads))
         options = load_options(settings, config, device)
         files = open_weights(folder)
         check_weights(files, config, f"checkpoint: {folder}")
@@ -189,8 +192,11 @@ class Runtime:
             capture = None if new_capture is None else new_capture()
             num_pages = cache_pages(settings, model, new_capture)
             self.engine = Engine(model, num_pages, settings.max_num_seqs, capture=capture)
+            if torch.get_num_threads() < most_threads:  # a small model
+                self.engine.runner.threads = StepThreads(most_threads, model.num_multiplications)
             self.captured = self.engine.warm_up()
             self.engine.measure()
+            return_free_memory()  # what loading needed for a while: an eighth of a model of 1 GB
         except torch.OutOfMemoryError as error:
             raise WorkerError(f"{device} has no room for {folder}: {error}") from None
         self._weight_paths = files.paths

@@ -63,7 +63,7 @@ class StableText:
         return certain
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every request in every step, which takes three times as long if it is
 class News:
     """What one step brought for one request, as the engine has it."""
 
@@ -90,18 +90,13 @@ class PartMaker:
 
     def delta(self, news: News) -> Delta:
         """Returns the next part."""
-        boundary = None
-        if news.boundary is not None:
-            boundary = news.boundary.to_json()
-            for name in ("token_ids", "logprobs"):
-                boundary.pop(name, None)
         return Delta(
             token_ids=news.token_ids,
             logprobs=news.logprobs,
             tops=news.tops,
             text=self._stable.add(news.token_ids) if self._with_text else "",
             passes=[self._shown(one) for one in news.passes],
-            boundary=boundary,
+            boundary=None if news.boundary is None else news.boundary.counts_to_json(),
         )
 
     def last(self, generation: Generation) -> Delta | None:

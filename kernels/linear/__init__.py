@@ -194,7 +194,7 @@ def prepare_calls(
         x_TI: rows, contiguous.
         prepared: the weight.
         residual_TO: contiguous, or None to add nothing.
-        y_TO: where the result goes, contiguous.
+        y_TO: where the result goes, contiguous. May be the memory of the residual, not that of x.
         scratch: memory for the calls; keep it.
 
     Raises:

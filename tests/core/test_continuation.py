@@ -29,6 +29,13 @@ def test_json_leaves_out_what_has_its_default() -> None:
     assert part(0, 5, trace=None).to_json() == {"digest": "d", "token_ids": [5], "forwards": {"decode": 1}}
 
 
+@pytest.mark.parametrize("changes", [{}, {"trace": None}, {"next_token": 7, "next_logprob": -0.5, "forwards_saved": 2}])
+def test_what_stands_beside_tokens_is_the_same_without_them(changes: dict[str, Any]) -> None:
+    whole = part(3, 5, 6, logprobs=[-0.1, -0.2], **changes)
+    expected = {name: value for name, value in whole.to_json().items() if name not in ("token_ids", "logprobs")}
+    assert whole.counts_to_json() == expected
+
+
 def test_parts_join_and_may_overlap() -> None:
     parts = [part(0, 1, 2), part(2, 3), part(1, 2, 3, 4), part(0, 1), part(4, 5)]
     assert join(parts) == part(0, 1, 2, 3, 4, 5)

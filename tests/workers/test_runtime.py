@@ -1,4 +1,4 @@
-"""The CPU threads of a process that runs a model itself."""
+"""The CPU threads of a process that runs a model itself, and the memory that it keeps after loading."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import pytest
 import torch
 from trimode.core.devices import THREADS_VARIABLE
 from trimode.tests.workers.conftest import micro_settings
+from trimode.workers import runtime
+from trimode.workers.engine.engine import Engine
+from trimode.workers.engine.step_threads import StepThreads
 from trimode.workers.runtime import Runtime
 
 
@@ -34,8 +37,23 @@ def three_threads() -> Iterator[None]:
 def test_a_small_model_has_one_thread_unless_another_number_is_asked_for(
     variable: str | None, setting: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(StepThreads, "of_step", lambda *_: 1)  # as while other programs use the cores
     monkeypatch.delenv(THREADS_VARIABLE, raising=False)
     if variable is not None:
         monkeypatch.setenv(THREADS_VARIABLE, variable)
     Runtime(micro_settings(num_threads=setting))
     assert torch.get_num_threads() == threads
+
+
+def test_what_loading_needed_for_a_while_is_returned_at_the_end_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    measure = Engine.measure
+
+    def watched(engine: Engine) -> None:
+        measure(engine)
+        events.append("measured")
+
+    monkeypatch.setattr(Engine, "measure", watched)
+    monkeypatch.setattr(runtime, "return_free_memory", lambda: events.append("returned"))
+    Runtime(micro_settings(num_threads=1))
+    assert events == ["measured", "returned"]

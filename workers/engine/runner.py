@@ -16,6 +16,7 @@ from trimode.workers.engine.buckets import MAX_QUERIES, Bucket, Buckets, Kind
 from trimode.workers.engine.capture import Capture, is_out_of_memory
 from trimode.workers.engine.graphs import CaptureReport, GraphRun, Graphs
 from trimode.workers.engine.scheduler import ScheduledChunk
+from trimode.workers.engine.step_threads import StepThreads
 from trimode.workers.model.batch import Batch, batch_order, pack
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 from trimode.workers.model.transformer import TriModeModel
@@ -104,6 +105,8 @@ class Runner:
         self.model = model
         self.cache = KVCache(model.config, num_pages, model.dtype, model.device)
         self.sampler = Sampler(model.head, model.config.mask_token_id)
+        self.threads: StepThreads | None = None
+        """Chooses the CPU threads of each step; None = they stay as they are."""
         self.graphs: Graphs | None = None
         if capture is not None:
             buckets = Buckets(max_num_seqs, lora=model.adapter is not None)
@@ -130,6 +133,8 @@ class Runner:
             WorkerError: the device is lost.
         """
         with self._device_errors():
+            if self.threads is not None:
+                torch.set_num_threads(self.threads.of_step(sum(len(item.chunk.token_ids) for item in scheduled)))
             order = batch_order([item.chunk for item in scheduled], PAGE_SIZE)
             ordered = [scheduled[i] for i in order]
             bucket = self._bucket(ordered, after)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from collections.abc import Sequence
 
 import torch
@@ -33,8 +36,8 @@ class KVCache:
         shape = (num_pages + 1, PAGE_SIZE, 2 * config.num_kv_heads, config.head_dim)
         # Zeros, not empty: masked keys still meet a weight of 0, and 0 * NaN is NaN.
         try:
-            self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        except torch.OutOfMemoryError as error:
+            self._layers = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
+        except (torch.OutOfMemoryError, OSError) as error:
             num_bytes = num_pages * PAGE_SIZE * config.kv_bytes_per_token * dtype.itemsize
             raise WorkerError(
                 f"{device} is out of memory: no room for a KV cache of {num_pages} pages of {PAGE_SIZE} tokens, "
@@ -55,6 +58,20 @@ class KVCache:
         index = torch.tensor(list(pages), device=self._layers[0].device)
         for layer in self._layers:
             layer.index_fill_(0, index, 0)
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Returns zeros. On a CPU they take memory when they are first touched, and no time before.
+
+    Torch would write all of them at once: seconds for a cache of some GiB, most of which a short run never uses.
+    """
+    if device.type != "cpu":
+        return torch.zeros(tuple(shape), dtype=dtype, device=device)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a system without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)  # attention reads pages that are far from each other
+    return torch.frombuffer(memory, dtype=dtype).view(*shape)
 
 
 def pages_for(num_tokens: int) -> int:

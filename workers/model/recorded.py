@@ -23,10 +23,12 @@ from trimode.workers.model.batch import Batch
 from trimode.workers.model.checkpoint import ModelConfig
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache
 
-MAX_TOKENS = 2048
-"""Most tokens of a recorded step. In a large one Python's part is small, but no result has to be allocated."""
-MAX_CALLS = 1 << 17
-"""Calls of all steps that are kept, some 300 bytes each. Beyond it, the steps used least recently are dropped."""
+MAX_TOKENS = 3072
+"""Most tokens of a recorded step: the most prompt tokens of a step, and 1,024 beside them. In a large step Python's
+part is small, but no result has to be allocated, and the C library would keep that memory beside the buffers here."""
+MAX_CALLS = 1 << 16
+"""Calls of all steps that are kept, some 320 bytes each: 20 MiB. Beyond it, the steps used least recently are
+dropped."""
 
 Adapt = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """`adapt(y_TH, x_TA, layer)` returns y with the adapter of a layer added, given the inputs of the product. May change
@@ -58,19 +60,29 @@ class Rotation:
 
 
 class _Buffers:
-    """What the calls of a step read and write, for up to MAX_TOKENS tokens."""
+    """What the calls of a step read and write, for up to MAX_TOKENS tokens.
+
+    Two results that are never needed at the same time share their memory. What no step uses of it takes none.
+    """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        def room(width: int) -> torch.Tensor:
-            return torch.empty((MAX_TOKENS, width), dtype=dtype)
-
         heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
-        self.x, self.attended_x, self.normed = (room(config.hidden_size) for _ in range(3))
-        self.qkv, self.attended = room((heads + 2 * kv_heads) * head_dim), room(heads * head_dim)
-        self.gate_up, self.activated = room(2 * config.intermediate_size), room(config.intermediate_size)
-        self.cos, self.sin = room(head_dim), room(head_dim)
+        self.x = torch.empty((MAX_TOKENS, config.hidden_size), dtype=dtype)
+        """The tokens between two parts of a layer. A product adds to them in place."""
+        most = max(config.hidden_size, heads * head_dim, config.intermediate_size)
+        self.inputs = torch.empty(MAX_TOKENS * most, dtype=dtype)
+        """What a product reads: normalised tokens, the result of attention, activated rows."""
+        most = max((heads + 2 * kv_heads) * head_dim, 2 * config.intermediate_size)
+        self.outputs = torch.empty(MAX_TOKENS * most, dtype=dtype)
+        """What a product writes: queries, keys and values, or gate and up."""
+        self.cos, self.sin = (torch.empty((MAX_TOKENS, head_dim), dtype=dtype) for _ in range(2))
         self.slots = torch.empty(MAX_TOKENS, dtype=torch.int64)
         self.scratch = Scratch()
+
+
+def _rows(memory: torch.Tensor, tokens: int, width: int) -> torch.Tensor:
+    """Returns the beginning of the memory as rows, contiguous."""
+    return memory[: tokens * width].view(tokens, width)
 
 
 class _Step:
@@ -84,14 +96,15 @@ class _Step:
         buffers: _Buffers,
         tokens: int,
     ) -> None:
-        self.x, self.attended_x, self.attended, self.cos, self.sin, self.slots = (
-            whole[:tokens]
-            for whole in (buffers.x, buffers.attended_x, buffers.attended, buffers.cos, buffers.sin, buffers.slots)
-        )
-        normed, qkv, gate_up, activated = (
-            whole[:tokens] for whole in (buffers.normed, buffers.qkv, buffers.gate_up, buffers.activated)
+        self.x, self.cos, self.sin, self.slots = (
+            whole[:tokens] for whole in (buffers.x, buffers.cos, buffers.sin, buffers.slots)
         )
         heads, eps, scratch = config.num_heads, config.rms_norm_eps, buffers.scratch
+        normed = _rows(buffers.inputs, tokens, config.hidden_size)
+        self.attended = _rows(buffers.inputs, tokens, heads * config.head_dim)
+        activated = _rows(buffers.inputs, tokens, config.intermediate_size)
+        qkv = _rows(buffers.outputs, tokens, (heads + 2 * config.num_kv_heads) * config.head_dim)
+        gate_up = _rows(buffers.outputs, tokens, 2 * config.intermediate_size)
         qkv_TND = qkv.view(tokens, heads + 2 * config.num_kv_heads, config.head_dim)
         self.queries = qkv_TND[:, :heads]
         calls: list[Call] = []
@@ -110,14 +123,14 @@ class _Step:
             rotated = len(calls)
             calls += [
                 attend,
-                *linear.prepare_calls(self.attended, layer.o, self.x, self.attended_x, scratch),
+                *linear.prepare_calls(self.attended, layer.o, self.x, self.x, scratch),
             ]
             attended = len(calls)
             calls += [
-                rms_norm.prepare(self.attended_x, layer.post_norm, eps, normed),
+                rms_norm.prepare(self.x, layer.post_norm, eps, normed),
                 *linear.prepare_calls(normed, layer.gate_up, None, gate_up, scratch),
                 silu_mul.prepare(gate_up, activated),
-                *linear.prepare_calls(activated, layer.down, self.attended_x, self.x, scratch),
+                *linear.prepare_calls(activated, layer.down, self.x, self.x, scratch),
             ]
             self.ends.append((rotated, attended, len(calls)))
         self.num_calls = len(calls)
@@ -136,7 +149,7 @@ class RecordedLayers:
             layers: the weights, on a CPU.
         """
         self._config, self._dtype, self._layers = config, dtype, layers
-        self._buffers = _Buffers(config, dtype)  # what no step uses of them takes no memory
+        self._buffers = _Buffers(config, dtype)
         self._cache: weakref.ref[KVCache] | None = None
         self._steps: dict[tuple[int, int], _Step] = {}
         """By tokens and threads, the last one used at the end."""
@@ -218,7 +231,7 @@ def _run_in_parts(step: _Step, query_scale_T: torch.Tensor | None, adapt: Adapt 
             begin = rotated
         if adapt is not None:
             step.tape.run(begin, attended)
-            step.attended_x.copy_(adapt(step.attended_x, step.attended, number))
+            step.x.copy_(adapt(step.x, step.attended, number))
             begin = attended
         step.tape.run(begin, end)
         begin = end

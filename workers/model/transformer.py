@@ -96,6 +96,11 @@ class TriModeModel:
             weights += [layer.input_norm, layer.qkv, layer.o, layer.post_norm, layer.gate_up, layer.down]
         return sum(weight.nbytes for weight in weights)
 
+    @property
+    def num_multiplications(self) -> int:
+        """Multiplications of one token with all weights, the head's included."""
+        return sum(matrix.num_outputs * matrix.num_inputs for matrix in self._matrices())
+
     def describe_kernels(self) -> dict[str, str]:
         """Returns per operator which implementation runs for this model on this machine, and why."""
         config = self.config

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from trimode.core.errors import WorkerError
 from trimode.tests.workers.micro import MICRO
 from trimode.workers.model.checkpoint import read_config
 from trimode.workers.model.kv_cache import PAGE_SIZE, KVCache, default_num_pages, pages_for
@@ -44,3 +47,25 @@ def test_the_budget_is_what_the_tensors_take(cache: KVCache) -> None:
     taken = sum(cache.layer(number).nbytes for number in range(4))
     assert default_num_pages(read_config(MICRO), torch.float32, taken) == 8
     assert default_num_pages(read_config(MICRO), torch.float32, taken - 1) == 7
+
+
+def resident_mib() -> float:
+    """Memory of this process that holds no file, in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def test_pages_on_a_cpu_take_memory_when_they_are_first_written() -> None:
+    config = read_config(MICRO)
+    before = resident_mib()
+    cache = KVCache(config, default_num_pages(config, torch.float32, 512 << 20), torch.float32, torch.device("cpu"))
+    assert resident_mib() - before < 128
+    for number in range(config.num_layers):
+        assert not cache.layer(number)[-1].any()
+        cache.layer(number)[::2] = 1.0
+    assert resident_mib() - before > 192
+
+
+def test_a_cache_that_is_too_large_for_the_machine_says_what_to_lower() -> None:
+    with pytest.raises(WorkerError, match=r"no room for a KV cache of 34359738368 pages .*; lower kv_cache_gb"):
+        KVCache(read_config(MICRO), 1 << 35, torch.float32, torch.device("cpu"))

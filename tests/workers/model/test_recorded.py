@@ -8,6 +8,7 @@ from trimode.kernels.linear.quantized import Scheme
 from trimode.kernels.llvm import jit
 from trimode.tests.workers.micro import MICRO
 from trimode.workers.decode.chunk import Chunk
+from trimode.workers.engine.scheduler import MAX_STEP_PREFILL
 from trimode.workers.model import recorded
 from trimode.workers.model.adapter import load_adapter, open_adapter
 from trimode.workers.model.batch import pack
@@ -133,6 +134,28 @@ def test_steps_that_were_not_used_for_long_are_dropped(monkeypatch: pytest.Monke
 
 
 @compiled
+def test_results_that_are_never_needed_together_share_memory() -> None:
+    model = loaded(*STORAGES["bf16"])
+    assert model.recorded is not None
+    config, buffers = model.config, model.recorded._buffers
+    parts = (buffers.x, buffers.inputs, buffers.outputs, buffers.cos, buffers.sin, buffers.slots)
+    inputs = max(config.hidden_size, config.num_heads * config.head_dim, config.intermediate_size)
+    outputs = max((config.num_heads + 2 * config.num_kv_heads) * config.head_dim, 2 * config.intermediate_size)
+    numbers = config.hidden_size + inputs + outputs + 2 * config.head_dim
+    memory = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}
+    assert sum(memory.values()) == MAX_TOKENS * (2 * numbers + 8)
+    # A step of any size has no memory of its own.
+    cache = KVCache(config, 3 * PAGES, model.dtype, CPU)
+    step = model.recorded._step(200, cache)
+    own = (step.x, step.attended, step.queries, step.cos, step.sin, step.slots)
+    assert {tensor.untyped_storage().data_ptr() for tensor in own} <= memory.keys()
+
+
+def test_prompts_beside_running_requests_are_recorded() -> None:
+    assert MAX_TOKENS >= MAX_STEP_PREFILL + 1024
+
+
+@compiled
 def test_another_cache_and_another_number_of_threads_are_seen() -> None:
     model = loaded(*STORAGES["float32"])
     first, second = (KVCache(model.config, 3 * PAGES, model.dtype, CPU) for _ in range(2))
@@ -170,4 +193,4 @@ def test_what_cannot_be_recorded_says_why() -> None:
 
 @compiled
 def test_what_is_recorded_is_said() -> None:
-    assert loaded(*STORAGES["bf16"]).describe_kernels()["layers"].startswith("a call per step of up to 2048 tokens")
+    assert loaded(*STORAGES["bf16"]).describe_kernels()["layers"].startswith("a call per step of up to 3072 tokens")
