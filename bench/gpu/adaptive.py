@@ -56,9 +56,7 @@ def _short_answers(bench: Bench, engine: Engine, streams: int) -> None:
     for graphs in (True, False, True):
         prompts = new_texts(engine.model.config.vocab_size, plan.context // 4)
         with nullcontext() if graphs else _prompts_without_graphs(engine):
-            found[graphs], _ = tokens_per_second(
-                engine, params, streams, prompts, round(plan.auto_tokens * streams**0.5)
-            )
+            found[graphs], _ = tokens_per_second(engine, params, streams, prompts, tokens)
     where: dict[str, Condition] = {"streams": streams, "prompt": plan.context // 4, "answer": length}
     bench.record(
         Record(
