@@ -14,6 +14,9 @@ from trimode.workers.engine.step_times import StepTimes
 _BEFORE, _RATE, _MOST = 0.15, 0.1, 0.7
 """Logarithm of how many times as long a mixed step takes, before one has been seen; the share of the difference by
 which each one changes that; and the most that counts."""
+_MARGIN = 1.1
+"""What mixed steps must promise beyond their time. They promise most where the drafts of some requests seem to come
+further than those of others, and a part of that is chance."""
 
 
 class Load(NamedTuple):
@@ -54,6 +57,11 @@ class StepKinds:
     def longer(self) -> float:
         """How many times as long a mixed step takes."""
         return 1.0 if self.whole_from is None else math.exp(self._mixed)
+
+    @property
+    def handicap(self) -> float:
+        """How many times as fast a plan with mixed steps must seem to be."""
+        return _MARGIN * self.longer
 
     def ran(self, ratio: float) -> None:
         """Takes in a mixed step that took so many times as long as one of another kind takes."""

@@ -227,7 +227,7 @@ class Widths:
         found = self._groups.best(counts, float(num_requests), load.plain_rows, costs)
         if kinds.whole_from is not None and not load.other_requests:
             plain = Plan(value=num_requests / costs[num_requests])
-            plans = [plain, found._replace(value=found.value / kinds.longer**FAIRNESS)]
+            plans = [plain, found._replace(value=found.value / kinds.handicap**FAIRNESS)]
             if kinds.may_be_whole and (whole := self._groups.best_from(kinds.whole_from, counts, costs)):
                 plans.append(whole)
             found = max(plans, key=lambda plan: plan.value)

@@ -31,6 +31,7 @@ def test_how_much_longer_mixed_steps_take_is_learned_and_bounded() -> None:
         for _ in range(100):
             kinds.ran(ratio)
         assert kinds.longer == pytest.approx(longer, rel=1e-3)
+        assert kinds.handicap == pytest.approx(1.1 * longer, rel=1e-3)
 
 
 def test_mixed_steps_leave_the_times_of_the_others_alone() -> None:
