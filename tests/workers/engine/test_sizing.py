@@ -19,6 +19,7 @@ from trimode.workers.engine.sizing import (
     measure,
     pages_beside,
 )
+from trimode.workers.model import kv_cache
 from trimode.workers.runtime import Runtime
 
 GIB = 2**30
@@ -98,11 +99,12 @@ def test_a_largest_step_without_room_is_named(micro: Runtime, monkeypatch: pytes
         measure(micro.engine.model, 7, FakeMemory(8 * GIB, 6 * GIB), None)
 
 
-def test_a_cache_without_room_is_named(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("Tried to allocate 3.00 GiB"), OSError(12, "no memory")])
+def test_a_cache_without_room_is_named(micro: Runtime, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def zeros(*_: object, **__: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("Tried to allocate 3.00 GiB")
+        raise error
 
-    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(kv_cache, "_zeros", zeros)
     named = r"cpu is out of memory: no room for a KV cache of 2047 pages of 16 tokens, 0\.1 GiB; lower kv_cache_gb"
     with pytest.raises(WorkerError, match=named):
         Runtime(micro_settings(kv_cache_gb=0.0625))
