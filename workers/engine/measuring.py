@@ -33,9 +33,9 @@ _WARM_UP_S = 0.1
 """Steps become quicker at first, as threads and caches become ready. Until then they are not measured."""
 _SHARE = 0.9
 """Of the budget, after which no further size is begun. The rest goes to more runs of those that have had least time."""
-_SLOW_S = 0.1
-"""Steps that are longer are measured once only, although the first of its size may compile for a while. Those that are
-longer than their rows one at a time surely did."""
+_SLOW_S = 1.0
+"""Steps that are longer are measured once only, although the first of its size may compile, for 0.1 seconds as a rule.
+Those that are longer than their rows one at a time surely did for longer."""
 _CYCLES, _RUN_S = 8, 0.01
 """Most cycles of a run, and seconds after which no further one begins."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from trimode.workers.decode.context import WidthChooser
+from trimode.workers.decode.state import DecodeState
 from trimode.workers.engine.scheduler import ScheduledChunk
 from trimode.workers.engine.scheduler import Sequence as Request
 from trimode.workers.engine.widths import Chooser, Widths
@@ -45,13 +46,14 @@ class WidthPlanner:
         if not self._used:
             return
         change = abs(len(running) - self._num_planned)
-        if self._num_steps % _STRIDE == 1 or _CHANGE * change > self._num_planned:
+        due = self._num_steps % _STRIDE == 1 or _CHANGE * change > self._num_planned
+        if due or self.widths.before_choice is not None:  # the requests of an earlier step may have ended since
             self.widths.before_choice = functools.partial(self._plan, running)
 
     def _plan(self, running: Sequence[Request]) -> None:
-        """Plans the widths. Requests that still read their prompt are left out."""
+        """Plans the widths. Requests that will read their prompts for more than a step are left out."""
         self._num_planned = len(running)
-        choosers = [s.state.chooser for s in running if s.state.chooser is not None and s.state.output]
+        choosers = [s.state.chooser for s in running if s.state.chooser is not None and _decodes_soon(s.state)]
         greedy = all(s.state.params.temperature <= 0 for s in running)
         others = self._other_requests, self._other_rows
         self.widths.plan(cast("list[Chooser]", choosers), *others, may_be_whole=greedy)
@@ -85,3 +87,11 @@ class WidthPlanner:
         if 0 < rows <= 2 * decoded and not 0 < self._since_pure <= _PATIENCE:
             mixed = num_forwards < 2 and rows > len(ran)
             self.widths.ran(rows, len(ran), 1000 * step_s / max(1, num_forwards), mixed=mixed)
+
+
+def _decodes_soon(state: DecodeState) -> bool:
+    """Returns True if a request decodes, or reads the last slice of its prompt in the next step.
+
+    Many requests may come at once. Were the first ones that decode planned as if they were alone, they would draft.
+    """
+    return bool(state.output) or state.cached + state.context.prefill_slice >= len(state.prompt_ids)

@@ -267,6 +267,25 @@ def test_of_several_cycles_a_quick_one_counts_and_not_the_quickest(monkeypatch: 
     assert measuring.measure(engine).at(8) == pytest.approx(2.0)
 
 
+def test_a_step_that_compiles_for_less_than_its_rows_take_is_measured_again(
+    micro: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a larger model, whose first step of 32 rows takes three times as long as the next one."""
+    engine = Engine(micro.engine.model, 400, 4)
+    run, compiled = engine.runner.run, list[int]()
+
+    def slow(scheduled: Sequence[ScheduledChunk]) -> StepResult:
+        first = len(scheduled) == 1 and len(scheduled[0].chunk.token_ids) == 32 and not compiled
+        if first:
+            compiled.append(1)
+        time.sleep(0.8 if first else 0.02)
+        return run(scheduled)
+
+    monkeypatch.setattr(engine.runner, "run", slow)
+    engine.measure()
+    assert engine.planner.widths.times.at(32) < 300
+
+
 def test_with_graphs_the_steps_that_are_measured_are_not_mixed(micro: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(micro.engine.model, 400, 4, capture=CheckedCapture(lazy=True))
     engine.warm_up()

@@ -62,6 +62,7 @@ def test_requests_that_decode_are_planned_beside_what_others_ran() -> None:
     widths = Noted()
     planner = WidthPlanner(widths)
     running = [request(planner, "auto", 5), request(planner, "auto"), request(planner, "dlm", 5)]
+    running[1].state.prompt_ids = [1] * (CONTEXT.prefill_slice + 1)
     choose(planner, running)
     ran = [item(running[0], "draft", 4), item(running[2], "denoise", 8)]
     planner.after_step(ran, step_s=0.006, num_forwards=2)
@@ -99,6 +100,24 @@ def test_a_sampled_request_keeps_drafts_and_verifies_from_being_one_step() -> No
     running[1].state.params = dataclasses.replace(running[1].state.params, temperature=0.5)
     choose(planner, running)
     assert widths.whole == [True, False]
+
+
+def test_requests_that_come_at_once_are_planned_together() -> None:
+    """Their prompts are read in several steps. Those that decode first must not draft as if they were alone."""
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    choose(planner, [request(planner, "auto", 5), *(request(planner, "auto") for _ in range(15))])
+    assert widths.planned == [(16, 0, 0)]
+
+
+def test_a_plan_that_nobody_asked_for_is_made_for_those_that_run_when_somebody_does() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    three = [request(planner, "auto", 5) for _ in range(3)]
+    choose(planner, three)
+    planner.before_step([])  # all were cancelled
+    choose(planner, three)
+    assert widths.planned == [(3, 0, 0), (3, 0, 0)]
 
 
 def test_nothing_is_planned_in_a_step_in_which_nobody_chooses() -> None:
