@@ -72,12 +72,12 @@ class Chooser:
         policy = self.policy
         if self.began is None:
             self.began = policy.forwards_by_now()
-        width = max(self._steady(policy.width_of(self)), policy.least)
+        width = self._steady(policy.width_of(self))
         if width == 1 and self.since >= self.interval and most >= PROBE_WIDTH and policy.takes_probe():
             width, self.probing = PROBE_WIDTH, True
-        width = min(width, most)
-        if 1 < most < policy.least <= self.widest:  # a narrower draft would make the step of all a mixed one
-            width = policy.least
+        width, least = min(width, most), policy.least
+        if most > 1 and width < least <= self.widest:  # a narrower draft would make the step of all a mixed one
+            width = least
         if width < PROBE_WIDTH:
             return 1
         self.running = width
@@ -141,6 +141,8 @@ class Widths:
         self._planned: Sequence[int] | None = None
         """The groups of the requests in the last plan; None = a new plan is due."""
         self._found = Plan()
+        self.least = 1
+        """Width that all requests have at least, by the plan."""
         self._by_group: dict[int, int] = {}
         """Width of a group by the plan, for those that were asked for."""
         self._part_left = 0
@@ -154,11 +156,6 @@ class Widths:
         drafts = self._acceptance.new_request()
         group = menu * NUM_LEVELS + level_of(drafts.difficulty)
         return Chooser(self, menu, group, most, interval=self._probes.interval, drafts=drafts)
-
-    @property
-    def least(self) -> int:
-        """Width that all requests have at least, by the plan."""
-        return self._found.least
 
     def ran(self, rows: int, requests: int, ms: float, *, mixed: bool = False) -> None:
         """Takes in the milliseconds of a step without slices of prompts; `mixed`: see `kinds`."""
@@ -231,7 +228,7 @@ class Widths:
             if kinds.may_be_whole and (whole := self._groups.best_from(kinds.whole_from, counts, costs)):
                 plans.append(whole)
             found = max(plans, key=lambda plan: plan.value)
-        self._found, self._by_group = found, {}
+        self._found, self.least, self._by_group = found, found.least, {}
 
     def width_of(self, chooser: Chooser) -> int:
         """Returns the width of the next cycle of a request."""
