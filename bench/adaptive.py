@@ -120,7 +120,7 @@ def cost(num_requests: int = 64, steps: int = 3000) -> None:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="trimode.bench.adaptive", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trimode.bench.adaptive", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=("cost", "demo", "shape"), default=["cost", "demo", "shape"])
     parser.add_argument("--streams", nargs="+", type=int, default=list(STREAMS))
     parser.add_argument(

@@ -135,7 +135,8 @@ def run_report(options: argparse.Namespace, page: Path | None) -> int:
     except BrokenPipeError:  # nobody reads the table any more
         raise
     except OSError as error:
-        print(f"error: the page cannot be written ({error}); name another place with --html FILE", file=sys.stderr)
+        again = f"python -m trimode.pipeline.report {shlex.join(map(str, options.folders))} --html FILE"
+        print(f"error: the page cannot be written ({error}); name another place: {again}", file=sys.stderr)
         return USER_ERROR if options.html else 0
     return 0
 
