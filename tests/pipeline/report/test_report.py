@@ -189,12 +189,9 @@ def test_a_page_that_cannot_be_written_is_exit_2(tmp_path: Path, capsys: pytest.
     write_run(tmp_path / "runs", FakeRun())
     (tmp_path / "file").touch()
     assert main([str(tmp_path / "runs"), "--html", str(tmp_path / "file" / "r.html")]) == 2
-    assert (
-        f"name another place: python -m trimode.pipeline.report {tmp_path / 'runs'} --html FILE"
-        in capsys.readouterr().err
-    )
     captured = capsys.readouterr()
-    assert "--html" in captured.err
+    again = f"python -m trimode.pipeline.report {tmp_path / 'runs'} --html FILE"
+    assert f"name another place: {again}" in captured.err
     assert "demo-math" in captured.out
 
 
