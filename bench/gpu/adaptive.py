@@ -9,6 +9,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from statistics import median
 
 from trimode.bench.closed_loop import FATES, SETTINGS, Cell, measure_cell, new_texts, shares, texts, tokens_per_second
 from trimode.bench.gpu.build import Variant, engine_of
@@ -115,7 +116,7 @@ def _record_auto(bench: Bench, cell: Cell, where: dict[str, Condition]) -> None:
             unit="tokens/s",
             rival=mode if mode == "ar" else f"{mode} {block}",
             rival_value=cell.medians[cell.best],
-            ratio=ratios[len(ratios) // 2],
+            ratio=median(ratios),
             conditions=where | spread | {"widths": shares(cell.widths)},
         )
     )

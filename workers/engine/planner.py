@@ -54,7 +54,8 @@ class WidthPlanner:
         """Plans the widths. Requests that will read their prompts for more than a step are left out."""
         self._num_planned = len(running)
         choosers = [s.state.chooser for s in running if s.state.chooser is not None and _decodes_soon(s.state)]
-        greedy = all(s.state.params.temperature <= 0 for s in running)
+        told_apart = self.widths.kinds.whole_from is not None
+        greedy = told_apart and all(s.state.params.temperature <= 0 for s in running)
         others = self._other_requests, self._other_rows
         self.widths.plan(cast("list[Chooser]", choosers), *others, may_be_whole=greedy)
 

@@ -93,6 +93,7 @@ def test_steps_of_ar_and_whole_cycles_are_told_from_mixed_ones(
 
 def test_a_sampled_request_keeps_drafts_and_verifies_from_being_one_step() -> None:
     widths = Noted()
+    widths.kinds.whole_from = 8
     planner = WidthPlanner(widths)
     running = [request(planner, "auto", 5), request(planner, "auto", 5)]
     choose(planner, running)
