@@ -33,8 +33,8 @@ class WidthPlanner:
         """Since the last step that was looked at."""
         self._num_planned = 0
         """Running requests at the last plan."""
-        self._other_requests = 0
-        self._other_rows = 0
+        self._other_rows = 1.0
+        """Rows of a step of a request in another mode, the mean when one was last seen."""
 
     def new_chooser(self, most: int) -> WidthChooser:
         """Returns the chooser of a request whose cycles are at most so wide."""
@@ -56,8 +56,9 @@ class WidthPlanner:
         choosers = [s.state.chooser for s in running if s.state.chooser is not None and _decodes_soon(s.state)]
         told_apart = self.widths.kinds.whole_from is not None
         greedy = told_apart and all(s.state.params.temperature <= 0 for s in running)
-        others = self._other_requests, self._other_rows
-        self.widths.plan(cast("list[Chooser]", choosers), *others, may_be_whole=greedy)
+        others = sum(s.state.chooser is None and _decodes_soon(s.state) for s in running)
+        rows = round(others * self._other_rows)
+        self.widths.plan(cast("list[Chooser]", choosers), others, rows, may_be_whole=greedy)
 
     def after_step(self, ran: Sequence[ScheduledChunk], *, step_s: float, num_forwards: int) -> None:
         """Notes what a step ran and how long it took. Times of steps with prompts count only where all have some."""
@@ -82,7 +83,8 @@ class WidthPlanner:
         if num_decoding == len(ran):
             self._since_pure = 0
             others = [len(item.chunk.token_ids) for item in ran if item.sequence.state.chooser is None]
-            self._other_requests, self._other_rows = len(others), sum(others)
+            if others:
+                self._other_rows = sum(others) / len(others)
         else:
             self._since_pure += 1
         if 0 < rows <= 2 * decoded and not 0 < self._since_pure <= _PATIENCE:

@@ -67,7 +67,7 @@ def test_requests_that_decode_are_planned_beside_what_others_ran() -> None:
     ran = [item(running[0], "draft", 4), item(running[2], "denoise", 8)]
     planner.after_step(ran, step_s=0.006, num_forwards=2)
     choose(planner, running)
-    assert widths.planned == [(1, 0, 0), (1, 1, 8)]
+    assert widths.planned == [(1, 1, 1), (1, 1, 8)]
     assert widths.steps == [(12, 2, 3.0)]
     assert widths.forwards == [(12, 2, 2)]
 
@@ -101,6 +101,16 @@ def test_a_sampled_request_keeps_drafts_and_verifies_from_being_one_step() -> No
     running[1].state.params = dataclasses.replace(running[1].state.params, temperature=0.5)
     choose(planner, running)
     assert widths.whole == [True, False]
+
+
+def test_requests_of_other_modes_that_have_ended_are_not_planned_beside() -> None:
+    widths = Noted()
+    planner = WidthPlanner(widths)
+    running = [request(planner, "auto", 5), request(planner, "dlm", 5), request(planner, "dlm", 5)]
+    planner.after_step([item(one, "denoise", 8) for one in running[1:]], step_s=0.006, num_forwards=1)
+    choose(planner, running[:2])
+    choose(planner, running[:1])
+    assert widths.planned == [(1, 1, 8), (1, 0, 0)]
 
 
 def test_requests_that_come_at_once_are_planned_together() -> None:
