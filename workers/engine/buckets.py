@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from trimode.workers.engine.scheduler import PREFILL_SLICE
+
 MAX_PADDING = 0.12
 """Most padding tokens per real token."""
 MAX_QUERIES = 64
 """Longest chunk of graphs that run nothing but blocks, or whole cycles."""
-MAX_SLICE = 512
+MAX_SLICE = PREFILL_SLICE
 """Longest chunk that a graph runs: the longest slice of a prompt. Longer blocks run without a graph."""
 MAX_TOKENS = 4096
 """Largest graph. At this size the device works for so long that launching from the host does not delay it."""

@@ -20,7 +20,7 @@ further than those of others, and a part of that is chance."""
 
 
 class Load(NamedTuple):
-    """What decodes at a time."""
+    """The requests that decode together."""
 
     num_choosers: int = 0
     """Requests that choose their widths."""
